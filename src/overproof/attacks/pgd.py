@@ -1,0 +1,99 @@
+"""Projected gradient descent: the search every method trains with and every evaluation starts with."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from overproof.attacks.ball import Norm, Radius, ball, check_eps
+from overproof.models.mode import in_mode
+
+Objective = Callable[[Tensor], Tensor]
+"""Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
+
+
+class Attack(Protocol):
+    """Climbs an objective inside a ball while it holds the model still; never calls the model itself."""
+
+    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+        """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Steepest ascent with projection (Madry et al. 2018); one step from ``start: none`` is FGSM.
+
+    ``step`` defaults to ``2.5 * eps / steps``. ``start`` is uniform in the ball, 0.001 times a standard normal (the
+    official codes of TRADES, RSLAD, MTARD and AdaAD) or none; ``clip_start`` clips it to [0, 1] before the first step,
+    which ARD's code does not. ``best`` keeps the iterate of the highest score instead of the last one; restarts always
+    keep the best of their ends. ``mode: train`` searches in the mode the training loop left the model in (ARD, IAD),
+    so BatchNorm uses batch statistics and moves its running ones.
+    """
+
+    kind: Literal["pgd"] = "pgd"
+    norm: Norm = "linf"
+    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    step: Radius | None = None
+    steps: int = 10
+    restarts: int = 1
+    start: Literal["uniform", "normal", "none"] = "uniform"
+    clip_start: bool = True
+    best: bool = False
+    mode: Literal["eval", "train"] = "eval"
+
+    def __post_init__(self) -> None:
+        check_eps(self.norm, self.eps)
+        if self.steps < 1 or self.restarts < 1:
+            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+
+    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+        """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
+        with in_mode(model, training=False) if self.mode == "eval" else nullcontext():
+            found, score = self._climb(x, objective)
+            for _ in range(self.restarts - 1):
+                other, other_score = self._climb(x, objective)
+                found, score = _better(other, other_score, found, score)
+        return found
+
+    def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""
+        area = ball(self.norm, self.eps)
+        length = self.step or 2.5 * self.eps / self.steps
+        x_adv = x.detach()
+        if self.start == "uniform":
+            x_adv = x_adv + area.uniform(x)
+        elif self.start == "normal":
+            x_adv = x_adv + 0.001 * torch.randn_like(x)
+        if self.clip_start and self.start != "none":
+            x_adv = x_adv.clamp(0, 1)
+        best, best_score = x_adv, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
+        for _ in range(self.steps):
+            score, gradient = ascent(x_adv, objective)
+            if self.best:
+                best, best_score = _better(x_adv, score, best, best_score)
+            x_adv = area.project(x_adv + length * area.steepest(gradient), x)
+        if self.best or self.restarts > 1:
+            with torch.no_grad():
+                score = objective(x_adv)
+            best, best_score = _better(x_adv, score, best, best_score)
+        else:
+            best = x_adv
+        return best, best_score
+
+
+def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Return the score ``[N]`` and its gradient with respect to the pixels; the weights' ``.grad`` stays untouched."""
+    with torch.enable_grad():
+        point = x_adv.detach().requires_grad_()
+        score = objective(point)
+        (gradient,) = torch.autograd.grad(score.sum(), point)
+    return score.detach(), gradient
+
+
+def _better(x: Tensor, score: Tensor, best: Tensor, best_score: Tensor) -> tuple[Tensor, Tensor]:
+    improved = score > best_score
+    return torch.where(improved.reshape(-1, *[1] * (x.dim() - 1)), x, best), torch.where(improved, score, best_score)

@@ -1,0 +1,129 @@
+"""A labelled set of images as two tensors, and what must hold before anything learns from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from overproof.data.draws import generator_at
+from overproof.errors import InputError
+from overproof.signature import Signature
+
+
+class Batch(NamedTuple):
+    """Pixels ``x`` float ``[N, C, H, W]`` in [0, 1] and labels ``y`` int64 ``[N]``."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """``images`` uint8 ``[N, C, H, W]`` (or float32 in [0, 1]), ``labels`` int64 ``[N]``, one name per class."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or len(self.images) != len(self.labels):
+            raise InputError(
+                f"{self.name}: expected images [N, C, H, W] and as many labels, got {tuple(self.images.shape)} "
+                f"and {tuple(self.labels.shape)}"
+            )
+        if len(self.labels) == 0:
+            raise InputError(f"{self.name}: there are no images")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise InputError(
+                f"{self.name}: label {low if low < 0 else high} is outside 0..{len(self.classes) - 1} "
+                f"({len(self.classes)} classes are named)"
+            )
+        if self.images.dtype != torch.uint8:
+            self._check_floats()
+
+    def _check_floats(self) -> None:
+        if self.images.dtype != torch.float32:
+            raise InputError(f"{self.name}: images must be uint8 or float32, got {self.images.dtype}")
+        low, high = float(self.images.min()), float(self.images.max())
+        if not (0 <= low and high <= 1):
+            advice = "divide by 255" if 0 <= low and high <= 255 else "undo the normalisation"
+            raise InputError(
+                f"{self.name}: float images must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def signature(self) -> Signature:
+        """What the set asks of a network."""
+        channels, height, width = self.images.shape[1:]
+        return Signature(channels=channels, height=height, width=width, classes=len(self.classes))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over shape, pixels and labels: the same images in the same order have the same digest."""
+        body = sha256(str(tuple(self.images.shape)).encode())
+        body.update(np.ascontiguousarray(self.images.cpu().numpy()).data)
+        body.update(np.ascontiguousarray(self.labels.cpu().numpy()).data)
+        return body.hexdigest()
+
+    def at(self, indices: Tensor) -> Self:
+        """Return the examples at these indices, in their order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device) -> Self:
+        """Return the set with its tensors on the device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def batches(self, size: int) -> Iterable[Batch]:
+        """Yield the set in order as batches of at most ``size``."""
+        for start in range(0, len(self), size):
+            yield Batch(pixels(self.images[start : start + size]), self.labels[start : start + size])
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Return images as float32 pixels in [0, 1]; uint8 is divided by 255 exactly as ``pixel / 255``."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def check_trainable(images: ImageSet, batch: int) -> None:
+    """Raise ``InputError`` where a set cannot be learnt from: one class, a class without examples, too few images."""
+    counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes))
+    if int((counts > 0).sum()) < 2:
+        raise InputError(f"{images.name}: every training image has the same label, so there is nothing to learn")
+    absent = [images.classes[index] for index in (counts == 0).nonzero().flatten().tolist()]
+    if absent:
+        raise InputError(f"{images.name}: no training image of class {', '.join(map(repr, absent))}")
+    if batch > len(images):
+        raise InputError(f"{images.name}: a batch of {batch} is larger than the {len(images)} training images")
+
+
+def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split into (kept, held out): the same share of every class, at least one example of each, drawn by the seed."""
+    order = torch.randperm(len(images), generator=generator_at(torch.device("cpu"), seed, "hold out"))
+    labels = images.labels.cpu()[order]
+    held = torch.zeros(len(images), dtype=torch.bool)
+    for label in range(len(images.classes)):
+        members = order[labels == label]
+        held[members[: max(1, round(fraction * len(members)))]] = True
+    # Both parts keep the file's order, so that a split is a set and not a shuffle.
+    return images.at((~held).nonzero().flatten()), images.at(held.nonzero().flatten())
+
+
+def balanced_subset(images: ImageSet, count: int, seed: int) -> Tensor:
+    """Return the sorted indices ``[count]`` of a subset in which class sizes differ by at most one where they can."""
+    order = torch.randperm(len(images), generator=generator_at(torch.device("cpu"), seed, "subset"))
+    labels = images.labels.cpu()[order]
+    # Rank each example within its class, then take the lowest ranks: one of each class, a second of each, ...
+    rank = torch.empty(len(images), dtype=torch.int64)
+    for label in range(len(images.classes)):
+        where = (labels == label).nonzero().flatten()
+        rank[where] = torch.arange(len(where))
+    return order[rank.argsort(stable=True)[:count]].sort().values

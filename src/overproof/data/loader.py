@@ -1,0 +1,35 @@
+"""The loader for sets that fit on the device: one tensor, shuffled by (seed, epoch), augmented by (seed, epoch, batch)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from overproof.data.augment import Augment
+from overproof.data.draws import generator_at
+from overproof.data.images import Batch, ImageSet, pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Training batches of ``batch`` images (the last of an epoch may be smaller) from a set already on its device."""
+
+    images: ImageSet
+    batch: int
+    augment: Augment
+    seed: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number ``start`` on; what a batch holds does not depend on ``start``."""
+        device = self.images.images.device
+        # The order is drawn on the CPU, so that it is the same on every device.
+        order = torch.randperm(
+            len(self.images), generator=generator_at(torch.device("cpu"), self.seed, "order", epoch)
+        ).to(device)
+        for number in range(start, len(self)):
+            chosen = order[number * self.batch : (number + 1) * self.batch]
+            draws = generator_at(device, self.seed, "augment", epoch, number)
+            yield Batch(pixels(self.augment(self.images.images[chosen], draws)), self.images.labels[chosen])

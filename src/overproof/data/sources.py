@@ -1,0 +1,279 @@
+"""Where images come from: embedded digits, a hub id, local parquet, image folders, npz; all become one ``ImageSet``."""
+
+import io
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from overproof.data.images import ImageSet, balanced_subset
+from overproof.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Split = Literal["train", "test"]
+_TEST_NAMES = ("test", "validation", "valid", "val")
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class Source(ABC):
+    """The frozen description of a data set; every subclass is a keyword-only frozen dataclass with a ``kind``."""
+
+    kind: str
+
+    @abstractmethod
+    def load(self, split: Split) -> ImageSet:
+        """Read one split into memory, on the CPU; raise ``InputError`` where it is missing or malformed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(Source):
+    """The 1,797 handwritten digits that scikit-learn carries: 8x8, grey, 17 levels; no download.
+
+    They come without a split; 360 drawn once (seed 0, class-balanced) are the test part.
+    """
+
+    kind: Literal["digits"] = "digits"
+
+    def load(self, split: Split) -> ImageSet:
+        """Return 1,437 training or 360 test images ``[N, 1, 8, 8]`` uint8."""
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+        labels = torch.from_numpy(bunch.target.astype(np.int64))
+        everything = ImageSet("digits", images, labels, tuple("0123456789"))
+        in_test = torch.zeros(len(labels), dtype=torch.bool)
+        in_test[balanced_subset(everything, 360, seed=0)] = True
+        return everything.at((in_test if split == "test" else ~in_test).nonzero().flatten())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Source):
+    """A data set of the Hugging Face hub by its ``id``.
+
+    A folder ``$OVERPROOF_DATA/<last part of the id>`` with the hub's parquet files is used first, where there is one.
+    ``label`` names the label column where there are several.
+    """
+
+    kind: Literal["hub"] = "hub"
+    id: str
+    label: str = ""
+
+    def load(self, split: Split) -> ImageSet:
+        """Read a split from ``$OVERPROOF_DATA`` or from the hub's cache or from the hub."""
+        local = Path(os.environ.get("OVERPROOF_DATA", "")) / self.id.rsplit("/", 1)[-1]
+        if os.environ.get("OVERPROOF_DATA") and local.is_dir():
+            return Parquet(path=str(local), label=self.label).load(split)
+        import datasets
+
+        datasets.disable_progress_bars()
+        try:
+            splits = datasets.get_dataset_split_names(self.id)
+            data = datasets.load_dataset(self.id, split=_pick(split, splits, self.id))
+        except InputError:
+            raise
+        except Exception as problem:
+            # The hub's client raises a dozen unrelated types; whichever it is, the way out is the same.
+            raise InputError(
+                f"cannot read data set {self.id!r} from the hub ({type(problem).__name__}); check the name and the "
+                f"connection, or point OVERPROOF_DATA at a folder that holds {self.id.rsplit('/', 1)[-1]!r}"
+            ) from problem
+        return _from_table(data.with_format("arrow")[:], self.id, self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(Source):
+    """A folder of parquet files in the hub's schema: ``train-*.parquet`` and ``test-*.parquet``.
+
+    Columns: an image (``struct<bytes, path>``) and an int64 label. A relative ``path`` that does not exist here is
+    looked up under ``$OVERPROOF_DATA``.
+    """
+
+    kind: Literal["parquet"] = "parquet"
+    path: str
+    label: str = ""
+
+    def load(self, split: Split) -> ImageSet:
+        """Read the files of one split in name order."""
+        import pyarrow
+        from pyarrow import parquet
+
+        folder = find_folder(self.path)
+        files = sorted(folder.glob("**/*.parquet"))
+        names = {file.name.split("-")[0].removesuffix(".parquet") for file in files}
+        if not files:
+            raise InputError(f"{folder}: there are no .parquet files in this folder")
+        wanted = _pick(split, sorted(names), str(folder))
+        try:
+            tables = [
+                parquet.read_table(file)
+                for file in files
+                if file.name.split("-")[0].removesuffix(".parquet") == wanted
+            ]
+        except pyarrow.ArrowInvalid as problem:
+            raise InputError(f"{folder}: not a readable parquet file ({problem})") from problem
+        return _from_table(pyarrow.concat_tables(tables), folder.name, self.label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Source):
+    """Image folders: ``path/train/<class>/*.png`` and ``path/test/<class>/*.png``, all images of one size."""
+
+    kind: Literal["folder"] = "folder"
+    path: str
+
+    def load(self, split: Split) -> ImageSet:
+        """Read every image file of one split; classes are the training folders' names in order."""
+        from PIL import Image
+
+        folder = find_folder(self.path)
+        part = folder / _pick(split, sorted(entry.name for entry in folder.iterdir() if entry.is_dir()), str(folder))
+        training = folder / "train"
+        classes = tuple(sorted(entry.name for entry in training.iterdir() if entry.is_dir()))
+        if not classes:
+            raise InputError(f"{training}: expected one folder of images per class, found none")
+        known = Image.registered_extensions()
+        files = [
+            (file, label)
+            for label, name in enumerate(classes)
+            for file in sorted((part / name).glob("*"))
+            if file.suffix.lower() in known
+        ]
+        unknown = {entry.name for entry in part.iterdir() if entry.is_dir()} - set(classes)
+        if unknown:
+            raise InputError(f"{part}: class {sorted(unknown)[0]!r} is not among the training folders")
+        cells = [{"bytes": None, "path": str(file)} for file, _ in files]
+        labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+        return ImageSet(folder.name, _decode(cells, str(part)), labels, classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npz(Source):
+    """A numpy archive with ``x_train, y_train, x_test, y_test``: images [N, H, W], [N, H, W, C] or [N, C, H, W].
+
+    Images are uint8, or floats in [0, 1]. Integer labels; classes are numbered 0 to the largest training label.
+    """
+
+    kind: Literal["npz"] = "npz"
+    path: str
+
+    def load(self, split: Split) -> ImageSet:
+        """Read the two arrays of one split."""
+        file = _find(self.path)
+        if not file.is_file():
+            raise InputError(f"{self.path}: no such file{_where_looked(self.path)}")
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                names = (f"x_{split}", f"y_{split}", "y_train")
+                missing = [name for name in names if name not in archive]
+                if missing:
+                    raise InputError(f"{file}: array {missing[0]!r} is missing; it holds {', '.join(archive)}")
+                x, y, y_train = (archive[name] for name in names)
+        except (OSError, ValueError) as problem:
+            if isinstance(problem, InputError):
+                raise
+            raise InputError(f"{file}: not a readable .npz archive ({problem})") from problem
+        if not np.issubdtype(y.dtype, np.integer):
+            raise InputError(f"{file}: labels must be integers, y_{split} is {y.dtype}")
+        classes = tuple(str(label) for label in range(int(y_train.max()) + 1))
+        return ImageSet(file.stem, _channels_first(x, str(file)), torch.from_numpy(y.astype(np.int64)), classes)
+
+
+def find_folder(path: str) -> Path:
+    """Return an existing folder: ``path`` itself, or under ``$OVERPROOF_DATA``; raise ``InputError`` otherwise."""
+    folder = _find(path)
+    if not folder.is_dir():
+        raise InputError(f"{path}: no such data folder{_where_looked(path)}")
+    return folder
+
+
+def _find(path: str) -> Path:
+    here, root = Path(path).expanduser(), os.environ.get("OVERPROOF_DATA")
+    return Path(root).expanduser() / here if root and not here.exists() else here
+
+
+def _where_looked(path: str) -> str:
+    root = os.environ.get("OVERPROOF_DATA")
+    return f", neither here nor under OVERPROOF_DATA ({root})" if root else "; OVERPROOF_DATA may point at its parent"
+
+
+def _pick(split: Split, names: Sequence[str], where: str) -> str:
+    """Return the name that this split goes by."""
+    for name in ("train",) if split == "train" else _TEST_NAMES:
+        if name in names:
+            return name
+    raise InputError(f"{where}: no {split!r} split; found {', '.join(names) or 'nothing'}")
+
+
+def _from_table(table: "pyarrow.Table", name: str, label: str) -> ImageSet:
+    """Decode a table in the hub's schema."""
+    image_column = next((column for column in _IMAGE_COLUMNS if column in table.column_names), None)
+    if image_column is None:
+        raise InputError(f"{name}: no image column ('image' or 'img'); found {', '.join(table.column_names)}")
+    known = (label,) if label else _LABEL_COLUMNS
+    label_column = next((column for column in known if column in table.column_names), None)
+    if label_column is None:
+        raise InputError(f"{name}: no label column {known[0]!r}{nearest(known[0], table.column_names)}")
+    labels = table[label_column].to_pylist()
+    if not all(isinstance(value, int) for value in labels):
+        raise InputError(f"{name}: column {label_column!r} must hold integers, one for every image")
+    cells = table[image_column].to_pylist()
+    if not all(isinstance(cell, dict) and (cell.get("bytes") or cell.get("path")) for cell in cells):
+        raise InputError(f"{name}: column {image_column!r} must hold images as struct<bytes, path>")
+    classes = _class_names(table, label_column) or tuple(str(value) for value in range(max(labels, default=-1) + 1))
+    return ImageSet(name, _decode(cells, name), torch.tensor(labels, dtype=torch.int64), classes)
+
+
+def _class_names(table: "pyarrow.Table", column: str) -> tuple[str, ...]:
+    """Return the class names that the hub writes into the schema's metadata, or nothing."""
+    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature: Any = metadata.get("info", {}).get("features", {}).get(column, {})
+    return tuple(feature.get("names", ()))
+
+
+def _decode(cells: Sequence[Mapping[str, Any]], where: str) -> torch.Tensor:
+    """Decode image files ``{bytes, path}`` into one uint8 tensor ``[N, C, H, W]``; grey stays one channel."""
+    from PIL import Image, UnidentifiedImageError
+
+    def array(cell: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+        file = io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]
+        try:
+            with Image.open(file) as image:
+                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as problem:
+            raise InputError(f"{where}: {cell.get('path') or 'an image'} cannot be decoded ({problem})") from problem
+
+    if not cells:
+        raise InputError(f"{where}: there are no images")
+    with ThreadPoolExecutor() as pool:
+        arrays = list(pool.map(array, cells))
+    sizes = {picture.shape for picture in arrays}
+    if len(sizes) > 1:
+        shapes = " and ".join("x".join(map(str, size)) for size in sorted(sizes, key=str)[:2])
+        raise InputError(f"{where}: images must have one size and one colour mode, found {shapes}")
+    return _channels_first(np.stack(arrays), where)
+
+
+def _channels_first(x: np.ndarray[Any, Any], where: str) -> torch.Tensor:
+    """Return ``[N, C, H, W]`` from an array with no channel axis, or one at the end or in second place."""
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[-1] in (1, 3) and x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4:
+        raise InputError(f"{where}: expected images [N, H, W], [N, H, W, C] or [N, C, H, W], got {x.shape}")
+    if x.dtype == np.float64:
+        x = x.astype(np.float32)
+    if x.dtype not in (np.uint8, np.float32):
+        raise InputError(f"{where}: images must be uint8 or floats in [0, 1], got {x.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(x))

@@ -1,0 +1,15 @@
+"""The one exception for what a user gave: its message is one sentence that says what is wrong and what would be right."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """What was given cannot be used. Commands print the message and exit with status 2; nothing is lost."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean ...?)`` for a misspelt name, or the names to choose from."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else f" (one of: {', '.join(names)})"

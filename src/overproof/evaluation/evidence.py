@@ -1,0 +1,64 @@
+"""What a verdict is: a claim about examples, how many bear it out, and how far that can be trusted."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+_Z = 1.959963984540054  # 97.5 % quantile of the standard normal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """``passed`` of ``of`` examples satisfy the ``claim``; took ``seconds``. Evidence from disjoint shards adds up."""
+
+    claim: str
+    passed: int
+    of: int
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.passed <= self.of:
+            raise ValueError(f"{self.claim}: {self.passed} of {self.of} is no count")
+
+    @property
+    def share(self) -> float:
+        """The share that passed, in [0, 1]; NaN without examples."""
+        return self.passed / self.of if self.of else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson 95 % interval of the share (Wilson 1927), in [0, 1]; (0, 1) without examples."""
+        if not self.of:
+            return 0.0, 1.0
+        n, p = self.of, self.share
+        centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+        # At the ends the formula gives 0 and 1 exactly but for rounding.
+        low = 0.0 if self.passed == 0 else centre - half
+        high = 1.0 if self.passed == n else centre + half
+        return low, high
+
+    def __add__(self, other: "Evidence") -> "Evidence":
+        if other.claim != self.claim:
+            raise ValueError(f"evidence for {self.claim!r} and for {other.claim!r} cannot be added")
+        return Evidence(
+            claim=self.claim,
+            passed=self.passed + other.passed,
+            of=self.of + other.of,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields and the interval as JSON values."""
+        return {
+            "claim": self.claim,
+            "passed": self.passed,
+            "of": self.of,
+            "share": self.share if self.of else None,
+            "interval": list(self.interval),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

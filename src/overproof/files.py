@@ -1,0 +1,34 @@
+"""Writing files whole or not at all: a temporary name, synced to disk, renamed."""
+
+import os
+from pathlib import Path
+
+from overproof.errors import InputError
+
+
+def write_atomically(path: Path, body: bytes) -> None:
+    """Write ``body`` to ``path``; a crash or a full disk leaves the old file as it was.
+
+    Raises ``InputError`` with the operating system's reason where the disk does not take the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({problem.strerror or problem}); what was there is kept") from problem
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must survive a power cut; only POSIX systems can sync a folder.
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

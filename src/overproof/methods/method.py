@@ -1,0 +1,57 @@
+"""What a method is: a frozen value that, shown one batch, yields the losses the training loop descends."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from overproof.data.images import Batch
+from overproof.models.classifier import Classifier
+
+Terms = dict[str, Tensor]
+"""Named, weighted scalars; their sum is descended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What a method sees of one batch: pixels ``x`` [N, C, H, W] in [0, 1], labels ``y`` [N], networks, memory.
+
+    ``state`` is what this method remembers between batches (checkpointed; assign to its keys). ``progress`` is 0 at the
+    first update of the run and 1 at the last. Teachers are frozen and in eval mode.
+    """
+
+    x: Tensor
+    y: Tensor
+    student: Classifier
+    teachers: Mapping[str, Classifier]
+    state: dict[str, Tensor]
+    progress: float
+
+
+class Method(ABC):
+    """A way to teach a student. Subclasses are keyword-only frozen dataclasses with a ``kind``, one per file.
+
+    The docstring of a subclass is its card: formula, paper, what the official code does differently, deviations.
+    """
+
+    kind: str
+    roles: ClassVar[tuple[str, ...]] = ("robust",)
+    """The teachers it listens to; a recipe names exactly these."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named settings as a recipe would write them; ``paper`` reproduces the official code, its quirks included."""
+
+    @property
+    def updates(self) -> int:
+        """How many losses it yields, and so how many optimiser steps it takes, per batch."""
+        return 1
+
+    def initial_state(self, like: Batch) -> dict[str, Tensor]:
+        """Return the memory at the start of a run, shaped and placed like this batch."""
+        del like
+        return {}
+
+    @abstractmethod
+    def losses(self, step: Step) -> Iterator[Terms]:
+        """Yield ``updates`` dictionaries of named, weighted scalars; the caller descends the sum of each."""

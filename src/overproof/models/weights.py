@@ -1,0 +1,113 @@
+"""A network on disk: ``model.safetensors`` beside ``model.json``; no pickles, readable without overproof."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from overproof.errors import InputError, nearest
+from overproof.files import write_atomically
+from overproof.models.architecture import Architecture
+from overproof.models.catalogue import FAMILIES
+from overproof.models.classifier import Classifier
+from overproof.signature import Signature
+
+
+def build(
+    architecture: Architecture,
+    signature: Signature,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> Classifier:
+    """Return a freshly initialised classifier; raise ``InputError`` where the network does not fit the images."""
+    try:
+        return Classifier(architecture.build(signature), signature, mean=mean, std=std)
+    except ValueError as problem:
+        raise InputError(f"{architecture.kind} for {signature}: {problem}") from problem
+
+
+def save_model(
+    folder: Path,
+    model: Classifier,
+    architecture: Architecture,
+    classes: tuple[str, ...],
+    *,
+    facts: Mapping[str, Any],
+    name: str = "model",
+) -> str:
+    """Write ``name.safetensors`` and ``name.json`` whole or not at all; return the SHA-256 of the weights' file."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    body = save(weights)
+    digest = sha256(body).hexdigest()
+    description = {
+        "architecture": asdict(architecture),  # type: ignore[call-overload]
+        "signature": asdict(model.signature),
+        "normalisation": {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+        if model.normalises
+        else None,
+        "classes": list(classes),
+        "digest": digest,
+        **facts,
+    }
+    write_atomically(folder / f"{name}.safetensors", body)
+    write_atomically(folder / f"{name}.json", (json.dumps(description, indent=1) + "\n").encode())
+    return digest
+
+
+def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
+    """Read what ``save_model`` wrote; return the classifier in eval mode and its description.
+
+    Raises ``InputError`` for a missing, damaged or exchanged file.
+    """
+    description_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
+    for file in (description_file, weights_file):
+        if not file.is_file():
+            raise InputError(f"{folder}: no {file.name} here, so this is not a finished run")
+    try:
+        description: dict[str, Any] = json.loads(description_file.read_text())
+        options = dict(description["architecture"])
+        signature = Signature(**description["signature"])
+    except (json.JSONDecodeError, KeyError, TypeError) as problem:
+        raise InputError(f"{description_file}: not a model description of overproof ({problem!r})") from problem
+    if sha256(weights_file.read_bytes()).hexdigest() != description.get("digest"):
+        raise InputError(f"{weights_file}: damaged or exchanged; its digest is not the one in {description_file.name}")
+    try:
+        weights = load_file(weights_file)
+    except SafetensorError as problem:
+        raise InputError(f"{weights_file}: not a readable safetensors file ({problem})") from problem
+    normalisation = description["normalisation"] or {"mean": (), "std": ()}
+    architecture = from_plain(options)
+    model = build(architecture, signature, mean=tuple(normalisation["mean"]), std=tuple(normalisation["std"]))
+    model.load_state_dict(weights)
+    return model.eval(), description
+
+
+def from_plain(options: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that ``dataclasses.asdict`` turned into plain values, JSON lists included."""
+    kind = str(options.get("kind"))
+    if kind not in FAMILIES:
+        raise InputError(f"no architecture of kind {kind!r}{nearest(kind, FAMILIES)}")
+    return FAMILIES[kind](**{key: _frozen(value) for key, value in options.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def freeze(model: Classifier) -> Classifier:
+    """Make a teacher silent by construction: eval mode, no gradient to its weights; returns the model."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
+def channels_last(model: torch.nn.Module) -> None:
+    """Lay convolution weights out channels-last, in place; the numbers do not change."""
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

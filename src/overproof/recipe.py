@@ -1,0 +1,338 @@
+"""The recipe: one frozen tree of every room's options, and its YAML text.
+
+The rooms own plain frozen dataclasses. Text becomes values here and nowhere else: keys are checked against the fields,
+``kind`` chooses among alternatives, pydantic reads the leaves, and the dataclass itself has the last word.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from overproof.attacks.ball import Norm, Radius, check_eps
+from overproof.attacks.pgd import PGD
+from overproof.data.augment import Augment
+from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
+from overproof.errors import InputError, nearest
+from overproof.evaluation.attacked import Trial
+from overproof.methods.catalogue import methods
+from overproof.methods.method import Method
+from overproof.models.architecture import Architecture
+from overproof.models.catalogue import FAMILIES, named
+from overproof.training.optimisation import Training
+
+Plain = Any
+"""What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
+
+SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What an adversary may do: change an image by at most ``eps`` in a norm. Attacks inherit both unless they differ."""
+
+    norm: Norm = "linf"
+    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+
+    def __post_init__(self) -> None:
+        check_eps(self.norm, self.eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalise:
+    """Mean and standard deviation per channel, in [0, 1] pixel units; a layer inside the student. Empty: none."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the best epoch is chosen: robust accuracy on a held-out ``fraction`` of the training part.
+
+    ``every`` so many epochs (and at the last) the network is attacked by ``trial``, on at most ``examples`` images.
+    """
+
+    fraction: float = 0.1
+    examples: int = 1000
+    every: int = 1
+    trial: Trial = field(default_factory=lambda: Trial(name="pgd-10", attack=PGD(steps=10)))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction is the held-out share of the training part, between 0 and 1, got {self.fraction}")
+        if self.examples < 1 or self.every < 1:
+            raise ValueError(f"examples and every must be at least 1, got {self.examples} and {self.every}")
+
+
+def _default_trials() -> tuple[Trial, ...]:
+    return (
+        Trial(name="fgsm", attack=PGD(steps=1, start="none")),
+        Trial(name="pgd-20", attack=PGD(steps=20, restarts=3)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the test split is attacked with: a list of trials, on ``examples`` class-balanced images (0: all)."""
+
+    attacks: tuple[Trial, ...] = field(default_factory=_default_trials)
+    examples: int = 0
+    batch: int = 500
+
+    def __post_init__(self) -> None:
+        names = [trial.name for trial in self.attacks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"attacks need different names, got {', '.join(names)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run depends on. ``teachers`` maps a role of the method to a run folder."""
+
+    name: str
+    seed: int = 0
+    data: Source
+    augment: Augment = field(default_factory=Augment)
+    normalise: Normalise = field(default_factory=Normalise)
+    threat: Threat = field(default_factory=Threat)
+    student: Architecture
+    teachers: dict[str, str] = field(default_factory=dict)
+    method: Method
+    training: Training = field(default_factory=Training)
+    selection: Selection = field(default_factory=Selection)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        roles, given = set(self.method.roles), set(self.teachers)
+        if missing := sorted(roles - given):
+            raise ValueError(f"method {self.method.kind!r} needs a teacher in the role {missing[0]!r}; add it to teachers")
+        if extra := sorted(given - roles):
+            wants = f"only {', '.join(sorted(roles))}" if roles else "no teacher"
+            raise ValueError(f"method {self.method.kind!r} has {wants}, but teachers names {extra[0]!r}")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe's whole text."""
+        return sha256(dump(self).encode()).hexdigest()
+
+
+def read(path: Path, sets: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``."""
+    try:
+        text = path.read_text()
+    except OSError as problem:
+        raise InputError(f"{path}: cannot read this recipe ({problem.strerror})") from problem
+    return parse(text, sets, where=str(path))
+
+
+def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
+    """Validate a recipe's YAML text after applying ``path=value`` edits; raise ``InputError``."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise InputError(f"{where}: not readable as YAML ({' '.join(str(problem).split())})") from problem
+    if not isinstance(tree, dict):
+        raise InputError(f"{where}: a recipe is a mapping with the keys {', '.join(f.name for f in fields(Recipe))}")
+    for edit in sets:
+        _apply(tree, edit)
+    recipe = build(Recipe, tree, where=where)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the whole recipe as YAML, defaults included; ``parse`` reads it back to an equal value."""
+    text: str = yaml.safe_dump(
+        plain(recipe), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
+    )
+    return text
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """Return ``path: old -> new`` for every leaf that differs."""
+    old, new = dict(_leaves(plain(before))), dict(_leaves(plain(after)))
+    return [
+        f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path, MISSING) != new.get(path, MISSING)
+    ]
+
+
+def plain(value: Any) -> Plain:
+    """Return a value of the tree as YAML can say it: dataclasses as mappings, lengths as written, tuples as lists."""
+    if is_dataclass(value):
+        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Radius):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return value
+
+
+def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | None = None) -> Any:
+    """Return the value that ``text`` describes for a type hint; raise ``InputError`` naming the place."""
+    kinds = _alternatives(hint)
+    if not kinds:
+        return _sequence(hint, text, where, threat) if get_origin(hint) is tuple else _leaf(hint, text, where)
+    if text is None and NoneType in get_args(hint):
+        return None
+    if isinstance(text, str) and hint is Architecture:
+        try:
+            return named(text)
+        except ValueError as problem:
+            raise InputError(f"{where}: {problem}") from problem
+    if not isinstance(text, Mapping):
+        raise InputError(f"{where}: expected a mapping, got {text!r}")
+    if len(kinds) == 1 and "kind" not in text:
+        (cls,) = kinds.values()
+    elif "kind" not in text:
+        raise InputError(f"{where}: say which kind (one of: {', '.join(kinds)})")
+    elif text["kind"] not in kinds:
+        raise InputError(f"{where}.kind: there is no {text['kind']!r}{nearest(str(text['kind']), kinds)}")
+    else:
+        cls = kinds[text["kind"]]
+    return _record(cls, text, where, threat)
+
+
+def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | None) -> Any:
+    """Build one dataclass: unknown keys refused, presets and inherited keys filled in, defaults merged key by key."""
+    if "preset" in text:
+        text = _with_preset(cls, text, where)
+    if threat and cls is PGD:
+        text = {"norm": threat.norm, "eps": threat.eps, **text}
+    known = {part.name: part for part in fields(cls)}
+    for key in text:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
+    if cls is Recipe:
+        threat = build(Threat, text.get("threat", {}), where=f"{where}.threat")
+    values = {}
+    for name, hint in _hints(cls).items():
+        default = _default(known[name])
+        if name not in text and default is MISSING:
+            raise InputError(f"{where}: key {name!r} is missing")
+        values[name] = build(hint, _merged(default, text, name), where=f"{where}.{name}", threat=threat)
+    try:
+        return cls(**values)
+    except ValueError as problem:
+        raise InputError(f"{where}: {problem}") from problem
+
+
+def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, Plain]:
+    presets = getattr(cls, "presets", {})
+    name = text["preset"]
+    if name not in presets:
+        raise InputError(f"{where}: {text.get('kind')!r} has no preset {name!r}{nearest(str(name), presets)}")
+    written = {key: value for key, value in text.items() if key != "preset"}
+    return {**written, **{key: _overlay(value, written.get(key, value)) for key, value in presets[name].items()}}
+
+
+def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
+    """Return the text of a field: what is written, laid over the field's own default."""
+    under = _without_threat(default)
+    return _overlay(under, text[name]) if name in text else under
+
+
+def _without_threat(default: Any) -> Plain:
+    """Return a default as text without the norm and eps of its attacks, which come from the recipe's threat."""
+    if isinstance(default, PGD):
+        return {key: value for key, value in plain(default).items() if key not in ("norm", "eps")}
+    if is_dataclass(default):
+        return {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
+    return [_without_threat(part) for part in default] if isinstance(default, tuple) else plain(default)
+
+
+def _overlay(under: Plain, over: Plain) -> Plain:
+    """Lay one text over another key by key; where it names another ``kind``, nothing of the lower one remains."""
+    if not isinstance(under, Mapping) or not isinstance(over, Mapping):
+        return over
+    if over.get("kind", under.get("kind")) != under.get("kind"):
+        return over
+    return {**under, **{key: _overlay(under.get(key), value) for key, value in over.items()}}
+
+
+def _sequence(hint: Any, text: Plain, where: str, threat: Threat | None) -> tuple[Any, ...]:
+    kinds = get_args(hint)
+    if not isinstance(text, list | tuple) or not (kinds[-1] is ... or len(kinds) == len(text)):
+        raise InputError(f"{where}: expected a list, got {text!r}")
+    inner = [kinds[0]] * len(text) if kinds[-1] is ... else kinds
+    return tuple(
+        build(kind, part, where=f"{where}.{index}", threat=threat)
+        for index, (kind, part) in enumerate(zip(inner, text, strict=True))
+    )
+
+
+def _leaf(hint: Any, text: Plain, where: str) -> Any:
+    if Radius in (hint, *get_args(hint)):
+        if text is None and NoneType in get_args(hint):
+            return None
+        try:
+            return Radius(text)
+        except ValueError as problem:
+            raise InputError(f"{where}: {problem}") from problem
+    try:
+        return _reader(hint).validate_python(text)
+    except ValidationError as problem:
+        reason = problem.errors()[0]["msg"].removeprefix("Input should be ")
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        hint_text = nearest(str(text), map(str, choices)) if choices else f": expected {reason}"
+        raise InputError(f"{where}: cannot use {text!r}{hint_text}") from problem
+
+
+@cache
+def _reader(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    names = {part.name for part in fields(cls)}
+    return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
+
+
+def _alternatives(hint: Any) -> dict[str, type]:
+    """Return the dataclasses a hint allows, by kind; nothing for a leaf or a sequence."""
+    open_kinds: dict[Any, Mapping[str, type]] = {Method: methods(), Architecture: FAMILIES, Source: SOURCES}
+    if hint in open_kinds:
+        return dict(open_kinds[hint])
+    if get_origin(hint) in (Union, UnionType):
+        return {kind: cls for part in get_args(hint) for kind, cls in _alternatives(part).items()}
+    return {getattr(hint, "kind", hint.__name__): hint} if is_dataclass(hint) and isinstance(hint, type) else {}
+
+
+def _default(part: Any) -> Any:
+    return part.default_factory() if part.default_factory is not MISSING else part.default
+
+
+def _apply(tree: dict[str, Plain], edit: str) -> None:
+    """Apply one ``a.b.c=value`` to the text tree in place; the value is YAML."""
+    path, sign, value = edit.partition("=")
+    *parents, last = path.split(".")
+    if not sign or not last:
+        raise InputError(f"--set {edit}: write path=value, for example training.epochs=10")
+    node = tree
+    for part in parents:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise InputError(f"--set {edit}: {part!r} is a value and has no keys of its own")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        raise InputError(f"--set {edit}: the value is not readable as YAML") from problem
+
+
+def _leaves(tree: Plain, path: str = "") -> Iterable[tuple[str, Plain]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree

@@ -1,0 +1,73 @@
+"""A run is a folder: what its files are called, and reading them; complete in itself, readable without overproof."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overproof.errors import InputError
+from overproof.files import write_atomically
+from overproof.models.classifier import Classifier
+from overproof.models.weights import load_model
+from overproof.recipe import Recipe, parse
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the exact training states."""
+        return self.folder / "checkpoint"
+
+    def recipe(self) -> Recipe:
+        """Return the recipe as run; raise ``InputError`` where this is no run folder."""
+        file = self.folder / "recipe.yaml"
+        if not file.is_file():
+            raise InputError(f"{self.folder}: not a run folder (it has no recipe.yaml)")
+        return parse(file.read_text(), where=str(file))
+
+    def model(self, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
+        """Return the network (``model``: the selected one, ``last``: the final one) and its description."""
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: no such run folder")
+        return load_model(self.folder, name)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return one record per finished epoch, in order; a half-written last line is left out."""
+        return list(self._lines("metrics.jsonl"))
+
+    def write_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Replace the metrics by these records."""
+        self.write_lines("metrics.jsonl", records)
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Return what ``evaluate`` found, or None where it has not run."""
+        file = self.folder / "evaluation.json"
+        if not file.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+        except json.JSONDecodeError as problem:
+            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
+        return found
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file of the run, whole or not at all."""
+        write_atomically(self.folder / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def write_lines(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Write one JSON-lines file of the run, whole or not at all."""
+        write_atomically(self.folder / name, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        file = self.folder / name
+        for line in file.read_text().splitlines() if file.is_file() else ():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return

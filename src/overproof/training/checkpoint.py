@@ -1,0 +1,63 @@
+"""The exact training state on disk: written whole or not at all, checked on reading, the one before kept."""
+
+import io
+from hashlib import sha256
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from overproof.errors import InputError
+from overproof.files import write_atomically
+
+State = dict[str, Any]
+_KEPT = 2
+
+
+def save_checkpoint(folder: Path, state: State, step: int) -> Path:
+    """Write ``state`` as ``folder/<step>-<digest>.pt`` and drop all but the newest two; return the file.
+
+    The name carries the content's digest, so that a truncated or altered file is known without being trusted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    body = buffer.getvalue()
+    file = folder / f"{step:09d}-{sha256(body).hexdigest()[:16]}.pt"
+    write_atomically(file, body)
+    for old in [other for other in checkpoints(folder) if other != file][_KEPT - 1 :]:
+        old.unlink()
+    return file
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint files of a folder, newest first."""
+    return sorted(folder.glob("*-*.pt"), reverse=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[State, list[str]]:
+    """Return the newest state that can be read, and a sentence for every newer file that was refused.
+
+    Raises ``InputError`` where no file can be read. Tensors land on the CPU; nothing in a file is executed.
+    """
+    refused: list[str] = []
+    for file in checkpoints(folder):
+        try:
+            return _read(file), refused
+        except InputError as problem:
+            refused.append(str(problem))
+    raise InputError(". ".join([*refused, f"{folder}: there is no checkpoint to resume from"]))
+
+
+def _read(file: Path) -> State:
+    body = file.read_bytes()
+    if not file.stem.endswith(f"-{sha256(body).hexdigest()[:16]}"):
+        raise InputError(f"{file}: truncated or altered, its content does not match its name; refused")
+    try:
+        state: State = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except (UnpicklingError, RuntimeError, EOFError) as problem:
+        raise InputError(f"{file}: not a checkpoint of overproof; refused") from problem
+    if not isinstance(state, dict) or "position" not in state:
+        raise InputError(f"{file}: not a checkpoint of overproof; refused")
+    return state

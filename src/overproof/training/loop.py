@@ -1,0 +1,196 @@
+"""The loop: a method yields losses, this descends them; this yields its progress, the caller does the rest.
+
+The only place in the project that calls ``backward`` and ``step``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from overproof.data.draws import seed_at
+from overproof.data.images import Batch
+from overproof.data.loader import Loader
+from overproof.errors import InputError
+from overproof.methods.method import Method, Step, Terms
+from overproof.models.classifier import Classifier
+from overproof.models.weights import channels_last
+from overproof.training.averaging import Average
+from overproof.training.checkpoint import State
+from overproof.training.optimisation import Training
+from overproof.training.precision import choose_precision
+
+_LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class Progress(NamedTuple):
+    """Where a run is: ``epoch`` epochs are finished, and ``batch`` of ``batches`` of the next one.
+
+    ``means`` holds the mean of every term over the epoch so far. ``whole`` is true at the end of an epoch.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    means: Mapping[str, float]
+    whole: bool
+
+
+class NotFiniteError(InputError):
+    """A term or a weight became infinite or NaN; the message names it, the batch and the epoch."""
+
+
+class Loop:
+    """One run of a method: everything that changes while it trains, and nothing else.
+
+    Seeds torch's global generator before every batch, because each draw is a function of (seed, epoch, batch). Student
+    and teachers must be on the loader's device; their convolutions are laid out channels-last.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        student: Classifier,
+        teachers: Mapping[str, Classifier],
+        loader: Loader,
+        training: Training,
+        seed: int,
+    ) -> None:
+        self.method, self.student, self.teachers = method, student, teachers
+        self.loader, self.training, self.seed = loader, training, seed
+        self.device = loader.images.images.device
+        self.precision = choose_precision(training.precision, self.device, student)
+        for network in (student, *teachers.values()):
+            channels_last(network)
+        self.optimiser = training.optimiser.build(student.parameters())
+        self.average = Average(training.averaging, student) if training.averaging else None
+        self.memory = method.initial_state(next(loader.batches(0)))
+        self.epoch, self.batch = 0, 0
+        self._tallies: dict[str, _Tally] = {}
+
+    def run(self) -> Iterator[Progress]:
+        """Train to the end from where the loop stands; yield at every look at the terms and at every epoch's end.
+
+        Between two yields the caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
+        """
+        self.student.train()
+        batches = len(self.loader)
+        while self.epoch < self.training.epochs:
+            for batch in self.loader.batches(self.epoch, self.batch):
+                self._learn(batch)
+                self.batch += 1
+                if self.batch % _LOOK_EVERY == 0 and self.batch < batches:
+                    yield Progress(self.epoch, self.batch, batches, self._look(), whole=False)
+            means = self._look()
+            if self.average:
+                self.average.take("epoch", self.student, (self.epoch + 1) / self.training.epochs)
+            self.epoch, self.batch, self._tallies = self.epoch + 1, 0, {}
+            yield Progress(self.epoch, 0, batches, means, whole=True)
+
+    def network(self) -> Classifier:
+        """Return the network to evaluate: the student, or its average with BatchNorm statistics measured anew."""
+        if self.average is None:
+            return self.student
+        return self.average.network(self.student, self.loader.images.batches(max(self.loader.batch, 256)))
+
+    def state(self) -> State:
+        """Return all that a resumed run needs to continue to the bit; loads with ``weights_only=True``."""
+        return {
+            "position": {"epoch": self.epoch, "batch": self.batch},
+            "student": self.student.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.state() if self.average else {},
+            "memory": self.memory,
+            "tallies": {name: tally.state() for name, tally in self._tallies.items()},
+        }
+
+    def restore(self, state: State) -> None:
+        """Continue from what ``state()`` returned."""
+        self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
+        self.student.load_state_dict(state["student"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.average:
+            self.average.restore(state["average"])
+        self.memory = {name: value.to(self.device) for name, value in state["memory"].items()}
+        self._tallies = {name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()}
+
+    def _learn(self, batch: Batch) -> None:
+        """Take all of the method's updates on one batch."""
+        torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
+        batches, updates = len(self.loader), self.method.updates
+        step = Step(
+            x=batch.x.contiguous(memory_format=torch.channels_last),
+            y=batch.y,
+            student=self.student,
+            teachers=self.teachers,
+            state=self.memory,
+            progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
+        )
+        losses = self.method.losses(step)
+        for update in range(updates):
+            terms = self._next(losses)
+            if terms is None:
+                raise RuntimeError(f"{self.method.kind} yielded {update} of the {updates} updates it declares")
+            self._descend(terms, self.epoch + (self.batch + update / updates) / batches)
+        if self._next(losses) is not None:
+            raise RuntimeError(f"{self.method.kind} yields more than the {updates} updates it declares")
+
+    def _next(self, losses: Iterator[Terms]) -> Terms | None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return next(losses, None)
+
+    def _descend(self, terms: Terms, epoch: float) -> None:
+        """Take one optimiser step down the sum of the terms, at a fractional epoch."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.training.learning_rate(epoch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.training.clip:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
+        self.optimiser.step()
+        if self.average:
+            self.average.take("update", self.student, epoch / self.training.epochs)
+        for name, term in terms.items():
+            tally = self._tallies.get(name) or _Tally.empty(self.device)
+            self._tallies[name] = tally.add(term.detach(), self.batch)
+
+    def _look(self) -> dict[str, float]:
+        """Return the mean of every term over the epoch so far; raise ``NotFiniteError`` where one is not finite."""
+        for name, tally in self._tallies.items():
+            if int(tally.first_bad) != _NEVER:
+                raise NotFiniteError(
+                    f"term {name!r} is not finite in batch {int(tally.first_bad)} of epoch {self.epoch}; training "
+                    "stopped, and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
+                )
+        norms = torch.stack(torch._foreach_norm([value.detach() for value in self.student.parameters()]))
+        if not bool(norms.isfinite().all()):
+            raise NotFiniteError(
+                f"the weights are not finite after batch {self.batch - 1} of epoch {self.epoch}; training stopped, "
+                "and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
+            )
+        return {name: float(tally.total / tally.count) for name, tally in self._tallies.items()}
+
+
+class _Tally(NamedTuple):
+    """A term's running sum, its count, and the first batch in which it was not finite; all on the device."""
+
+    total: Tensor
+    count: Tensor
+    first_bad: Tensor
+
+    @classmethod
+    def empty(cls, device: torch.device) -> "_Tally":
+        return cls(
+            torch.zeros((), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device),
+            torch.zeros((), dtype=torch.int64, device=device),
+            torch.full((), _NEVER, device=device),
+        )
+
+    def add(self, value: Tensor, batch: int) -> "_Tally":
+        bad = torch.where(value.isfinite(), _NEVER, batch)
+        return _Tally(self.total + value, self.count + 1, torch.minimum(self.first_bad, bad))
+
+    def state(self) -> list[Tensor]:
+        return list(self)

@@ -1,0 +1,146 @@
+"""How weights move: optimiser, learning-rate schedule as a pure function of the epoch, and the run's length."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from overproof.training.averaging import EMA, SWA
+
+
+class Schedule(ABC):
+    """A factor on the learning rate; subclasses are keyword-only frozen dataclasses with a ``kind``."""
+
+    kind: str
+
+    @abstractmethod
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return the factor at a fractional epoch of a run of ``epochs``, at least 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """Always 1."""
+
+    kind: Literal["constant"] = "constant"
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return 1."""
+        del epoch, epochs
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multistep(Schedule):
+    """Times ``gamma`` from each milestone (an epoch) on."""
+
+    kind: Literal["multistep"] = "multistep"
+    milestones: tuple[float, ...] = (100, 150)
+    gamma: float = 0.1
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return ``gamma`` to the number of milestones passed."""
+        del epochs
+        return self.gamma ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Half a cosine from 1 to ``floor``."""
+
+    kind: Literal["cosine"] = "cosine"
+    floor: float = 0.0
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return the height of the half cosine."""
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * min(epoch / epochs, 1))) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triangular(Schedule):
+    """Linear from 0 to 1 at the share ``peak`` of the run, then linear to 0 (one cycle)."""
+
+    kind: Literal["triangular"] = "triangular"
+    peak: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.peak < 1:
+            raise ValueError(f"peak is a share of the run, between 0 and 1, got {self.peak}")
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return the height of the triangle."""
+        share = min(epoch / epochs, 1)
+        return share / self.peak if share < self.peak else (1 - share) / (1 - self.peak)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent with momentum; weight decay on every parameter, as in the papers."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimiser over these parameters."""
+        return torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+            fused=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimiser over these parameters."""
+        return torch.optim.AdamW(
+            parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, fused=True
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The recipe's ``training`` node: length, batch, optimiser, schedule, averaging, precision.
+
+    ``warmup`` is a number of epochs of linear rise. ``clip`` bounds the gradient's l2 norm (0: off). ``precision``:
+    ``auto`` is bf16 autocast where the device computes bf16 natively and the student has convolutions wide enough to
+    gain from it, else fp32. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
+    """
+
+    epochs: int = 100
+    batch: int = 128
+    optimiser: SGD | AdamW = field(default_factory=SGD)
+    schedule: Constant | Multistep | Cosine | Triangular = field(default_factory=Cosine)
+    warmup: float = 0.0
+    averaging: EMA | SWA | None = None
+    clip: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
+        if self.clip < 0 or self.warmup < 0:
+            raise ValueError(f"clip and warmup cannot be negative, got {self.clip} and {self.warmup}")
+
+    def learning_rate(self, epoch: float) -> float:
+        """Return the learning rate at a fractional epoch: base times schedule times warm-up."""
+        rise = min(1.0, epoch / self.warmup) if self.warmup else 1.0
+        return self.optimiser.lr * self.schedule.factor(epoch, self.epochs) * rise

@@ -1,0 +1,26 @@
+"""Which arithmetic a device is good at."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+_WIDE = 64  # channels from which a convolution is bound by arithmetic and not by dispatch, measured on AVX-512
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return False
+
+
+def choose_precision(wish: Literal["auto", "fp32", "bf16"], device: torch.device, network: nn.Module) -> Precision:
+    """Return what ``auto`` means here: bf16 where it is native and the network is wide enough to gain, else fp32."""
+    if wish != "auto":
+        return wish
+    widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return "bf16" if computes_bf16(device) and max(widths, default=0) >= _WIDE else "fp32"
