@@ -1,1 +1,41 @@
-"""x"""
+"""Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
+
+The verbs of the command line are functions here: ``train``, ``evaluate``, ``compare``, ``quickstart``; ``load`` returns
+a run's network. Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from overproof.errors import InputError
+    from overproof.recipe import Recipe, read
+    from overproof.run import Run, load
+    from overproof.verbs.compare import compare
+    from overproof.verbs.evaluate import evaluate
+    from overproof.verbs.quickstart import quickstart
+    from overproof.verbs.train import train
+
+_HOMES = {
+    "InputError": "overproof.errors",
+    "Recipe": "overproof.recipe",
+    "Run": "overproof.run",
+    "compare": "overproof.verbs.compare",
+    "evaluate": "overproof.verbs.evaluate",
+    "load": "overproof.run",
+    "quickstart": "overproof.verbs.quickstart",
+    "read": "overproof.recipe",
+    "train": "overproof.verbs.train",
+}
+
+__all__ = ["InputError", "Recipe", "Run", "compare", "evaluate", "load", "quickstart", "read", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'overproof' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

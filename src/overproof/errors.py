@@ -1,4 +1,4 @@
-"""The one exception for what a user gave: its message is one sentence that says what is wrong and what would be right."""
+"""The one exception for what a user gave: one sentence that says what is wrong and what would be right."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -21,7 +21,9 @@ def write_atomically(path: Path, body: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as problem:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({problem.strerror or problem}); what was there is kept") from problem
+        raise InputError(
+            f"{path}: cannot be written ({problem.strerror or problem}); what was there is kept"
+        ) from problem
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,7 +35,7 @@ SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, H
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:
-    """What an adversary may do: change an image by at most ``eps`` in a norm. Attacks inherit both unless they differ."""
+    """What an adversary may do: change an image by at most ``eps`` in a norm. Attacks inherit what they do not say."""
 
     norm: Norm = "linf"
     eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
@@ -66,7 +66,9 @@ class Selection:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction is the held-out share of the training part, between 0 and 1, got {self.fraction}")
+            raise ValueError(
+                f"fraction is the held-out share of the training part, between 0 and 1, got {self.fraction}"
+            )
         if self.examples < 1 or self.every < 1:
             raise ValueError(f"examples and every must be at least 1, got {self.examples} and {self.every}")
 
@@ -112,7 +114,9 @@ class Recipe:
     def __post_init__(self) -> None:
         roles, given = set(self.method.roles), set(self.teachers)
         if missing := sorted(roles - given):
-            raise ValueError(f"method {self.method.kind!r} needs a teacher in the role {missing[0]!r}; add it to teachers")
+            raise ValueError(
+                f"method {self.method.kind!r} needs a teacher in the role {missing[0]!r}; add it to teachers"
+            )
         if extra := sorted(given - roles):
             wants = f"only {', '.join(sorted(roles))}" if roles else "no teacher"
             raise ValueError(f"method {self.method.kind!r} has {wants}, but teachers names {extra[0]!r}")
@@ -149,9 +153,7 @@ def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Reci
 
 def dump(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, defaults included; ``parse`` reads it back to an equal value."""
-    text: str = yaml.safe_dump(
-        plain(recipe), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None
-    )
+    text: str = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     return text
 
 
@@ -233,7 +235,10 @@ def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, 
     if name not in presets:
         raise InputError(f"{where}: {text.get('kind')!r} has no preset {name!r}{nearest(str(name), presets)}")
     written = {key: value for key, value in text.items() if key != "preset"}
-    return {**written, **{key: _overlay(value, written.get(key, value)) for key, value in presets[name].items()}}
+    return {
+        **written,
+        **{key: _overlay(value, written.get(key, value)) for key, value in presets[name].items()},
+    }
 
 
 def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:

@@ -71,3 +71,9 @@ class Run:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 return
+
+
+def load(folder: Path | str) -> Classifier:
+    """Return the network of a run folder, in eval mode on the CPU; raise ``InputError`` where there is none."""
+    model, _ = Run(Path(folder)).model()
+    return model

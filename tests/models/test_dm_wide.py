@@ -23,9 +23,7 @@ def test_has_as_many_parameters_as_a_wide_resnet(depth, width):
 
 def test_names_of_robustbench():
     state = on_meta(DMWideResNet(depth=16, width=2)).state_dict()
-    assert {name for name in state if "shortcut" in name} == {
-        f"layer.{i}.block.0.shortcut.weight" for i in range(3)
-    }
+    assert {name for name in state if "shortcut" in name} == {f"layer.{i}.block.0.shortcut.weight" for i in range(3)}
     assert {name.split(".", 4)[-1] for name in state if name.startswith("layer.2.block.1.")} == {
         "conv_0.weight",
         "conv_1.weight",
@@ -39,9 +37,7 @@ def test_names_of_robustbench():
 
 
 def test_a_strided_block_pads_below_and_on_the_right():
-    network = (
-        DMWideResNet(depth=10, width=1).build(Signature(channels=3, height=8, width=8, classes=10)).eval()
-    )
+    network = DMWideResNet(depth=10, width=1).build(Signature(channels=3, height=8, width=8, classes=10)).eval()
     block, x = network.layer[1].block[0], torch.randn(2, 16, 8, 8)
     activated = F.silu(block.batchnorm_0(x))
     out = F.conv2d(F.pad(activated, (0, 1, 0, 1)), block.conv_0.weight, stride=2)

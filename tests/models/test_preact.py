@@ -18,9 +18,7 @@ def test_parameter_counts(depth, parameters):
 
 def test_names_of_robustbench():
     state = on_meta(PreActResNet()).state_dict()
-    assert {name for name in state if "shortcut" in name} == {
-        f"layer{i}.0.shortcut.0.weight" for i in (2, 3, 4)
-    }
+    assert {name for name in state if "shortcut" in name} == {f"layer{i}.0.shortcut.0.weight" for i in (2, 3, 4)}
     assert {
         "conv1.weight",
         "layer1.0.bn1.weight",

@@ -71,9 +71,7 @@ def test_takes_every_usual_size(depth, side):
 
 
 def test_global_pooling_equals_the_official_4x4_average_at_32x32():
-    network = (
-        ResNet(depth=18, width=0.0625).build(Signature(channels=3, height=32, width=32, classes=10)).eval()
-    )
+    network = ResNet(depth=18, width=0.0625).build(Signature(channels=3, height=32, width=32, classes=10)).eval()
     x = torch.randn(2, 3, 32, 32)
     out = network.relu(network.bn1(network.conv1(x)))
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):

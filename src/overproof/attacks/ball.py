@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 Norm = Literal["linf", "l2", "l1"]
 
@@ -20,7 +21,7 @@ class Radius(float):
     text: str
 
     def __new__(cls, written: "str | float") -> Self:
-        """Read ``8/255``, ``0.031``, ``1e-2`` or a number; raise ``ValueError`` for anything not positive and finite."""
+        """Read ``8/255``, ``0.031``, ``1e-2`` or a number; raise ``ValueError`` unless it is positive and finite."""
         text = written.text if isinstance(written, Radius) else str(written).replace(" ", "")
         try:
             value = float(Fraction(text))
@@ -38,8 +39,8 @@ class Radius(float):
     def __repr__(self) -> str:
         return f"Radius({self.text!r})"
 
-    def __getnewargs__(self) -> tuple[str]:  # pickling keeps the text
-        return (self.text,)
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:  # copies and pickles keep the text
+        return type(self), (self.text,)
 
 
 def check_eps(norm: str, eps: float) -> None:
@@ -74,15 +75,19 @@ class Ball(ABC):
 class Linf(Ball):
     """max |delta| <= eps."""
 
+    @override
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(z, x - self.eps), x + self.eps).clamp_(0, 1)
 
+    @override
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
+    @override
     def uniform(self, x: Tensor) -> Tensor:
         return torch.empty_like(x).uniform_(-self.eps, self.eps)
 
+    @override
     def size(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().amax(dim=1)
 
@@ -90,22 +95,27 @@ class Linf(Ball):
 class L2(Ball):
     """Euclidean length of delta <= eps."""
 
+    @override
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         # Scaling first and clipping second stays in the ball: x is in [0, 1], so clipping only moves towards x.
         delta = z - x
         shrink = (self.eps / self.size(delta).clamp_min(1e-12)).clamp(max=1)
         return (x + delta * _per_example(shrink, x)).clamp_(0, 1)
 
+    @override
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient / _per_example(self.size(gradient).clamp_min(1e-12), gradient)
 
+    @override
     def uniform(self, x: Tensor) -> Tensor:
         dimensions = x[0].numel()
         radius = self.eps * torch.rand(len(x), dtype=x.dtype, device=x.device) ** (1 / dimensions)
         return self.steepest(torch.randn_like(x)) * _per_example(radius, x)
 
+    @override
     def size(self, delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return length
 
 
 class L1(Ball):
@@ -113,6 +123,7 @@ class L1(Ball):
 
     density = 0.05  # share of pixels moved per step; one pixel a step would need thousands (Tramer and Boneh 2019)
 
+    @override
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         # The nearest point is x + clip(soft(z - x, t), -x, 1 - x) for the smallest t >= 0 that fits (KKT conditions of
         # the intersection, Croce and Hein 2021). Its length falls with t, so bisection finds t.
@@ -131,6 +142,7 @@ class L1(Ball):
         soft = delta.sign() * (delta.abs() - _per_example(threshold, x)).clamp_min(0)
         return torch.minimum(torch.maximum(soft, -x), 1 - x)
 
+    @override
     def steepest(self, gradient: Tensor) -> Tensor:
         flat = gradient.flatten(1)
         count = max(1, round(self.density * flat.shape[1]))
@@ -138,6 +150,7 @@ class L1(Ball):
         direction = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign() / count)
         return direction.view_as(gradient)
 
+    @override
     def uniform(self, x: Tensor) -> Tensor:
         # d + 1 exponential draws over their sum are uniform on the simplex; signs spread it over the ball.
         flat = x.flatten(1)
@@ -146,6 +159,7 @@ class L1(Ball):
         signs = torch.randint_like(flat, 2) * 2 - 1
         return (self.eps * signs * draws / (draws.sum(dim=1, keepdim=True) + rest)).view_as(x)
 
+    @override
     def size(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(dim=1)
 

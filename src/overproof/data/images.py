@@ -51,11 +51,9 @@ class ImageSet:
         if self.images.dtype != torch.float32:
             raise InputError(f"{self.name}: images must be uint8 or float32, got {self.images.dtype}")
         low, high = float(self.images.min()), float(self.images.max())
-        if not (0 <= low and high <= 1):
-            advice = "divide by 255" if 0 <= low and high <= 255 else "undo the normalisation"
-            raise InputError(
-                f"{self.name}: float images must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}"
-            )
+        if not (low >= 0 and high <= 1):
+            advice = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation"
+            raise InputError(f"{self.name}: float images must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,4 +1,4 @@
-"""The loader for sets that fit on the device: one tensor, shuffled by (seed, epoch), augmented by (seed, epoch, batch)."""
+"""The loader for sets that fit on the device: the order a function of (seed, epoch), augmentation of the batch too."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

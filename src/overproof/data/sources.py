@@ -116,9 +116,7 @@ class Parquet(Source):
         wanted = _pick(split, sorted(names), str(folder))
         try:
             tables = [
-                parquet.read_table(file)
-                for file in files
-                if file.name.split("-")[0].removesuffix(".parquet") == wanted
+                parquet.read_table(file) for file in files if file.name.split("-")[0].removesuffix(".parquet") == wanted
             ]
         except pyarrow.ArrowInvalid as problem:
             raise InputError(f"{folder}: not a readable parquet file ({problem})") from problem

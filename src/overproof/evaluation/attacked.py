@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import Literal
 
@@ -76,7 +77,7 @@ class Verdicts:
     def broken_by(self) -> list[str | None]:
         """Return the first trial that broke each correctly classified example, ``[N]`` names or None."""
         names: list[str | None] = [None] * len(self.labels)
-        for name, survived in reversed(self.survived.items()):
+        for name, survived in reversed(list(self.survived.items())):
             for index in (self.correct & ~survived).nonzero().flatten().tolist():
                 names[index] = name
         return names
@@ -113,9 +114,7 @@ def judge(
     )
 
 
-def _standing(
-    model: Classifier, images: ImageSet, correct: Tensor, trial: Trial, batch: int, seed: int
-) -> Tensor:
+def _standing(model: Classifier, images: ImageSet, correct: Tensor, trial: Trial, batch: int, seed: int) -> Tensor:
     """Return which examples are classified correctly before and after the trial, bool ``[N]``."""
     standing = correct.clone()
     once = replace(trial.attack, restarts=1)
@@ -124,10 +123,14 @@ def _standing(
         alive = standing.nonzero().flatten()
         for number, (chosen, x, y) in enumerate(_batches(images, alive, batch)):
             torch.manual_seed(seed_at(seed, "evaluate", trial.name, restart, number))
-            adv = once(model, x, lambda z, y=y: score(model(z), y))
+            adv = once(model, x, partial(_worse, model, score, y))
             with torch.no_grad():
                 standing[chosen] = model(adv).argmax(dim=1) == y
     return standing
+
+
+def _worse(model: Classifier, score: Score, y: Tensor, x: Tensor) -> Tensor:
+    return score(model(x), y)
 
 
 def _batches(images: ImageSet, indices: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -1,7 +1,9 @@
 """What a verdict is: a claim about examples, how many bear it out, and how far that can be trusted."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 _Z = 1.959963984540054  # 97.5 % quantile of the standard normal
@@ -62,3 +64,25 @@ class Evidence:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A mean over seeds and the half width of its 95 % Student interval (infinite for one seed)."""
+
+    mean: float
+    half_width: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of one value per seed; at least one."""
+        from scipy.stats import t
+
+        n = len(values)
+        half = float(t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n) if n > 1 else math.inf
+        return cls(mean=mean(values), half_width=half, seeds=n)
+
+    def __str__(self) -> str:
+        width = f" ± {100 * self.half_width:.1f}" if self.seeds > 1 else ""
+        return f"{100 * self.mean:.1f}{width}"

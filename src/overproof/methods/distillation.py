@@ -7,7 +7,7 @@ from torch import Tensor
 from overproof.functional import kl
 
 KLScale = Literal["batch", "class"]
-"""``batch``: summed over classes. ``class``: divided by the number of classes, torch's default ``mean`` (several papers)."""
+"""``batch``: summed over classes. ``class``: divided by their number, torch's default ``mean`` (several papers)."""
 
 
 def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float, scale: KLScale) -> Tensor:

@@ -13,17 +13,14 @@ from overproof.models.vgg import VGG
 from overproof.models.wide import WideResNet
 
 FAMILIES: dict[str, type[Architecture]] = {
-    family.kind: family
-    for family in (ConvNet, DMWideResNet, MLP, MobileNetV2, PreActResNet, ResNet, VGG, WideResNet)
+    family.kind: family for family in (ConvNet, DMWideResNet, MLP, MobileNetV2, PreActResNet, ResNet, VGG, WideResNet)
 }
 """Every family of this package, by its ``kind``."""
 
 NAMED: dict[str, Architecture] = {
     "mlp": MLP(),
     "cnn-small": ConvNet(),
-    "cnn-large": ConvNet(
-        channels=(32, 32, 64, 64), kernel=(3, 4, 3, 4), stride=(1, 2, 1, 2), hidden=(512, 512)
-    ),
+    "cnn-large": ConvNet(channels=(32, 32, 64, 64), kernel=(3, 4, 3, 4), stride=(1, 2, 1, 2), hidden=(512, 512)),
     "mobilenetv2": MobileNetV2(),
     **{f"resnet{depth}": ResNet(depth=depth) for depth in (18, 34, 50, 20, 32, 56)},
     **{f"preactresnet{depth}": PreActResNet(depth=depth) for depth in (18, 34)},
@@ -32,10 +29,7 @@ NAMED: dict[str, Architecture] = {
         f"wrn-{depth}-{width}": WideResNet(depth=depth, width=width)
         for depth, width in ((28, 10), (34, 10), (34, 20), (70, 16))
     },
-    **{
-        f"dm-wrn-{depth}-{width}": DMWideResNet(depth=depth, width=width)
-        for depth, width in ((28, 10), (70, 16))
-    },
+    **{f"dm-wrn-{depth}-{width}": DMWideResNet(depth=depth, width=width) for depth, width in ((28, 10), (70, 16))},
 }
 """The field's names; "cnn-small" and "cnn-large" are the networks of Wong et al. (2018)."""
 

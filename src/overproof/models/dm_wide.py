@@ -20,9 +20,7 @@ class _Block(nn.Module):
         self.batchnorm_1 = nn.BatchNorm2d(planes)
         self.relu_1 = activation_layer(activation)
         self.conv_1 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.shortcut = (
-            None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
-        )
+        self.shortcut = None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu_0(self.batchnorm_0(x))

@@ -31,9 +31,7 @@ class Chain(Backbone):
         return x
 
 
-def dense_layers(
-    features: int, hidden: tuple[int, ...], classes: int, *, first_relu: int = 1
-) -> dict[str, nn.Module]:
+def dense_layers(features: int, hidden: tuple[int, ...], classes: int, *, first_relu: int = 1) -> dict[str, nn.Module]:
     """Return ``flatten``, then ``fc1``, ``relu``, ``fc2``, ... and the head as the last ``fc``."""
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for i, width in enumerate(hidden):

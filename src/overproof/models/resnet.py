@@ -138,9 +138,7 @@ class ResNet(Architecture):
         if self.depth not in _BLOCKS | _THIN_BLOCKS:
             raise ValueError(f"a resnet has depth 18, 34, 50, 20, 32 or 56, not {self.depth}")
         if self.width <= 0:
-            raise ValueError(
-                f"the width of a resnet multiplies its channels and must be positive, not {self.width}"
-            )
+            raise ValueError(f"the width of a resnet multiplies its channels and must be positive, not {self.width}")
 
     def build(self, signature: Signature) -> Backbone:
         """Return the network; its penultimate width is 512, 2048 (depth 50) or 64 (thin) times ``width``."""

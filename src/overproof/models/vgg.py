@@ -56,9 +56,7 @@ class VGG(Architecture):
         if self.depth not in _CONVOLUTIONS:
             raise ValueError(f"a vgg has depth 11, 13, 16 or 19, not {self.depth}")
         if self.width <= 0:
-            raise ValueError(
-                f"the width of a vgg multiplies its channels and must be positive, not {self.width}"
-            )
+            raise ValueError(f"the width of a vgg multiplies its channels and must be positive, not {self.width}")
 
     def build(self, signature: Signature) -> Backbone:
         """Return the network; its penultimate representation is 512 times ``width``."""

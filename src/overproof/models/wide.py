@@ -35,9 +35,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.relu2 = activation_layer(activation)
         self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.convShortcut = (
-            None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
-        )
+        self.convShortcut = None if in_planes == planes else nn.Conv2d(in_planes, planes, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         activated = self.relu1(self.bn1(x))

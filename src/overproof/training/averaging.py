@@ -68,9 +68,7 @@ class Average:
             return
         share = self.rule.share(self.count, progress)
         self.count = 1 if share == 1.0 else self.count + 1
-        torch._foreach_lerp_(
-            list(self.parameters.values()), [value.detach() for value in student.parameters()], share
-        )
+        torch._foreach_lerp_(list(self.parameters.values()), [value.detach() for value in student.parameters()], share)
 
     def network(self, student: Classifier, training: Iterable[Batch]) -> Classifier:
         """Return a copy of the student with the averaged parameters and BatchNorm statistics of the training images."""

@@ -170,14 +170,14 @@ class Loop:
                 f"the weights are not finite after batch {self.batch - 1} of epoch {self.epoch}; training stopped, "
                 "and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
             )
-        return {name: float(tally.total / tally.count) for name, tally in self._tallies.items()}
+        return {name: float(tally.total / tally.terms) for name, tally in self._tallies.items()}
 
 
 class _Tally(NamedTuple):
-    """A term's running sum, its count, and the first batch in which it was not finite; all on the device."""
+    """A term's running sum, how many were added, and the first batch in which it was not finite; all on the device."""
 
     total: Tensor
-    count: Tensor
+    terms: Tensor
     first_bad: Tensor
 
     @classmethod
@@ -190,7 +190,7 @@ class _Tally(NamedTuple):
 
     def add(self, value: Tensor, batch: int) -> "_Tally":
         bad = torch.where(value.isfinite(), _NEVER, batch)
-        return _Tally(self.total + value, self.count + 1, torch.minimum(self.first_bad, bad))
+        return _Tally(self.total + value, self.terms + 1, torch.minimum(self.first_bad, bad))
 
     def state(self) -> list[Tensor]:
         return list(self)

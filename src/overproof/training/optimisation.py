@@ -110,9 +110,7 @@ class AdamW:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters."""
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, fused=True
-        )
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, fused=True)
 
 
 @dataclass(frozen=True, kw_only=True)

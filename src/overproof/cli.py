@@ -1,0 +1,218 @@
+"""The command line: reads words, calls verbs, prints. The only place that prints."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+
+from overproof.errors import InputError
+
+if TYPE_CHECKING:
+    from overproof.report.table import Table
+    from overproof.verbs.quickstart import Outcome
+    from overproof.verbs.train import News
+
+# Everything that needs torch is imported inside the verb that needs it: --help and a misspelt option answer at once.
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Distil small robust image classifiers, attack them, prove what can be proved, and ship them.",
+)
+# Off a terminal a table must not lose its intervals to a guessed width of 80.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+err_console = Console(stderr=True, highlight=False)
+
+
+class NormName(StrEnum):
+    """The norms, as an option."""
+
+    linf = "linf"
+    l2 = "l2"
+    l1 = "l1"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where the runs and report.html go.")] = Path("runs/quickstart"),
+) -> None:
+    """Train a robust teacher and small students on embedded digits, attack them, compare: two minutes."""
+    from overproof.verbs.quickstart import quickstart_steps
+
+    with _stoppable("finished runs are kept, and the same command continues"):
+        for step in quickstart_steps(out):
+            if isinstance(step, str):
+                _say(step)
+            else:
+                _print_outcome(step)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: mnist/ard.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe, e.g. --set method.inner.steps=20."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<name>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, to the bit.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a student (or a teacher) by a recipe.
+
+    Example: overproof train mnist/ard --set training.epochs=10
+    """
+    from overproof.recipe import read
+    from overproof.run import Run
+    from overproof.shipped import find_recipe
+    from overproof.verbs.train import default_folder, overfitting, training
+
+    settled = read(find_recipe(recipe), sets or ())
+    folder = out or default_folder(settled)
+    with _stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
+        _show_training(training(settled, folder, resume=resume, device=device), settled.name)
+    _say(overfitting(Run(folder)))
+    _say(f"run folder: {folder}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    attacks: Annotated[str, typer.Option(help="Names of the recipe's attacks, comma-separated; default all.")] = "",
+    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
+    norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
+    examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Attack a run's network on the test split and write evaluation.json.
+
+    Example: overproof evaluate runs/mnist-ard --eps 0.2 --examples 1000
+    """
+    from overproof.report.table import tables
+    from overproof.verbs.evaluate import evaluate as verb
+
+    with _stoppable("nothing was written"):
+        found = verb(
+            run,
+            attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),
+            eps=eps,
+            norm=None if norm is None else norm.value,
+            examples=examples,
+            seed=seed,
+            device=device,
+        )
+    _print_tables(tables([found]))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Write the comparison as one offline page.")] = None,
+) -> None:
+    """Put evaluated runs into one table per data set and threat model.
+
+    Example: overproof compare runs/mnist-* --out report.html
+    """
+    from overproof.verbs.compare import compare as verb
+
+    _print_tables(verb(runs, out=out))
+    if out:
+        _say(f"report: {out}")
+
+
+@app.command(name="list")
+def list_(what: Annotated[str, typer.Argument(metavar="methods|attacks|models|datasets|recipes")]) -> None:
+    """List what there is to choose from.
+
+    Example: overproof list methods
+    """
+    from overproof.verbs.inventory import inventory
+
+    for name, line in inventory(what):
+        out_console.print(f"{name:<18} {line}" if line else name, markup=False, soft_wrap=True)
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input is one line and exit status 2."""
+    try:
+        app()
+    except InputError as problem:
+        err_console.print(f"overproof: {problem}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _say(sentence: str) -> None:
+    out_console.print(sentence, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _stoppable(advice: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says what was kept, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err_console.print(f"stopped; {advice}", markup=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def _show_training(news: "Iterator[News]", title: str) -> None:
+    """Show a live bar on a terminal, a line per epoch elsewhere."""
+    live = out_console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
+    with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
+        task = bar.add_task(title)
+        for item in news:
+            for refused in item.refused:
+                err_console.print(f"{refused}; the one before is used", markup=False, soft_wrap=True)
+            done = item.progress.epoch + item.progress.batch / item.progress.batches
+            best = f", best robust {100 * item.best.robust:.1f} %" if item.best else ""
+            bar.update(task, total=item.epochs, completed=done, description=f"{title}{best}")
+            if item.progress.whole and not live:
+                _say(_epoch_line(item))
+
+
+def _epoch_line(item: "News") -> str:
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())
+    line = f"epoch {item.progress.epoch}/{item.epochs}: {terms}, lr {item.learning_rate:.2g}"
+    if item.validation is None:
+        return line
+    found = item.validation
+    return f"{line}; held out: clean {100 * found.clean:.1f} %, robust {100 * found.robust:.1f} %"
+
+
+def _print_tables(found: "Sequence[Table]") -> None:
+    for table in found:
+        grid = Grid(title=f"{table.title}; % with 95 % interval", title_justify="left")
+        grid.add_column("run", overflow="fold")
+        grid.add_column("method")
+        grid.add_column("parameters", justify="right")
+        for column in table.columns:
+            grid.add_column(column, justify="right")
+        for row in table.rows:
+            cells = [str(row.cells[column]) if column in row.cells else "not run" for column in table.columns]
+            grid.add_row(row.name, row.method, f"{row.parameters:,}", *cells)
+        out_console.print(grid)
+
+
+def _print_outcome(outcome: "Outcome") -> None:
+    grid = Grid(title="digits, 360 test images; worst case of FGSM and PGD-20 with 3 restarts", title_justify="left")
+    for name in ("network", "parameters", "clean, %", "robust, %"):
+        grid.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
+    for line in outcome.lines:
+        grid.add_row(line.name, f"{line.parameters:,}", str(line.clean), str(line.robust))
+    out_console.print(grid)
+    _say(outcome.verdict)
+    _say(f"report: {outcome.report}")

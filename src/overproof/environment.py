@@ -1,0 +1,44 @@
+"""What a number was measured on: device, hardware, versions."""
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from overproof.errors import InputError
+
+
+def pick_device(wish: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` means here; raise ``InputError`` if absent."""
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        raise InputError(f"device {wish!r} is not available here; use auto or cpu") from problem
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    return {
+        "overproof": version("overproof"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@cache
+def hardware(device: torch.device) -> str:
+    """Return the name of the processor or graphics card, and how many threads it computes with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()}"

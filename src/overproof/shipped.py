@@ -1,0 +1,27 @@
+"""The recipes that come with the package."""
+
+from pathlib import Path
+
+from overproof.errors import InputError, nearest
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the shipped recipes: inside an installed package, beside ``src`` in a checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes, such as ``mnist/ard``."""
+    folder = recipe_folder()
+    return sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.glob("**/*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file a user means: a path that exists, or a shipped recipe by its name; raise ``InputError``."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = recipe_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    if shipped.is_file():
+        return shipped
+    raise InputError(f"no recipe file {name!r}, and no shipped recipe of this name{nearest(name, recipe_names())}")

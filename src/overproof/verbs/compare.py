@@ -1,0 +1,31 @@
+"""``compare``: several evaluated runs in one table per footing, and one page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from overproof.errors import InputError
+from overproof.files import write_atomically
+from overproof.report.page import page
+from overproof.report.table import Table, tables
+from overproof.run import Run
+
+
+def compare(folders: Sequence[Path | str], *, out: Path | None = None) -> list[Table]:
+    """Return a table per data set and threat model; with ``out`` also write the page. Raises ``InputError``."""
+    found = [evaluated(Path(folder)) for folder in folders]
+    if not found:
+        raise InputError("name at least one run to compare")
+    if out is not None:
+        write_atomically(out, page(found, title="Comparison", lead=f"{len(found)} runs.").encode())
+    return tables(found)
+
+
+def evaluated(folder: Path) -> dict[str, Any]:
+    """Return a run's evaluation; raise ``InputError`` where it is no run or was not evaluated."""
+    run = Run(folder)
+    run.recipe()
+    found = run.evaluation()
+    if found is None:
+        raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
+    return found

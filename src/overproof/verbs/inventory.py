@@ -1,0 +1,41 @@
+"""``list``: the names there are to choose from, each with one line."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from overproof.attacks.pgd import PGD
+from overproof.errors import InputError, nearest
+from overproof.methods.catalogue import methods
+from overproof.models.catalogue import FAMILIES, NAMED
+from overproof.recipe import SOURCES
+from overproof.shipped import recipe_names
+
+Lines = Iterable[tuple[str, str]]
+
+
+def inventory(what: str) -> list[tuple[str, str]]:
+    """Return name and description of every ``methods``, ``attacks``, ``models``, ``datasets`` or ``recipes``."""
+    if what not in _ROOMS:
+        raise InputError(f"there is no list of {what!r}{nearest(what, _ROOMS)}")
+    return list(_ROOMS[what]())
+
+
+def _classes(kinds: Mapping[str, type]) -> Lines:
+    return ((kind, _first_sentence(cls)) for kind, cls in kinds.items())
+
+
+def _models() -> Lines:
+    yield from _classes(FAMILIES)
+    yield from ((name, repr(architecture)) for name, architecture in NAMED.items())
+
+
+def _first_sentence(cls: type) -> str:
+    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+
+
+_ROOMS: Mapping[str, Callable[[], Lines]] = {
+    "methods": lambda: _classes(methods()),
+    "attacks": lambda: _classes({PGD.kind: PGD}),
+    "models": _models,
+    "datasets": lambda: _classes(SOURCES),
+    "recipes": lambda: ((name, "") for name in recipe_names()),
+}

@@ -1,0 +1,221 @@
+"""``train``: from a recipe to a run folder, resumable to the bit."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overproof.data.draws import seed_at
+from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
+from overproof.data.loader import Loader
+from overproof.environment import hardware, pick_device, versions
+from overproof.errors import InputError
+from overproof.evaluation.attacked import judge
+from overproof.files import write_atomically
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.weights import build, freeze, save_model
+from overproof.recipe import Recipe, differences, dump, read
+from overproof.run import Run
+from overproof.shipped import find_recipe
+from overproof.signature import Signature
+from overproof.training.checkpoint import load_checkpoint, save_checkpoint
+from overproof.training.loop import Loop, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Accuracy on the held-out part, clean and under the selection's trial, after ``epoch`` finished epochs."""
+
+    epoch: int
+    clean: float
+    robust: float
+
+    def better_than(self, other: "Validation | None") -> bool:
+        """Whether this epoch is chosen over the other: more robust, then more accurate, then earlier."""
+        return other is None or (self.robust, self.clean) > (other.robust, other.clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What a run has to say at one moment: its progress, and validation where an epoch was validated."""
+
+    progress: Progress
+    epochs: int
+    learning_rate: float
+    validation: Validation | None = None
+    best: Validation | None = None
+    refused: tuple[str, ...] = ()
+
+
+def train(
+    recipe: Recipe | Path | str, out: Path | str | None = None, *, resume: bool = False, device: str = "auto"
+) -> Run:
+    """Train to the end and return the run.
+
+    ``recipe`` is a value, a file, or the name of a shipped recipe; ``out`` defaults to ``runs/<the recipe's name>``.
+    Raises ``InputError`` for what cannot be used, before anything is written.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read(find_recipe(str(recipe)))
+    folder = default_folder(recipe) if out is None else Path(out)
+    for _ in training(recipe, folder, resume=resume, device=device):
+        pass
+    return Run(folder)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Return where a run goes when nobody says: ``runs/<the recipe's name>``."""
+    return Path("runs") / recipe.name
+
+
+def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "auto") -> Iterator[News]:
+    """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield."""
+    run = Run(out)
+    resuming = _check_folder(recipe, run, resume)
+    place = pick_device(device)
+    images = recipe.data.load("train")
+    kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
+    check_trainable(kept, recipe.training.batch)
+    validation_set = held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(place)
+    teachers = {role: load_teacher(role, path, images.signature).to(place) for role, path in recipe.teachers.items()}
+    torch.manual_seed(seed_at(recipe.seed, "initial weights"))
+    student = build(recipe.student, images.signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
+    loader = Loader(kept.to(place), recipe.training.batch, recipe.augment, recipe.seed)
+    loop = Loop(recipe.method, student.to(place), teachers, loader, recipe.training, recipe.seed)
+    best: Validation | None = None
+    records: list[dict[str, Any]] = []
+    refused: list[str] = []
+    if resuming:
+        state, refused = load_checkpoint(run.checkpoints)
+        loop.restore(state)
+        best = Validation(**state["best"]) if state["best"] else None
+        # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
+        records = run.metrics()[: loop.epoch]
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "recipe.yaml", dump(recipe).encode())
+        _save(run, loop, None)
+    selection = recipe.selection
+    saved = epoch_started = time.monotonic()
+    for progress in loop.run():
+        latest = None
+        if progress.whole:
+            seconds = time.monotonic() - epoch_started
+            last = progress.epoch == recipe.training.epochs
+            if progress.epoch % selection.every == 0 or last:
+                network = loop.network()
+                latest = validate(network, validation_set, recipe, progress.epoch, loop.precision)
+                facts = _facts(recipe, loop)
+                if latest.better_than(best):
+                    best = latest
+                    save_model(out, network, recipe.student, images.classes, facts={**facts, **_chosen(latest)})
+                if last:
+                    save_model(
+                        out,
+                        network,
+                        recipe.student,
+                        images.classes,
+                        facts={**facts, **_chosen(latest)},
+                        name="last",
+                    )
+            records.append(_record(progress, loop, latest, best, seconds))
+            run.write_metrics(records)
+        if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
+            _save(run, loop, best)
+            saved = time.monotonic()
+        if progress.whole:
+            epoch_started = time.monotonic()
+        yield News(
+            progress=progress,
+            epochs=recipe.training.epochs,
+            learning_rate=loop.optimiser.param_groups[0]["lr"],
+            validation=latest,
+            best=best,
+            refused=tuple(refused),
+        )
+        refused = []
+
+
+def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, precision: str) -> Validation:
+    """Attack the network on the held-out images with the selection's trial, in the precision of the training."""
+    device = images.images.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        verdicts = judge(network, images, (recipe.selection.trial,), seed=recipe.seed)
+    return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
+
+
+def load_teacher(role: str, path: str, signature: Signature) -> Classifier:
+    """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
+    teacher, _ = Run(Path(path)).model()
+    if teacher.signature != signature:
+        raise InputError(f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {signature}")
+    return freeze(teacher)
+
+
+def overfitting(run: Run) -> str:
+    """Return one line on robust overfitting: the best validated epoch against the last."""
+    records = [record["validation"] for record in run.metrics() if record["validation"]]
+    if not records:
+        return "no epoch was validated"
+    last = records[-1]
+    best = max(records, key=lambda record: (record["robust"], record["clean"], -record["epoch"]))
+    drop = 100 * (best["robust"] - last["robust"])
+    verdict = f"robust overfitting costs {drop:.1f} points" if drop >= 1 else "no robust overfitting to speak of"
+    return (
+        f"best epoch {best['epoch']}: {100 * best['robust']:.1f} % robust on held-out images; "
+        f"last epoch {last['epoch']}: {100 * last['robust']:.1f} %; {verdict}"
+    )
+
+
+def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
+    """Return whether there is a run to continue; raise ``InputError`` where it would be overwritten or is another."""
+    started = (run.folder / "recipe.yaml").exists()
+    if not resume:
+        if run.folder.exists() and any(run.folder.iterdir()):
+            raise InputError(f"{run.folder}: exists already; continue it with --resume or choose another --out")
+        return False
+    if not started:
+        return False
+    changed = differences(run.recipe(), recipe)
+    if changed:
+        raise InputError(
+            f"{run.folder}: the recipe is not the one this run was started with ({'; '.join(changed)}); "
+            "use the old recipe or another --out"
+        )
+    return True
+
+
+def _save(run: Run, loop: Loop, best: Validation | None) -> None:
+    state = {**loop.state(), "best": asdict(best) if best else {}}
+    save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
+
+
+def _facts(recipe: Recipe, loop: Loop) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "recipe_digest": recipe.digest,
+        "parameters": parameter_count(loop.student),
+        "precision": loop.precision,
+        "versions": versions(),
+    }
+
+
+def _chosen(validation: Validation) -> dict[str, Any]:
+    return {"selected_on": "held-out part of the training split", "validation": asdict(validation)}
+
+
+def _record(
+    progress: Progress, loop: Loop, latest: Validation | None, best: Validation | None, seconds: float
+) -> dict[str, Any]:
+    return {
+        "epoch": progress.epoch,
+        "terms": dict(progress.means),
+        "learning_rate": loop.optimiser.param_groups[0]["lr"],
+        "validation": asdict(latest) if latest else None,
+        "best_epoch": best.epoch if best else None,
+        "seconds": round(seconds, 3),
+        "precision": loop.precision,
+        "hardware": hardware(loop.device),
+    }
