@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -31,7 +31,8 @@ class PGD:
     official codes of TRADES, RSLAD, MTARD and AdaAD) or none; ``clip_start`` clips it to [0, 1] before the first step,
     which ARD's code does not. ``best`` keeps the iterate of the highest score instead of the last one; restarts always
     keep the best of their ends. ``mode: train`` searches in the mode the training loop left the model in (ARD, IAD),
-    so BatchNorm uses batch statistics and moves its running ones.
+    so BatchNorm uses batch statistics and moves its running ones. ``ramp`` is the share of a training run over which
+    eps and step grow linearly from 0 (small networks under a large eps do not learn otherwise).
     """
 
     kind: Literal["pgd"] = "pgd"
@@ -44,9 +45,12 @@ class PGD:
     clip_start: bool = True
     best: bool = False
     mode: Literal["eval", "train"] = "eval"
+    ramp: float = 0.0
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(f"ramp is a share of the run, in [0, 1], got {self.ramp}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
@@ -58,6 +62,15 @@ class PGD:
                 other, other_score = self._climb(x, objective)
                 found, score = _better(other, other_score, found, score)
         return found
+
+    def at(self, progress: float) -> "PGD":
+        """Return the search as it is at a point of a training run, from 0 to 1; itself once the ramp is over."""
+        if progress >= self.ramp:
+            return self
+        # A tenth of a thousandth keeps the radius positive at the very first update.
+        share = max(progress / self.ramp, 1e-4)
+        step = None if self.step is None else Radius(share * self.step)
+        return replace(self, eps=Radius(share * self.eps), step=step, ramp=0.0)
 
     def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""

@@ -33,6 +33,10 @@ class Trial:
     attack: PGD = field(default_factory=lambda: PGD(steps=20))
     loss: Literal["cross_entropy", "margin", "dlr"] = "cross_entropy"
 
+    def __post_init__(self) -> None:
+        if self.attack.ramp or self.attack.mode != "eval":
+            raise ValueError(f"attack {self.name!r}: ramp and mode belong to training, an evaluation has neither")
+
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:

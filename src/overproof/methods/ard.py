@@ -43,7 +43,7 @@ class ARD(Method):
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``distil`` and, below alpha 1, ``label``."""
         target = step.teachers["robust"](step.x)
-        adv = self.inner(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
+        adv = self.inner.at(step.progress)(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
         distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale)
         terms = {"distil": self.alpha * distil.mean()}
         if self.alpha < 1 or self.clean_forward == "always":

@@ -26,6 +26,6 @@ class PGDAT(Method):
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the term ``adv``."""
-        adv = self.inner(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
+        adv = self.inner.at(step.progress)(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
         logits = step.student(adv)
         yield {"adv": cross_entropy(logits, step.y, label_smoothing=self.label_smoothing).mean()}

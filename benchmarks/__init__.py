@@ -1,0 +1,1 @@
+"""Every speed claim of the project as a ratio, measured in one process, alternating."""

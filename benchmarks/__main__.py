@@ -1,0 +1,106 @@
+"""``python -m benchmarks``: every claim, its target, what was measured; writes a JSON file per hardware."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.ratio import Ratio, ratio
+from benchmarks.steps import bare_passes, loop_step, textbook_step
+from overproof.environment import hardware, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, how it is bounded, and what was measured."""
+
+    name: str
+    target: str
+    measured: Ratio
+    holds: bool
+
+
+def precision(rounds: int, batch: int) -> Iterator[Claim]:
+    """bf16 and channels-last in our loop against the same step in fp32 NCHW."""
+    for name in ("resnet18", "mobilenetv2"):
+        found = ratio(textbook_step(name, batch), loop_step(name, batch, "bf16"), rounds)
+        yield Claim(
+            f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our bf16 channels-last step",
+            ">= 2.0",
+            found,
+            found.median >= 2.0,
+        )
+
+
+def overhead(rounds: int, batch: int) -> Iterator[Claim]:
+    """Our step against nothing but its network passes, same precision and layout."""
+    for name in ("resnet18", "mobilenetv2"):
+        found = ratio(loop_step(name, batch, "bf16"), bare_passes(name, batch, "bf16"), rounds)
+        yield Claim(
+            f"{name}, PGD-10 ARD, batch {batch}: our step / its bare network passes",
+            "<= 1.05",
+            found,
+            found.median <= 1.05,
+        )
+
+
+def startup(rounds: int, batch: int) -> Iterator[Claim]:
+    """``import overproof`` beyond torch, and ``--help``; seconds, each in a fresh process."""
+    del batch
+    extra = ratio(_python("import torch, overproof"), _python("import torch"), rounds)
+    yield Claim(
+        f"import overproof beyond torch: {extra.seconds_a - extra.seconds_b:.3f} s (ratio with and without)",
+        "< 0.3 s",
+        extra,
+        extra.seconds_a - extra.seconds_b < 0.3,
+    )
+    shown = ratio(_python("from overproof.cli import app; app(['--help'])"), _python("pass"), rounds)
+    yield Claim(
+        f"overproof --help: {shown.seconds_a:.2f} s (ratio to an empty interpreter)",
+        "< 1 s",
+        shown,
+        shown.seconds_a < 1,
+    )
+
+
+def _python(code: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+SUITES = {"precision": precision, "overhead": overhead, "startup": startup}
+
+
+def main() -> None:
+    """Run the suites named (all), print a table, and write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("suites", nargs="*", default=list(SUITES), help=", ".join(SUITES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=64)
+    options = parser.parse_args()
+    place = hardware(torch.device("cpu"))
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{re.sub('[^a-z0-9]+', '-', place.lower()).strip('-')}.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    print(f"{place}; torch {torch.__version__}; {options.rounds} rounds, alternating; median [min, max]\n")
+    for name in options.suites:
+        claims = list(SUITES[name](options.rounds, options.batch))
+        for claim in claims:
+            print(
+                f"{'holds' if claim.holds else 'FAILS'}  {claim.name}: {claim.measured}  (target {claim.target})",
+                flush=True,
+            )
+        results[name] = {"hardware": place, "versions": versions(), "claims": [asdict(claim) for claim in claims]}
+        file.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\nwritten to {file}")
+
+
+if __name__ == "__main__":
+    main()
