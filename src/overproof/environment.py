@@ -18,7 +18,7 @@ def pick_device(wish: str) -> torch.device:
     try:
         device = torch.device(wish)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as problem:
+    except (RuntimeError, AssertionError, ImportError) as problem:
         raise InputError(f"device {wish!r} is not available here; use auto or cpu") from problem
     return device
 

@@ -1,6 +1,7 @@
 """Writing files whole or not at all: a temporary name, synced to disk, renamed."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from overproof.errors import InputError
@@ -20,10 +21,12 @@ def write_atomically(path: Path, body: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as problem:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"{path}: cannot be written ({problem.strerror or problem}); what was there is kept"
         ) from problem
+    finally:
+        with suppress(OSError):  # it is gone after a success, and its folder may not exist after a failure
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from overproof.attacks.ball import Norm, Radius, check_eps
+from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
@@ -31,17 +31,6 @@ Plain = Any
 """What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
 
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Threat:
-    """What an adversary may do: change an image by at most ``eps`` in a norm. Attacks inherit what they do not say."""
-
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
-
-    def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +81,18 @@ class Evaluation:
         names = [trial.name for trial in self.attacks]
         if len(set(names)) < len(names):
             raise ValueError(f"attacks need different names, got {', '.join(names)}")
+        if self.examples < 0 or self.batch < 1:
+            raise ValueError(
+                f"examples must be 0 (all) or more and batch at least 1, got {self.examples} and {self.batch}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything a run depends on. ``teachers`` maps a role of the method to a run folder."""
+    """Everything a run depends on.
+
+    ``teachers`` maps a role of the method to a run folder. Attacks inherit of ``threat`` what they do not say.
+    """
 
     name: str
     seed: int = 0
@@ -131,8 +127,9 @@ def read(path: Path, sets: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``."""
     try:
         text = path.read_text()
-    except OSError as problem:
-        raise InputError(f"{path}: cannot read this recipe ({problem.strerror})") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: cannot read this recipe ({reason})") from problem
     return parse(text, sets, where=str(path))
 
 
@@ -198,10 +195,10 @@ def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | Non
         (cls,) = kinds.values()
     elif "kind" not in text:
         raise InputError(f"{where}: say which kind (one of: {', '.join(kinds)})")
-    elif text["kind"] not in kinds:
-        raise InputError(f"{where}.kind: there is no {text['kind']!r}{nearest(str(text['kind']), kinds)}")
+    elif (kind := text["kind"]) not in list(kinds):
+        raise InputError(f"{where}.kind: there is no {kind!r}{nearest(str(kind), kinds)}")
     else:
-        cls = kinds[text["kind"]]
+        cls = kinds[kind]
     return _record(cls, text, where, threat)
 
 
@@ -209,7 +206,7 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | N
     """Build one dataclass: unknown keys refused, presets and inherited keys filled in, defaults merged key by key."""
     if "preset" in text:
         text = _with_preset(cls, text, where)
-    if threat and cls is PGD:
+    if threat and cls in (PGD, Threat):
         text = {"norm": threat.norm, "eps": threat.eps, **text}
     known = {part.name: part for part in fields(cls)}
     for key in text:
@@ -232,8 +229,9 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | N
 def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, Plain]:
     presets = getattr(cls, "presets", {})
     name = text["preset"]
-    if name not in presets:
-        raise InputError(f"{where}: {text.get('kind')!r} has no preset {name!r}{nearest(str(name), presets)}")
+    if name not in list(presets):
+        known = nearest(str(name), presets) if presets else ""
+        raise InputError(f"{where}: {text.get('kind')!r} has no preset {name!r}{known}")
     written = {key: value for key, value in text.items() if key != "preset"}
     return {
         **written,
@@ -249,7 +247,7 @@ def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
 
 def _without_threat(default: Any) -> Plain:
     """Return a default as text without the norm and eps of its attacks, which come from the recipe's threat."""
-    if isinstance(default, PGD):
+    if isinstance(default, PGD | Threat):
         return {key: value for key, value in plain(default).items() if key not in ("norm", "eps")}
     if is_dataclass(default):
         return {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
@@ -284,6 +282,8 @@ def _leaf(hint: Any, text: Plain, where: str) -> Any:
             return Radius(text)
         except ValueError as problem:
             raise InputError(f"{where}: {problem}") from problem
+    if isinstance(text, bool) and hint in (int, float):
+        raise InputError(f"{where}: cannot use {text!r}: expected a number")
     try:
         return _reader(hint).validate_python(text)
     except ValidationError as problem:

@@ -10,7 +10,7 @@ from overproof.errors import InputError
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_model
-from overproof.recipe import Recipe, parse
+from overproof.recipe import Recipe, read
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
         file = self.folder / "recipe.yaml"
         if not file.is_file():
             raise InputError(f"{self.folder}: not a run folder (it has no recipe.yaml)")
-        return parse(file.read_text(), where=str(file))
+        return read(file)
 
     def model(self, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description."""
@@ -52,8 +52,10 @@ class Run:
             return None
         try:
             found: dict[str, Any] = json.loads(file.read_text())
-        except json.JSONDecodeError as problem:
+        except ValueError as problem:
             raise InputError(f"{file}: not readable as JSON ({problem})") from problem
+        if not isinstance(found, dict):
+            raise InputError(f"{file}: not an evaluation of overproof")
         return found
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:

@@ -49,6 +49,17 @@ def check_eps(norm: str, eps: float) -> None:
         raise ValueError(f"eps {eps} is not in [0, 1] pixel units; did you mean {eps:g}/255?")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What an adversary may do: change an image by at most ``eps`` in a norm, within [0, 1]."""
+
+    norm: Norm = "linf"
+    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+
+    def __post_init__(self) -> None:
+        check_eps(self.norm, self.eps)
+
+
 @dataclass(frozen=True)
 class Ball(ABC):
     """All images within ``eps`` of a clean image in one norm, and within [0, 1]."""

@@ -28,11 +28,11 @@ class PGD:
     """Steepest ascent with projection (Madry et al. 2018); one step from ``start: none`` is FGSM.
 
     ``step`` defaults to ``2.5 * eps / steps``. ``start`` is uniform in the ball, 0.001 times a standard normal (the
-    official codes of TRADES, RSLAD, MTARD and AdaAD) or none; ``clip_start`` clips it to [0, 1] before the first step,
-    which ARD's code does not. ``best`` keeps the iterate of the highest score instead of the last one; restarts always
-    keep the best of their ends. ``mode: train`` searches in the mode the training loop left the model in (ARD, IAD),
-    so BatchNorm uses batch statistics and moves its running ones. ``ramp`` is the share of a training run over which
-    eps and step grow linearly from 0 (small networks under a large eps do not learn otherwise).
+    official codes of TRADES, RSLAD, MTARD and AdaAD) or none; ``clip_start`` brings it into the ball and [0, 1] before
+    the first step, which ARD's code does not. ``best`` keeps the iterate of the highest score instead of the last one;
+    restarts always keep the best of their ends. ``mode: train`` searches in the mode the training loop left the model
+    in (ARD, IAD), so BatchNorm uses batch statistics and moves its running ones. ``ramp`` is the share of a training
+    run over which eps and step grow linearly from 0 (small networks under a large eps do not learn otherwise).
     """
 
     kind: Literal["pgd"] = "pgd"
@@ -53,6 +53,8 @@ class PGD:
             raise ValueError(f"ramp is a share of the run, in [0, 1], got {self.ramp}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        if self.best and not self.clip_start:
+            raise ValueError("best may return the start, so it needs clip_start: a start outside [0, 1] is no image")
 
     def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
@@ -76,19 +78,19 @@ class PGD:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""
         area = ball(self.norm, self.eps)
         length = self.step or 2.5 * self.eps / self.steps
-        x_adv = x.detach()
+        x = x_adv = x.detach()
         if self.start == "uniform":
             x_adv = x_adv + area.uniform(x)
         elif self.start == "normal":
             x_adv = x_adv + 0.001 * torch.randn_like(x)
         if self.clip_start and self.start != "none":
-            x_adv = x_adv.clamp(0, 1)
+            x_adv = area.project(x_adv, x)
         best, best_score = x_adv, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         for _ in range(self.steps):
             score, gradient = ascent(x_adv, objective)
             if self.best:
                 best, best_score = _better(x_adv, score, best, best_score)
-            x_adv = area.project(x_adv + length * area.steepest(gradient), x)
+            x_adv = area.project(x_adv + length * area.steepest(_unblocked(gradient, x_adv)), x)
         if self.best or self.restarts > 1:
             with torch.no_grad():
                 score = objective(x_adv)
@@ -105,6 +107,11 @@ def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         score = objective(point)
         (gradient,) = torch.autograd.grad(score.sum(), point)
     return score.detach(), gradient
+
+
+def _unblocked(gradient: Tensor, x_adv: Tensor) -> Tensor:
+    # A pixel at 0 or 1 that would leave cannot gain; l1, which moves few pixels a step, would be stuck with it.
+    return gradient.masked_fill(((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0)), 0)
 
 
 def _better(x: Tensor, score: Tensor, best: Tensor, best_score: Tensor) -> tuple[Tensor, Tensor]:

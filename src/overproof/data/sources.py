@@ -118,9 +118,12 @@ class Parquet(Source):
             tables = [
                 parquet.read_table(file) for file in files if file.name.split("-")[0].removesuffix(".parquet") == wanted
             ]
-        except pyarrow.ArrowInvalid as problem:
-            raise InputError(f"{folder}: not a readable parquet file ({problem})") from problem
-        return _from_table(pyarrow.concat_tables(tables), folder.name, self.label)
+            return _from_table(pyarrow.concat_tables(tables), folder.name, self.label)
+        except InputError:
+            raise
+        except (OSError, ValueError, pyarrow.ArrowException) as problem:
+            reason = " ".join(str(problem).split())
+            raise InputError(f"{folder}: not a readable parquet file ({reason})") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,19 +174,22 @@ class Npz(Source):
         if not file.is_file():
             raise InputError(f"{self.path}: no such file{_where_looked(self.path)}")
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            # numpy leaves the file open when the archive in it is damaged, so it is opened (and closed) here.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 names = (f"x_{split}", f"y_{split}", "y_train")
                 missing = [name for name in names if name not in archive]
                 if missing:
                     raise InputError(f"{file}: array {missing[0]!r} is missing; it holds {', '.join(archive)}")
                 x, y, y_train = (archive[name] for name in names)
-        except (OSError, ValueError) as problem:
-            if isinstance(problem, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as problem:
+            # A damaged archive raises what zipfile, zlib or numpy trips over first.
             raise InputError(f"{file}: not a readable .npz archive ({problem})") from problem
-        if not np.issubdtype(y.dtype, np.integer):
-            raise InputError(f"{file}: labels must be integers, y_{split} is {y.dtype}")
-        classes = tuple(str(label) for label in range(int(y_train.max()) + 1))
+        for name, labels in ((f"y_{split}", y), ("y_train", y_train)):
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise InputError(f"{file}: labels must be integers, {name} is {labels.dtype}")
+        classes = tuple(str(label) for label in range(int(y_train.max(initial=-1)) + 1))
         return ImageSet(file.stem, _channels_first(x, str(file)), torch.from_numpy(y.astype(np.int64)), classes)
 
 
@@ -241,14 +247,17 @@ def _class_names(table: "pyarrow.Table", column: str) -> tuple[str, ...]:
 
 def _decode(cells: Sequence[Mapping[str, Any]], where: str) -> torch.Tensor:
     """Decode image files ``{bytes, path}`` into one uint8 tensor ``[N, C, H, W]``; grey stays one channel."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     def array(cell: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         file = io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]
         try:
             with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255 without a word
+                    raise ValueError(f"mode {image.mode}: only 8-bit images are read")
                 return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as problem:
+        except Exception as problem:
+            # A damaged image raises what its format's reader trips over first.
             raise InputError(f"{where}: {cell.get('path') or 'an image'} cannot be decoded ({problem})") from problem
 
     if not cells:

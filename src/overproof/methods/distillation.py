@@ -1,7 +1,8 @@
-"""The two numbers that every distillation loss mixes, checked once: a temperature and the weight of the teacher."""
+"""What distillation losses share: the scale of their KL, a temperature, and the weight of the teacher, checked once."""
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from overproof.functional import kl
@@ -15,8 +16,24 @@ def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: flo
 
     The factor keeps the gradient's size as the temperature grows (Hinton et al. 2015).
     """
-    divergence = temperature**2 * kl(student_logits, teacher_logits, temperature)
-    return divergence / student_logits.shape[1] if scale == "class" else divergence
+    return scaled(temperature**2 * kl(student_logits, teacher_logits, temperature), student_logits, scale)
+
+
+def shifted_kl(student_logits: Tensor, teacher_logits: Tensor, scale: KLScale, log_eps: float) -> Tensor:
+    """Return KL(teacher || student) with ``log(p + log_eps)`` for the teacher's logarithm, per example, ``[N]``.
+
+    The form of the RSLAD and MTARD codes (1e-5): the constant shifts the value, never the student's gradient.
+    """
+    divergence = kl(student_logits, teacher_logits)
+    if log_eps:
+        p = F.softmax(teacher_logits, dim=1)
+        divergence = divergence + (p * ((p + log_eps).log() - F.log_softmax(teacher_logits, dim=1))).sum(dim=1)
+    return scaled(divergence, student_logits, scale)
+
+
+def scaled(divergence: Tensor, logits: Tensor, scale: KLScale) -> Tensor:
+    """Return a divergence ``[N]`` summed over the classes of ``logits`` ``[N, K]``, or divided by their number."""
+    return divergence / logits.shape[1] if scale == "class" else divergence
 
 
 def check_mix(alpha: float, temperature: float) -> None:

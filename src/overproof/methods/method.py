@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from overproof.data.images import Batch
+from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier
 
 Terms = dict[str, Tensor]
@@ -19,15 +20,16 @@ class Step:
     """What a method sees of one batch: pixels ``x`` [N, C, H, W] in [0, 1], labels ``y`` [N], networks, memory.
 
     ``state`` is what this method remembers between batches (checkpointed; assign to its keys). ``progress`` is 0 at the
-    first update of the run and 1 at the last. Teachers are frozen and in eval mode.
+    first update of the run and 1 at the last. Teachers are frozen and in eval mode; companions learn with the student.
     """
 
     x: Tensor
     y: Tensor
     student: Classifier
-    teachers: Mapping[str, Classifier]
-    state: dict[str, Tensor]
-    progress: float
+    teachers: Mapping[str, Classifier] = field(default_factory=dict)
+    companions: Mapping[str, Classifier] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    progress: float = 0.0
 
 
 class Method(ABC):
@@ -39,6 +41,8 @@ class Method(ABC):
     kind: str
     roles: ClassVar[tuple[str, ...]] = ("robust",)
     """The teachers it listens to; a recipe names exactly these."""
+    companions: ClassVar[tuple[str, ...]] = ()
+    """Further networks of the student's architecture that are trained beside it and then left behind."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings as a recipe would write them; ``paper`` reproduces the official code, its quirks included."""
 
@@ -51,6 +55,11 @@ class Method(ABC):
         """Return the memory at the start of a run, shaped and placed like this batch."""
         del like
         return {}
+
+    def fitted(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
+        """Return the architecture to train: the student's, or the student's with what this method must add to it."""
+        del teachers
+        return student
 
     @abstractmethod
     def losses(self, step: Step) -> Iterator[Terms]:

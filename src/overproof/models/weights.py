@@ -74,7 +74,9 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
         description: dict[str, Any] = json.loads(description_file.read_text())
         options = dict(description["architecture"])
         signature = Signature(**description["signature"])
-    except (json.JSONDecodeError, KeyError, TypeError) as problem:
+        normalisation = description["normalisation"] or {"mean": (), "std": ()}
+        mean, std = tuple(normalisation["mean"]), tuple(normalisation["std"])
+    except (ValueError, KeyError, TypeError) as problem:  # a ValueError is broken JSON, or bytes that are no text
         raise InputError(f"{description_file}: not a model description of overproof ({problem!r})") from problem
     if sha256(weights_file.read_bytes()).hexdigest() != description.get("digest"):
         raise InputError(f"{weights_file}: damaged or exchanged; its digest is not the one in {description_file.name}")
@@ -82,10 +84,13 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
         weights = load_file(weights_file)
     except SafetensorError as problem:
         raise InputError(f"{weights_file}: not a readable safetensors file ({problem})") from problem
-    normalisation = description["normalisation"] or {"mean": (), "std": ()}
-    architecture = from_plain(options)
-    model = build(architecture, signature, mean=tuple(normalisation["mean"]), std=tuple(normalisation["std"]))
-    model.load_state_dict(weights)
+    try:
+        model = build(from_plain(options), signature, mean=mean, std=std)
+        model.load_state_dict(weights)
+    except InputError as problem:
+        raise InputError(f"{description_file}: {problem}") from problem
+    except (RuntimeError, ValueError, TypeError) as problem:
+        raise InputError(f"{description_file}: does not describe the network in {weights_file.name}") from problem
     return model.eval(), description
 
 

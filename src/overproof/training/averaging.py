@@ -32,6 +32,11 @@ class EMA:
         del progress
         return 1 - min(self.decay, (1 + count) / (10 + count))
 
+    def counts(self, progress: float) -> bool:
+        """Whether the average remembers a network taken here: always."""
+        del progress
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class SWA:
@@ -50,7 +55,11 @@ class SWA:
 
     def share(self, count: int, progress: float) -> float:
         """Return the weight of the newest network, when ``count`` networks are in the average."""
-        return 1.0 if progress < self.start else 1 / (count + 1)
+        return 1 / (count + 1) if self.counts(progress) else 1.0
+
+    def counts(self, progress: float) -> bool:
+        """Whether the average remembers a network taken here: from ``start`` on."""
+        return progress >= self.start
 
 
 class Average:
@@ -67,7 +76,7 @@ class Average:
         if moment != self.rule.moment:
             return
         share = self.rule.share(self.count, progress)
-        self.count = 1 if share == 1.0 else self.count + 1
+        self.count = self.count + 1 if self.rule.counts(progress) else 0
         torch._foreach_lerp_(list(self.parameters.values()), [value.detach() for value in student.parameters()], share)
 
     def network(self, student: Classifier, training: Iterable[Batch]) -> Classifier:

@@ -4,10 +4,10 @@ The only place in the project that calls ``backward`` and ``step``.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch
@@ -57,14 +57,17 @@ class Loop:
         loader: Loader,
         training: Training,
         seed: int,
+        *,
+        companions: Mapping[str, Classifier] | None = None,
     ) -> None:
         self.method, self.student, self.teachers = method, student, teachers
+        self.companions = nn.ModuleDict(companions or {})
         self.loader, self.training, self.seed = loader, training, seed
         self.device = loader.images.images.device
         self.precision = choose_precision(training.precision, self.device, student)
-        for network in (student, *teachers.values()):
+        for network in (student, self.companions, *teachers.values()):
             channels_last(network)
-        self.optimiser = training.optimiser.build(student.parameters())
+        self.optimiser = training.optimiser.build([*student.parameters(), *self.companions.parameters()])
         self.average = Average(training.averaging, student) if training.averaging else None
         self.memory = method.initial_state(next(loader.batches(0)))
         self.epoch, self.batch = 0, 0
@@ -76,6 +79,7 @@ class Loop:
         Between two yields the caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
         """
         self.student.train()
+        self.companions.train()
         batches = len(self.loader)
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
@@ -100,6 +104,7 @@ class Loop:
         return {
             "position": {"epoch": self.epoch, "batch": self.batch},
             "student": self.student.state_dict(),
+            "companions": self.companions.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.state() if self.average else {},
             "memory": self.memory,
@@ -110,6 +115,7 @@ class Loop:
         """Continue from what ``state()`` returned."""
         self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
         self.student.load_state_dict(state["student"])
+        self.companions.load_state_dict(state["companions"])
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average:
             self.average.restore(state["average"])
@@ -125,6 +131,7 @@ class Loop:
             y=batch.y,
             student=self.student,
             teachers=self.teachers,
+            companions={name: cast(Classifier, network) for name, network in self.companions.items()},
             state=self.memory,
             progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
         )

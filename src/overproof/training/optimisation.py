@@ -87,6 +87,11 @@ class SGD:
     weight_decay: float = 5e-4
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        _check_not_negative(self.lr, self.weight_decay)
+        if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
+            raise ValueError(f"momentum must be in [0, 1), and above 0 for nesterov, got {self.momentum}")
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters."""
         return torch.optim.SGD(
@@ -108,9 +113,19 @@ class AdamW:
     weight_decay: float = 1e-2
     betas: tuple[float, float] = (0.9, 0.999)
 
+    def __post_init__(self) -> None:
+        _check_not_negative(self.lr, self.weight_decay)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters."""
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, fused=True)
+
+
+def _check_not_negative(lr: float, weight_decay: float) -> None:
+    if lr < 0 or weight_decay < 0:
+        raise ValueError(f"lr and weight_decay cannot be negative, got {lr} and {weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from overproof.files import write_atomically
 from overproof.report.page import page
 from overproof.report.table import Table, tables
 from overproof.run import Run
+from overproof.verbs.evaluate import SCHEMA
 
 
 def compare(folders: Sequence[Path | str], *, out: Path | None = None) -> list[Table]:
@@ -28,4 +29,6 @@ def evaluated(folder: Path) -> dict[str, Any]:
     found = run.evaluation()
     if found is None:
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
+    if found.get("schema") != SCHEMA:
+        raise InputError(f"{folder}: its evaluation.json is of another version of overproof; evaluate it again")
     return found

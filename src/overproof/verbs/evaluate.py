@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from overproof.attacks.ball import Norm, Radius
+from overproof.attacks.ball import Norm, Radius, Threat
 from overproof.data.images import balanced_subset
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError, nearest
 from overproof.evaluation.attacked import Trial, Verdicts, judge
 from overproof.models.classifier import parameter_count
-from overproof.recipe import Threat, plain
+from overproof.recipe import plain
 from overproof.run import Run
 
 SCHEMA = 1

@@ -1,7 +1,7 @@
 """``train``: from a recipe to a run folder, resumable to the bit."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.files import write_atomically
+from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.weights import build, freeze, save_model
 from overproof.recipe import Recipe, differences, dump, read
@@ -22,7 +23,10 @@ from overproof.run import Run
 from overproof.shipped import find_recipe
 from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
+from overproof.training.cost import passes
 from overproof.training.loop import Loop, Progress
+
+_SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +84,13 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     check_trainable(kept, recipe.training.batch)
     validation_set = held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(place)
     teachers = {role: load_teacher(role, path, images.signature).to(place) for role, path in recipe.teachers.items()}
-    torch.manual_seed(seed_at(recipe.seed, "initial weights"))
-    student = build(recipe.student, images.signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
+    architecture = _fitted(recipe, teachers)
+    student = _network(recipe, architecture, images.signature, "initial weights").to(place)
+    companions = {
+        name: _network(recipe, architecture, images.signature, name).to(place) for name in recipe.method.companions
+    }
     loader = Loader(kept.to(place), recipe.training.batch, recipe.augment, recipe.seed)
-    loop = Loop(recipe.method, student.to(place), teachers, loader, recipe.training, recipe.seed)
+    loop = Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions)
     best: Validation | None = None
     records: list[dict[str, Any]] = []
     refused: list[str] = []
@@ -94,9 +101,13 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "recipe.yaml", dump(recipe).encode())
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise InputError(f"{out}: cannot be made ({problem.strerror})") from problem
+        # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
         _save(run, loop, None)
+        write_atomically(out / "recipe.yaml", dump(recipe).encode())
     selection = recipe.selection
     saved = epoch_started = time.monotonic()
     for progress in loop.run():
@@ -110,7 +121,7 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
                 facts = _facts(recipe, loop)
                 if latest.better_than(best):
                     best = latest
-                    save_model(out, network, recipe.student, images.classes, facts={**facts, **_chosen(latest)})
+                    save_model(out, network, architecture, images.classes, facts={**facts, **_chosen(latest)})
                 if last:
                     save_model(
                         out,
@@ -171,7 +182,9 @@ def overfitting(run: Run) -> str:
 
 def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     """Return whether there is a run to continue; raise ``InputError`` where it would be overwritten or is another."""
-    started = (run.folder / "recipe.yaml").exists()
+    started = (run.folder / "recipe.yaml").is_file()
+    if run.folder.exists() and not run.folder.is_dir():
+        raise InputError(f"{run.folder}: is a file, a run needs a folder; choose another --out")
     if not resume:
         if run.folder.exists() and any(run.folder.iterdir()):
             raise InputError(f"{run.folder}: exists already; continue it with --resume or choose another --out")
@@ -185,6 +198,18 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
             "use the old recipe or another --out"
         )
     return True
+
+
+def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
+    try:
+        return recipe.method.fitted(recipe.student, teachers)
+    except ValueError as problem:
+        raise InputError(f"method {recipe.method.kind!r} cannot use this teacher: {problem}") from problem
+
+
+def _network(recipe: Recipe, architecture: Architecture, signature: Signature, name: str) -> Classifier:
+    torch.manual_seed(seed_at(recipe.seed, name))
+    return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
 
 
 def _save(run: Run, loop: Loop, best: Validation | None) -> None:
@@ -216,6 +241,11 @@ def _record(
         "validation": asdict(latest) if latest else None,
         "best_epoch": best.epoch if best else None,
         "seconds": round(seconds, 3),
+        "passes": {
+            name: {"forward": found.forward * progress.batches, "backward": found.backward * progress.batches}
+            for name, found in passes(loop.method).items()
+        },
+        "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
         "hardware": hardware(loop.device),
     }

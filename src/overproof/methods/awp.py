@@ -1,0 +1,87 @@
+"""AWP: descend the loss at the worst weights near the present ones; wraps another method."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from overproof.data.images import Batch
+from overproof.methods.method import Method, Step, Terms
+from overproof.methods.pgd_at import PGDAT
+from overproof.methods.witness import recorded, search_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AWP(Method):
+    """Adversarial Weight Perturbation (Wu et al., NeurIPS 2020) around any method of one update per batch.
+
+    Every weight tensor with more than one dimension is moved by ``gamma ||w||`` along its gradient of the base's loss;
+    the loss is descended there and the displacement taken back. From the share ``start`` of the run on. The search runs
+    once; the base's loss is computed twice.
+    Official code: the direction is one SGD step of a proxy network, which is the gradient's direction; as here.
+    """
+
+    kind: Literal["awp"] = "awp"
+    base: Method = field(default_factory=PGDAT)
+    gamma: float = 0.005
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.base.updates != 1:
+            raise ValueError(f"awp needs a base of one update per batch; {self.base.kind!r} takes {self.base.updates}")
+        if self.gamma < 0:
+            raise ValueError(f"gamma is a share of a weight's length and cannot be negative, got {self.gamma}")
+
+    @property
+    def roles(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The base's."""
+        return self.base.roles
+
+    def initial_state(self, like: Batch) -> dict[str, Tensor]:
+        """Return the base's memory."""
+        return self.base.initial_state(like)
+
+    def losses(self, step: Step) -> Iterator[Terms]:
+        """Yield the base's terms, at the perturbed weights."""
+        if not self.gamma or step.progress < self.start:
+            yield from self.base.losses(step)
+            return
+        found: list[Tensor] = []
+        searching = search_of(self.base) is not None
+        weights: list[Tensor] = [value for value in step.student.parameters() if value.dim() > 1]
+        directions = self._directions(recorded(self.base, found) if searching else self.base, step, weights)
+        with torch.no_grad():
+            moved = [weight + push for weight, push in zip(weights, directions, strict=True)]
+            before = _exchange(weights, moved)
+        try:
+            yield from (recorded(self.base, found, repeat=True) if searching else self.base).losses(step)
+        finally:
+            # What the optimiser did at the perturbed weights is kept; the displacement alone is taken back.
+            with torch.no_grad():
+                _exchange(weights, [old + (w - at) for old, w, at in zip(before, weights, moved, strict=True)])
+
+    def _directions(self, base: Method, step: Step, weights: list[Tensor]) -> list[Tensor]:
+        """Return every weight's displacement; the rehearsal leaves the method's memory and BatchNorm as they were."""
+        buffers = [(buffer, buffer.clone()) for buffer in step.student.buffers()]
+        rehearsal = base.losses(replace(step, state=dict(step.state)))
+        total = torch.stack(list(next(rehearsal).values())).sum()
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+        rehearsal.close()  # type: ignore[attr-defined]
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        return [
+            torch.zeros_like(weight)
+            if gradient is None
+            else self.gamma * weight.detach().norm() * gradient / (gradient.norm() + 1e-20)
+            for weight, gradient in zip(weights, gradients, strict=True)
+        ]
+
+
+def _exchange(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """Write values into weights, in place; return what was there."""
+    before = [weight.clone() for weight in weights]
+    for weight, value in zip(weights, values, strict=True):
+        weight.copy_(value)
+    return before
