@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit bench clean
+.PHONY: quickstart test format lint types unit bench docs clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## a robust teacher, four kinds of students, a table and a page, in two minutes
@@ -26,6 +26,9 @@ unit: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)  ## the pages that are made from code
+	$(BIN)/python docs/generate.py
 
 bench: $(READY)  ## every speed claim as a ratio; writes benchmarks/results/
 	$(BIN)/python -m benchmarks

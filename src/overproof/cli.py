@@ -175,8 +175,8 @@ def _show_training(news: "Iterator[News]", title: str) -> None:
     with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
         task = bar.add_task(title)
         for item in news:
-            for refused in item.refused:
-                err_console.print(f"{refused}; the one before is used", markup=False, soft_wrap=True)
+            for warning in item.warnings:
+                err_console.print(warning, markup=False, soft_wrap=True)
             done = item.progress.epoch + item.progress.batch / item.progress.batches
             best = f", best robust {100 * item.best.robust:.1f} %" if item.best else ""
             bar.update(task, total=item.epochs, completed=done, description=f"{title}{best}")

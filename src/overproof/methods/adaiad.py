@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
-from overproof.methods.distillation import check_mix
 from overproof.methods.method import Method, Step, Terms
-from overproof.methods.reliability import IdleForwards, introspective_terms, reliability
+from overproof.methods.reliability import IdleForwards, check_introspection, introspective_terms, reliability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class AdaIAD(Method):
     }
 
     def __post_init__(self) -> None:
-        check_mix(self.alpha, self.temperature)
+        check_introspection(self.alpha, self.temperature, self.beta, self.warmup)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``teacher``, ``self`` after the warm-up and, below alpha 1, ``label``."""

@@ -1,6 +1,6 @@
 """AWP: descend the loss at the worst weights near the present ones; wraps another method."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,6 +11,8 @@ from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.witness import recorded, search_of
+from overproof.models.architecture import Architecture
+from overproof.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,22 @@ class AWP(Method):
             raise ValueError(f"awp needs a base of one update per batch; {self.base.kind!r} takes {self.base.updates}")
         if self.gamma < 0:
             raise ValueError(f"gamma is a share of a weight's length and cannot be negative, got {self.gamma}")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start is a share of the run, in [0, 1], got {self.start}")
 
     @property
     def roles(self) -> tuple[str, ...]:  # type: ignore[override]
         """The base's."""
         return self.base.roles
+
+    @property
+    def companions(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The base's."""
+        return self.base.companions
+
+    def fitted(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
+        """Return what the base asks for."""
+        return self.base.fitted(student, teachers)
 
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return the base's memory."""
@@ -64,7 +77,8 @@ class AWP(Method):
 
     def _directions(self, base: Method, step: Step, weights: list[Tensor]) -> list[Tensor]:
         """Return every weight's displacement; the rehearsal leaves the method's memory and BatchNorm as they were."""
-        buffers = [(buffer, buffer.clone()) for buffer in step.student.buffers()]
+        networks = (step.student, *step.companions.values())
+        buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
         rehearsal = base.losses(replace(step, state=dict(step.state)))
         total = torch.stack(list(next(rehearsal).values())).sum()
         gradients = torch.autograd.grad(total, weights, allow_unused=True)

@@ -23,7 +23,9 @@ def temper(
     A teacher whose mean entropy is above the mean of all is sharpened, one below is softened, equal ones stay; for two
     teachers that is the sign of the difference, as in the paper.
     """
-    return (temperatures - rate * torch.sign(entropies - entropies.mean())).clamp(low, high)
+    # n times the distance from the mean as a sum of differences, so that equal entropies give exactly 0.
+    above = (entropies[:, None] - entropies).sum(dim=1)
+    return (temperatures - rate * torch.sign(above)).clamp(low, high)
 
 
 def decayed(rate: float, progress: float, drops: tuple[float, ...], gamma: float = 0.1) -> float:

@@ -36,6 +36,13 @@ def scaled(divergence: Tensor, logits: Tensor, scale: KLScale) -> Tensor:
     return divergence / logits.shape[1] if scale == "class" else divergence
 
 
+def check_weights(**weights: float) -> None:
+    """Raise ``ValueError`` where a weight is negative; the keywords are the options' names."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} is a weight and cannot be negative, got {weight}")
+
+
 def check_mix(alpha: float, temperature: float) -> None:
     """Raise ``ValueError`` for a weight outside [0, 1] or a temperature that is not positive."""
     if not 0 <= alpha <= 1:

@@ -33,6 +33,8 @@ class FastAT(Method):
             raise ValueError(f"reach is the step in units of eps and must be positive, got {self.reach}")
         if self.inner.steps != 1:
             raise ValueError(f"fast_at takes one step; for {self.inner.steps} use pgd_at")
+        if self.inner.step is not None:
+            raise ValueError("fast_at steps by reach times eps; say reach, not inner.step")
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the term ``adv``."""

@@ -68,4 +68,6 @@ class IGDM(Method):
             mirrored = step.x - (found[-1] - step.x)
             own = student.answered() - step.student(mirrored)
             wanted = teacher.answered() - step.teachers["robust"](mirrored)
-            yield {**terms, "gradient": self.weight * step.progress * kl(own, wanted).mean()}
+            gradient = self.weight * step.progress * kl(own, wanted).mean()
+            # A base may have a term of this name (SAAD): both count.
+            yield {**terms, "gradient": terms["gradient"] + gradient if "gradient" in terms else gradient}

@@ -11,7 +11,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy
 from overproof.methods.control import balance, decayed
-from overproof.methods.distillation import KLScale, shifted_kl
+from overproof.methods.distillation import KLScale, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
 
 OFFICIAL_DROPS = (215 / 300, 260 / 300, 285 / 300)
@@ -49,6 +49,7 @@ class MTARD(Method):
 
     def __post_init__(self) -> None:
         check_rate("balance_rate", self.balance_rate)
+        check_weights(factor=self.factor, log_eps=self.log_eps)
 
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return equal weights; the initial losses are unknown (NaN) until the first batch."""

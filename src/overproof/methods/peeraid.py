@@ -8,7 +8,7 @@ import torch
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
-from overproof.methods.distillation import KLScale, check_mix, softened_kl
+from overproof.methods.distillation import KLScale, check_mix, check_weights, softened_kl
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.mode import in_mode
 
@@ -50,6 +50,13 @@ class PeerAiD(Method):
     def __post_init__(self) -> None:
         for temperature in (self.temperature, self.peer_temperature):
             check_mix(1, temperature)
+        check_weights(
+            label=self.label,
+            peer=self.peer,
+            own=self.own,
+            peer_label=self.peer_label,
+            peer_student=self.peer_student,
+        )
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``peer_label``, ``peer_student``, ``label``, ``peer`` and ``own``."""

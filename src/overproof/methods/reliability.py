@@ -6,11 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overproof.functional import cross_entropy, kl
-from overproof.methods.distillation import softened_kl
+from overproof.methods.distillation import check_mix, softened_kl
 from overproof.methods.method import Step, Terms
 
 IdleForwards = Literal["none", "official"]
 """``official``: forward passes whose result is unused and which move BatchNorm statistics, as the published code."""
+
+
+def check_introspection(alpha: float, temperature: float, beta: float, warmup: float) -> None:
+    """Raise ``ValueError`` for options under which trust would not be a share."""
+    check_mix(alpha, temperature)
+    if not beta >= 0:
+        raise ValueError(f"beta is the power of the teacher's probability and cannot be negative, got {beta}")
+    if not 0 <= warmup <= 1:
+        raise ValueError(f"warmup is a share of the run, in [0, 1], got {warmup}")
 
 
 def reliability(teacher_logits: Tensor, y: Tensor, beta: float) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
-from overproof.methods.distillation import KLScale, check_mix, shifted_kl
+from overproof.methods.distillation import KLScale, check_mix, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -37,6 +37,7 @@ class RSLAD(Method):
 
     def __post_init__(self) -> None:
         check_mix(self.alpha, 1)
+        check_weights(factor=self.factor, log_eps=self.log_eps)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``adv`` and ``clean``."""

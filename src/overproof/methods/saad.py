@@ -8,6 +8,7 @@ from torch import Tensor
 
 from overproof.attacks.pgd import PGD, ascent
 from overproof.functional import entropy, kl
+from overproof.methods.distillation import check_weights
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -29,6 +30,11 @@ class SAAD(Method):
     clean_weight: float = 0.0
     correction: float = 1.0
     inner: PGD = field(default_factory=lambda: PGD(start="normal"))
+
+    def __post_init__(self) -> None:
+        check_weights(
+            entropy_scale=self.entropy_scale, gradient_weight=self.gradient_weight, clean_weight=self.clean_weight
+        )
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``adv``, ``gradient`` and, where it has weight, ``clean``."""

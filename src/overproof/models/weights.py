@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 
 from overproof.errors import InputError, nearest
 from overproof.files import write_atomically
+from overproof.models.adapted import Adapted
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
@@ -97,12 +98,15 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
 def from_plain(options: Mapping[str, Any]) -> Architecture:
     """Return the architecture that ``dataclasses.asdict`` turned into plain values, JSON lists included."""
     kind = str(options.get("kind"))
-    if kind not in FAMILIES:
-        raise InputError(f"no architecture of kind {kind!r}{nearest(kind, FAMILIES)}")
-    return FAMILIES[kind](**{key: _frozen(value) for key, value in options.items()})
+    kinds = {**FAMILIES, Adapted.kind: Adapted}
+    if kind not in kinds:
+        raise InputError(f"no architecture of kind {kind!r}{nearest(kind, kinds)}")
+    return kinds[kind](**{key: _frozen(value) for key, value in options.items()})
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, Mapping):  # the base of an adapted network
+        return from_plain(value)
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

@@ -8,6 +8,7 @@ from overproof.methods.catalogue import methods
 from overproof.models.catalogue import FAMILIES, NAMED
 from overproof.recipe import SOURCES
 from overproof.shipped import recipe_names
+from overproof.training.cost import passes
 
 Lines = Iterable[tuple[str, str]]
 
@@ -23,6 +24,14 @@ def _classes(kinds: Mapping[str, type]) -> Lines:
     return ((kind, _first_sentence(cls)) for kind, cls in kinds.items())
 
 
+def _methods() -> Lines:
+    for kind, cls in methods().items():
+        method = cls()
+        costs = "; ".join(f"{name} {cost}" for name, cost in passes(method).items())
+        teachers = ", ".join(method.roles) or "none"
+        yield kind, f"{_first_sentence(cls)} Teachers: {teachers}. Per batch: {costs}."
+
+
 def _models() -> Lines:
     yield from _classes(FAMILIES)
     yield from ((name, repr(architecture)) for name, architecture in NAMED.items())
@@ -33,7 +42,7 @@ def _first_sentence(cls: type) -> str:
 
 
 _ROOMS: Mapping[str, Callable[[], Lines]] = {
-    "methods": lambda: _classes(methods()),
+    "methods": _methods,
     "attacks": lambda: _classes({PGD.kind: PGD}),
     "models": _models,
     "datasets": lambda: _classes(SOURCES),

@@ -51,7 +51,7 @@ class News:
     learning_rate: float
     validation: Validation | None = None
     best: Validation | None = None
-    refused: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def train(
@@ -93,9 +93,10 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     loop = Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions)
     best: Validation | None = None
     records: list[dict[str, Any]] = []
-    refused: list[str] = []
+    warnings: list[str] = []
     if resuming:
         state, refused = load_checkpoint(run.checkpoints)
+        warnings += [f"{sentence}; the one before is used" for sentence in refused]
         loop.restore(state)
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
@@ -119,6 +120,11 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
                 network = loop.network()
                 latest = validate(network, validation_set, recipe, progress.epoch, loop.precision)
                 facts = _facts(recipe, loop)
+                if best and collapsed(best, latest):
+                    warnings.append(
+                        f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
+                        f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
+                    )
                 if latest.better_than(best):
                     best = latest
                     save_model(out, network, architecture, images.classes, facts={**facts, **_chosen(latest)})
@@ -126,7 +132,7 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
                     save_model(
                         out,
                         network,
-                        recipe.student,
+                        architecture,
                         images.classes,
                         facts={**facts, **_chosen(latest)},
                         name="last",
@@ -144,9 +150,9 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
             learning_rate=loop.optimiser.param_groups[0]["lr"],
             validation=latest,
             best=best,
-            refused=tuple(refused),
+            warnings=tuple(warnings),
         )
-        refused = []
+        warnings = []
 
 
 def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, precision: str) -> Validation:
@@ -163,6 +169,14 @@ def load_teacher(role: str, path: str, signature: Signature) -> Classifier:
     if teacher.signature != signature:
         raise InputError(f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {signature}")
     return freeze(teacher)
+
+
+def collapsed(best: Validation, latest: Validation) -> bool:
+    """Whether robust accuracy fell to less than half of its best while clean accuracy kept 90 % of its own.
+
+    The mark of catastrophic overfitting in one-step training (Wong et al. 2020); a network that diverges loses both.
+    """
+    return latest.robust < best.robust / 2 and latest.clean > 0.9 * best.clean
 
 
 def overfitting(run: Run) -> str:

@@ -1,0 +1,201 @@
+"""Write the pages that are made from code and results; ``--check`` fails where a page is out of date."""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from overproof.evaluation.evidence import Evidence, Spread
+from overproof.methods.catalogue import methods
+from overproof.recipe import plain
+from overproof.shipped import recipe_folder, recipe_names
+from overproof.training.cost import passes
+
+DOCS = Path(__file__).parent
+
+
+def pages() -> dict[Path, str]:
+    """Return every generated page's text by its path."""
+    found = {DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()}
+    return {DOCS / "methods" / "index.md": index_page(), DOCS / "results.md": results_page(), **found}
+
+
+def index_page() -> str:
+    """Return the table of all methods."""
+    rows = [
+        f"| [`{kind}`]({kind}.md) | {first_sentence(kind)} | {', '.join(cls().roles) or 'none'} | {cost_line(kind)} |"
+        for kind, cls in methods().items()
+    ]
+    table = "\n".join(["| kind | what | teachers | passes per batch |", "|---|---|---|---|", *rows])
+    return f"{INDEX_HEAD}\n{table}\n{INDEX_TAIL}"
+
+
+def method_page(kind: str) -> str:
+    """Return one method's page: its card, its options, its cost and its recipes."""
+    cls = methods()[kind]
+    method = cls()
+    options = "\n".join(f"| `{name}` | `{value}` |" for name, value in plain(method).items() if name != "kind")
+    presets = "".join(f"\nPreset `{name}`: `{values}`.\n" for name, values in cls.presets.items())
+    recipes = [name for name in recipe_names() if mentions(name, kind)]
+    return f"""# `{kind}`
+
+{inspect.cleandoc(cls.__doc__ or "")}
+
+**Cost per batch** (measured at the defaults): {cost_line(kind)}.
+
+| option | default |
+|---|---|
+{options}
+{presets}
+Recipes: {", ".join(f"`{name}`" for name in recipes) or "none yet"}.
+"""
+
+
+def results_page() -> str:
+    """Return the page of measured tables; every figure comes from a file under ``docs/results``."""
+    runs = json.loads((DOCS / "results" / "mnist.json").read_text())
+    footing = {(run["data"]["digest"], str(run["threat"])) for run in runs}
+    assert len(footing) == 1, "figures on different images or threats do not belong in one table"
+    names = dict.fromkeys(re.sub(r"-\d+$", "", run["run"]).removeprefix("mnist-") for run in runs)
+    rows = [
+        result_row(name, [run for run in runs if re.fullmatch(rf"mnist-{name}(-\d+)?", run["run"])]) for name in names
+    ]
+    attacks = list(runs[0]["attacks"])
+    head = ["network", "method", "parameters", "seeds", "clean", *attacks, "worst", "minutes", "student passes"]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+    machines = ", ".join(sorted({f"{run['hardware']}, {run['precision']}" for run in runs}))
+    versions = ", ".join(sorted({f"torch {run['versions']['torch']}" for run in runs}))
+    return RESULTS.format(table=table, machines=machines, versions=versions)
+
+
+def result_row(name: str, runs: list[dict[str, Any]]) -> list[str]:
+    """Return one method's line: mean and 95 % Student interval over seeds, or the Wilson interval of a single run."""
+
+    def cell(of: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+        if len(runs) == 1:
+            found = of(runs[0])
+            return str(Evidence(claim="", passed=found["passed"], of=found["of"]))
+        return str(Spread.of([of(run)["share"] for run in runs]))
+
+    minutes = sum(run["training_seconds"] for run in runs) / len(runs) / 60
+    passes = sum(run["passes"]["student"] for run in runs) / len(runs)
+    return [
+        name,
+        f"`{runs[0]['method']}`",
+        f"{runs[0]['parameters']:,}",
+        str(len(runs)),
+        cell(lambda run: run["clean"]),
+        *(cell(lambda run, attack=attack: run["attacks"][attack]) for attack in runs[0]["attacks"]),
+        cell(lambda run: run["worst"]),
+        f"{minutes:.1f}",
+        f"{passes:,.0f}",
+    ]
+
+
+def first_sentence(kind: str) -> str:
+    """Return the card's first paragraph in one line."""
+    return " ".join(inspect.cleandoc(methods()[kind].__doc__ or "").split("\n\n")[0].split("\nFormula")[0].split())
+
+
+def cost_line(kind: str) -> str:
+    """Return what a batch costs in passes of each network."""
+    return "; ".join(f"{name} {cost}" for name, cost in passes(methods()[kind]()).items())
+
+
+def mentions(recipe: str, kind: str) -> bool:
+    """Whether a shipped recipe is of this method."""
+    return f"method: {{kind: {kind}" in (recipe_folder() / f"{recipe}.yaml").read_text()
+
+
+RESULTS = """# Results
+
+Made from the files under `docs/results` by `make docs`; nothing here is typed. Figures are percent of the whole test
+split. With several seeds: mean ± 95 % Student interval over seeds; with one: Wilson 95 % interval over images.
+
+## MNIST, L-inf 0.3: one teacher, one student, twelve ways to teach it
+
+Teacher: convnet 32-64-256. Student: convnet 8-16-64, 15.8 times fewer parameters. All students: 8 epochs, AdamW, one
+cycle, searches of 7 steps with a growing radius over the first half; the best epoch by PGD-10 on held-out training
+images. Attacks: FGSM; PGD-20 with 3 random restarts. These are first-order attacks on cross-entropy: an upper estimate
+of robustness, not yet the standard suite. Minutes are of training, one thread, with other work on the machine.
+
+{table}
+
+Hardware: {machines}; {versions}.
+
+Commands, with `OVERPROOF_DATA` at the folder that holds `mnist`:
+
+    overproof train mnist/teacher && overproof evaluate runs/mnist-teacher
+    overproof train mnist/clean_teacher
+    for seed in 0 1 2; do for m in natural at trades kd ard fast_ard rslad adaad mtard b_mtard rrm igdm; do
+      overproof train mnist/$m --set seed=$seed --set name=mnist-$m-$seed && overproof evaluate runs/mnist-$m-$seed
+    done; done
+    python docs/collect.py docs/results/mnist.json runs/mnist-* && make docs
+
+## Speed
+
+`make bench` measures every claim as a ratio in one process, alternating, and writes `benchmarks/results/`.
+"""
+
+INDEX_HEAD = """# Methods
+
+One file each in `src/overproof/methods`; this page is made from their cards by `make docs`. Every method in its
+`preset: paper` form is compared with the official code's numbers in `tests/reference` (adversarial examples, terms,
+gradients, BatchNorm statistics, controllers' trajectories), except where its card says that no numbers were at hand.
+"""
+
+INDEX_TAIL = """
+## Without our loop
+
+A method is a value and a generator; any loop can drive it. Everything a step of plain PyTorch (or a Lightning
+`training_step` with manual optimisation) needs:
+
+```python
+import torch
+from overproof.data.images import Batch
+from overproof.methods.method import Step
+from overproof.methods.rslad import RSLAD
+
+def fit(method, student, teachers, batches, optimiser, epochs):
+    state = method.initial_state(Batch(*batches[0]))
+    total = epochs * len(batches)
+    for number in range(total):
+        x, y = batches[number % len(batches)]
+        step = Step(x=x, y=y, student=student, teachers=teachers, state=state, progress=number / max(1, total - 1))
+        for terms in method.losses(step):
+            loss = torch.stack(list(terms.values())).sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+```
+
+Wrap any network as `overproof.models.classifier.Classifier(network, signature)`, freeze teachers with
+`overproof.models.weights.freeze`, and put the student in train mode. A method with `companions` wants them in
+`Step(companions=...)` and their parameters in the optimiser.
+
+## Left out, and why
+
+| method | reason |
+|---|---|
+| CIARD | its code differs from its text in weights and push term, reports no AutoAttack, and carries no licence |
+| ABSLD | targets worst-class accuracy; its code shares one tensor between two scalings, so there is nothing to equal |
+| DGAD, MMARD, DARD, information-bottleneck | no code was at hand to prove equality with |
+| IAD-II, AKD2 | a fixed mixture of two teachers and labels, weaker than what is here |
+"""
+
+
+def main() -> None:
+    """Write every page, or check that each is as it would be written."""
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
+    if "--check" in sys.argv:
+        sys.exit(f"out of date, run make docs: {', '.join(path.name for path in stale)}" if stale else 0)
+    for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
