@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.ratio import Ratio, ratio
-from benchmarks.steps import bare_passes, loop_step, textbook_step
+from benchmarks.steps import ard, bare_passes, loop_step, textbook_step
 from overproof.environment import hardware, versions
+from overproof.methods.catalogue import methods as catalogue
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,7 +32,7 @@ class Claim:
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
     """bf16 and channels-last in our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(textbook_step(name, batch), loop_step(name, batch, "bf16"), rounds)
+        found = ratio(textbook_step(name, batch), loop_step(ard(), name, batch, "bf16"), rounds)
         yield Claim(
             f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our bf16 channels-last step",
             ">= 2.0",
@@ -43,9 +44,26 @@ def precision(rounds: int, batch: int) -> Iterator[Claim]:
 def overhead(rounds: int, batch: int) -> Iterator[Claim]:
     """Our step against nothing but its network passes, same precision and layout."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(loop_step(name, batch, "bf16"), bare_passes(name, batch, "bf16"), rounds)
+        found = ratio(loop_step(ard(), name, batch, "bf16"), bare_passes(ard(), name, batch, "bf16"), rounds)
         yield Claim(
             f"{name}, PGD-10 ARD, batch {batch}: our step / its bare network passes",
+            "<= 1.05",
+            found,
+            found.median <= 1.05,
+        )
+
+
+def methods(rounds: int, batch: int) -> Iterator[Claim]:
+    """Every method's step against the passes its cost counts."""
+    for kind, cls in catalogue().items():
+        method = cls()
+        found = ratio(
+            loop_step(method, "resnet18", batch // 4, "bf16"),
+            bare_passes(method, "resnet18", batch // 4, "bf16"),
+            rounds,
+        )
+        yield Claim(
+            f"{kind}, resnet18, batch {batch // 4}: our step / the passes it counts",
             "<= 1.05",
             found,
             found.median <= 1.05,
@@ -75,7 +93,7 @@ def _python(code: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-SUITES = {"precision": precision, "overhead": overhead, "startup": startup}
+SUITES = {"precision": precision, "overhead": overhead, "methods": methods, "startup": startup}
 
 
 def main() -> None:
@@ -91,8 +109,9 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.is_file() else {}
     print(f"{place}; torch {torch.__version__}; {options.rounds} rounds, alternating; median [min, max]\n")
     for name in options.suites:
-        claims = list(SUITES[name](options.rounds, options.batch))
-        for claim in claims:
+        claims = []
+        for claim in SUITES[name](options.rounds, options.batch):
+            claims.append(claim)
             print(
                 f"{'holds' if claim.holds else 'FAILS'}  {claim.name}: {claim.measured}  (target {claim.target})",
                 flush=True,

@@ -1,10 +1,10 @@
-"""One PGD-10 ARD step in the project's loop, in fp32 NCHW, and as nothing but its network passes."""
+"""One training step three ways: in the project's loop, in textbook fp32, and as nothing but its network passes."""
 
 from collections.abc import Callable
 from itertools import count
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
@@ -12,24 +12,28 @@ from overproof.data.images import ImageSet
 from overproof.data.loader import Loader
 from overproof.functional import cross_entropy, kl
 from overproof.methods.ard import ARD
+from overproof.methods.method import Method
+from overproof.methods.witness import search_of
 from overproof.models.catalogue import named
 from overproof.models.classifier import Classifier
 from overproof.models.weights import build, channels_last, freeze
 from overproof.signature import Signature
+from overproof.training.cost import passes
 from overproof.training.loop import Loop
 from overproof.training.optimisation import SGD, Constant, Training
 
 CIFAR = Signature(channels=3, height=32, width=32, classes=10)
 
 
-def networks(name: str, *, last: bool) -> tuple[Classifier, Classifier]:
-    """Return a student and a frozen teacher of one architecture, channels-last or not."""
-    torch.manual_seed(0)
-    student, teacher = build(named(name), CIFAR).train(), freeze(build(named(name), CIFAR))
-    if last:
-        channels_last(student)
-        channels_last(teacher)
-    return student, teacher
+def ard(steps: int = 10) -> ARD:
+    """Return the method the precision claims are about."""
+    return ARD(alpha=1.0, temperature=5.0, inner=PGD(steps=steps))
+
+
+def network(name: str, seed: int) -> Classifier:
+    """Return a network of CIFAR's shape with weights drawn by the seed."""
+    torch.manual_seed(seed)
+    return build(named(name), CIFAR).train()
 
 
 def noise(batch: int) -> ImageSet:
@@ -39,57 +43,89 @@ def noise(batch: int) -> ImageSet:
     return ImageSet("noise", images, torch.arange(batch) % 10, tuple("0123456789"))
 
 
-def loop_step(name: str, batch: int, precision: str, steps: int = 10) -> Callable[[], None]:
+def loop_step(method: Method, name: str, batch: int, precision: str) -> Callable[[], None]:
     """Return a function that takes one step of the project's own loop, data and augmentation included."""
-    student, teacher = networks(name, last=True)
     loader = Loader(noise(batch), batch, Augment(crop=4, flip=True), seed=0)
     training = Training(epochs=10**6, batch=batch, precision=precision, optimiser=SGD(lr=1e-4), schedule=Constant())
-    method = ARD(alpha=1.0, temperature=5.0, inner=PGD(steps=steps))
-    progress = Loop(method, student, {"robust": teacher}, loader, training, seed=0).run()
-    return lambda: next(progress)
+    teachers = {role: freeze(network(name, 1)) for role in method.roles}
+    companions = {other: network(name, 2) for other in method.companions}
+    run = Loop(method, network(name, 0), teachers, loader, training, seed=0, companions=companions).run()
+    return lambda: next(run)
 
 
 def textbook_step(name: str, batch: int, steps: int = 10) -> Callable[[], None]:
-    """Return a function that takes the same step as the loop, in fp32 with NCHW layout."""
-    return _bare(name, batch, steps, precision="fp32", last=False, arithmetic=True)
-
-
-def bare_passes(name: str, batch: int, precision: str, steps: int = 10) -> Callable[[], None]:
-    """Return a function that runs only the network passes and the optimiser of a step: the floor of its cost."""
-    return _bare(name, batch, steps, precision=precision, last=True, arithmetic=False)
-
-
-def _bare(name: str, batch: int, steps: int, *, precision: str, last: bool, arithmetic: bool) -> Callable[[], None]:
-    student, teacher = networks(name, last=last)
-    optimiser = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
-    layout = torch.channels_last if last else torch.contiguous_format
-    x = (noise(batch).images.float() / 255).contiguous(memory_format=layout)
-    y = torch.arange(batch) % 10
+    """Return a function that takes one ARD step in fp32 with NCHW layout, written as a textbook would."""
+    student, teacher = network(name, 0), freeze(network(name, 1))
+    optimiser = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    x, y = noise(batch).images.float() / 255, torch.arange(batch) % 10
     number = count()
 
     def step() -> None:
         torch.manual_seed(next(number))
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            target = teacher(x)
-            adv = _search(student, x, y, steps, arithmetic=arithmetic)
-            logits = student(adv)
-            loss = 25 * kl(logits, target, 5.0).mean() if arithmetic else logits.mean()
-        optimiser.zero_grad(set_to_none=True)
+        target = teacher(x)
+        adv = (x + torch.empty_like(x).uniform_(-8 / 255, 8 / 255)).clamp(0, 1)
+        student.eval()
+        for _ in range(steps):
+            adv = adv.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(cross_entropy(student(adv), y).sum(), adv)
+            moved = adv.detach() + 2 / 255 * gradient.sign()
+            adv = torch.minimum(torch.maximum(moved, x - 8 / 255), x + 8 / 255).clamp(0, 1)
+        student.train()
+        loss = 25 * kl(student(adv.detach()), target, 5.0).mean()
+        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
 
     return step
 
 
-def _search(student: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, *, arithmetic: bool) -> torch.Tensor:
-    student.eval()
-    adv = (x + torch.empty_like(x).uniform_(-8 / 255, 8 / 255)).clamp(0, 1) if arithmetic else x
-    for _ in range(steps):
-        adv = adv.detach().requires_grad_()
-        loss = cross_entropy(student(adv), y).sum() if arithmetic else student(adv).sum()
-        (gradient,) = torch.autograd.grad(loss, adv)
-        if arithmetic:
-            moved = adv.detach() + 2 / 255 * gradient.sign()
-            adv = torch.minimum(torch.maximum(moved, x - 8 / 255), x + 8 / 255).clamp(0, 1)
-    student.train()
-    return adv.detach()
+def bare_passes(method: Method, name: str, batch: int, precision: str) -> Callable[[], None]:
+    """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its step."""
+    student = network(name, 0)
+    others = {role: freeze(network(name, 1)) for role in method.roles}
+    peers = {other: network(name, 2) for other in method.companions}
+    for one in (student, *others.values(), *peers.values()):
+        channels_last(one)
+    learning = [*student.parameters(), *(value for peer in peers.values() for value in peer.parameters())]
+    optimiser = SGD(lr=1e-4).build(learning)
+    x = (noise(batch).images.float() / 255).contiguous(memory_format=torch.channels_last)
+    cost = passes(method)
+    search = search_of(getattr(method, "base", method))
+    steps = search.steps if search else 0
+    learners = {"student": (student, steps), **{other: (peer, 0) for other, peer in peers.items()}}
+    moving = "delta" in method.initial_state(next(iter(noise(batch).batches(batch))))
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            for role, teacher in others.items():
+                for _ in range(cost[role].backward):
+                    _to_pixels(teacher, x)
+                with torch.no_grad():
+                    for _ in range(cost[role].forward - cost[role].backward):
+                        teacher(x)
+            student.eval()
+            for _ in range(steps):
+                _to_pixels(student, x)
+            student.train()
+            with torch.no_grad():
+                for other, (one, _) in learners.items():
+                    for _ in range(cost[other].forward - cost[other].backward):
+                        one(x)
+        for _ in range(method.updates):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                losses = [
+                    one(x.detach().requires_grad_() if moving else x).mean()
+                    for other, (one, searched) in learners.items()
+                    for _ in range((cost[other].backward - searched) // method.updates)
+                ]
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(losses).sum().backward()
+            optimiser.step()
+
+    return step
+
+
+def _to_pixels(one: nn.Module, x: Tensor) -> None:
+    """Run one forward pass and one backward pass to the pixels."""
+    point = x.detach().requires_grad_()
+    torch.autograd.grad(one(point).sum(), point)

@@ -45,11 +45,12 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Return the difference-of-logits ratio per example, ``[N]``; higher is worse for the model.
 
     ``-(z_y - max_{j != y} z_j) / (z_(1) - z_(3))`` (Croce and Hein 2020, eq. 6). Invariant to shift and scale of the
-    logits. With two classes there is no third logit and the denominator falls back to ``z_(1) - z_(2)``.
+    logits. With two classes there is no third logit, and the ratio would be constant: the margin alone is returned.
     """
+    if logits.shape[1] == 2:
+        return -margin(logits, y)
     ordered = logits.sort(dim=1, descending=True).values
-    spread = ordered[:, 0] - ordered[:, min(2, logits.shape[1] - 1)]
-    return -margin(logits, y) / (spread + 1e-12)
+    return -margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import fx, nn
 
+from overproof.models.adapted import Adapted
 from overproof.models.architecture import Signature
 from overproof.models.catalogue import FAMILIES
 from overproof.models.convnet import ConvNet
@@ -30,6 +31,7 @@ SMALL = [
     DMWideResNet(depth=10, width=2),
     MobileNetV2(width=0.25),
     VGG(depth=11, width=0.125),
+    Adapted(base=ResNet(depth=20, width=0.5), features=9),
 ]
 # A family that is added and not listed here is examined with its defaults.
 SMALL += [family() for family in FAMILIES.values() if family not in map(type, SMALL)]
@@ -64,7 +66,8 @@ def test_logits_are_the_head_of_the_embedding(architecture, x):
 
 @every_model
 def test_its_repr_rebuilds_it(architecture):
-    assert eval(repr(architecture), {type(architecture).__name__: type(architecture)}) == architecture
+    names = {family.__name__: family for family in FAMILIES.values()}
+    assert eval(repr(architecture), names) == architecture
 
 
 @every_model

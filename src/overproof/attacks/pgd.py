@@ -90,7 +90,7 @@ class PGD:
             score, gradient = ascent(x_adv, objective)
             if self.best:
                 best, best_score = _better(x_adv, score, best, best_score)
-            x_adv = area.project(x_adv + length * area.steepest(_unblocked(gradient, x_adv)), x)
+            x_adv = area.project(x_adv + length * area.steepest(self._free(gradient, x_adv)), x)
         if self.best or self.restarts > 1:
             with torch.no_grad():
                 score = objective(x_adv)
@@ -98,6 +98,15 @@ class PGD:
         else:
             best = x_adv
         return best, best_score
+
+    def _free(self, gradient: Tensor, x_adv: Tensor) -> Tensor:
+        """Return the gradient without the pixels at 0 or 1 that would leave: a step spent on them is lost.
+
+        Under linf every pixel steps on its own, and projection does the same for nothing.
+        """
+        if self.norm == "linf":
+            return gradient
+        return gradient.masked_fill(((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0)), 0)
 
 
 def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
@@ -107,11 +116,6 @@ def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         score = objective(point)
         (gradient,) = torch.autograd.grad(score.sum(), point)
     return score.detach(), gradient
-
-
-def _unblocked(gradient: Tensor, x_adv: Tensor) -> Tensor:
-    # A pixel at 0 or 1 that would leave cannot gain; l1, which moves few pixels a step, would be stuck with it.
-    return gradient.masked_fill(((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0)), 0)
 
 
 def _better(x: Tensor, score: Tensor, best: Tensor, best_score: Tensor) -> tuple[Tensor, Tensor]:

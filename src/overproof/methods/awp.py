@@ -98,4 +98,5 @@ def _exchange(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     before = [weight.clone() for weight in weights]
     for weight, value in zip(weights, values, strict=True):
         weight.copy_(value)
+    torch.clear_autocast_cache()  # it holds low-precision copies of what was there
     return before

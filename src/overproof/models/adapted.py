@@ -1,11 +1,12 @@
 """A network with one more linear layer before its head, so that its representation has a chosen width."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor, nn
 
 from overproof.models.architecture import Architecture, Backbone
+from overproof.models.convnet import ConvNet
 from overproof.signature import Signature
 
 
@@ -17,8 +18,8 @@ class Adapted(Architecture):
     """
 
     kind: Literal["adapted"] = "adapted"
-    base: Architecture
-    features: int
+    base: Architecture = field(default_factory=ConvNet)
+    features: int = 512
 
     def __post_init__(self) -> None:
         if self.features < 1:

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 
+from overproof.models.adapted import Adapted
 from overproof.models.architecture import Architecture
 from overproof.models.convnet import ConvNet
 from overproof.models.dm_wide import DMWideResNet
@@ -13,7 +14,8 @@ from overproof.models.vgg import VGG
 from overproof.models.wide import WideResNet
 
 FAMILIES: dict[str, type[Architecture]] = {
-    family.kind: family for family in (ConvNet, DMWideResNet, MLP, MobileNetV2, PreActResNet, ResNet, VGG, WideResNet)
+    family.kind: family
+    for family in (Adapted, ConvNet, DMWideResNet, MLP, MobileNetV2, PreActResNet, ResNet, VGG, WideResNet)
 }
 """Every family of this package, by its ``kind``."""
 

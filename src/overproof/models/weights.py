@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save
 
 from overproof.errors import InputError, nearest
 from overproof.files import write_atomically
-from overproof.models.adapted import Adapted
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
@@ -43,7 +42,10 @@ def save_model(
     facts: Mapping[str, Any],
     name: str = "model",
 ) -> str:
-    """Write ``name.safetensors`` and ``name.json`` whole or not at all; return the SHA-256 of the weights' file."""
+    """Write ``name.safetensors``, then ``name.json``, each whole or not at all; return the weights' SHA-256.
+
+    A crash between the two leaves a pair that ``load_model`` refuses, because the description holds the digest.
+    """
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     body = save(weights)
     digest = sha256(body).hexdigest()
@@ -98,10 +100,9 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
 def from_plain(options: Mapping[str, Any]) -> Architecture:
     """Return the architecture that ``dataclasses.asdict`` turned into plain values, JSON lists included."""
     kind = str(options.get("kind"))
-    kinds = {**FAMILIES, Adapted.kind: Adapted}
-    if kind not in kinds:
-        raise InputError(f"no architecture of kind {kind!r}{nearest(kind, kinds)}")
-    return kinds[kind](**{key: _frozen(value) for key, value in options.items()})
+    if kind not in FAMILIES:
+        raise InputError(f"no architecture of kind {kind!r}{nearest(kind, FAMILIES)}")
+    return FAMILIES[kind](**{key: _frozen(value) for key, value in options.items()})
 
 
 def _frozen(value: Any) -> Any:

@@ -34,7 +34,8 @@ def _methods() -> Lines:
 
 def _models() -> Lines:
     yield from _classes(FAMILIES)
-    yield from ((name, repr(architecture)) for name, architecture in NAMED.items())
+    # A few names (mlp) are also a family's.
+    yield from ((name, repr(architecture)) for name, architecture in NAMED.items() if name not in FAMILIES)
 
 
 def _first_sentence(cls: type) -> str:

@@ -45,8 +45,8 @@ class Outcome:
                 f"network trained adversarially on its own (mean of {len(SEEDS)} seeds)."
             )
         return (
-            f"Here distillation did not help: {-gain:.1f} points less robust accuracy than adversarial training of the "
-            f"same network (mean of {len(SEEDS)} seeds)."
+            f"Here distillation did not help: {abs(gain):.1f} points less robust accuracy than adversarial training of "
+            f"the same network (mean of {len(SEEDS)} seeds)."
         )
 
 

@@ -1,0 +1,5 @@
+"""``python -m overproof``: the command line."""
+
+from overproof.cli import main
+
+main()

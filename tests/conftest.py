@@ -1,0 +1,109 @@
+"""What every test may use: one thread, one seed, a tiny network, a tiny batch, and exact worst cases."""
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+
+from overproof.data.images import Batch
+from overproof.methods.method import Step
+from overproof.models.classifier import Classifier
+from overproof.models.weights import freeze
+from overproof.signature import Signature
+
+# Tiny tensors gain nothing from a second thread, and sums are added in the same order on every machine.
+torch.set_num_threads(1)
+settings.register_profile("overproof", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("overproof")
+
+TINY = Signature(channels=3, height=8, width=8, classes=4)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_classifier():
+    """Return a maker of networks with two BatchNorms whose statistics are not the identity, in train mode."""
+
+    def make(seed=0, *, dtype=torch.float32):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = nn.Sequential(
+                nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(6),
+                nn.ReLU(),
+                nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Linear(32, TINY.classes),
+            )
+            for module in layers:
+                if isinstance(module, nn.BatchNorm2d):
+                    module.running_mean.normal_(std=0.1)
+                    module.running_var.uniform_(0.5, 1.5)
+        return Classifier(layers, TINY, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.25)).to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def tiny_batch():
+    """Return six images, some of whose pixels are exactly 0 or 1, and their labels."""
+    x = (1.2 * torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.1).clamp(0, 1)
+    return Batch(x, torch.arange(6) % TINY.classes)
+
+
+@pytest.fixture
+def make_step(tiny_classifier, tiny_batch):
+    """Return a maker of what a method sees of one batch: a student in train mode, silent teachers, companions."""
+
+    def make(method, *, student=None, state=None, dtype=torch.float32, progress=1.0):
+        batch = Batch(tiny_batch.x.to(dtype), tiny_batch.y)
+        return Step(
+            x=batch.x,
+            y=batch.y,
+            student=student or tiny_classifier(seed=100, dtype=dtype),
+            teachers={role: freeze(tiny_classifier(seed, dtype=dtype)) for seed, role in enumerate(method.roles)},
+            companions={
+                name: tiny_classifier(seed, dtype=dtype) for seed, name in enumerate(method.companions, start=200)
+            },
+            state=method.initial_state(batch) if state is None else state,
+            progress=progress,
+        )
+
+    return make
+
+
+@pytest.fixture
+def modes():
+    """Return a function from a network to the mode of every submodule."""
+    return lambda network: {name: module.training for name, module in network.named_modules()}
+
+
+@pytest.fixture
+def worst_case():
+    """Return the exact answer to: how much can ``slope . delta`` [N] grow inside the ball and [0, 1] around ``x``?"""
+
+    def gain(norm, slope, x, eps):
+        steep = slope.abs().flatten(1)
+        room = torch.where(slope > 0, 1 - x, x).flatten(1)  # how far a pixel can move in the direction that pays
+        if norm == "linf":
+            return (steep * room.clamp(max=eps)).sum(dim=1)
+        if norm == "l1":  # the budget goes to the steepest pixel until it is full, then to the next
+            order = steep.argsort(dim=1, descending=True)
+            steep, room = steep.gather(1, order), room.gather(1, order)
+            before = room.cumsum(dim=1) - room
+            return (steep * (eps - before).clamp(min=0).minimum(room)).sum(dim=1)
+        # l2: delta = min(t * slope, room), and the length grows with t.
+        low, high = torch.zeros_like(steep[:, :1]), torch.full_like(steep[:, :1], 1e6)
+        for _ in range(200):
+            middle = (low + high) / 2
+            fits = (middle * steep).minimum(room).square().sum(dim=1, keepdim=True) <= eps**2
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        return (steep * (low * steep).minimum(room)).sum(dim=1)
+
+    return gain

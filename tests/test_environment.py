@@ -1,0 +1,36 @@
+import platform
+from importlib.metadata import version
+
+import pytest
+import torch
+
+from overproof.environment import hardware, pick_device, versions
+from overproof.errors import InputError
+
+
+def test_auto_is_the_accelerator_where_there_is_one():
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_cpu_is_itself():
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("wish", ["gpu", "", "cuda:99", "hpu", "privateuseone", "mps:7"])
+def test_an_absent_device_is_an_input_error(wish):
+    with pytest.raises(InputError, match=f"^device '{wish}' is not available here; use auto or cpu$"):
+        pick_device(wish)
+
+
+def test_versions_are_those_installed():
+    assert versions() == {
+        "overproof": version("overproof"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def test_hardware_names_a_processor_and_its_threads():
+    name, _, threads = hardware(torch.device("cpu")).rpartition(", ")
+    assert name
+    assert threads.split()[0].isdigit() and threads.split()[1:3] == ["threads", "of"]
