@@ -28,10 +28,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "worst": found["worst"],
         "training_seconds": round(sum(record["seconds"] for record in records), 1),
         "epochs": len(records),
-        "passes": {
-            network: sum(record["passes"][network]["forward"] for record in records)
-            for network in records[-1]["passes"]
-        },
+        "student_passes": sum(record["passes"]["student"]["forward"] for record in records),
         "model_digest": found["model_digest"],
         "hardware": records[-1]["hardware"],
         "precision": records[-1]["precision"],

@@ -81,7 +81,7 @@ def result_row(name: str, runs: list[dict[str, Any]]) -> list[str]:
         return str(Spread.of([of(run)["share"] for run in runs]))
 
     minutes = sum(run["training_seconds"] for run in runs) / len(runs) / 60
-    passes = sum(run["passes"]["student"] for run in runs) / len(runs)
+    passes = sum(run["student_passes"] for run in runs) / len(runs)
     return [
         name,
         f"`{runs[0]['method']}`",

@@ -1,0 +1,100 @@
+"""What the documentation says is so: generated pages are fresh, code blocks run, commands and recipes exist."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from overproof.cli import app
+from overproof.methods.rslad import RSLAD
+from overproof.models.mlp import MLP
+from overproof.models.weights import build, freeze
+from overproof.shipped import find_recipe
+from overproof.signature import Signature
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def commands():
+    found = []
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            words = shlex.split(line.split("#")[0], posix=True) if line.strip().startswith("overproof ") else []
+            if words and "$" not in line and "&&" not in line:
+                found.append(pytest.param(words[1:], id=f"{page.name}: {' '.join(words)}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_as_they_would_be_written(generate):
+    stale = [path.name for path, text in generate.pages().items() if not path.is_file() or path.read_text() != text]
+    assert not stale, "run make docs"
+
+
+def test_every_method_has_a_page_in_the_index(generate):
+    index = (ROOT / "docs" / "methods" / "index.md").read_text()
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index
+
+
+def test_every_relative_link_leads_somewhere():
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+)\)", prose):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("words", commands())
+def test_a_command_in_the_docs_names_a_verb_and_recipes_that_exist(words):
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert words[0] in verbs
+    if words[0] == "train":
+        find_recipe(words[1])
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(ROOT / "README.md", "python")
+    exec(block, {})
+    assert (tmp_path / "runs" / "natural" / "evaluation.json").is_file()
+
+
+def test_the_loop_of_the_methods_page_trains_a_student():
+    (block,) = blocks(ROOT / "docs" / "methods" / "index.md", "python")
+    names = {}
+    exec(block, names)
+    assert len(block.split("def fit")[1].strip().splitlines()) <= 15
+    signature = Signature(channels=1, height=4, width=4, classes=2)
+    torch.manual_seed(0)
+    student, teacher = (build(MLP(hidden=(8,)), signature) for _ in range(2))
+    x = torch.rand(64, 1, 4, 4)
+    y = (x.flatten(1).mean(dim=1) > 0.5).long()
+    before = teacher(x).detach()
+    distance = (student(x) - before).abs().mean().item()
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.5, momentum=0.9)
+    names["fit"](RSLAD(), student, {"robust": freeze(teacher)}, [(x[:32], y[:32]), (x[32:], y[32:])], optimiser, 40)
+    assert (student(x).softmax(1) - before.softmax(1)).abs().mean() < 0.5 * distance
+    assert torch.equal(teacher(x), before)
+
+
+def test_recorded_resumption_is_exact():
+    found = json.loads((ROOT / "docs" / "results" / "resume.json").read_text())
+    assert found["kills"] >= 1
+    for name in ("model.safetensors", "last.safetensors"):
+        assert found[name]["alone"] == found[name]["killed and resumed"]
