@@ -78,19 +78,8 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield."""
     run = Run(out)
     resuming = _check_folder(recipe, run, resume)
-    place = pick_device(device)
-    images = recipe.data.load("train")
-    kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
-    check_trainable(kept, recipe.training.batch)
-    validation_set = held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(place)
-    teachers = {role: load_teacher(role, path, images.signature).to(place) for role, path in recipe.teachers.items()}
-    architecture = _fitted(recipe, teachers)
-    student = _network(recipe, architecture, images.signature, "initial weights").to(place)
-    companions = {
-        name: _network(recipe, architecture, images.signature, name).to(place) for name in recipe.method.companions
-    }
-    loader = Loader(kept.to(place), recipe.training.batch, recipe.augment, recipe.seed)
-    loop = Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions)
+    stage = _set_up(recipe, pick_device(device))
+    loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
     records: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -102,41 +91,26 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
     else:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise InputError(f"{out}: cannot be made ({problem.strerror})") from problem
-        # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
-        _save(run, loop, None)
-        write_atomically(out / "recipe.yaml", dump(recipe).encode())
-    selection = recipe.selection
+        _begin(run, recipe, loop)
     saved = epoch_started = time.monotonic()
     for progress in loop.run():
         latest = None
         if progress.whole:
             seconds = time.monotonic() - epoch_started
-            last = progress.epoch == recipe.training.epochs
-            if progress.epoch % selection.every == 0 or last:
+            last = progress.epoch == epochs
+            if progress.epoch % recipe.selection.every == 0 or last:
                 network = loop.network()
-                latest = validate(network, validation_set, recipe, progress.epoch, loop.precision)
-                facts = _facts(recipe, loop)
+                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision)
                 if best and collapsed(best, latest):
                     warnings.append(
                         f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
                         f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
                     )
-                if latest.better_than(best):
-                    best = latest
-                    save_model(out, network, architecture, images.classes, facts={**facts, **_chosen(latest)})
-                if last:
-                    save_model(
-                        out,
-                        network,
-                        architecture,
-                        images.classes,
-                        facts={**facts, **_chosen(latest)},
-                        name="last",
-                    )
+                names = ["model"] if latest.better_than(best) else []
+                for name in [*names, "last"] if last else names:
+                    facts = {**_facts(recipe, loop), **_chosen(latest)}
+                    save_model(out, network, stage.architecture, stage.classes, facts=facts, name=name)
+                best = latest if names else best
             records.append(_record(progress, loop, latest, best, seconds))
             run.write_metrics(records)
         if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
@@ -146,13 +120,54 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
             epoch_started = time.monotonic()
         yield News(
             progress=progress,
-            epochs=recipe.training.epochs,
+            epochs=epochs,
             learning_rate=loop.optimiser.param_groups[0]["lr"],
             validation=latest,
             best=best,
             warnings=tuple(warnings),
         )
         warnings = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    """All that a run needs before its first step."""
+
+    loop: Loop
+    architecture: Architecture
+    classes: tuple[str, ...]
+    held_out: ImageSet
+
+
+def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
+    """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
+    images = recipe.data.load("train")
+    kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
+    check_trainable(kept, recipe.training.batch)
+    teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
+    architecture = _fitted(recipe, teachers)
+    student = _network(recipe, architecture, images.signature, "initial weights").to(device)
+    companions = {
+        name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
+    }
+    loader = Loader(kept.to(device), recipe.training.batch, recipe.augment, recipe.seed)
+    return _Stage(
+        loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
+        architecture=architecture,
+        classes=images.classes,
+        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(device),
+    )
+
+
+def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
+    """Make the run folder with its first state and its recipe."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
+    # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
+    _save(run, loop, None)
+    write_atomically(run.folder / "recipe.yaml", dump(recipe).encode())
 
 
 def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, precision: str) -> Validation:
@@ -163,11 +178,19 @@ def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, 
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, signature: Signature) -> Classifier:
+def load_teacher(role: str, path: str, images: ImageSet) -> Classifier:
     """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
-    teacher, _ = Run(Path(path)).model()
-    if teacher.signature != signature:
-        raise InputError(f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {signature}")
+    teacher, description = Run(Path(path)).model()
+    if teacher.signature != images.signature:
+        raise InputError(
+            f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {images.signature}"
+        )
+    if tuple(description["classes"]) != images.classes:
+        pairs = zip(description["classes"], images.classes, strict=True)
+        index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"teacher {role!r} ({path}) was trained on other classes: its {index} is {theirs!r}, here it is {ours!r}"
+        )
     return freeze(teacher)
 
 

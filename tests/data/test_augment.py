@@ -1,0 +1,138 @@
+from itertools import product
+
+import pytest
+import torch
+
+from overproof.data.augment import Augment
+
+
+def drawn(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    # Random bytes: two shifts of one image are never equal, so an output says which shift it is.
+    return torch.randint(1, 256, (400, 3, 7, 6), dtype=torch.uint8, generator=drawn(5))
+
+
+def shifts(image, crop, flip):
+    """Return the slow twin's outputs by (down, right, mirrored): pad with zeros, cut a window out, pixel by pixel."""
+    channels, height, width = image.shape
+    found = {}
+    for mirrored, down, right in product((False, True) if flip else (False,), range(2 * crop + 1), range(2 * crop + 1)):
+        out = torch.zeros_like(image)
+        for c, row, column in product(range(channels), range(height), range(width)):
+            y = row + down - crop
+            x = (width - 1 - column if mirrored else column) + right - crop
+            if 0 <= y < height and 0 <= x < width:
+                out[c, row, column] = image[c, y, x]
+        found[down, right, mirrored] = out
+    return found
+
+
+def which(out, candidates):
+    matches = [key for key, candidate in candidates.items() if torch.equal(out, candidate)]
+    assert len(matches) == 1
+    return matches[0]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("crop", [0, 1, 2])
+def test_every_output_is_one_of_the_allowed_moves_of_its_own_image(images, crop, flip):
+    part = images[:12]
+    out = Augment(crop=crop, flip=flip)(part, drawn())
+    assert out.dtype == torch.uint8
+    moves = [which(moved, shifts(image, crop, flip)) for image, moved in zip(part, out, strict=True)]
+    if crop or flip:
+        assert len(set(moves)) > 1
+
+
+def test_all_moves_are_about_equally_frequent():
+    # One image many times, so that the slow twin is asked once.
+    image = torch.randint(1, 256, (1, 4, 4), dtype=torch.uint8, generator=drawn(1))
+    candidates = shifts(image, 1, flip=True)
+    out = Augment(crop=1, flip=True)(image.repeat(3600, 1, 1, 1), drawn())
+    counts = dict.fromkeys(candidates, 0)
+    for moved in out:
+        counts[which(moved, candidates)] += 1
+    assert len(counts) == 18
+    # 200 of each expected; a chi-square of 17 degrees of freedom exceeds 40.8 once in a thousand.
+    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 40.8
+
+
+def test_what_moves_in_is_zero():
+    out = Augment(crop=3)(torch.full((200, 1, 5, 5), 255, dtype=torch.uint8), drawn())
+    assert set(out.unique().tolist()) == {0, 255}
+    assert out.flatten(1).amax(dim=1).eq(255).all()
+
+
+def test_flip_alone_mirrors_left_and_right_about_half_the_time(images):
+    out = Augment(flip=True)(images, drawn())
+    mirrored = (out == images.flip(3)).flatten(1).all(dim=1)
+    kept = (out == images).flatten(1).all(dim=1)
+    assert (mirrored ^ kept).all()
+    assert 150 < int(mirrored.sum()) < 250
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_cutout_is_a_square_of_zeros_around_a_uniform_centre(size):
+    images = torch.full((4200, 2, 7, 6), 9, dtype=torch.uint8)
+    out = Augment(cutout=size)(images, drawn())
+    centres = torch.zeros(7, 6)
+    squares = {}
+    for y, x in product(range(7), range(6)):
+        square = torch.full((2, 7, 6), 9, dtype=torch.uint8)
+        top, left = y - size // 2, x - size // 2
+        square[:, max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)] = 0
+        squares[square.numpy().tobytes()] = (y, x)
+    assert len(squares) == 42
+    for one in out:
+        centres[squares[one.numpy().tobytes()]] += 1  # KeyError: not a square that may be cut
+    # 100 of each expected; chi-square of 41 degrees of freedom exceeds 74.7 once in a thousand.
+    assert ((centres - 100) ** 2 / 100).sum() < 74.7
+
+
+def test_channels_move_together_and_rows_do_not_mix_with_columns():
+    grid = torch.arange(30, dtype=torch.uint8).reshape(1, 1, 5, 6).repeat(50, 3, 1, 1)
+    out = Augment(crop=2, flip=True, cutout=2)(grid, drawn())
+    assert torch.equal(out[:, 0], out[:, 1])
+    assert torch.equal(out[:, 0], out[:, 2])
+
+
+def test_is_a_function_of_the_generator_and_leaves_its_input_alone(images):
+    before = images.clone()
+    augment = Augment(crop=2, flip=True, cutout=3)
+    assert torch.equal(augment(images, drawn(1)), augment(images, drawn(1)))
+    assert not torch.equal(augment(images, drawn(1)), augment(images, drawn(2)))
+    assert torch.equal(images, before)
+
+
+def test_neither_reads_nor_moves_the_global_generator(images):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = Augment(crop=2, flip=True, cutout=3)(images, drawn())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    assert torch.equal(first, Augment(crop=2, flip=True, cutout=3)(images, drawn()))
+
+
+def test_floats_stay_floats():
+    x = torch.rand(10, 1, 4, 4)
+    out = Augment(crop=1, flip=True)(x, drawn())
+    assert out.dtype == torch.float32
+    assert set(out.flatten().tolist()) <= {0.0, *x.flatten().tolist()}
+
+
+def test_off_by_default(images):
+    generator = drawn()
+    state = generator.get_state()
+    assert Augment()(images, generator) is images
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_negative_pixels_are_refused():
+    with pytest.raises(ValueError, match="crop and cutout are pixels and cannot be negative, got -1 and 0"):
+        Augment(crop=-1)
+    with pytest.raises(ValueError, match="got 0 and -2"):
+        Augment(cutout=-2)

@@ -1,0 +1,174 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out, pixels
+from overproof.errors import InputError
+from overproof.signature import Signature
+
+
+def made(labels, classes=None):
+    """Return a set whose first pixel (low byte, high byte) says which example it is."""
+    number = torch.arange(len(labels))
+    images = torch.stack([number % 256, number // 256], dim=1).to(torch.uint8)[:, :, None, None].repeat(1, 1, 2, 2)
+    count = max(labels) + 1 if classes is None else classes
+    return ImageSet("made", images, torch.tensor(labels), tuple(f"c{i}" for i in range(count)))
+
+
+def numbers(images):
+    return (images.images[:, 0, 0, 0].long() + 256 * images.images[:, 1, 0, 0].long()).tolist()
+
+
+label_lists = st.lists(st.integers(0, 3), min_size=8, max_size=300)
+
+
+class TestImageSet:
+    def test_knows_what_it_asks_of_a_network(self):
+        found = made([0, 1, 2, 1])
+        assert found.signature == Signature(channels=2, height=2, width=2, classes=3)
+        assert len(found) == 4
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "sentence"),
+        [
+            (
+                torch.zeros(2, 4, 4),
+                [0, 1],
+                "s: expected images [N, C, H, W] and as many labels, got (2, 4, 4) and (2,)",
+            ),
+            (
+                torch.zeros(2, 1, 4, 4),
+                [0],
+                "s: expected images [N, C, H, W] and as many labels, got (2, 1, 4, 4) and (1,)",
+            ),
+            (torch.zeros(0, 1, 4, 4), [], "s: there are no images"),
+            (torch.zeros(2, 1, 4, 4), [0, 2], "s: label 2 is outside 0..1 (2 classes are named)"),
+            (torch.zeros(2, 1, 4, 4), [-1, 1], "s: label -1 is outside 0..1 (2 classes are named)"),
+            (torch.zeros(2, 1, 4, 4).double(), [0, 1], "s: images must be uint8 or float32, got torch.float64"),
+            (
+                torch.tensor([0.0, 255.0]).reshape(2, 1, 1, 1),
+                [0, 1],
+                "s: float images must lie in [0, 1], these span [0, 255]; divide by 255",
+            ),
+            (
+                torch.tensor([-1.5, 1.5]).reshape(2, 1, 1, 1),
+                [0, 1],
+                "s: float images must lie in [0, 1], these span [-1.5, 1.5]; undo the normalisation",
+            ),
+        ],
+    )
+    def test_refuses_what_cannot_be_meant(self, images, labels, sentence):
+        with pytest.raises(InputError) as caught:
+            ImageSet("s", images, torch.tensor(labels, dtype=torch.int64), ("a", "b"))
+        assert str(caught.value) == sentence
+
+    def test_float_images_pass_through_unchanged(self):
+        images = torch.rand(3, 1, 2, 2)
+        found = ImageSet("s", images, torch.tensor([0, 1, 0]), ("a", "b"))
+        assert torch.equal(torch.cat([batch.x for batch in found.batches(2)]), images)
+
+    def test_batches_keep_the_order(self):
+        found = made([0, 1, 2, 1, 0])
+        batches = list(found.batches(2))
+        assert [len(batch.y) for batch in batches] == [2, 2, 1]
+        assert torch.equal(torch.cat([batch.y for batch in batches]), found.labels)
+        assert torch.equal(torch.cat([batch.x for batch in batches]), pixels(found.images))
+
+    def test_at_picks_in_the_order_given(self):
+        assert numbers(made([0, 1, 2, 1]).at(torch.tensor([3, 0]))) == [3, 0]
+        assert made([0, 1, 2, 1]).at(torch.tensor([3, 0])).labels.tolist() == [1, 0]
+
+    def test_the_digest_sees_pixels_labels_order_and_shape(self):
+        base = made([0, 1, 1, 0])
+        assert base.digest == made([0, 1, 1, 0]).digest
+        other_pixel = base.images.clone()
+        other_pixel[0, 0, 0, 0] += 1
+        others = [
+            made([1, 0, 1, 0]),
+            base.at(torch.tensor([1, 0, 2, 3])),
+            ImageSet("made", other_pixel, base.labels, base.classes),
+            ImageSet("made", base.images.reshape(4, 1, 4, 2), base.labels, base.classes),
+        ]
+        assert base.digest not in [other.digest for other in others]
+
+    def test_the_digest_ignores_the_memory_layout(self):
+        base = made([0, 1, 1, 0])
+        images = base.images.to(memory_format=torch.channels_last)
+        assert ImageSet("made", images, base.labels, base.classes).digest == base.digest
+
+
+def test_pixels_are_exactly_pixel_over_255():
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    exact = torch.tensor([value / 255 for value in range(256)], dtype=torch.float64).float()
+    assert torch.equal(pixels(every).flatten(), exact)
+    assert every.dtype == torch.uint8  # the set itself is not changed
+
+
+class TestCheckTrainable:
+    def refused(self, images, batch):
+        with pytest.raises(InputError) as caught:
+            check_trainable(images, batch)
+        return str(caught.value)
+
+    def test_accepts_what_can_be_learnt_from(self):
+        check_trainable(made([0, 1, 2, 1]), 4)
+
+    def test_one_class(self):
+        sentence = "made: every training image has the same label, so there is nothing to learn"
+        assert self.refused(made([0, 0, 0]), 2) == sentence
+        assert self.refused(made([1, 1, 1], classes=3), 2) == sentence
+
+    def test_an_absent_class(self):
+        assert self.refused(made([0, 1, 3], classes=5), 2) == "made: no training image of class 'c2', 'c4'"
+
+    def test_a_batch_larger_than_the_data(self):
+        assert self.refused(made([0, 1, 1]), 4) == "made: a batch of 4 is larger than the 3 training images"
+
+
+class TestHoldOut:
+    @given(label_lists, st.floats(0.01, 0.6), st.integers(0, 5))
+    @settings(max_examples=50, deadline=None)
+    def test_is_complete_disjoint_in_order_and_the_same_share_of_every_class(self, labels, fraction, seed):
+        images = made(labels, classes=4)
+        if 1 in images.labels.bincount(minlength=4):
+            return  # a class of one goes to the held-out part whole, and check_trainable says so
+        kept, held = hold_out(images, fraction, seed)
+        assert sorted(numbers(kept) + numbers(held)) == list(range(len(labels)))
+        assert numbers(kept) == sorted(numbers(kept))
+        assert numbers(held) == sorted(numbers(held))
+        for label in range(4):
+            of = labels.count(label)
+            wanted = max(1, round(fraction * of)) if of else 0
+            assert int((held.labels == label).sum()) == wanted
+
+    def test_is_a_function_of_the_seed(self):
+        images = made([0, 1] * 50)
+        assert hold_out(images, 0.2, 3)[1].digest == hold_out(images, 0.2, 3)[1].digest
+        assert len({hold_out(images, 0.2, seed)[1].digest for seed in range(5)}) == 5
+
+    def test_a_class_of_one_is_held_out_and_the_rest_refused(self):
+        kept, held = hold_out(made([0, 0, 0, 0, 1]), 0.25, 0)
+        assert held.labels.tolist().count(1) == 1
+        with pytest.raises(InputError, match="every training image has the same label"):
+            check_trainable(kept, 1)
+
+
+class TestBalancedSubset:
+    @given(label_lists, st.integers(1, 320), st.integers(0, 5))
+    @settings(max_examples=50, deadline=None)
+    def test_counts_differ_by_at_most_one_where_they_can(self, labels, count, seed):
+        images = made(labels, classes=4)
+        chosen = balanced_subset(images, count, seed).tolist()
+        assert chosen == sorted(set(chosen))
+        assert len(chosen) == min(count, len(labels))
+        taken = [sum(labels[i] == label for i in chosen) for label in range(4)]
+        unfilled = [taken[label] for label in range(4) if taken[label] < labels.count(label)]
+        # A class that still has examples is never more than one behind any other.
+        assert all(max(taken) - few <= 1 for few in unfilled)
+
+    def test_is_a_function_of_the_seed_and_not_always_the_same_images(self):
+        images = made([0, 1, 2] * 40)
+        first = balanced_subset(images, 30, 0)
+        assert torch.equal(first, balanced_subset(images, 30, 0))
+        assert len({tuple(balanced_subset(images, 30, seed).tolist()) for seed in range(5)}) == 5

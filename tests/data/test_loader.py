@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from overproof.data.augment import Augment
+from overproof.data.loader import Loader
+
+
+@pytest.fixture
+def loader(image_set):
+    """Return a function: a loader over 23 examples whose pixels say which example they are."""
+
+    def make(batch=5, augment=None, seed=0):
+        return Loader(image_set([0, 1] * 11 + [0]), batch, augment or Augment(), seed)
+
+    return make
+
+
+def order(loader, epoch, start=0):
+    return torch.cat([(batch.x[:, 0, 0, 0] * 255).round().long() for batch in loader.batches(epoch, start)]).tolist()
+
+
+def test_every_image_once_an_epoch_with_its_own_label(loader):
+    made = loader()
+    batches = list(made.batches(0))
+    assert [len(batch.y) for batch in batches] == [5, 5, 5, 5, 3]
+    assert len(made) == 5
+    seen = order(made, 0)
+    assert sorted(seen) == list(range(23))
+    assert seen != list(range(23))
+    assert torch.cat([batch.y for batch in batches]).tolist() == [number % 2 for number in seen]
+
+
+def test_a_batch_that_divides_the_set_leaves_no_empty_one(image_set):
+    made = Loader(image_set([0, 1] * 10), 5, Augment(), 0)
+    assert len(made) == len(list(made.batches(0))) == 4
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(loader):
+    assert order(loader(), 1) == order(loader(), 1)
+    assert len({tuple(order(loader(seed=seed), epoch)) for seed in range(4) for epoch in range(4)}) == 16
+    assert order(loader(batch=5), 2) == order(loader(batch=7), 2)
+
+
+def test_where_one_starts_does_not_change_what_follows(loader):
+    made = loader(augment=Augment(crop=1, flip=True, cutout=2))
+    whole = list(made.batches(3))
+    for start in range(len(made) + 1):
+        rest = list(made.batches(3, start))
+        assert len(rest) == len(whole) - start
+        for found, wanted in zip(rest, whole[start:], strict=True):
+            assert torch.equal(found.x, wanted.x)
+            assert torch.equal(found.y, wanted.y)
+
+
+def test_the_global_generator_plays_no_part(loader):
+    made = loader(augment=Augment(crop=1))
+    torch.manual_seed(1)
+    first = [batch.x for batch in made.batches(0)]
+    torch.manual_seed(2)
+    assert all(torch.equal(a, b.x) for a, b in zip(first, made.batches(0), strict=True))
+
+
+def test_augmentation_differs_by_epoch_and_by_batch(image_set):
+    same = image_set([0, 1] * 10)
+    same = same.at(torch.full((20,), 7))  # one image twenty times
+    made = Loader(same, 10, Augment(crop=2), 0)
+    first, second = (batch.x for batch in made.batches(0))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, next(iter(made.batches(1))).x)
+
+
+def test_pixels_are_exactly_pixel_over_255(loader):
+    for batch in loader(augment=Augment(crop=1)).batches(0):
+        assert batch.x.dtype == torch.float32
+        scaled = (batch.x.double() * 255).round()
+        assert torch.equal((scaled / 255).float(), batch.x)

@@ -1,0 +1,116 @@
+"""Whoever knows less yields to whoever knows more: the order in which rooms may import each other."""
+
+import ast
+import sys
+
+GROUND = {"errors", "files", "signature", "functional", "environment"}
+BASE = GROUND | {"models", "data"}
+LAW = {
+    # The ground floor; a file here may use another one, but nothing above it.
+    **dict.fromkeys(GROUND, GROUND),
+    # Data and models share a signature and nothing else.
+    "models": GROUND | {"models"},
+    "data": GROUND | {"data"},
+    "attacks": BASE | {"attacks"},
+    "bounds": BASE | {"bounds"},
+    "methods": BASE | {"attacks", "bounds", "methods"},
+    "training": BASE | {"attacks", "bounds", "methods", "training"},
+    # The examiner does not know how the student was taught.
+    "evaluation": BASE | {"attacks", "bounds", "evaluation"},
+    "export": BASE | {"attacks", "bounds", "evaluation", "export"},
+    "report": GROUND | {"evaluation", "report"},
+}
+# The house's front: options and folders, then the verbs, then the words.
+ROOMS = set(LAW)
+LAW |= {
+    "recipe": ROOMS | {"recipe"},
+    "run": ROOMS | {"recipe", "run"},
+    "shipped": GROUND | {"shipped"},
+    "verbs": ROOMS | {"recipe", "run", "shipped", "verbs"},
+    "cli": ROOMS | {"recipe", "run", "shipped", "verbs"},
+    "__main__": {"cli"},
+    "__init__": ROOMS | {"recipe", "run", "shipped", "verbs"},
+}
+AT_THE_TOP = {"numpy", "pydantic", "rich", "safetensors", "torch", "typer", "typing_extensions", "yaml"}
+"""Packages that any module of the room may import at once; every other one waits inside the function that needs it."""
+
+
+def imported(tree):
+    """Yield the full names that a tree imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(tree):
+    return {name.split(".")[1] for name in imported(tree) if name.startswith("overproof.")}
+
+
+def at_the_top(tree):
+    """Return the packages imported when the module is, leaving out what only the type checker sees."""
+    body = [
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        and not isinstance(node, ast.FunctionDef | ast.ClassDef)
+    ]
+    return {name.split(".")[0] for node in body for name in imported(node)}
+
+
+def test_every_room_has_a_law(modules):
+    assert {module.room for module in modules} <= set(LAW)
+
+
+def test_rooms_import_only_rooms_that_know_less(modules):
+    broken = [
+        f"{module.path} imports {name}"
+        for module in modules
+        for name in sorted(rooms_imported(module.tree) & set(LAW))
+        if name not in LAW[module.room]
+    ]
+    assert broken == []
+
+
+def test_the_law_itself_has_an_order():
+    """No two rooms may import each other; the ground floor and the front are single files."""
+    for room, allowed in LAW.items():
+        for other in allowed - {room}:
+            assert room in GROUND or room not in LAW[other], f"{room} and {other} may import each other"
+
+
+def test_the_examiner_does_not_know_the_teacher(modules):
+    for module in modules:
+        if module.room == "evaluation":
+            assert not rooms_imported(module.tree) & {"methods", "training"}
+
+
+def test_nothing_imports_the_command_line(modules):
+    importers = [str(module.path) for module in modules if "cli" in rooms_imported(module.tree)]
+    assert importers == ["__main__.py"]
+
+
+def test_optional_packages_wait_inside_functions(modules):
+    allowed = AT_THE_TOP | {"overproof"} | sys.stdlib_module_names
+    early = {str(module.path): at_the_top(module.tree) - allowed for module in modules}
+    assert {path: names for path, names in early.items() if names} == {}
+
+
+def test_the_command_line_waits_with_everything_that_needs_torch(modules):
+    (cli,) = [module for module in modules if module.room == "cli"]
+    assert at_the_top(cli.tree) <= {
+        "overproof",
+        "rich",
+        "sys",
+        "typer",
+        "typing",
+        "enum",
+        "pathlib",
+        "collections",
+        "contextlib",
+    }
+    top = ast.Module([node for node in cli.tree.body if isinstance(node, ast.ImportFrom)], [])
+    assert rooms_imported(top) == {"errors"}

@@ -1,0 +1,133 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from overproof.training.averaging import EMA, SWA, Average, reestimate_batchnorm
+
+
+def trajectory(net, length, seed=3):
+    """Yield one network whose weights move on at random."""
+    student, draws = net(), torch.Generator().manual_seed(seed)
+    for _ in range(length):
+        with torch.no_grad():
+            for value in student.parameters():
+                value += torch.randn(value.shape, generator=draws)
+        yield student
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_ema_is_its_recursion_written_out(net, decay):
+    average = Average(EMA(decay=decay), net())
+    slow = {name: value.detach().double() for name, value in net().named_parameters()}
+    for n, student in enumerate(trajectory(net, 40)):
+        average.take("update", student, n / 40)
+        effective = min(decay, (1 + n) / (10 + n))
+        for name, value in student.named_parameters():
+            slow[name] = effective * slow[name] + (1 - effective) * value.detach().double()
+    for name, value in average.parameters.items():
+        torch.testing.assert_close(value.double(), slow[name], rtol=1e-4, atol=1e-5)
+
+
+@given(st.floats(0, 0.9999), st.integers(0, 10**6))
+def test_the_effective_decay_rises_to_the_decay(decay, count):
+    rule = EMA(decay=decay)
+    assert rule.share(count, 0.0) >= rule.share(count + 1, 0.0) >= 1 - decay - 1e-12
+    assert rule.share(10**9, 0.0) == pytest.approx(1 - decay)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3, 0.5, 0.99])
+def test_swa_is_the_plain_mean_of_the_networks_from_start_on(net, start):
+    average = Average(SWA(start=start), net())
+    counted = []
+    for epoch, student in enumerate(trajectory(net, 10)):
+        progress = (epoch + 1) / 10
+        average.take("epoch", student, progress)
+        now = {name: value.detach().clone() for name, value in student.named_parameters()}
+        counted = [*counted, now] if progress >= start else []
+        for name, value in average.parameters.items():
+            wanted = torch.stack([one[name] for one in counted or [now]]).mean(dim=0)
+            torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_swa_agrees_with_torch(net):
+    average, reference = Average(SWA(start=0.0), net()), AveragedModel(net())
+    for epoch, student in enumerate(trajectory(net, 6)):
+        average.take("epoch", student, (epoch + 1) / 6)
+        reference.update_parameters(student)
+    for value, wanted in zip(average.parameters.values(), reference.module.parameters(), strict=True):
+        torch.testing.assert_close(value, wanted.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rule", "other"), [(EMA(), "epoch"), (SWA(), "update")], ids=repr)
+def test_a_rule_ignores_the_other_moment(net, rule, other):
+    average = Average(rule, net())
+    before = {name: value.clone() for name, value in average.parameters.items()}
+    average.take(other, next(iter(trajectory(net, 1))), 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in average.parameters.items())
+
+
+@pytest.mark.parametrize("rule", [EMA(decay=0.9), SWA(start=0.3)], ids=repr)
+@pytest.mark.parametrize("cut", [0, 2, 3, 4, 9])
+def test_state_and_restore_continue_to_the_bit(net, rule, cut):
+    whole, first, second = (Average(rule, net()) for _ in range(3))
+    for n, student in enumerate(trajectory(net, 10)):
+        whole.take(rule.moment, student, n / 10)
+        if n == cut:
+            second.restore({name: value.clone() for name, value in first.state().items()})
+        (first if n < cut else second).take(rule.moment, student, n / 10)
+    assert whole.state().keys() == second.state().keys()
+    assert all(torch.equal(value, second.state()[name]) for name, value in whole.state().items())
+
+
+def test_the_average_is_a_copy_and_the_student_stays_as_it_was(net, images):
+    student = net()
+    average = Average(EMA(decay=0.5), student)
+    for student in trajectory(net, 3):
+        average.take("update", student, 0.0)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    network = average.network(student, images.batches(10))
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    for name, value in network.named_parameters():
+        assert torch.equal(value, average.parameters[name])
+        assert not torch.equal(value, dict(student.named_parameters())[name])
+    assert network.training == student.training
+
+
+def test_batchnorm_statistics_are_those_of_torch(net, images):
+    ours, reference = net(), net()
+    for model in (ours, reference):
+        model.backbone[1].momentum = 0.3
+        model.backbone[1].running_mean.fill_(7)
+    reestimate_batchnorm(ours, images.batches(8))
+    update_bn([batch.x for batch in images.batches(8)], reference)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-6, atol=1e-7)
+    assert ours.backbone[1].running_mean.abs().max() < 7
+    assert ours.backbone[1].momentum == 0.3
+
+
+def test_measuring_batchnorm_gives_every_mode_back_and_keeps_no_gradient(net, images):
+    model = net()
+    model.train()
+    model.backbone[1].eval()
+    modes = [module.training for module in model.modules()]
+    reestimate_batchnorm(model, images.batches(8))
+    assert [module.training for module in model.modules()] == modes
+    assert all(value.grad is None for value in model.parameters())
+
+
+def test_a_network_without_batchnorm_is_not_run():
+    class Untouchable(nn.Linear):
+        def forward(self, x):
+            raise AssertionError("was run")
+
+    reestimate_batchnorm(Untouchable(2, 2), iter([torch.ones(1, 2)]))
+
+
+@pytest.mark.parametrize("start", [-0.1, 1.0])
+def test_a_start_outside_the_run_is_refused(start):
+    with pytest.raises(ValueError, match=r"start is a share of the run, in \[0, 1\)"):
+        SWA(start=start)

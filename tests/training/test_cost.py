@@ -1,0 +1,136 @@
+"""The passes of every method, derived by hand from its formula: ten steps of search where it searches."""
+
+import pytest
+import torch
+
+from overproof.attacks.pgd import PGD
+from overproof.methods.adaad import AdaAD
+from overproof.methods.adaiad import AdaIAD
+from overproof.methods.ard import ARD
+from overproof.methods.awp import AWP
+from overproof.methods.catalogue import methods
+from overproof.methods.fast_ard import FastARD
+from overproof.methods.free_at import FreeAT
+from overproof.methods.iad import IAD
+from overproof.methods.igdm import IGDM
+from overproof.methods.kd import KD
+from overproof.methods.mtard import MTARD
+from overproof.methods.natural import Natural
+from overproof.methods.peeraid import PeerAiD
+from overproof.methods.pgd_at import PGDAT
+from overproof.methods.rrm import RRM
+from overproof.methods.rslad import RSLAD
+from overproof.methods.saad import SAAD
+from overproof.methods.trades import TRADES
+from overproof.training.cost import Passes, passes
+
+BY_DEFAULT = {
+    # One clean pass; the teacher's needs no gradient.
+    "natural": {"student": (1, 1)},
+    "kd": {"student": (1, 1), "robust": (1, 0)},
+    "rrm": {"student": (1, 1), "robust": (1, 0)},
+    # The search, then S(x').
+    "pgd_at": {"student": (10 + 1, 10 + 1)},
+    "ard": {"student": (10 + 1, 10 + 1), "robust": (1, 0)},
+    # The search, then S(x') and S(x).
+    "mart": {"student": (10 + 2, 10 + 2)},
+    "rslad": {"student": (10 + 2, 10 + 2), "robust": (1, 0)},
+    "mtard": {"student": (10 + 2, 10 + 2), "robust": (1, 0), "clean": (1, 0)},
+    "b_mtard": {"student": (10 + 2, 10 + 2), "robust": (1, 0), "clean": (1, 0)},
+    # The target of the search is the student's own clean answer, asked for without a gradient.
+    "trades": {"student": (1 + 10 + 2, 10 + 2)},
+    # S(x) is a target that is not descended; T(x) teaches and T(x') is trusted.
+    "iad": {"student": (10 + 2, 10 + 1), "robust": (2, 0)},
+    # The search goes through the teacher too; T(x') is asked once more for the loss.
+    "adaad": {"student": (10 + 1, 10 + 1), "robust": (10 + 1, 10)},
+    "adaiad": {"student": (10 + 2, 10 + 1), "robust": (10 + 1, 10)},
+    # AdaAD, and one pass of each at the mirrored image.
+    "igdm": {"student": (11 + 1, 11 + 1), "robust": (11 + 1, 10)},
+    # T(x) with a gradient for the pixels, T(x') and T(x - d); S(x') and S(x - d).
+    "saad": {"student": (10 + 2, 10 + 2), "robust": (3, 1)},
+    # One step of search.
+    "fast_at": {"student": (1 + 1, 1 + 1)},
+    # One pass per replay: eight, and four.
+    "free_at": {"student": (8, 8)},
+    "fast_ard": {"student": (4, 4), "robust": (1, 0)},
+    # Adversarial training whose outer loss is computed twice.
+    "awp": {"student": (10 + 2, 10 + 2)},
+    # P(x) without a gradient and P(x'); S(x') is descended and S(x) is a target.
+    "peeraid": {"student": (10 + 2, 10 + 1), "peer": (2, 1)},
+}
+
+SHORT = PGD(steps=3)
+BY_OPTION = [
+    (PGDAT(inner=PGD(steps=7)), {"student": (8, 8)}),
+    (PGDAT(inner=PGD(steps=2, restarts=3)), {"student": (10, 7)}),  # the ends of restarts are scored once more
+    (PGDAT(inner=PGD(steps=2, best=True)), {"student": (4, 3)}),
+    (KD(alpha=1.0), {"student": (1, 1), "robust": (1, 0)}),
+    (ARD(alpha=0.5, inner=SHORT), {"student": (5, 5), "robust": (1, 0)}),
+    (ARD(clean_forward="always", inner=SHORT), {"student": (5, 5), "robust": (1, 0)}),
+    (TRADES(clean_target_forward="again", inner=SHORT), {"student": (7, 6)}),
+    (TRADES(clean_target_forward="again", detach_target=True, inner=SHORT), {"student": (7, 5)}),
+    (TRADES(detach_target=True, inner=SHORT), {"student": (6, 5)}),  # the label still descends S(x)
+    (IAD(alpha=0.5, inner=SHORT), {"student": (5, 5), "robust": (2, 0)}),  # one clean pass, target and label
+    (IAD(warmup=1.0, inner=SHORT), {"student": (5, 4), "robust": (2, 0)}),  # the cost is that of the end of a run
+    (IAD(detach_self=False, inner=SHORT), {"student": (5, 5), "robust": (2, 0)}),
+    # Idle: S(x') again; then S(x) as a target and S(x) for the label.
+    (IAD(idle_forwards="official", inner=SHORT), {"student": (7, 5), "robust": (2, 0)}),
+    (AdaAD(alpha=0.5, inner=SHORT), {"student": (5, 5), "robust": (5, 3)}),
+    (AdaAD(clean_forward="always", inner=SHORT), {"student": (5, 4), "robust": (4, 3)}),
+    (AdaIAD(idle_forwards="official", inner=SHORT), {"student": (7, 5), "robust": (4, 3)}),
+    (FreeAT(replays=3), {"student": (3, 3)}),
+    (FastARD(replays=3, alpha=0.5), {"student": (6, 6), "robust": (1, 0)}),
+    (FastARD(replays=3, ascend="cross_entropy"), {"student": (6, 6), "robust": (1, 0)}),
+    (RRM(replays=3), {"student": (3, 3), "robust": (1, 0)}),
+    (RRM(label_weight=0.0, distance="relative_l2"), {"student": (1, 1), "robust": (1, 0)}),
+    (SAAD(clean_weight=1.0, inner=SHORT), {"student": (6, 6), "robust": (3, 1)}),
+    (PeerAiD(idle_forwards="official", inner=SHORT), {"student": (6, 4), "peer": (2, 1)}),
+    (PeerAiD(detach_targets=False, inner=SHORT), {"student": (5, 5), "peer": (2, 1)}),
+    # The base has asked for S(x') and T(x'), or for S(x') alone.
+    (IGDM(base=MTARD(inner=SHORT)), {"student": (6, 6), "robust": (2, 0), "clean": (1, 0)}),
+    (IGDM(base=RSLAD(inner=SHORT)), {"student": (6, 6), "robust": (3, 0)}),
+    (IGDM(base=ARD(inner=SHORT)), {"student": (5, 5), "robust": (3, 0)}),
+    (IGDM(weight=0.0, base=ARD(inner=SHORT)), {"student": (4, 4), "robust": (1, 0)}),
+    (AWP(gamma=0.0, base=PGDAT(inner=SHORT)), {"student": (4, 4)}),
+    (AWP(base=Natural()), {"student": (2, 2)}),
+    (AWP(base=MTARD(inner=SHORT)), {"student": (7, 7), "robust": (2, 0), "clean": (2, 0)}),
+    (AWP(base=PeerAiD(inner=SHORT)), {"student": (7, 5), "peer": (4, 1)}),
+]
+
+
+def counted(method):
+    return {name: (found.forward, found.backward) for name, found in passes(method).items()}
+
+
+def test_every_method_is_in_the_table():
+    assert set(BY_DEFAULT) == set(methods())
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT)
+def test_passes_are_what_the_formula_says(kind):
+    assert counted(methods()[kind]()) == BY_DEFAULT[kind]
+
+
+@pytest.mark.parametrize(("method", "wanted"), BY_OPTION, ids=lambda value: repr(value)[:60])
+def test_an_option_costs_what_the_formula_says(method, wanted):
+    assert counted(method) == wanted
+
+
+@pytest.mark.parametrize("cls", [RSLAD, ARD, RRM])
+def test_a_target_at_the_clean_image_is_asked_for_once_per_batch(cls):
+    for options in ({}, {"inner": PGD(steps=20)} if cls is not RRM else {"replays": 5}):
+        assert passes(cls(**options))["robust"] == Passes(forward=1, backward=0)
+
+
+@pytest.mark.parametrize("kind", BY_DEFAULT)
+def test_counting_leaves_the_random_state_alone_and_says_the_same_again(kind):
+    method = methods()[kind]()
+    state = torch.get_rng_state()
+    first = passes.__wrapped__(method)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert passes.__wrapped__(method) == first
+
+
+def test_it_reads_as_words():
+    assert str(Passes(forward=3, backward=2)) == "3 forward, 2 backward"

@@ -1,0 +1,402 @@
+import copy
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from overproof.data.augment import Augment
+from overproof.data.draws import seed_at
+from overproof.errors import InputError
+from overproof.methods.ard import ARD
+from overproof.methods.natural import Natural
+from overproof.models.weights import freeze
+from overproof.training import loop as loop_module
+from overproof.training.averaging import EMA, SWA
+from overproof.training.loop import NotFiniteError, Progress
+from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Triangular
+
+
+def finish(loop):
+    return list(loop.run())
+
+
+def on_disk(state):
+    """Return a state as a checkpoint gives it back."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True, map_location="cpu")
+
+
+def same(found, wanted):
+    """Whether two nested states are equal to the bit."""
+    if isinstance(wanted, torch.Tensor):
+        return found.dtype == wanted.dtype and torch.equal(found, wanted)
+    if isinstance(wanted, dict):
+        return found.keys() == wanted.keys() and all(same(found[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list | tuple):
+        return len(found) == len(wanted) and all(map(same, found, wanted))
+    return found == wanted
+
+
+class TestSlowTwin:
+    """A dozen lines of plain torch that must end where the loop ends."""
+
+    @pytest.mark.parametrize(
+        ("optimiser", "reference"),
+        [
+            (
+                SGD(lr=0.1, momentum=0.9, weight_decay=5e-3, nesterov=True),
+                lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-3, nesterov=True),
+            ),
+            (AdamW(lr=0.01, weight_decay=0.1), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+        ],
+        ids=["sgd", "adamw"],
+    )
+    @pytest.mark.parametrize("clip", [0.0, 0.05])
+    def test_ends_at_the_same_weights_average_and_means(self, looping, net, optimiser, reference, clip):
+        loop = looping(
+            Natural(), optimiser=optimiser, clip=clip, schedule=Cosine(floor=0.1), warmup=1.0, averaging=EMA(decay=0.8)
+        )
+        progress = finish(loop)
+
+        student = net().train()
+        slow = reference(student.parameters())
+        average = {name: value.detach().clone() for name, value in student.named_parameters()}
+        count, means = 0, []
+        for epoch in range(3):
+            losses = []
+            for number, (x, y) in enumerate(loop.loader.batches(epoch)):
+                at = epoch + number / 4
+                for group in slow.param_groups:
+                    group["lr"] = optimiser.lr * Cosine(floor=0.1).factor(at, 3) * min(1, at)
+                slow.zero_grad()
+                loss = F.cross_entropy(student(x), y)
+                loss.backward()
+                length = torch.cat([value.grad.flatten() for value in student.parameters()]).norm()
+                if clip and length > clip:
+                    for value in student.parameters():
+                        value.grad *= clip / length
+                slow.step()
+                decay = min(0.8, (1 + count) / (10 + count))
+                count += 1
+                for name, value in student.named_parameters():
+                    average[name] = decay * average[name] + (1 - decay) * value.detach()
+                losses.append(float(loss.detach()))
+            means.append(sum(losses) / len(losses))
+
+        for name, value in loop.student.state_dict().items():
+            torch.testing.assert_close(value, student.state_dict()[name], rtol=2e-4, atol=1e-5)
+        for name, value in loop.average.parameters.items():
+            torch.testing.assert_close(value, average[name], rtol=2e-4, atol=1e-5)
+        assert [one.means["label"] for one in progress] == pytest.approx(means, rel=1e-4)
+
+    def test_clipping_really_bites_here(self, looping):
+        ends = []
+        for clip in (0.0, 0.05, 1e9):
+            loop = looping(Natural(), clip=clip)
+            finish(loop)
+            ends.append(loop.student.state_dict())
+        assert not same(ends[0], ends[1])
+        torch.testing.assert_close(ends[0], ends[2])
+
+
+class TestProgress:
+    def test_one_a_whole_epoch(self, looping):
+        found = finish(looping())
+        assert [(one.epoch, one.batch, one.batches, one.whole) for one in found] == [
+            (1, 0, 4, True),
+            (2, 0, 4, True),
+            (3, 0, 4, True),
+        ]
+        assert isinstance(found[0], Progress)
+        assert set(found[0].means) == {"label", "decay"}
+
+    def test_looks_inside_a_long_epoch_but_not_twice_at_its_end(self, looping, monkeypatch):
+        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+        found = finish(looping(epochs=2))
+        assert [(one.epoch, one.batch, one.whole) for one in found] == [
+            (0, 2, False),
+            (1, 0, True),
+            (1, 2, False),
+            (2, 0, True),
+        ]
+
+    def test_means_restart_every_epoch_and_run_over_updates(self, looping, monkeypatch):
+        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+        written = []
+
+        class Counting(Natural):
+            updates = 2
+
+            def losses(self, step):
+                for _ in range(2):
+                    written.append(float(len(written)))
+                    yield {"count": step.student(step.x).sum() * 0 + written[-1]}
+
+        found = finish(looping(Counting(), epochs=2))
+        # Four batches of two updates: 0..7 in the first epoch, 8..15 in the second.
+        assert [one.means["count"] for one in found] == [1.5, 3.5, 9.5, 11.5]
+
+    def test_a_term_that_comes_and_goes_has_the_mean_of_when_it_was_there(self, looping):
+        class Rare(Natural):
+            def losses(self, step):
+                (terms,) = super().losses(step)
+                yield terms | ({"rare": terms["label"] * 0 + 5.0} if step.progress < 0.1 else {})
+
+        found = finish(looping(Rare(), epochs=1, batch=3))
+        assert found[0].means["rare"] == 5.0
+
+
+class TestStep:
+    def test_progress_runs_from_zero_to_one(self, looping, spy):
+        method = spy()
+        finish(looping(method))
+        assert [progress for progress, *_ in method.seen] == pytest.approx([n / 11 for n in range(12)])
+
+    def test_a_single_batch_is_no_division_by_zero(self, looping, spy):
+        method = spy()
+        finish(looping(method, epochs=1, batch=30))
+        assert [progress for progress, *_ in method.seen] == [0.0]
+
+    def test_draws_are_a_function_of_seed_epoch_and_batch(self, looping, spy):
+        method = spy()
+        for one in looping(method, seed=5).run():
+            torch.manual_seed(one.epoch)  # what a caller does between two epochs must not matter
+        wanted = []
+        for epoch in range(3):
+            for batch in range(4):
+                torch.manual_seed(seed_at(5, "step", epoch, batch))
+                wanted.append(float(torch.rand(())))
+        assert [draw for _, draw, _ in method.seen] == wanted
+
+    def test_memory_is_handed_on_from_batch_to_batch(self, looping, spy):
+        method = spy()
+        loop = looping(method)
+        finish(loop)
+        sums = [held for *_, held in method.seen]
+        assert sums[0] == 0
+        assert len(set(sums)) == len(sums)
+        assert "sum" in loop.memory
+
+    def test_precision_holds_for_the_method_and_not_for_the_optimiser(self, looping):
+        inside = []
+
+        class Looking(Natural):
+            def losses(self, step):
+                inside.append(torch.is_autocast_enabled("cpu"))
+                yield {"label": F.cross_entropy(step.student(step.x), step.y)}
+
+        for precision, wanted in (("fp32", False), ("bf16", True)):
+            inside.clear()
+            loop = looping(Looking(), precision=precision, epochs=1)
+            for _ in loop.run():
+                assert not torch.is_autocast_enabled("cpu")
+            assert inside == [wanted] * 4
+            assert loop.precision == precision
+            assert all(value.dtype == torch.float32 for value in loop.student.parameters())
+
+    def test_teachers_are_as_they_were(self, looping, net):
+        teacher = freeze(net(seed=1))
+        before = copy.deepcopy(teacher.state_dict())
+        finish(looping(ARD(), teachers={"robust": teacher}))
+        assert same(teacher.state_dict(), before)
+        assert not any(module.training for module in teacher.modules())
+        assert all(value.grad is None for value in teacher.parameters())
+
+
+class TestLearningRate:
+    @pytest.mark.parametrize(
+        "schedule", [Constant(), Cosine(), Triangular(peak=0.3), Multistep(milestones=(1, 2.5))], ids=repr
+    )
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_follows_the_schedule_update_by_update(self, looping, spy, monkeypatch, schedule, times):
+        loop = looping(spy(times=times), schedule=schedule, warmup=0.5)
+        rates = []
+        step = loop.optimiser.step
+        monkeypatch.setattr(
+            loop.optimiser, "step", lambda: (rates.append(loop.optimiser.param_groups[0]["lr"]), step())[1]
+        )
+        finish(loop)
+        updates = 4 * times
+        assert rates == pytest.approx([loop.training.learning_rate(n / updates) for n in range(3 * updates)])
+
+
+SETTINGS = [
+    {"optimiser": SGD(lr=0.05), "averaging": EMA(decay=0.9)},
+    {"optimiser": AdamW(lr=0.01), "averaging": SWA(start=0.3)},
+    {"optimiser": AdamW(lr=0.01), "clip": 0.1, "precision": "bf16"},
+    {"optimiser": SGD(lr=0.05, nesterov=True), "schedule": Triangular(), "warmup": 1.0},
+]
+
+
+class TestResume:
+    @pytest.mark.parametrize("options", SETTINGS, ids=lambda options: "-".join(options))
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_from_every_yield_on_is_bit_equal(self, looping, net, spy, monkeypatch, options, times):
+        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 1)
+        augment = Augment(crop=1, flip=True, cutout=1)
+        whole = looping(spy(times=times), augment=augment, **options)
+        states, progress = [], []
+        for one in whole.run():
+            states.append(on_disk(whole.state()))
+            progress.append(one)
+        assert len(states) == 12
+        network = whole.network().state_dict()
+        for number in range(11):
+            resumed = looping(spy(times=times), student=net(seed=99), augment=augment, **options)
+            torch.manual_seed(1234)
+            resumed.restore(states[number])
+            assert list(resumed.run()) == progress[number + 1 :], f"from yield {number}"
+            assert same(on_disk(resumed.state()), states[-1]), f"from yield {number}"
+            assert same(resumed.network().state_dict(), network)
+
+    def test_companions_are_part_of_the_state(self, looping, net):
+        def make(student_seed):
+            loop = looping(Natural(), student=net(seed=student_seed))
+            return type(loop)(
+                loop.method,
+                loop.student,
+                {},
+                loop.loader,
+                loop.training,
+                0,
+                companions={"peer": net(seed=student_seed + 1)},
+            )
+
+        first, second = make(0), make(10)
+        second.restore(on_disk(first.state()))
+        assert same(second.companions.state_dict(), first.companions.state_dict())
+
+    def test_a_finished_run_has_nothing_left_to_do(self, looping):
+        loop = looping()
+        finish(loop)
+        state = on_disk(loop.state())
+        again = looping()
+        again.restore(state)
+        assert finish(again) == []
+        assert same(on_disk(again.state()), state)
+
+    def test_another_seed_is_another_run(self, looping):
+        ends = []
+        for seed in (0, 1):
+            loop = looping(seed=seed)
+            finish(loop)
+            ends.append(loop.state()["student"])
+        assert not same(*ends)
+
+
+class TestNotFinite:
+    def test_a_term_is_named_with_its_batch_and_epoch(self, looping):
+        class Broken(Natural):
+            def losses(self, step):
+                (terms,) = super().losses(step)
+                bad = 0.39 < step.progress < 0.50  # batches 1 and 0-based 5 of 12: batch 1 of epoch 1
+                yield terms | {"odd": terms["label"].detach() * (float("nan") if bad else 0.0)}
+
+        loop = looping(Broken())
+        run = loop.run()
+        next(run)
+        with pytest.raises(NotFiniteError) as caught:
+            next(run)
+        assert str(caught.value) == (
+            "term 'odd' is not finite in batch 1 of epoch 1; training stopped, and the last good checkpoint is kept "
+            "(a smaller learning rate or training.clip may help)"
+        )
+        assert isinstance(caught.value, InputError)
+
+    @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+    def test_infinities_count_too(self, looping, value):
+        class Broken(Natural):
+            def losses(self, step):
+                yield {"label": step.student(step.x).sum() * 0 + value}
+
+        with pytest.raises(NotFiniteError, match="term 'label' is not finite in batch 0 of epoch 0"):
+            next(looping(Broken()).run())
+
+    def test_weights_are_looked_at_where_every_term_was_finite(self, looping):
+        class Exploding(Natural):
+            def losses(self, step):
+                yield {"label": step.student(step.x).sum() * (1e38 if step.progress == 1 else 0)}
+
+        with pytest.raises(NotFiniteError, match="the weights are not finite after batch 3 of epoch 2"):
+            finish(looping(Exploding(), optimiser=SGD(lr=1e9, momentum=0.0, weight_decay=0.0)))
+
+    def test_it_is_told_before_the_state_can_be_saved(self, looping, monkeypatch):
+        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 1)
+
+        class Broken(Natural):
+            def losses(self, step):
+                yield {"label": step.student(step.x).sum() * (float("nan") if step.progress > 0.2 else 1e-3)}
+
+        loop, good = looping(Broken()), 0
+        with pytest.raises(NotFiniteError):
+            for _ in loop.run():
+                good += 1
+                assert all(value.isfinite().all() for value in loop.state()["student"].values())
+        assert good == 3
+
+
+class TestPromises:
+    def promise(self, declared, kept):
+        class Method(Natural):
+            updates = declared
+
+            def losses(self, step) -> Iterator[dict[str, torch.Tensor]]:
+                for _ in range(kept):
+                    yield {"label": step.student(step.x).sum() * 0}
+
+        return Method()
+
+    def test_too_few_updates(self, looping):
+        with pytest.raises(RuntimeError, match="natural yielded 1 of the 2 updates it declares"):
+            finish(looping(self.promise(2, 1)))
+
+    def test_too_many_updates(self, looping):
+        with pytest.raises(RuntimeError, match="natural yields more than the 1 updates it declares"):
+            finish(looping(self.promise(1, 2)))
+
+
+class TestFrozenBatchNorm:
+    """What holds: a run begins with the whole student in train mode; what is frozen later stays frozen."""
+
+    def test_starting_a_run_thaws(self, looping, net):
+        student = net()
+        student.backbone[1].eval()
+        before = student.backbone[1].running_mean.clone()
+        finish(looping(Natural(), student=student))
+        assert student.backbone[1].training
+        assert not torch.equal(student.backbone[1].running_mean, before)
+
+    def test_frozen_between_two_epochs_it_stays_frozen_through_searches_and_averages(self, looping, net):
+        loop = looping(ARD(), teachers={"robust": freeze(net(seed=1))}, averaging=EMA())
+        norm, frozen = loop.student.backbone[1], None
+        for _ in loop.run():
+            loop.network()
+            if frozen is not None:
+                assert not norm.training
+                assert torch.equal(norm.running_mean, frozen)
+            norm.eval()
+            frozen = norm.running_mean.clone()
+        assert loop.student.backbone[0].training
+
+
+class TestNetwork:
+    def test_without_averaging_it_is_the_student_itself(self, looping):
+        loop = looping()
+        assert loop.network() is loop.student
+
+    def test_averaged_with_statistics_of_the_plain_training_images(self, looping, images):
+        loop = looping(Natural(), averaging=EMA(decay=0.9))
+        finish(loop)
+        network = loop.network()
+        seen = []
+        network.backbone[0].register_forward_hook(lambda *args: seen.append(args[2].detach()))
+        with torch.no_grad():
+            network.eval()(images.images.float() / 255)
+        out = seen[0]
+        torch.testing.assert_close(network.backbone[1].running_mean, out.mean(dim=(0, 2, 3)))
+        torch.testing.assert_close(network.backbone[1].running_var, out.transpose(0, 1).flatten(1).var(dim=1))
+        assert loop.student.training

@@ -1,0 +1,78 @@
+import pytest
+
+from overproof.evaluation.evidence import Spread
+from overproof.recipe import read
+from overproof.run import Run
+from overproof.shipped import find_recipe
+from overproof.verbs import quickstart as verb
+from overproof.verbs.quickstart import METHODS, Line, Outcome, quickstart, quickstart_steps
+
+TINY = (
+    "training.epochs=1",
+    "selection={examples: 10, trial: {name: pgd-1, attack: {steps: 1}}}",
+    "evaluation={examples: 20, attacks: [{name: fgsm, attack: {steps: 1}}]}",
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The quickstart on its own recipes, one epoch and two seeds each."""
+
+    def recipe(name, *edits):
+        steps = () if name in ("natural", "kd") else ("method.inner.steps=1",)
+        return read(find_recipe(f"digits/{name}"), (*TINY, *steps, *edits))
+
+    monkeypatch.setattr(verb, "_recipe", recipe)
+    monkeypatch.setattr(verb, "SEEDS", (0, 1))
+
+
+def test_trains_attacks_compares_and_goes_on_where_it_was(tiny, tmp_path):
+    steps = list(quickstart_steps(tmp_path))
+    *sentences, outcome = steps
+    assert sentences[0] == "teacher: adversarial training of a larger network"
+    assert sentences[1:] == [f"student: {name}, seed {seed}" for name in METHODS for seed in (0, 1)]
+    assert {folder.name for folder in tmp_path.iterdir()} == {
+        "teacher",
+        "report.html",
+        *(f"{name}-{seed}" for name in METHODS for seed in (0, 1)),
+    }
+    assert [line.name for line in outcome.lines] == ["teacher", *METHODS]
+    assert outcome.lines[0].parameters > 10 * outcome.lines[1].parameters
+    for line in outcome.lines[1:]:
+        found = [Run(tmp_path / f"{line.name}-{seed}").evaluation() for seed in (0, 1)]
+        assert line.clean.mean == pytest.approx(sum(one["clean"]["share"] for one in found) / 2)
+        assert line.robust == Spread.of([one["worst"]["share"] for one in found])
+        assert [one["recipe_seed"] for one in found] == [0, 1]
+        assert len({one["model_digest"] for one in found}) == 2
+    for name in ("kd", "ard"):
+        assert Run(tmp_path / f"{name}-0").recipe().teachers == {"robust": str(tmp_path / "teacher")}
+    report = outcome.report.read_text()
+    assert outcome.verdict in report
+    assert "digits-ard-1" in report
+
+    digests = {folder: Run(folder).model()[1]["digest"] for folder in tmp_path.glob("*-?")}
+    again = quickstart(tmp_path)
+    assert [(line.clean, line.robust) for line in again.lines] == [(line.clean, line.robust) for line in outcome.lines]
+    assert {folder: Run(folder).model()[1]["digest"] for folder in tmp_path.glob("*-?")} == digests
+
+
+def test_the_shipped_recipes_are_the_ones_it_uses():
+    recipe = verb._recipe("ard", "seed=2", "teachers.robust=elsewhere")
+    assert (recipe.method.kind, recipe.seed, recipe.teachers) == ("ard", 2, {"robust": "elsewhere"})
+    assert all(verb._recipe(name).data.kind == "digits" for name in ("teacher", *METHODS))
+
+
+@pytest.mark.parametrize(
+    ("at", "ard", "sentence"),
+    [
+        (0.5, 0.62, "withstands 12.0 points more than the same network trained adversarially on its own"),
+        (0.5, 0.48, "Here distillation did not help: 2.0 points less robust accuracy"),
+        (0.5, 0.5, "Here distillation did not help: 0.0 points less robust accuracy"),
+    ],
+)
+def test_the_verdict_is_honest_both_ways(tmp_path, at, ard, sentence):
+    lines = tuple(
+        Line(name=name, parameters=1, clean=Spread.of([0.9]), robust=Spread.of([share]))
+        for name, share in (("teacher", 0.9), ("at", at), ("ard", ard))
+    )
+    assert sentence in Outcome(lines=lines, report=tmp_path).verdict
