@@ -1,4 +1,4 @@
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import yaml
@@ -123,6 +123,7 @@ class TestRoundTrip:
             "nesterov": False,
         }
         assert tree["evaluation"]["attacks"][1]["attack"]["restarts"] == 3
+        assert list(tree) == [part.name for part in fields(Recipe)]  # in the order a reader expects
 
     def test_a_recipe_is_a_frozen_value(self):
         with pytest.raises(FrozenInstanceError):

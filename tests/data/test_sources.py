@@ -199,6 +199,14 @@ class TestFolder:
         test = Folder(path=str(tmp_path)).load("test")
         assert (test.classes, test.labels.tolist()) == (("ant", "bee"), [0])
 
+    def test_files_come_in_name_order_whatever_the_disk_says(self, tmp_path, pictures, monkeypatch):
+        self.write(tmp_path, pictures, n=8)
+        glob = Path.glob
+        monkeypatch.setattr(Path, "glob", lambda *arguments: sorted(glob(*arguments), reverse=True))
+        found = Folder(path=str(tmp_path)).load("train")
+        wanted = np.concatenate([pictures(8, colour=True, seed=label) for label in (0, 1)])
+        assert torch.equal(found.images, torch.from_numpy(wanted).permute(0, 3, 1, 2))
+
     def test_a_class_that_training_does_not_have(self, tmp_path, pictures):
         self.write(tmp_path, pictures)
         self.write(tmp_path, pictures, "val", names=("ant", "wasp"))

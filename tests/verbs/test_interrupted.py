@@ -53,9 +53,13 @@ def recipe(tmp_path_factory):
 def start(*arguments, **options):
     command = [sys.executable, "-c", "from overproof.cli import main; main()", *map(str, arguments), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    # A shell that starts tests in the background has them, and so their children, ignore Ctrl-C.
+    return subprocess.Popen(command, **{"preexec_fn": _heed_interrupts, **pipes, **options})
+
+
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(process):

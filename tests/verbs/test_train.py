@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -8,13 +9,23 @@ import torch
 from safetensors.torch import load_file
 
 from overproof.data.images import balanced_subset, hold_out
+from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.recipe import dump, parse
 from overproof.run import Run, load
 from overproof.training import loop as loop_module
 from overproof.training.checkpoint import checkpoints, load_checkpoint
 from overproof.verbs import train as verb
-from overproof.verbs.train import Validation, collapsed, default_folder, overfitting, train, training, validate
+from overproof.verbs.train import (
+    Validation,
+    collapsed,
+    default_folder,
+    load_teacher,
+    overfitting,
+    train,
+    training,
+    validate,
+)
 
 
 def refused(*arguments, **options):
@@ -184,6 +195,12 @@ class TestTeachers:
         assert run.metrics()[0]["passes"]["robust"] == {"forward": 11, "backward": 0}
         assert {file: file.read_bytes() for file in finished().folder.glob("*.*")} == before
 
+    def test_is_silent_by_construction(self, finished):
+        teacher = load_teacher("robust", self.teacher_of(finished), Digits().load("train"))
+        assert not any(value.requires_grad for value in teacher.parameters())
+        assert not any(module.training for module in teacher.modules())
+        assert not teacher(torch.rand(2, 1, 8, 8)).requires_grad
+
     @pytest.mark.parametrize(("side", "classes"), [(8, 3), (6, 10)], ids=["classes", "size"])
     def test_for_other_classes_or_sizes_is_refused_naming_both(self, toy, finished, squares, tmp_path, side, classes):
         file = squares(side=side, classes=classes)
@@ -194,6 +211,15 @@ class TestTeachers:
             "the data are 1x8x8, 10 classes"
         )
         assert not (tmp_path / "run").exists()
+
+    def test_on_other_class_names_is_refused_naming_the_first(self, finished):
+        images, path = Digits().load("train"), self.teacher_of(finished)
+        swapped = replace(images, classes=("0", "1", "3", "2", *images.classes[4:]))
+        with pytest.raises(InputError) as caught:
+            load_teacher("robust", path, swapped)
+        assert str(caught.value) == (
+            f"teacher 'robust' ({path}) was trained on other classes: its 2 is '2', here it is '3'"
+        )
 
     def test_that_cannot_be_read_is_named(self, toy, finished, tmp_path):
         def try_with(path):
@@ -376,6 +402,29 @@ class TestVerdicts:
     def test_catastrophic_overfitting_loses_robustness_alone(self, clean, robust, wanted):
         best = Validation(epoch=1, clean=0.9, robust=0.5)
         assert collapsed(best, Validation(epoch=2, clean=clean, robust=robust)) is wanted
+
+    def test_a_collapse_is_told_when_it_happens_and_the_best_is_kept(self, toy, tmp_path, monkeypatch):
+        script = iter([(0.5, 0.3), (0.6, 0.4), (0.9, 0.1), (0.1, 0.1)])
+
+        def scripted(network, images, recipe, epoch, precision):
+            clean, robust = next(script)
+            return Validation(epoch=epoch, clean=clean, robust=robust)
+
+        monkeypatch.setattr(verb, "validate", scripted)
+        news = list(training(toy("training.epochs=4"), tmp_path / "run", device="cpu"))
+        assert [one.warnings for one in news] == [
+            (),
+            (),
+            (
+                "catastrophic overfitting: robust accuracy fell from 40.0 % (epoch 2) to 10.0 % while clean accuracy "
+                "stayed",
+            ),
+            (),
+        ]
+        run = Run(tmp_path / "run")
+        assert run.model()[1]["validation"] == {"epoch": 2, "clean": 0.6, "robust": 0.4}
+        assert run.model("last")[1]["validation"]["epoch"] == 4
+        assert [record["best_epoch"] for record in run.metrics()] == [1, 2, 2, 2]
 
     def metrics(self, tmp_path, *found):
         run = Run(tmp_path)
