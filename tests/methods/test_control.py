@@ -3,7 +3,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from overproof.methods.b_mtard import BMTARD
 from overproof.methods.control import balance, decayed, temper
+from overproof.methods.mtard import MTARD
 
 counts = st.sampled_from([1, 2, 5])
 rates = st.floats(0, 1)
@@ -160,3 +162,17 @@ def test_a_decayed_rate_by_hand(rate, progress, drops, gamma):
             wanted *= gamma
     assert decayed(rate, progress, tuple(drops), gamma) == pytest.approx(wanted)
     assert decayed(rate, progress, ()) == rate
+
+
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("initial", [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+def test_losses_of_zero_keep_the_weights_finite(losses, initial):
+    after = balance(torch.tensor(losses), torch.tensor(initial), torch.tensor([0.5, 0.5]), 0.1, 1.0)
+    assert after.isfinite().all()
+    assert after.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", [MTARD, BMTARD])
+def test_rate_drops_are_shares_and_not_epochs(kind):
+    with pytest.raises(ValueError, match="shares of the run"):
+        kind(rate_drops=(215.0,))

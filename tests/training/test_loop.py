@@ -14,7 +14,7 @@ from overproof.methods.natural import Natural
 from overproof.models.weights import freeze
 from overproof.training import loop as loop_module
 from overproof.training.averaging import EMA, SWA
-from overproof.training.loop import NotFiniteError, Progress
+from overproof.training.loop import Loop, NotFiniteError, Progress
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Triangular
 
 
@@ -253,23 +253,6 @@ class TestResume:
             assert same(on_disk(resumed.state()), states[-1]), f"from yield {number}"
             assert same(resumed.network().state_dict(), network)
 
-    def test_companions_are_part_of_the_state(self, looping, net):
-        def make(student_seed):
-            loop = looping(Natural(), student=net(seed=student_seed))
-            return type(loop)(
-                loop.method,
-                loop.student,
-                {},
-                loop.loader,
-                loop.training,
-                0,
-                companions={"peer": net(seed=student_seed + 1)},
-            )
-
-        first, second = make(0), make(10)
-        second.restore(on_disk(first.state()))
-        assert same(second.companions.state_dict(), first.companions.state_dict())
-
     def test_a_finished_run_has_nothing_left_to_do(self, looping):
         loop = looping()
         finish(loop)
@@ -286,6 +269,58 @@ class TestResume:
             finish(loop)
             ends.append(loop.state()["student"])
         assert not same(*ends)
+
+
+class Together(Natural):
+    """Teaches a companion with the student."""
+
+    companions = ("peer",)
+
+    def losses(self, step):
+        (terms,) = super().losses(step)
+        yield terms | {"peer": F.cross_entropy(step.companions["peer"](step.x), step.y)}
+
+
+class TestCompanions:
+    def made(self, looping, net, seed=0, **options):
+        base = looping(Together(), student=net(seed=seed), **options)
+        networks = {"peer": net(seed=seed + 1)}
+        return Loop(base.method, base.student, {}, base.loader, base.training, 0, companions=networks)
+
+    def test_learn_with_the_student_and_resume_to_the_bit(self, looping, net):
+        whole = self.made(looping, net)
+        before = copy.deepcopy(whole.companions.state_dict())
+        states = [on_disk(whole.state()) for _ in whole.run()]
+        assert not same(whole.companions.state_dict(), before)
+        resumed = self.made(looping, net, seed=10)
+        resumed.restore(states[0])
+        finish(resumed)
+        assert same(on_disk(resumed.state()), states[-1])
+
+    def test_are_clipped_with_the_student_as_one_vector(self, looping, net, monkeypatch):
+        loop = self.made(looping, net, clip=0.01)
+        lengths = []
+        everything = [*loop.student.parameters(), *loop.companions.parameters()]
+        step = loop.optimiser.step
+        monkeypatch.setattr(
+            loop.optimiser,
+            "step",
+            lambda: (lengths.append(torch.cat([value.grad.flatten() for value in everything]).norm()), step())[1],
+        )
+        finish(loop)
+        assert [float(length) for length in lengths] == pytest.approx([0.01] * 12, rel=1e-3)
+
+    def test_are_looked_at_too(self, looping, net, monkeypatch):
+        loop = self.made(looping, net)
+        run = loop.run()
+        next(run)
+        with torch.no_grad():
+            loop.companions["peer"].backbone[4].bias[0] = float("nan")
+            for value in loop.student.parameters():
+                assert value.isfinite().all()
+        monkeypatch.setattr(Together, "losses", Natural.losses)  # its term would be the first to be seen
+        with pytest.raises(NotFiniteError, match="the weights are not finite after batch 3 of epoch 1"):
+            next(run)
 
 
 class TestNotFinite:

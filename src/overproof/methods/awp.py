@@ -21,7 +21,8 @@ class AWP(Method):
 
     Every weight tensor with more than one dimension is moved by ``gamma ||w||`` along its gradient of the base's loss;
     the loss is descended there and the displacement taken back. From the share ``start`` of the run on. The search runs
-    once; the base's loss is computed twice.
+    once (twice where the base itself wraps another method); the base's loss is computed twice. A search in train mode
+    moves no BatchNorm statistics here: only the pass that is descended does.
     Official code: the direction is one SGD step of a proxy network, which is the gradient's direction; as here.
     """
 

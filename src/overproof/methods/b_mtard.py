@@ -10,7 +10,7 @@ from torch import Tensor
 from overproof.attacks.pgd import PGD
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy, entropy
-from overproof.methods.control import decayed, temper
+from overproof.methods.control import check_drops, decayed, temper
 from overproof.methods.distillation import KLScale, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.mtard import OFFICIAL_DROPS, check_rate, even_weights, rebalanced
@@ -52,6 +52,7 @@ class BMTARD(Method):
 
     def __post_init__(self) -> None:
         check_rate("balance_rate", self.balance_rate)
+        check_drops(self.rate_drops)
         check_weights(factor=self.factor, log_eps=self.log_eps)
         if self.temper_rate < 0 or not 0 < self.low <= 1 <= self.high:
             raise ValueError(

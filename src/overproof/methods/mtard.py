@@ -10,7 +10,7 @@ from torch import Tensor
 from overproof.attacks.pgd import PGD
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy
-from overproof.methods.control import balance, decayed
+from overproof.methods.control import balance, check_drops, decayed
 from overproof.methods.distillation import KLScale, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
 
@@ -49,6 +49,7 @@ class MTARD(Method):
 
     def __post_init__(self) -> None:
         check_rate("balance_rate", self.balance_rate)
+        check_drops(self.rate_drops)
         check_weights(factor=self.factor, log_eps=self.log_eps)
 
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
@@ -83,7 +84,7 @@ def rebalanced(state: dict[str, Tensor], losses: Tensor, rate: float, power: flo
     """Update the memory by this batch's losses ``[2]`` and return the weights to use now; no gradient flows."""
     losses = losses.detach()
     state["initial"] = torch.where(state["initial"].isnan(), losses, state["initial"])
-    state["relative"] = losses / state["initial"]
+    state["relative"] = losses / state["initial"].clamp_min(torch.finfo(losses.dtype).tiny)
     state["weights"] = balance(losses, state["initial"], state["weights"], rate, power)
     return state["weights"]
 

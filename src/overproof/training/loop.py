@@ -67,7 +67,8 @@ class Loop:
         self.precision = choose_precision(training.precision, self.device, student)
         for network in (student, self.companions, *teachers.values()):
             channels_last(network)
-        self.optimiser = training.optimiser.build([*student.parameters(), *self.companions.parameters()])
+        self._learning = [*student.parameters(), *self.companions.parameters()]
+        self.optimiser = training.optimiser.build(self._learning)
         self.average = Average(training.averaging, student) if training.averaging else None
         self.memory = method.initial_state(next(loader.batches(0)))
         self.epoch, self.batch = 0, 0
@@ -155,7 +156,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         if self.training.clip:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.training.clip)
+            torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)
         self.optimiser.step()
         if self.average:
             self.average.take("update", self.student, epoch / self.training.epochs)
@@ -171,7 +172,7 @@ class Loop:
                     f"term {name!r} is not finite in batch {int(tally.first_bad)} of epoch {self.epoch}; training "
                     "stopped, and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
                 )
-        norms = torch.stack(torch._foreach_norm([value.detach() for value in self.student.parameters()]))
+        norms = torch.stack(torch._foreach_norm([value.detach() for value in self._learning]))
         if not bool(norms.isfinite().all()):
             raise NotFiniteError(
                 f"the weights are not finite after batch {self.batch - 1} of epoch {self.epoch}; training stopped, "
