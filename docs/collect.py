@@ -27,6 +27,7 @@ def collect(folder: Path) -> dict[str, Any]:
         },
         "worst": found["worst"],
         "training_seconds": round(sum(record["seconds"] for record in records), 1),
+        "training_processor_seconds": round(sum(record["processor_seconds"] for record in records), 1),
         "epochs": len(records),
         "student_passes": sum(record["passes"]["student"]["forward"] for record in records),
         "model_digest": found["model_digest"],

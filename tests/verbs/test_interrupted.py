@@ -89,7 +89,7 @@ def outcome(folder):
     """Return everything that must not depend on interruptions."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in metrics:
-        del record["seconds"]
+        del record["seconds"], record["processor_seconds"]
     files = ("model.safetensors", "last.safetensors", "model.json", "last.json", "recipe.yaml")
     return {name: sha256((folder / name).read_bytes()).hexdigest() for name in files} | {"metrics": metrics}
 
