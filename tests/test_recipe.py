@@ -99,7 +99,9 @@ class TestRoundTrip:
         selection=st.builds(Selection, fraction=shares, every=st.integers(1, 9)),
         evaluation=st.builds(
             Evaluation,
-            attacks=st.lists(st.builds(Trial, name=st.sampled_from("ab"), attack=attacks), unique_by=lambda t: t.name)
+            attacks=st.lists(
+                st.builds(Trial, name=st.sampled_from("ab"), attack=attacks), min_size=1, unique_by=lambda t: t.name
+            )
             .map(tuple)
             .filter(bool),
         ),
@@ -440,3 +442,8 @@ def test_build_and_plain_work_on_any_node():
     assert build(PGD, plain(attack)) == attack
     assert plain(attack)["eps"] == "2/255"
     assert plain(Natural()) == {"kind": "natural", "label_smoothing": 0.0}
+
+
+def test_an_evaluation_without_attacks_is_refused():
+    with pytest.raises(ValueError, match="at least one attack"):
+        Evaluation(attacks=())

@@ -79,6 +79,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         names = [trial.name for trial in self.attacks]
+        if not names:
+            raise ValueError("evaluation needs at least one attack")
         if len(set(names)) < len(names):
             raise ValueError(f"attacks need different names, got {', '.join(names)}")
         if self.examples < 0 or self.batch < 1:

@@ -9,7 +9,7 @@ from typing import Any
 from overproof.errors import InputError
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
-from overproof.models.weights import load_model
+from overproof.models.weights import load_description, load_model
 from overproof.recipe import Recipe, read
 
 
@@ -36,6 +36,10 @@ class Run:
         if not self.folder.is_dir():
             raise InputError(f"{self.folder}: no such run folder")
         return load_model(self.folder, name)
+
+    def description(self, name: str = "model") -> dict[str, Any]:
+        """Return what the run says of its network, without reading the weights; raise ``InputError`` without one."""
+        return load_description(self.folder, name)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return one record per finished epoch, in order; a half-written last line is left out."""

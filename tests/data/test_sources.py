@@ -71,6 +71,11 @@ class TestParquet:
         assert source.load("train").labels.tolist() == [0, 0, 1, 1]
         assert len(source.load("test")) == 1
 
+    def test_without_names_the_training_labels_count_the_classes(self, tmp_path, pictures, write_parquet):
+        write_parquet(tmp_path / "train.parquet", pictures(3), [0, 2, 1])
+        write_parquet(tmp_path / "test.parquet", pictures(2), [1, 0])
+        assert Parquet(path=str(tmp_path)).load("test").classes == ("0", "1", "2")
+
     def test_the_label_column_can_be_chosen(self, tmp_path, pictures, write_parquet):
         write_parquet(tmp_path / "train.parquet", pictures(3), [0, 0, 1], label="coarse_label", fine_label=[2, 1, 0])
         assert Parquet(path=str(tmp_path)).load("train").labels.tolist() == [2, 1, 0]

@@ -147,3 +147,9 @@ except InputError as problem:
     assert len(list(tmp_path.iterdir())) == 1
     state, refused = load_checkpoint(tmp_path)
     assert (state["step"], refused) == (1, [])
+
+
+def test_what_a_killed_write_left_behind_is_cleared(tmp_path):
+    tmp_path.joinpath(".000000001-0123.pt.77.tmp").write_bytes(b"half")
+    save_checkpoint(tmp_path, {"position": 1}, 1)
+    assert [file.name[:10] for file in tmp_path.iterdir()] == ["000000001-"]

@@ -82,3 +82,14 @@ def test_a_damaged_evaluation_is_one_sentence(runs, body, sentence):
 
 def test_evaluated_returns_the_file(runs):
     assert evaluated(runs[0]) == json.loads((runs[0] / "evaluation.json").read_text())
+
+
+def test_an_evaluation_of_an_earlier_network_is_refused(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished().folder, run)
+    evaluate(run, device="cpu")
+    compare([run])
+    description = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**description, "digest": "0" * 64}))
+    with pytest.raises(InputError, match="its network has changed since it was evaluated; run: overproof evaluate"):
+        compare([run])

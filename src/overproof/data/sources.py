@@ -4,7 +4,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,15 +110,17 @@ class Parquet(Source):
 
         folder = find_folder(self.path)
         files = sorted(folder.glob("**/*.parquet"))
-        names = {file.name.split("-")[0].removesuffix(".parquet") for file in files}
+        parts = [file.name.split("-")[0].removesuffix(".parquet") for file in files]
         if not files:
             raise InputError(f"{folder}: there are no .parquet files in this folder")
-        wanted = _pick(split, sorted(names), str(folder))
         try:
-            tables = [
-                parquet.read_table(file) for file in files if file.name.split("-")[0].removesuffix(".parquet") == wanted
-            ]
-            return _from_table(pyarrow.concat_tables(tables), folder.name, self.label)
+
+            def table(part: Split, columns: list[str] | None = None) -> "pyarrow.Table":
+                wanted = _pick(part, sorted(set(parts)), str(folder))
+                shards = [file for file, name in zip(files, parts, strict=True) if name == wanted]
+                return pyarrow.concat_tables(parquet.read_table(shard, columns=columns) for shard in shards)
+
+            return _from_table(table(split), folder.name, self.label, training=lambda column: table("train", [column]))
         except InputError:
             raise
         except (OSError, ValueError, pyarrow.ArrowException) as problem:
@@ -219,8 +221,14 @@ def _pick(split: Split, names: Sequence[str], where: str) -> str:
     raise InputError(f"{where}: no {split!r} split; found {', '.join(names) or 'nothing'}")
 
 
-def _from_table(table: "pyarrow.Table", name: str, label: str) -> ImageSet:
-    """Decode a table in the hub's schema."""
+def _from_table(
+    table: "pyarrow.Table", name: str, label: str, *, training: Callable[[str], "pyarrow.Table"] | None = None
+) -> ImageSet:
+    """Decode a table in the hub's schema.
+
+    Where its metadata name no classes, the labels say how many there are: those of ``training``, a function from the
+    label column's name to the training rows, or the table's own.
+    """
     image_column = next((column for column in _IMAGE_COLUMNS if column in table.column_names), None)
     if image_column is None:
         raise InputError(f"{name}: no image column ('image' or 'img'); found {', '.join(table.column_names)}")
@@ -234,7 +242,10 @@ def _from_table(table: "pyarrow.Table", name: str, label: str) -> ImageSet:
     cells = table[image_column].to_pylist()
     if not all(isinstance(cell, dict) and (cell.get("bytes") or cell.get("path")) for cell in cells):
         raise InputError(f"{name}: column {image_column!r} must hold images as struct<bytes, path>")
-    classes = _class_names(table, label_column) or tuple(str(value) for value in range(max(labels, default=-1) + 1))
+    classes = _class_names(table, label_column)
+    if not classes:
+        counted = training(label_column)[label_column].to_pylist() if training else labels
+        classes = tuple(str(value) for value in range(max(counted, default=-1) + 1))
     return ImageSet(name, _decode(cells, name), torch.tensor(labels, dtype=torch.int64), classes)
 
 

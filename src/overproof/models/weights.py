@@ -69,19 +69,16 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
 
     Raises ``InputError`` for a missing, damaged or exchanged file.
     """
+    description = load_description(folder, name)
     description_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
-    for file in (description_file, weights_file):
-        if not file.is_file():
-            raise InputError(f"{folder}: no {file.name} here, so this is not a finished run")
     try:
-        description: dict[str, Any] = json.loads(description_file.read_text())
         options = dict(description["architecture"])
         signature = Signature(**description["signature"])
         normalisation = description["normalisation"] or {"mean": (), "std": ()}
         mean, std = tuple(normalisation["mean"]), tuple(normalisation["std"])
-    except (ValueError, KeyError, TypeError) as problem:  # a ValueError is broken JSON, or bytes that are no text
+    except (ValueError, KeyError, TypeError) as problem:
         raise InputError(f"{description_file}: not a model description of overproof ({problem!r})") from problem
-    if sha256(weights_file.read_bytes()).hexdigest() != description.get("digest"):
+    if sha256(weights_file.read_bytes()).hexdigest() != description["digest"]:
         raise InputError(f"{weights_file}: damaged or exchanged; its digest is not the one in {description_file.name}")
     try:
         weights = load_file(weights_file)
@@ -95,6 +92,20 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
     except (RuntimeError, ValueError, TypeError) as problem:
         raise InputError(f"{description_file}: does not describe the network in {weights_file.name}") from problem
     return model.eval(), description
+
+
+def load_description(folder: Path, name: str = "model") -> dict[str, Any]:
+    """Read ``name.json`` alone; raise ``InputError`` where it or its weights are missing, or it is no description."""
+    file = folder / f"{name}.json"
+    for needed in (file, file.with_suffix(".safetensors")):
+        if not needed.is_file():
+            raise InputError(f"{folder}: no {needed.name} here, so this is not a finished run")
+    try:
+        description: dict[str, Any] = json.loads(file.read_text())
+        description["digest"]
+    except (ValueError, KeyError, TypeError) as problem:  # a ValueError is broken JSON, or bytes that are no text
+        raise InputError(f"{file}: not a model description of overproof ({problem!r})") from problem
+    return description
 
 
 def from_plain(options: Mapping[str, Any]) -> Architecture:

@@ -23,6 +23,8 @@ def save_checkpoint(folder: Path, state: State, step: int) -> Path:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
+    for left_by_a_kill in folder.glob(".*.tmp"):
+        left_by_a_kill.unlink()
     file = folder / f"{step:09d}-{sha256(body).hexdigest()[:16]}.pt"
     write_atomically(file, body)
     for old in [other for other in checkpoints(folder) if other != file][_KEPT - 1 :]:

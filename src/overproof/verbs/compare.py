@@ -31,4 +31,6 @@ def evaluated(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
     if found.get("schema") != SCHEMA:
         raise InputError(f"{folder}: its evaluation.json is of another version of overproof; evaluate it again")
+    if found["model_digest"] != run.description()["digest"]:
+        raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
     return found
