@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.ratio import Ratio, ratio
-from benchmarks.steps import ard, bare_passes, loop_step, textbook_step
+from benchmarks.steps import ard, bare_passes, loop_step, steps_worth_timing, textbook_step
 from overproof.environment import hardware, versions
 from overproof.methods.catalogue import methods as catalogue
 
@@ -57,9 +57,10 @@ def methods(rounds: int, batch: int) -> Iterator[Claim]:
     """Every method's step against the passes its cost counts."""
     for kind, cls in catalogue().items():
         method = cls()
+        steps = steps_worth_timing(method)
         found = ratio(
-            loop_step(method, "resnet18", batch // 4, "bf16"),
-            bare_passes(method, "resnet18", batch // 4, "bf16"),
+            loop_step(method, "resnet18", batch // 4, "bf16", steps),
+            bare_passes(method, "resnet18", batch // 4, "bf16", steps),
             rounds,
         )
         yield Claim(

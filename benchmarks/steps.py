@@ -43,9 +43,9 @@ def noise(batch: int) -> ImageSet:
     return ImageSet("noise", images, torch.arange(batch) % 10, tuple("0123456789"))
 
 
-def loop_step(method: Method, name: str, batch: int, precision: str) -> Callable[[], None]:
-    """Return a function that takes one step of the project's own loop, data and augmentation included."""
-    loader = Loader(noise(batch), batch, Augment(crop=4, flip=True), seed=0)
+def loop_step(method: Method, name: str, batch: int, precision: str, steps: int = 1) -> Callable[[], None]:
+    """Return a function that takes an epoch of so many steps in the project's own loop, augmentation included."""
+    loader = Loader(noise(batch * steps), batch, Augment(crop=4, flip=True), seed=0)
     training = Training(epochs=10**6, batch=batch, precision=precision, optimiser=SGD(lr=1e-4), schedule=Constant())
     teachers = {role: freeze(network(name, 1)) for role in method.roles}
     companions = {other: network(name, 2) for other in method.companions}
@@ -79,8 +79,13 @@ def textbook_step(name: str, batch: int, steps: int = 10) -> Callable[[], None]:
     return step
 
 
-def bare_passes(method: Method, name: str, batch: int, precision: str) -> Callable[[], None]:
-    """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its step."""
+def steps_worth_timing(method: Method) -> int:
+    """Return how many steps make about as much work as one step with a search: an epoch has hundreds, not one."""
+    return max(1, 24 // passes(method)["student"].forward)
+
+
+def bare_passes(method: Method, name: str, batch: int, precision: str, repeats: int = 1) -> Callable[[], None]:
+    """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its steps."""
     student = network(name, 0)
     others = {role: freeze(network(name, 1)) for role in method.roles}
     peers = {other: network(name, 2) for other in method.companions}
@@ -122,7 +127,11 @@ def bare_passes(method: Method, name: str, batch: int, precision: str) -> Callab
             torch.stack(losses).sum().backward()
             optimiser.step()
 
-    return step
+    def steps_in_a_row() -> None:
+        for _ in range(repeats):
+            step()
+
+    return steps_in_a_row
 
 
 def _to_pixels(one: nn.Module, x: Tensor) -> None:
