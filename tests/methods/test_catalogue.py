@@ -43,7 +43,8 @@ def test_a_method_is_a_frozen_value_written_with_keywords(kind):
 def test_a_method_is_final(kind):
     cls = methods()[kind]
     assert cls.__bases__ == (Method,)
-    assert cls.__subclasses__() == []
+    # Other tests make methods of their own.
+    assert not [child for child in cls.__subclasses__() if child.__module__.startswith("overproof")]
 
 
 @every_method
