@@ -76,3 +76,12 @@ def test_the_verdict_is_honest_both_ways(tmp_path, at, ard, sentence):
         for name, share in (("teacher", 0.9), ("at", at), ("ard", ard))
     )
     assert sentence in Outcome(lines=lines, report=tmp_path).verdict
+
+
+@pytest.mark.parametrize(("seeds", "doubted"), [([0.61, 0.62, 0.63], False), ([0.40, 0.62, 0.84], True)])
+def test_the_verdict_says_when_seeds_spread_further_than_the_difference(tmp_path, seeds, doubted):
+    lines = tuple(
+        Line(name=name, parameters=1, clean=Spread.of([0.9]), robust=Spread.of(shares))
+        for name, shares in (("at", [0.49, 0.5, 0.51]), ("ard", seeds))
+    )
+    assert ("the spread of the seeds is larger" in Outcome(lines=lines, report=tmp_path).verdict) is doubted

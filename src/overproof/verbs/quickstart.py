@@ -1,5 +1,6 @@
 """``quickstart``: a robust teacher and four ways to teach a small student, on real images inside the package."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +37,19 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """The comparison in one honest sentence."""
-        robust = {line.name: line.robust.mean for line in self.lines}
-        gain = 100 * (robust["ard"] - robust["at"])
+        """The comparison in one honest sentence: a difference of means, and whether the seeds' spread exceeds it."""
+        robust = {line.name: line.robust for line in self.lines}
+        gain = 100 * (robust["ard"].mean - robust["at"].mean)
+        spread = 100 * math.hypot(robust["ard"].half_width, robust["at"].half_width)
+        doubt = "; the spread of the seeds is larger than that" if abs(gain) <= spread else ""
         if gain > 0:
             return (
                 f"Distilled from the robust teacher, the small student withstands {gain:.1f} points more than the same "
-                f"network trained adversarially on its own (mean of {len(SEEDS)} seeds)."
+                f"network trained adversarially on its own (mean of {len(SEEDS)} seeds{doubt})."
             )
         return (
             f"Here distillation did not help: {abs(gain):.1f} points less robust accuracy than adversarial training of "
-            f"the same network (mean of {len(SEEDS)} seeds)."
+            f"the same network (mean of {len(SEEDS)} seeds{doubt})."
         )
 
 
