@@ -112,13 +112,12 @@ def main() -> None:
     for name in options.suites:
         claims = []
         for claim in SUITES[name](options.rounds, options.batch):
-            claims.append(claim)
-            print(
-                f"{'holds' if claim.holds else 'FAILS'}  {claim.name}: {claim.measured}  (target {claim.target})",
-                flush=True,
-            )
-        results[name] = {"hardware": place, "versions": versions(), "claims": [asdict(claim) for claim in claims]}
-        file.write_text(json.dumps(results, indent=1) + "\n")
+            claims.append(asdict(claim))
+            verdict = "holds" if claim.holds else "FAILS"
+            print(f"{verdict}  {claim.name}: {claim.measured}  (target {claim.target})", flush=True)
+            # Written after every claim: a long suite that is stopped keeps what it has measured.
+            results[name] = {"hardware": place, "versions": versions(), "claims": claims}
+            file.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\nwritten to {file}")
 
 
