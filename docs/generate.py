@@ -203,6 +203,7 @@ from overproof.data.images import Batch
 from overproof.methods.method import Step
 from overproof.methods.rslad import RSLAD
 
+
 def fit(method, student, teachers, batches, optimiser, epochs):
     state = method.initial_state(Batch(*batches[0]))
     total = epochs * len(batches)
