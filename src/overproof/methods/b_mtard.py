@@ -13,7 +13,7 @@ from overproof.functional import cross_entropy, entropy
 from overproof.methods.control import check_drops, decayed, temper
 from overproof.methods.distillation import KLScale, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
-from overproof.methods.mtard import OFFICIAL_DROPS, check_rate, even_weights, rebalanced
+from overproof.methods.mtard import PAPER, check_rate, even_weights, rebalanced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,7 @@ class BMTARD(Method):
     log_eps: float = 0.0
     factor: float = 1.0
     roles: ClassVar[tuple[str, ...]] = ("robust", "clean")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "kl_scale": "class",
-            "log_eps": 1e-5,
-            "rate_drops": list(OFFICIAL_DROPS),
-            "inner": {"steps": 10, "start": "normal", "clip_start": False},
-        }
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
 
     def __post_init__(self) -> None:
         check_rate("balance_rate", self.balance_rate)

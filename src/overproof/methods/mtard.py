@@ -14,7 +14,13 @@ from overproof.methods.control import balance, check_drops, decayed
 from overproof.methods.distillation import KLScale, check_weights, shifted_kl
 from overproof.methods.method import Method, Step, Terms
 
-OFFICIAL_DROPS = (215 / 300, 260 / 300, 285 / 300)
+PAPER: Mapping[str, Any] = {
+    "kl_scale": "class",
+    "log_eps": 1e-5,
+    "rate_drops": [215 / 300, 260 / 300, 285 / 300],
+    "inner": {"steps": 10, "start": "normal", "clip_start": False},
+}
+"""The settings of the official code, which the balanced form shares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +44,7 @@ class MTARD(Method):
     log_eps: float = 0.0
     factor: float = 1.0
     roles: ClassVar[tuple[str, ...]] = ("robust", "clean")
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "kl_scale": "class",
-            "log_eps": 1e-5,
-            "rate_drops": list(OFFICIAL_DROPS),
-            "inner": {"steps": 10, "start": "normal", "clip_start": False},
-        }
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
 
     def __post_init__(self) -> None:
         check_rate("balance_rate", self.balance_rate)

@@ -9,25 +9,13 @@ from overproof.evaluation.evidence import Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A share in [0, 1] with its interval."""
-
-    share: float
-    interval: tuple[float, float]
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
     """One run: its name, method, size, and a cell per column (absent where it was not run)."""
 
     name: str
     method: str
     parameters: int
-    cells: dict[str, Cell]
+    cells: dict[str, Evidence]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +59,5 @@ def _table(title: str, evaluations: list[dict[str, Any]]) -> Table:
     return Table(title=title, columns=("clean", *attacks, "worst"), rows=tuple(rows))
 
 
-def _cell(found: dict[str, Any]) -> Cell:
-    evidence = Evidence(claim=found["claim"], passed=found["passed"], of=found["of"])
-    return Cell(share=evidence.share, interval=evidence.interval)
+def _cell(found: dict[str, Any]) -> Evidence:
+    return Evidence(claim=found["claim"], passed=found["passed"], of=found["of"])
