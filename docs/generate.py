@@ -149,7 +149,7 @@ def mentions(recipe: str, kind: str) -> bool:
 
 RESULTS = """# Results
 
-Tables are made from the files under `docs/results` by `make docs`; no figure in them is typed. They are percent of the test
+Tables are made from the files under `docs/results` by `make docs`; no figure in them is typed. Percent of the test
 split. With several seeds: mean ± 95 % Student interval over seeds; with one: Wilson 95 % interval over images.
 
 ## MNIST, L-inf 0.3: one teacher, one student, several ways to teach it
