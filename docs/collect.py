@@ -15,6 +15,7 @@ def collect(folder: Path) -> dict[str, Any]:
     found, records = evaluated(folder), run.metrics()
     return {
         "run": found["run"],
+        "teachers": {role: Run(Path(path)).description()["digest"] for role, path in run.recipe().teachers.items()},
         "method": found["method"],
         "seed": found["recipe_seed"],
         "parameters": found["parameters"],
@@ -38,10 +39,21 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the result file named first from the run folders named after it."""
+    """Write the runs into the result file named first; a run that is there already is replaced.
+
+    Runs of one name with different teachers are different runs, and so are two teachers with different weights.
+    """
     out, *folders = (Path(word) for word in sys.argv[1:])
-    runs = [collect(folder) for folder in sorted(folders) if (folder / "evaluation.json").is_file()]
-    out.write_text(json.dumps(runs, indent=1) + "\n")
+    before = json.loads(out.read_text()) if out.is_file() else []
+    after = [collect(folder) for folder in folders if (folder / "evaluation.json").is_file()]
+    runs = {identity(run): run for run in [*before, *after]}
+    out.write_text(json.dumps([runs[key] for key in sorted(runs)], indent=1) + "\n")
+
+
+def identity(run: dict[str, Any]) -> tuple[str, ...]:
+    """Return what makes two collected runs the same."""
+    own = [run["model_digest"]] if run["run"].endswith("teacher") else []
+    return (run["run"], *own, *run["teachers"].values())
 
 
 if __name__ == "__main__":

@@ -59,14 +59,20 @@ def results_page() -> str:
     runs = json.loads((DOCS / "results" / "mnist.json").read_text())
     footing = {(run["data"]["digest"], str(run["threat"])) for run in runs}
     assert len(footing) == 1, "figures on different images or threats do not belong in one table"
-    names = dict.fromkeys(re.sub(r"-\d+$", "", run["run"]).removeprefix("mnist-") for run in runs)
-    rows = [
-        result_row(name, [run for run in runs if re.fullmatch(rf"mnist-{name}(-\d+)?", run["run"])]) for name in names
-    ]
+    # Students of different teachers are not seeds of one another.
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        name = re.sub(r"-\d+$", "", run["run"]).removeprefix("mnist-")
+        own = [run["model_digest"]] if name.endswith("teacher") else []
+        teachers = " ".join(digest[:8] for digest in [*own, *run["teachers"].values()])
+        groups.setdefault((name, teachers), []).append(run)
+    names = dict.fromkeys(name for name, _ in groups)
+    rows = [result_row(name, teachers, group) for (name, teachers), group in sorted(groups.items())]
     attacks = list(runs[0]["attacks"])
     head = [
         "network",
         "method",
+        "teacher",
         "parameters",
         "seeds",
         "clean",
@@ -85,13 +91,16 @@ def results_page() -> str:
         machines=machines,
         versions=versions,
         times=sizes[-1] / sizes[0],
-        students=" ".join(name for name in names if name != "teacher"),
+        students=" ".join(name for name in names if not name.endswith("teacher")),
         kills=resumed["kills"],
         alone=resumed["model.safetensors"]["alone"][:16],
         resumed=resumed["model.safetensors"]["killed and resumed"][:16],
         speed="\n\n".join(
-            speed_table(file) for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
+            speed_table(file)
+            for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
+            if not file.name.startswith("parity-")
         ),
+        parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
 
 
@@ -108,7 +117,23 @@ def speed_table(file: Path) -> str:
     return "\n".join([f"{place}:", "", "| what | ratio | target | holds |", "|---|---|---|---|", *rows])
 
 
-def result_row(name: str, runs: list[dict[str, Any]]) -> list[str]:
+def parity_table(files: list[Path]) -> str:
+    """Return what our standard suite and the reference's left standing, attack by attack, and their times."""
+    head = ["network", "threat", "examples", "attack", "given", "ours", "theirs", "seconds, ours", "theirs", "ratio"]
+    lines = []
+    for found in (json.loads(file.read_text()) for file in files):
+        place = [found["network"], f"{found['threat']['norm']} {found['threat']['eps']}", str(found["examples"])]
+        for name, one in found["attacks"].items():
+            cells = [name, *(one[key] for key in ("given", "ours_left", "theirs_left", "our_seconds", "their_seconds"))]
+            lines.append([*place, *map(str, cells), f"{one['ratio']:.2f}"])
+            place = ["", "", ""]
+        whole = ["**all four**", found["clean"], found["ours"]["passed"], found["theirs"]["passed"]]
+        lines.append([*place, *map(str, whole), "", "", f"**{found['speed']:.2f}**"])
+        lines.append(["", "", "", f"{found['hardware']}, search in {found['search_precision']}", *[""] * 6])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def result_row(name: str, teachers: str, runs: list[dict[str, Any]]) -> list[str]:
     """Return one method's line: mean and 95 % Student interval over seeds, or the Wilson interval of a single run."""
 
     def cell(of: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
@@ -122,6 +147,7 @@ def result_row(name: str, runs: list[dict[str, Any]]) -> list[str]:
     return [
         name,
         f"`{runs[0]['method']}`",
+        teachers,
         f"{runs[0]['parameters']:,}",
         str(len(runs)),
         cell(lambda run: run["clean"]),
@@ -157,8 +183,9 @@ split. With several seeds: mean ± 95 % Student interval over seeds; with one: W
 Teacher: convnet 32-64-256, 15 epochs. Student: convnet 8-16-64, {times:.1f} times fewer parameters. All students: 8
 epochs, AdamW, one cycle, searches of 7 steps with a growing radius over the first half; the best epoch by PGD-10 on
 held-out training images. Attacks: FGSM; PGD-20 with 3 random restarts. These are first-order attacks on cross-entropy:
-an upper estimate of robustness, not yet the standard suite. Minutes are processor time of training on one thread,
-validation included, whatever else the machine did. Forward batches count the student alone.
+an upper estimate of robustness. Students of different teachers (first digits of the SHA-256 of its weights) stand on
+lines of their own: f0e11443 is the recipe of f5ecf7c4 on a slower processor without bf16. Minutes are processor time of
+training on one thread, validation included, whatever else the machine did. Forward batches count the student alone.
 
 {table}
 
@@ -176,6 +203,14 @@ Commands, with `OVERPROOF_DATA` at the folder that holds `mnist`:
 
 `python -m benchmarks.resume` trained `digits/at` once alone and once killed {kills} times with SIGKILL and resumed:
 `model.safetensors` has the SHA-256 `{alone}` and `{resumed}`.
+
+## Parity
+
+`python -m benchmarks.parity RUN`: our `standard` suite and pyautoattack's, in one process and in turn. *given* are the
+reference's survivors before the attack; *ours* and *theirs* are what each attack left of them; the last line of a
+network is the verdict of each suite's own chain. Seconds are processor seconds of one thread.
+
+{parity}
 
 ## Speed
 

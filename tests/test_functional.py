@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from overproof.functional import cosine, cross_entropy, dlr, entropy, kl, margin
+from overproof.functional import cosine, cross_entropy, difference, dlr, entropy, kl, margin, targeted_dlr
 
 FAR_APART = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, -200.0], [-200.0, 0.0, 200.0]])
 LABELS = torch.tensor([0, 1, 0])
+TARGETS = torch.tensor([1, 2, 2])
 
 
 @st.composite
@@ -118,8 +119,21 @@ def test_a_temperature_may_differ_by_example():
         entropy,
         lambda z: margin(z, LABELS),
         lambda z: dlr(z, LABELS),
+        lambda z: difference(z, LABELS, TARGETS),
+        lambda z: targeted_dlr(z, LABELS, TARGETS),
     ],
-    ids=["cross_entropy", "kl", "kl-equal", "kl-teacher", "kl-cold", "entropy", "margin", "dlr"],
+    ids=[
+        "cross_entropy",
+        "kl",
+        "kl-equal",
+        "kl-teacher",
+        "kl-cold",
+        "entropy",
+        "margin",
+        "dlr",
+        "difference",
+        "targeted_dlr",
+    ],
 )
 def test_logits_200_apart_give_finite_values_and_gradients(quantity):
     z = FAR_APART.clone().requires_grad_()
@@ -193,6 +207,95 @@ def test_dlr_of_three_classes_stays_between_minus_one_and_one():
 def test_dlr_of_two_classes_is_the_margin():
     z, y = torch.tensor([[2.0, -1.0], [0.5, 1.0]]), torch.tensor([0, 0])
     torch.testing.assert_close(dlr(z, y), torch.tensor([-3.0, 0.5]))
+
+
+def targets_for(z, y, draw):
+    return (y + torch.tensor([draw.draw(st.integers(1, z.shape[1] - 1)) for _ in z])) % z.shape[1]
+
+
+@given(logits(), st.data())
+def test_a_difference_is_positive_exactly_where_the_target_beats_the_label(z, data):
+    y = labels_for(z, data)
+    target = targets_for(z, y, data)
+    found = difference(z, y, target)
+    assert found.tolist() == [float(z[i, target[i]] - z[i, y[i]]) for i in range(len(z))]
+    assert torch.equal(difference(z, target, y), -found)
+    assert torch.equal(difference(z + 3, y, target), found)
+    assert (found <= -margin(z, y)).all()  # no target is further ahead than the best other class
+
+
+def test_the_best_of_all_differences_is_the_margin():
+    z, y = torch.randn(20, 5), torch.arange(20) % 5
+    rivals = torch.stack([difference(z, y, (y + k) % 5) for k in range(1, 5)])
+    assert torch.equal(rivals.amax(dim=0), -margin(z, y))
+
+
+def test_difference_and_targeted_dlr_by_hand():
+    z = torch.tensor([[5.0, 1.0, 3.0, -1.0]] * 3)
+    y, target = torch.tensor([0, 0, 3]), torch.tensor([2, 3, 0])
+    assert difference(z, y, target).tolist() == [-2, -6, 6]
+    # z_(1) - (z_(3) + z_(4)) / 2 = 5 - (1 - 1) / 2 = 5 for all three.
+    torch.testing.assert_close(targeted_dlr(z, y, target), torch.tensor([-0.4, -1.2, 1.2]))
+
+
+@given(logits(least=4), st.data())
+def test_targeted_dlr_is_the_formula_of_croce_and_hein(z, data):
+    # Their eq. 7 written from the sorted logits.
+    y = labels_for(z, data)
+    target = targets_for(z, y, data)
+    for i in range(len(z)):
+        first, _, third, fourth = sorted(z[i].tolist(), reverse=True)[:4]
+        assume(first > (third + fourth) / 2)
+        expected = -(z[i, y[i]].item() - z[i, target[i]].item()) / (first - (third + fourth) / 2)
+        assert targeted_dlr(z, y, target)[i].item() == pytest.approx(expected, rel=1e-9)
+
+
+@given(logits(least=3), st.data())
+def test_targeted_dlr_ignores_shift_and_scale(z, data):
+    y = labels_for(z, data)
+    target = targets_for(z, y, data)
+    ordered = z.sort(dim=1, descending=True).values
+    assume((ordered[:, 0] > ordered[:, 2]).all())
+    found = targeted_dlr(z, y, target)
+    torch.testing.assert_close(targeted_dlr(z + 5, y, target), found, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(targeted_dlr(64 * z, y, target), found, rtol=1e-9, atol=1e-9)
+    assert torch.equal(found.sign(), difference(z, y, target).sign())
+
+
+def test_targeted_dlr_of_three_classes_takes_the_third_logit_for_the_mean():
+    z = torch.tensor([[4.0, 1.0, 3.0], [4.0, 1.0, 3.0], [1.0, 4.0, 3.0]])
+    y, target = torch.tensor([0, 0, 2]), torch.tensor([1, 2, 1])
+    torch.testing.assert_close(targeted_dlr(z, y, target), torch.tensor([-1.0, -1 / 3, 1 / 3]))
+
+
+def test_targeted_dlr_of_two_classes_is_the_difference():
+    z, y = torch.tensor([[2.0, -1.0], [0.5, 1.0]]), torch.tensor([0, 0])
+    torch.testing.assert_close(targeted_dlr(z, y, 1 - y), torch.tensor([-3.0, 0.5]))
+    assert torch.equal(targeted_dlr(z, y, 1 - y), dlr(z, y))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("quantity", [targeted_dlr, lambda z, y, _: dlr(z, y), difference])
+def test_equal_logits_give_finite_gradients(quantity, classes):
+    # A network that says the same for every class: the ratio is 0 / 0 but for the small constant.
+    z = torch.full((classes, classes), 0.25).requires_grad_()
+    y = torch.arange(classes)
+    value = quantity(z, y, (y + 1) % classes)
+    value.sum().backward()
+    assert torch.equal(value, torch.zeros(classes))
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_the_gradient_of_targeted_dlr_is_that_of_differences_of_its_values(classes):
+    z = 3 * torch.randn(6, classes).double()
+    y = torch.arange(6) % classes
+    target, point = (y + 1) % classes, z.clone().requires_grad_()
+    targeted_dlr(point, y, target).sum().backward()
+    for j in range(classes):
+        step = 1e-6 * (torch.arange(classes) == j)
+        slope = (targeted_dlr(z + step, y, target) - targeted_dlr(z - step, y, target)) / 2e-6
+        torch.testing.assert_close(point.grad[:, j], slope, rtol=1e-5, atol=1e-7)
 
 
 def test_cosine_in_closed_form():

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
+from overproof.attacks.square import Square
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet
 from overproof.errors import InputError
-from overproof.evaluation.attacked import Trial
+from overproof.evaluation.trial import Trial
 from overproof.methods.ard import ARD
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
@@ -18,7 +19,7 @@ from overproof.methods.natural import Natural
 from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
 from overproof.models.resnet import ResNet
-from overproof.recipe import Evaluation, Recipe, Selection, build, differences, dump, parse, plain, read
+from overproof.recipe import Evaluation, Recipe, Selection, build, data_source, differences, dump, parse, plain, read
 from overproof.shipped import find_recipe, recipe_names
 from overproof.training.averaging import EMA, SWA
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
@@ -187,6 +188,26 @@ class TestThreat:
         first, second = (trial.attack for trial in found.evaluation.attacks)
         assert (first.norm, str(first.eps)) == ("linf", "4/255")
         assert (second.norm, str(second.eps)) == ("l2", "1")
+
+    @pytest.mark.parametrize("kind", ["pgd", "apgd", "fab", "square", "hopskipjump"])
+    def test_every_kind_of_attack_inherits_it(self, kind):
+        found = recipe(
+            f"threat: {{norm: l2, eps: 0.5}}\nevaluation: {{attacks: [{{name: a, attack: {{kind: {kind}}}}}, "
+            f"{{name: b, attack: {{kind: {kind}, eps: 0.7}}}}]}}"
+        )
+        first, second = (trial.attack for trial in found.evaluation.attacks)
+        assert (first.kind, first.norm, str(first.eps)) == (kind, "l2", "0.5")
+        assert (second.kind, second.norm, str(second.eps)) == (kind, "l2", "0.7")
+        assert parse(dump(found)) == found
+
+    def test_an_attack_keeps_the_defaults_of_its_own_kind_alone(self):
+        found = recipe("evaluation: {attacks: [{name: a, attack: {kind: square, queries: 9}, loss: margin}]}")
+        assert found.evaluation.attacks[0].attack == Square(queries=9)
+        said = refused("evaluation: {attacks: [{name: a, attack: {kind: square, steps: 9}}]}")
+        assert "unknown key 'steps'" in said
+        assert "there is no 'sqare' (did you mean 'square'?)" in refused(
+            "evaluation: {attacks: [{name: a, attack: {kind: sqare}}]}"
+        )
 
     def test_presets_inherit_it_too(self):
         found = recipe("threat: {eps: 4/255}\nmethod: {kind: ard, preset: paper}\nteachers: {robust: r}")
@@ -447,3 +468,20 @@ def test_build_and_plain_work_on_any_node():
 def test_an_evaluation_without_attacks_is_refused():
     with pytest.raises(ValueError, match="at least one attack"):
         Evaluation(attacks=())
+
+
+class TestDataSource:
+    def test_a_word_says_which_images(self, tmp_path):
+        (tmp_path / "classes" / "train" / "a").mkdir(parents=True)
+        (tmp_path / "tables" / "data").mkdir(parents=True)
+        (tmp_path / "tables" / "data" / "test-0.parquet").write_bytes(b"")
+        assert data_source("digits") == Digits()
+        assert data_source(f"{tmp_path}/any.npz") == Npz(path=f"{tmp_path}/any.npz")
+        assert data_source(str(tmp_path / "tables")) == Parquet(path=str(tmp_path / "tables"))
+        assert data_source(str(tmp_path / "classes")) == Folder(path=str(tmp_path / "classes"))
+        assert data_source("ylecun/mnist") == Hub(id="ylecun/mnist")
+
+    def test_a_folder_named_digits_does_not_hide_the_digits(self, tmp_path, monkeypatch):
+        (tmp_path / "digits").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert data_source("digits") == Digits()

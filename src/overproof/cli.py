@@ -1,11 +1,11 @@
 """The command line: reads words, calls verbs, prints. The only place that prints."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from overproof.errors import InputError
 
 if TYPE_CHECKING:
     from overproof.report.table import Table
+    from overproof.verbs.evaluate import Attacking
     from overproof.verbs.quickstart import Outcome
     from overproof.verbs.train import News
 
@@ -38,6 +39,14 @@ class NormName(StrEnum):
     linf = "linf"
     l2 = "l2"
     l1 = "l1"
+
+
+class PrecisionName(StrEnum):
+    """The arithmetics, as an option."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
@@ -88,32 +97,55 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    attacks: Annotated[str, typer.Option(help="Names of the recipe's attacks, comma-separated; default all.")] = "",
+    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    attacks: Annotated[
+        str,
+        typer.Option(help="standard, quick, mtard, rrm, rrm-l2, a YAML file, or attack names, comma-separated."),
+    ] = "",
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
     examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="For transfer attacks and agreement; a run or a network.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Examples that go through the attacks together.")] = None,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the search; successes are confirmed in fp32.")] = (
+        PrecisionName.auto
+    ),
+    reliability: Annotated[bool, typer.Option(help="Probe the network for hidden gradients.")] = True,
+    save_adversarial: Annotated[bool, typer.Option("--save-adversarial", help="Keep the broken images.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Attack a run's network on the test split and write evaluation.json.
+    """Attack a network on the test split; write evaluation.json and examples.jsonl.
 
-    Example: overproof evaluate runs/mnist-ard --eps 0.2 --examples 1000
+    Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
-    from overproof.report.table import tables
-    from overproof.verbs.evaluate import evaluate as verb
+    from overproof.evaluation.shards import Shard
+    from overproof.verbs.evaluate import evaluating
 
-    with _stoppable("nothing was written"):
-        found = verb(
-            run,
-            attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),
-            eps=eps,
-            norm=None if norm is None else norm.value,
-            examples=examples,
-            seed=seed,
-            device=device,
-        )
-    _print_tables(tables([found]))
+    course = evaluating(
+        run,
+        attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),
+        eps=eps,
+        norm=None if norm is None else norm.value,
+        examples=examples,
+        data=data,
+        teacher=teacher,
+        seed=seed,
+        batch=batch,
+        precision=precision.value,
+        reliability=reliability,
+        save_adversarial=save_adversarial,
+        resume=resume,
+        out=out,
+        device=device,
+    )
+    with _stoppable("finished blocks are kept, continue with --resume"):
+        found = _show_attacking(course, run)
+    if Shard.here().leads:
+        _print_evaluation(found)
 
 
 @app.command()
@@ -182,6 +214,42 @@ def _show_training(news: "Iterator[News]", title: str) -> None:
             bar.update(task, total=item.epochs, completed=done, description=f"{title}{best}")
             if item.progress.whole and not live:
                 _say(_epoch_line(item))
+
+
+def _show_attacking(course: "Generator[Attacking, None, dict[str, Any]]", title: str) -> "dict[str, Any]":
+    """Show a live bar with the running robust accuracy on a terminal, a line per block of passes elsewhere."""
+    live = out_console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("passes"))
+    with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
+        task = bar.add_task(title)
+        last = ""
+        while True:
+            try:
+                item = next(course)
+            except StopIteration as end:
+                found: dict[str, Any] = end.value
+                return found
+            for warning in item.warnings:
+                err_console.print(warning, markup=False, soft_wrap=True)
+            bar.update(
+                task,
+                total=item.total,
+                completed=item.done,
+                description=f"{title} {item.attack}, robust {item.robust} %",
+            )
+            if not live and item.attack != last:
+                _say(f"pass {item.done}/{item.total}, {item.attack}: robust {item.robust} %")
+            last = item.attack
+
+
+def _print_evaluation(found: "dict[str, Any]") -> None:
+    from overproof.report.table import tables
+
+    _print_tables(tables([found]))
+    if found["suite"]["caution"]:
+        _say(f"{found['suite']['name']}: {found['suite']['caution']}.")
+    if found["reliability"]:
+        _say(found["reliability"]["sentence"])
 
 
 def _epoch_line(item: "News") -> str:

@@ -53,6 +53,24 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return -margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return the targeted difference-of-logits ratio per example, ``[N]``; higher is nearer to ``target``.
+
+    ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2)`` (Croce and Hein 2020, eq. 7). With three classes there is no fourth
+    logit and the third alone takes the place of the mean; with two the difference ``z_t - z_y`` is returned.
+    """
+    gap = difference(logits, y, target)
+    if logits.shape[1] == 2:
+        return gap
+    ordered = logits.sort(dim=1, descending=True).values
+    return gap / (ordered[:, 0] - ordered[:, 2:4].mean(dim=1) + 1e-12)
+
+
+def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """Return ``z_t - z_y`` per example, ``[N]``: positive where the target class beats the label."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the cosine similarity of two representations ``[N, F]`` per example, ``[N]``, in [-1, 1]."""
     return F.cosine_similarity(student, teacher, dim=1, eps=1e-6)

@@ -20,7 +20,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
 from overproof.errors import InputError, nearest
-from overproof.evaluation.attacked import Trial
+from overproof.evaluation.trial import Search, Trial
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
@@ -30,6 +30,7 @@ from overproof.training.optimisation import Training
 Plain = Any
 """What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
 
+_SEARCHES = get_args(Search)
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
 
 
@@ -150,6 +151,18 @@ def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Reci
     return recipe
 
 
+def data_source(word: str) -> Source:
+    """Return the images of a word: ``digits``, an ``.npz`` file, a folder of parquet files or of classes, a hub id."""
+    path = Path(word)
+    if word == Digits.kind:
+        return Digits()
+    if path.suffix == ".npz":
+        return Npz(path=word)
+    if path.is_dir():
+        return Parquet(path=word) if any(path.rglob("*.parquet")) else Folder(path=word)
+    return Hub(id=word)
+
+
 def dump(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, defaults included; ``parse`` reads it back to an equal value."""
     text: str = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
@@ -208,7 +221,7 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | N
     """Build one dataclass: unknown keys refused, presets and inherited keys filled in, defaults merged key by key."""
     if "preset" in text:
         text = _with_preset(cls, text, where)
-    if threat and cls in (PGD, Threat):
+    if threat and (cls is Threat or cls in _SEARCHES):
         text = {"norm": threat.norm, "eps": threat.eps, **text}
     known = {part.name: part for part in fields(cls)}
     for key in text:
@@ -249,7 +262,7 @@ def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
 
 def _without_threat(default: Any) -> Plain:
     """Return a default as text without the norm and eps of its attacks, which come from the recipe's threat."""
-    if isinstance(default, PGD | Threat):
+    if isinstance(default, Search | Threat):
         return {key: value for key, value in plain(default).items() if key not in ("norm", "eps")}
     if is_dataclass(default):
         return {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}

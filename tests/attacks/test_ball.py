@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq, linprog
 from scipy.stats import beta, kstest, uniform
 
 from overproof.attacks.ball import Radius, ball, check_eps
@@ -275,3 +276,116 @@ def test_draws_are_functions_of_the_seed(norm):
     torch.manual_seed(7)
     assert torch.equal(area.uniform(x), first)
     assert not torch.equal(first, other)
+
+
+# --- the shortest step onto a hyperplane ------------------------------------------------------------------------------
+
+
+def least_length(norm, x, normal, gap):
+    """Return the length of the shortest step by a solver that knows nothing of ours; one example, all flat."""
+    low, high, normal = -x.numpy(), (1 - x).numpy(), normal.numpy()
+    if norm == "l2":  # stationary where d = clip(t * normal, -x, 1 - x); find the multiplier t
+        missing = lambda t: normal @ (t * normal).clip(low, high) - gap  # noqa: E731
+        far = math.copysign(1e6, gap)
+        t = brentq(missing, 0, far, xtol=1e-15, rtol=1e-14) if missing(0) * missing(far) < 0 else far * (gap != 0)
+        return float((((t * normal).clip(low, high)) ** 2).sum() ** 0.5)
+    n = len(normal)
+    if norm == "linf":  # minimise t with -t <= d <= t
+        cost, ties = [0] * n + [1], [[*row, -1] for sign in (1, -1) for row in (sign * torch.eye(n)).tolist()]
+        equation, bounds = [*normal, 0], [*zip(low, high, strict=True), (0, None)]
+    else:  # d = p - q with p, q >= 0; minimise their sum
+        cost, ties = [1] * 2 * n, None
+        equation, bounds = [*normal, *-normal], [*((0, h) for h in high), *((0, -w) for w in low)]
+    right = None if ties is None else [0] * len(ties)
+    return linprog(cost, A_ub=ties, b_ub=right, A_eq=[equation], b_eq=[gap], bounds=bounds).fun
+
+
+def reach(x, normal, sign):
+    """Return how far ``normal . d`` can go in one direction within the box, ``[N]``, never negative."""
+    room = torch.where(sign.reshape(-1, 1, 1, 1) * normal > 0, 1 - x, x)
+    return (normal.abs() * room).flatten(1).sum(dim=1)
+
+
+def dot(normal, step):
+    return (normal * step).flatten(1).sum(dim=1)
+
+
+def planes(n, pixels, dtype=torch.float64):
+    """Return images with a third of the pixels at 0 or 1, normals with some zeros and ties, and a sign for each."""
+    x = (1.6 * torch.rand(n, 1, 1, pixels, dtype=dtype) - 0.3).clamp(0, 1)
+    normal = torch.randn(n, 1, 1, pixels, dtype=dtype) * torch.randn(n, 1, 1, 1, dtype=dtype).exp()
+    normal[::3, ..., :2] = 0
+    normal[1::3] = normal[1::3].sign()
+    return x, normal, torch.randn(n, dtype=dtype).sign()
+
+
+@every_norm
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.8, 0.999])
+def test_the_shortest_step_lies_on_the_plane_and_is_as_short_as_a_solver_finds(norm, share):
+    x, normal, sign = planes(12, 7)
+    gap = sign * share * reach(x, normal, sign)
+    step = ball(norm, 1.0).shortest(x, normal, gap)
+    assert step.shape == x.shape
+    assert ((x + step >= -1e-15) & (x + step <= 1 + 1e-15)).all()
+    torch.testing.assert_close(dot(normal, step), gap, rtol=1e-12, atol=1e-14)
+    for i, length in enumerate(ball(norm, 1.0).size(step)):
+        expected = least_length(norm, x[i].flatten(), normal[i].flatten(), float(gap[i]))
+        assert float(length) == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+@every_norm
+@pytest.mark.parametrize("beyond", [1.0001, 3.0, math.inf])
+def test_towards_a_plane_outside_the_box_every_pixel_that_counts_goes_to_its_wall(norm, beyond):
+    x, normal, sign = planes(12, 7)
+    step = ball(norm, 1.0).shortest(x, normal, sign * beyond * reach(x, normal, sign))
+    wall = (torch.sign(sign.reshape(-1, 1, 1, 1) * normal) + 1) / 2
+    expected = torch.where(normal == 0, 0, wall - x)
+    torch.testing.assert_close(step, expected, rtol=0, atol=1e-15)
+
+
+@every_norm
+def test_without_a_normal_or_a_gap_the_shortest_step_is_none_and_the_neighbours_stay_right(norm):
+    x, normal, sign = planes(5, 40)
+    gap = sign * 0.2 * reach(x, normal, sign)
+    expected = ball(norm, 1.0).shortest(x, normal, gap)
+    normal[1] = 0
+    gap[1], gap[2], gap[3] = 1.0, 0.0, math.nan
+    step = ball(norm, 1.0).shortest(x, normal, gap)
+    assert (step[1:4] == 0).all()
+    torch.testing.assert_close(step[[0, 4]], expected[[0, 4]])
+    assert expected.abs().sum() > 0
+
+
+@every_norm
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_the_shortest_step_is_exact_in_float32_on_whole_images(norm, share):
+    # 3072 pixels, of which l1 fills from a few to nearly all: each width of its search is met.
+    x, normal = (1.2 * torch.rand(6, 3, 32, 32) - 0.1).clamp(0, 1), torch.randn(6, 3, 32, 32)
+    sign = torch.tensor([1.0, -1, 1, -1, 1, -1])
+    gap = sign * share * reach(x, normal, sign)
+    step = ball(norm, 1.0).shortest(x, normal, gap)
+    assert step.dtype == torch.float32
+    assert ((x + step >= 0) & (x + step <= 1)).all()
+    torch.testing.assert_close(dot(normal.double(), step.double()), gap.double(), rtol=1e-5, atol=0)
+    exact = ball(norm, 1.0).shortest(x.double(), normal.double(), gap.double())
+    torch.testing.assert_close(ball(norm, 1.0).size(step).double(), ball(norm, 1.0).size(exact), rtol=1e-5, atol=0)
+
+
+@every_norm
+@pytest.mark.parametrize("scale", [1e-33, 1e-12, 1e30])
+def test_only_the_ratio_of_gap_and_normal_counts(norm, scale):
+    # A power of two would be exact; these are as large and as small as gradients get, and squared leave float32.
+    x, normal, sign = planes(6, 30, torch.float32)
+    gap = sign * 0.3 * reach(x, normal, sign)
+    step = ball(norm, 1.0).shortest(x, normal, gap)
+    torch.testing.assert_close(ball(norm, 1.0).shortest(x, scale * normal, scale * gap), step, rtol=1e-4, atol=1e-5)
+
+
+@every_norm
+def test_the_shortest_step_knows_no_memory_layout_and_changes_nothing(norm):
+    x, normal, gap = torch.rand(2, 3, 4, 5), torch.randn(2, 3, 4, 5), torch.tensor([0.7, -0.4])
+    before = x.clone(), normal.clone(), gap.clone()
+    step = ball(norm, 1.0).shortest(x, normal, gap)
+    last = {"memory_format": torch.channels_last}
+    torch.testing.assert_close(ball(norm, 1.0).shortest(x.contiguous(**last), normal.contiguous(**last), gap), step)
+    assert all(torch.equal(*pair) for pair in zip(before, (x, normal, gap), strict=True))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -430,3 +432,28 @@ def test_ascent_is_the_score_and_its_slope():
     torch.testing.assert_close(score, x.pow(3).flatten(1).sum(dim=1))
     torch.testing.assert_close(gradient, 3 * x.square())
     assert not score.requires_grad and not gradient.requires_grad and not x.requires_grad
+
+
+def test_momentum_follows_the_decaying_sum_of_normalised_gradients():
+    """Dong et al. 2018, equation 6, step by step by hand: the score's slope changes sign on the way."""
+    x = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
+
+    def score(z):
+        first, second = z[:, 0, 0, 0], z[:, 0, 0, 1]
+        return torch.where(first < 0.55, 4 * first, 2.475 - 0.5 * first) + 0.1 * second
+
+    attack = PGD(eps=Radius("0.3"), step=Radius("0.1"), steps=2, start="none", momentum=0.9)
+    found = attack(nn.Identity(), x, score)
+    at, memory = x.clone(), torch.zeros_like(x)
+    for _ in range(2):
+        slope = torch.tensor([4 if float(at[0, 0, 0, 0]) < 0.55 else -0.5, 0.1], dtype=torch.float64).view_as(x)
+        memory = 0.9 * memory + slope / slope.abs().mean()
+        at = (at + 0.1 * memory.sign()).clamp(0.2, 0.8)
+    assert torch.equal(found, at)
+    assert not torch.equal(found, replace(attack, momentum=0.0)(nn.Identity(), x, score))
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.1])
+def test_momentum_is_a_share(momentum):
+    with pytest.raises(ValueError, match="momentum is the share kept of earlier gradients"):
+        PGD(momentum=momentum)

@@ -5,9 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, ball
+from overproof.attacks.fab import FAB
+from overproof.attacks.goal import Goal
+from overproof.attacks.hopskipjump import HopSkipJump
 from overproof.attacks.pgd import PGD
-from overproof.functional import cross_entropy, dlr, margin
+from overproof.attacks.square import Square
+from overproof.functional import cross_entropy, dlr
+from overproof.models.mode import in_mode
 from overproof.models.weights import freeze
 
 BALLS = {
@@ -26,18 +32,37 @@ VARIANTS = {
     "long-step": PGD(steps=3, step=Radius("1")),
     "best": PGD(steps=3, best=True, start="none"),
     "best-normal": PGD(steps=3, best=True, start="normal"),
-    "restarts": PGD(steps=2, restarts=3),
+    "restarts": PGD(steps=2, restarts=2),
     "best-restarts": PGD(steps=2, restarts=2, best=True),
     "ramped": PGD(steps=3, ramp=0.5).at(0.01),
 }
-every_attack = pytest.mark.parametrize(
-    "attack",
-    [
-        pytest.param(replace(variant, norm=norm, eps=eps), id=f"{name}-{threat}")
-        for name, variant in VARIANTS.items()
-        for threat, (norm, eps) in BALLS.items()
-    ],
-)
+# What an evaluation lets loose: each is told when an example is broken.
+HUNTS = {
+    "apgd": APGD(steps=4),
+    "apgd-restarts": APGD(steps=2, restarts=2),
+    "fab": FAB(steps=4),
+    "square": Square(queries=15),
+    "hopskipjump": HopSkipJump(norm="l2", queries=60, samples=4),
+}
+UNDEFINED = {("hopskipjump", "l1")}
+LARGE_AND_TINY = ("l2-large", "l1-tiny")  # where the geometry is at stake, and PGD has shown it
+
+
+def in_every_ball(variants):
+    return pytest.mark.parametrize(
+        "attack",
+        [
+            pytest.param(replace(variant, norm=norm, eps=eps), id=f"{name}-{threat}")
+            for name, variant in variants.items()
+            for threat, (norm, eps) in BALLS.items()
+            if (variant.kind, norm) not in UNDEFINED and (variant.kind == "pgd" or threat not in LARGE_AND_TINY)
+        ],
+    )
+
+
+every_search = in_every_ball(VARIANTS)
+every_hunt = in_every_ball(HUNTS)
+every_attack = in_every_ball(VARIANTS | HUNTS)
 
 
 @pytest.fixture
@@ -48,9 +73,22 @@ def model(tiny_classifier):
     return network
 
 
+def predictions(model, x):
+    with in_mode(model, training=False), torch.no_grad():
+        return model(x).argmax(dim=1)
+
+
+def rightly(model, batch):
+    """Return the batch with labels that the network gives: nothing is broken yet."""
+    return batch._replace(y=predictions(model, batch.x))
+
+
 def found_by(attack, model, batch, score=cross_entropy, seed=5):
+    """Return what is found for a score; a hunt climbs the loss of that name and is told what is broken."""
     torch.manual_seed(seed)
-    return attack(model, batch.x, lambda x: score(model(x), batch.y))
+    if isinstance(attack, PGD):
+        return attack(model, batch.x, lambda x: score(model(x), batch.y))
+    return attack(model, batch.x, Goal.on(model, batch.y, loss=score.__name__))
 
 
 def assert_inside(attack, x_adv, x):
@@ -62,62 +100,60 @@ def assert_inside(attack, x_adv, x):
 
 
 @every_attack
-def test_the_result_is_an_image_inside_the_ball_without_a_graph(attack, model, tiny_batch):
-    x_adv = found_by(attack, model, tiny_batch)
-    assert_inside(attack, x_adv, tiny_batch.x)
-    assert (x_adv.shape, x_adv.dtype, x_adv.device) == (tiny_batch.x.shape, tiny_batch.x.dtype, tiny_batch.x.device)
+def test_the_result_is_an_image_inside_the_ball_and_all_else_is_as_before(attack, model, tiny_batch, modes):
+    batch = rightly(model, tiny_batch)
+    before, was = {name: value.clone() for name, value in model.state_dict().items()}, modes(model)
+    x = batch.x.clone().requires_grad_()
+    x_adv = found_by(attack, model, batch._replace(x=x))
+    assert_inside(attack, x_adv, batch.x)
+    assert (x_adv.shape, x_adv.dtype, x_adv.device) == (batch.x.shape, batch.x.dtype, batch.x.device)
     assert not x_adv.requires_grad
-    assert not torch.equal(x_adv, tiny_batch.x)
+    assert torch.equal(x, batch.x) and x.grad is None and x_adv.data_ptr() != x.data_ptr()
+    assert modes(model) == was
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(value.grad is None and value.requires_grad for value in model.parameters())
+    if not isinstance(attack, FAB | HopSkipJump):  # these give back the image where they find nothing
+        assert not torch.equal(x_adv, batch.x)
 
 
 @every_attack
 def test_the_seed_decides_the_result(attack, model, tiny_batch):
-    first, again = (found_by(attack, model, tiny_batch) for _ in range(2))
+    batch = rightly(model, tiny_batch)
+    first, again = (found_by(attack, model, batch) for _ in range(2))
     assert torch.equal(first, again)
-    if attack.start == "none":
-        assert torch.equal(found_by(attack, model, tiny_batch, seed=6), first)
+    if isinstance(attack, FAB) or getattr(attack, "start", None) == "none":
+        assert torch.equal(found_by(attack, model, batch, seed=6), first)
 
 
 @every_attack
-def test_the_model_is_as_before(attack, model, tiny_batch, modes):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    was = modes(model)
-    x = tiny_batch.x.clone()
-    found_by(attack, model, tiny_batch)
-    assert torch.equal(tiny_batch.x, x)
-    assert modes(model) == was
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(value.grad is None and value.requires_grad for value in model.parameters())
+def test_a_frozen_model_can_be_attacked_where_gradients_are_switched_off(attack, model, tiny_batch):
+    batch = rightly(model, tiny_batch)
+    expected = found_by(attack, model, batch)
+    with torch.no_grad():
+        assert torch.equal(found_by(attack, freeze(model), batch), expected)
 
 
 @every_attack
-def test_a_frozen_model_can_be_attacked(attack, model, tiny_batch):
-    expected = found_by(attack, model, tiny_batch)
-    assert torch.equal(found_by(attack, freeze(model), tiny_batch), expected)
-
-
-@every_attack
-@pytest.mark.parametrize("score", [lambda logits, y: -margin(logits, y), dlr], ids=["margin", "dlr"])
-def test_any_score_may_be_climbed(attack, score, model, tiny_batch):
-    assert_inside(attack, found_by(attack, model, tiny_batch, score), tiny_batch.x)
+def test_another_score_may_be_climbed(attack, model, tiny_batch):
+    assert_inside(attack, found_by(attack, model, rightly(model, tiny_batch), dlr), tiny_batch.x)
 
 
 @every_attack
 def test_float64_and_a_single_example_work(attack, tiny_classifier, tiny_batch):
     model = tiny_classifier(dtype=torch.float64)
     one = tiny_batch._replace(x=tiny_batch.x[:1].double(), y=tiny_batch.y[:1])
-    x_adv = found_by(attack, model, one)
+    x_adv = found_by(attack, model, rightly(model, one))
     assert x_adv.dtype == torch.float64
     assert_inside(attack, x_adv, one.x)
 
 
-@every_attack
+@every_search
 def test_a_flat_score_does_no_harm(attack, model, tiny_batch):
     x_adv = found_by(attack, model, tiny_batch, lambda logits, y: 0 * logits.sum(dim=1))
     assert_inside(attack, x_adv, tiny_batch.x)
 
 
-@every_attack
+@every_search
 def test_it_climbs(attack, model, tiny_batch):
     # Not each example each time, unless the best is kept from the image itself on; but on average.
     x_adv = found_by(attack, model, tiny_batch)
@@ -126,3 +162,75 @@ def test_it_climbs(attack, model, tiny_batch):
     if attack.best and attack.start == "none":
         assert (gained >= 0).all()
     assert gained.mean() > 0
+
+
+# --- what a hunt adds -------------------------------------------------------------------------------------------------
+
+
+@every_hunt
+def test_a_flat_network_does_no_harm_and_is_not_broken(attack, model, tiny_batch):
+    y = torch.zeros_like(tiny_batch.y)  # what all equal logits say
+    goal = Goal.on(lambda x: 0 * model(x), y, loss="margin")
+    assert_inside(attack, attack(model, tiny_batch.x, goal), tiny_batch.x)
+    assert (goal.cost.forward > 1).all()  # nobody was done early
+
+
+@every_hunt
+def test_what_the_goal_says_is_broken_is_returned_broken(attack, model, tiny_batch):
+    """Each example that was ever broken inside the ball comes back as an image that is."""
+    batch, told = rightly(model, tiny_batch), torch.zeros(6, dtype=torch.bool)
+    goal = Goal.on(model, batch.y, loss="margin")
+
+    class Telling(Goal):
+        def _broken(self, logits, x):
+            broken = super()._broken(logits, x)
+            # Rounding: a corner of the ball may measure a little more than eps.
+            nearby = ball(attack.norm, attack.eps).size(x - batch.x[self.index]) <= attack.eps * (1 + 1e-5)
+            told[self.index] |= broken & nearby
+            return broken
+
+    telling = Telling(**{name: getattr(goal, name) for name in goal.__dataclass_fields__})
+    torch.manual_seed(5)
+    x_adv = attack(model, batch.x, telling)
+    broken = predictions(model, x_adv) != batch.y
+    assert torch.equal(broken, told)
+
+
+@every_hunt
+def test_cost_is_counted_and_an_image_that_is_wrong_already_costs_next_to_nothing(attack, model, tiny_batch):
+    y = predictions(model, tiny_batch.x)
+    wrong = torch.arange(6) % 2 == 0
+    goal = Goal.on(model, torch.where(wrong, (y + 1) % 4, y), loss="margin")
+    attack(model, tiny_batch.x, goal)
+    forward, backward = goal.cost.forward, goal.cost.backward
+    assert (forward >= 1).all() and (backward <= forward).all()
+    if isinstance(attack, Square | HopSkipJump):
+        assert (backward == 0).all() and (forward <= attack.queries).all()
+    if attack.eps < 0.1 or isinstance(attack, FAB):  # hardly any other image is within reach
+        assert forward[wrong].sum() < forward[~wrong].sum()
+
+
+@every_hunt
+def test_without_a_judge_nothing_is_broken_and_nothing_stops(attack, model, tiny_batch):
+    batch = rightly(model, tiny_batch)
+    goal = replace(Goal.on(model, batch.y, loss="margin"), judge=None)
+    x_adv = attack(model, batch.x, goal)
+    assert_inside(attack, x_adv, batch.x)
+    passes = goal.cost.forward
+    assert passes.amax() - passes.amin() <= isinstance(attack, FAB)  # which counts the classes on one image
+    if isinstance(attack, FAB | HopSkipJump):
+        assert torch.equal(x_adv, batch.x)
+
+
+@every_hunt
+def test_it_may_be_sent_towards_a_target(attack, model, tiny_batch):
+    batch = rightly(model, tiny_batch)
+    goal = Goal.on(model, batch.y, loss="dlr", target=(batch.y + 1) % 4)
+    assert_inside(attack, attack(model, batch.x, goal), batch.x)
+
+
+@every_hunt
+def test_chunks_do_no_harm(attack, model, tiny_batch):
+    batch = rightly(model, tiny_batch)
+    goal = replace(Goal.on(model, batch.y, loss="margin"), chunk=4)
+    assert_inside(attack, attack(model, batch.x, goal), batch.x)

@@ -5,8 +5,14 @@ from torch import nn
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
 from overproof.data.images import ImageSet
-from overproof.evaluation.attacked import Trial, Verdicts, judge
+from overproof.errors import InputError
+from overproof.evaluation.attacked import judge, prepare
+from overproof.evaluation.trial import Trial
+from overproof.functional import margin
 from overproof.models.classifier import Classifier
+from overproof.models.fast import Fast
+from overproof.models.mlp import MLP
+from overproof.models.weights import build
 from overproof.signature import Signature
 
 CLASSES = ("a", "b", "c", "d")
@@ -110,20 +116,6 @@ def test_on_a_linear_model_survival_is_decided_by_the_exact_worst_case(loss, cla
     assert not survived[exact < -1e-5].any()  # and what can be broken is
 
 
-def test_broken_by_names_the_first_trial_that_broke_an_example():
-    found = Verdicts(
-        labels=torch.tensor([0, 0, 0, 0, 0]),
-        predictions=torch.tensor([0, 0, 0, 0, 1]),
-        survived={
-            "first": torch.tensor([True, False, True, False, False]),
-            "second": torch.tensor([True, False, False, True, False]),
-        },
-        seconds={"clean": 1.0, "first": 1.0, "second": 1.0},
-    )
-    assert found.broken_by() == [None, "first", "second", "first", None]
-    assert found.robust.tolist() == [True, False, False, False, False]
-
-
 def test_broken_by_agrees_with_robustness(model, images):
     found = judge(model, images, (FGSM, STILL))
     broken = torch.tensor([name is not None for name in found.broken_by()])
@@ -203,7 +195,44 @@ def test_the_model_is_in_eval_mode_meanwhile_and_gets_its_mode_back(model, image
     assert all(value.grad is None for value in model.parameters())
 
 
-@pytest.mark.parametrize("attack", [PGD(ramp=0.5), PGD(mode="train")], ids=["ramp", "mode"])
-def test_options_that_belong_to_training_are_refused(attack):
-    with pytest.raises(ValueError, match=r"^attack 'x': ramp and mode belong to training, an evaluation has neither$"):
-        Trial(name="x", attack=attack)
+@pytest.fixture
+def own():
+    """Return a network of one of our families, in eval mode."""
+    return build(MLP(hidden=(16,)), Signature(channels=1, height=6, width=6, classes=3)).eval()
+
+
+def test_our_own_networks_are_searched_on_a_copy_and_judged_themselves(own):
+    for precision in ("fp32", "bf16"):
+        subject = prepare(own, precision=precision)
+        assert subject.judge is own
+        assert isinstance(subject.search, Fast)
+        assert 0 < subject.slack < 0.1
+    assert prepare(own, precision="bf16").slack > 100 * prepare(own).slack
+
+
+def test_any_other_network_is_searched_as_it_is(model):
+    subject = prepare(model, precision="bf16")
+    assert subject.judge is subject.search is model
+    assert subject.slack == 0
+
+
+def test_a_processor_gets_smaller_passes_and_the_surrogate_is_handed_on(own, model):
+    assert prepare(own).chunk == prepare(model).chunk == 128
+    assert prepare(own, surrogate=model).surrogate is model
+    assert prepare(model).surrogate is None
+    assert prepare(nn.Identity()).chunk == 128
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_slack_lets_the_judge_see_whatever_the_copy_may_have_wrong(own, precision):
+    subject = prepare(own, precision=precision)
+    x = torch.rand(2000, 1, 6, 6)
+    searched, judged = subject.search(x).detach(), own(x).detach()
+    y = judged.argmax(dim=1)
+    likely = margin(searched, y.roll(1)) <= subject.slack * searched.abs().amax(dim=1)
+    assert likely[judged.argmax(dim=1) != y.roll(1)].all()
+
+
+def test_a_transfer_attack_needs_somebody_to_search_on(model, images):
+    with pytest.raises(InputError, match=r"^attack 'away' searches on a teacher, and there is none$"):
+        judge(model, images, (Trial(name="away", surrogate=True),))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 import overproof
 from overproof.attacks.pgd import PGD
 from overproof.data.sources import Digits
-from overproof.evaluation.attacked import Trial
+from overproof.evaluation.trial import Trial
 from overproof.methods.peeraid import PeerAiD
 from overproof.models.mlp import MLP
 from overproof.recipe import Recipe, Selection

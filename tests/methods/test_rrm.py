@@ -8,7 +8,7 @@ import overproof
 from overproof.attacks.pgd import PGD
 from overproof.data.sources import Digits
 from overproof.errors import InputError
-from overproof.evaluation.attacked import Trial
+from overproof.evaluation.trial import Trial
 from overproof.methods.natural import Natural
 from overproof.methods.rrm import RRM
 from overproof.models.adapted import Adapted

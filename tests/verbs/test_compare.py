@@ -93,3 +93,15 @@ def test_an_evaluation_of_an_earlier_network_is_refused(finished, tmp_path):
     (run / "model.json").write_text(json.dumps({**description, "digest": "0" * 64}))
     with pytest.raises(InputError, match="its network has changed since it was evaluated; run: overproof evaluate"):
         compare([run])
+
+
+def test_an_evaluation_without_a_network_beside_it_is_compared(runs, tmp_path):
+    # What was found about a foreign network, or written elsewhere with --out, is the evaluation alone.
+    folder = tmp_path / "evaluations" / "mine"
+    folder.mkdir(parents=True)
+    found = json.loads((runs[0] / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({**found, "run": "pkg:net", "method": "foreign"}))
+    (table,) = compare([*runs, folder])
+    assert [(row.name, row.method) for row in table.rows][2] == ("pkg:net", "foreign")
+    (folder / "evaluation.json").unlink()
+    assert refused([folder]) == f"{folder}: not a run folder (it has no recipe.yaml)"

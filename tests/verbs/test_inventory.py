@@ -1,7 +1,10 @@
+from typing import get_args
+
 import pytest
 
 from overproof.data.sources import Source
 from overproof.errors import InputError
+from overproof.evaluation.trial import SUITES, Search
 from overproof.methods.catalogue import methods
 from overproof.models.catalogue import FAMILIES, NAMED
 from overproof.shipped import recipe_names
@@ -22,7 +25,9 @@ def test_nothing_is_left_out():
     assert {name for name, _ in inventory("models")} == {*FAMILIES, *NAMED}
     assert {name for name, _ in inventory("datasets")} == {source.kind for source in Source.__subclasses__()}
     assert [name for name, _ in inventory("recipes")] == recipe_names()
-    assert "pgd" in dict(inventory("attacks"))
+    attacks = [name for name, _ in inventory("attacks")]
+    assert attacks == ["pgd", "apgd", "fab", "square", "hopskipjump", "standard", "quick", "mtard", "rrm", "rrm-l2"]
+    assert set(attacks) >= {search.kind for search in get_args(Search)} | set(SUITES)
 
 
 def test_a_method_says_whom_it_listens_to_and_what_it_costs():
@@ -37,3 +42,12 @@ def test_a_misspelt_room():
     with pytest.raises(InputError) as caught:
         inventory("method")
     assert str(caught.value) == "there is no list of 'method' (did you mean 'methods'?)"
+
+
+def test_a_suite_says_what_it_is_and_its_own_threat():
+    found = dict(inventory("attacks"))
+    assert (
+        found["rrm"]
+        == "Suite: the RRM paper's attack on CIFAR-10 images: APGD on cross-entropy, 50 steps, 10 restarts."
+    )
+    assert found["rrm-l2"] == f"{found['rrm']} l2 eps 1.0."

@@ -82,6 +82,15 @@ class Ball(ABC):
     def size(self, delta: Tensor) -> Tensor:
         """Return the norm of each perturbation, ``[N]``."""
 
+    @abstractmethod
+    def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
+        """Return the shortest step ``d`` in this norm with ``normal . d = gap`` and ``x + d`` in [0, 1], ``[N, ...]``.
+
+        ``normal`` is ``[N, ...]`` and ``gap`` ``[N]``: the projection of ``x`` onto a hyperplane within the box (Croce
+        and Hein 2020, "Minimally distorted adversarial examples"). Where the hyperplane misses the box, the step goes
+        as near to it as the box allows; where ``normal`` or ``gap`` is zero, or ``gap`` is NaN, it is zero.
+        """
+
 
 class Linf(Ball):
     """max |delta| <= eps."""
@@ -102,6 +111,11 @@ class Linf(Ball):
     def size(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().amax(dim=1)
 
+    @override
+    def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
+        direction, weight, room, need = _task(x, normal, gap)
+        return (direction * _filled(weight, torch.ones_like(need), room, need)).view_as(x)
+
 
 class L2(Ball):
     """Euclidean length of delta <= eps."""
@@ -111,22 +125,27 @@ class L2(Ball):
         # Scaling first and clipping second stays in the ball: x is in [0, 1], so clipping only moves towards x.
         delta = z - x
         shrink = (self.eps / self.size(delta).clamp_min(1e-12)).clamp(max=1)
-        return (x + delta * _per_example(shrink, x)).clamp_(0, 1)
+        return (x + delta * per_example(shrink, x)).clamp_(0, 1)
 
     @override
     def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient / _per_example(self.size(gradient).clamp_min(1e-12), gradient)
+        return gradient / per_example(self.size(gradient).clamp_min(1e-12), gradient)
 
     @override
     def uniform(self, x: Tensor) -> Tensor:
         dimensions = x[0].numel()
         radius = self.eps * torch.rand(len(x), dtype=x.dtype, device=x.device) ** (1 / dimensions)
-        return self.steepest(torch.randn_like(x)) * _per_example(radius, x)
+        return self.steepest(torch.randn_like(x)) * per_example(radius, x)
 
     @override
     def size(self, delta: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
         return length
+
+    @override
+    def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
+        direction, weight, room, need = _task(x, normal, gap)
+        return (direction * _filled(weight, weight, room, need)).view_as(x)
 
 
 class L1(Ball):
@@ -150,7 +169,7 @@ class L1(Ball):
 
     @staticmethod
     def _shrunk(delta: Tensor, threshold: Tensor, x: Tensor) -> Tensor:
-        soft = delta.sign() * (delta.abs() - _per_example(threshold, x)).clamp_min(0)
+        soft = delta.sign() * (delta.abs() - per_example(threshold, x)).clamp_min(0)
         return torch.minimum(torch.maximum(soft, -x), 1 - x)
 
     @override
@@ -174,6 +193,24 @@ class L1(Ball):
     def size(self, delta: Tensor) -> Tensor:
         return delta.flatten(1).abs().sum(dim=1)
 
+    @override
+    def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
+        # A unit of length goes furthest at the steepest pixel: fill it, then the next, and the last one in part. A few
+        # pixels are mostly enough, and a search for the steepest 64 takes a tenth of the time that sorting all does.
+        direction, weight, room, need = _task(x, normal, gap)
+        pixels = weight.shape[1]
+        width = min(64, pixels)
+        while True:
+            steep, order = weight.topk(width, dim=1)
+            space = room.gather(1, order)
+            reach = (steep * space).cumsum(dim=1)
+            if width == pixels or bool((reach[:, -1:] >= need).all()):
+                break
+            width = min(8 * width, pixels)
+        left = need - (reach - steep * space)
+        moved = (left / steep.clamp_min(torch.finfo(x.dtype).tiny)).clamp_min(0).minimum(space)
+        return (direction * torch.zeros_like(weight).scatter(1, order, moved)).view_as(x)
+
 
 _BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
 
@@ -184,6 +221,43 @@ def ball(norm: Norm, eps: float) -> Ball:
     return _BALLS[norm](eps)
 
 
-def _per_example(values: Tensor, like: Tensor) -> Tensor:
+def per_example(values: Tensor, like: Tensor) -> Tensor:
     """Reshape ``[N]`` so that it broadcasts over ``[N, ...]``."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _task(x: Tensor, normal: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the task of ``Ball.shortest`` in lengths ``m >= 0``: make ``sum(weight * m)`` the need, ``m <= room``.
+
+    Signs ``direction``, ``weight`` and ``room`` are ``[N, D]`` and in [-1, 1], ``need`` is ``[N, 1]``.
+    """
+    flat, distance = normal.flatten(1), gap.nan_to_num()[:, None]
+    steep = flat.abs()
+    peak = steep.amax(dim=1, keepdim=True)
+    # The largest weight becomes 1, so that the squares of a tiny gradient do not vanish.
+    scale = peak.clamp_min(torch.finfo(x.dtype).tiny)
+    direction = flat.sign() * distance.sign()
+    room = torch.where(direction > 0, 1 - x.flatten(1), x.flatten(1))
+    # No box reaches further than its dimension; a larger need, perhaps infinite, is as unreachable as this one.
+    need = (distance.abs() / scale).clamp(max=flat.shape[1] + 1).masked_fill(peak == 0, 0)
+    return direction, steep / scale, room, need
+
+
+def _filled(weight: Tensor, rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
+    """Return ``min(time * rate, room)`` at the first time at which its sum by weight is the need, ``[N, D]``.
+
+    The sum is concave and piecewise linear in time, so Newton's iteration from 0 never passes the solution, and has it
+    as soon as no further pixel is full: after 3 to 10 rounds, in a third of the time that sorting the pixels takes.
+    """
+    time, moved, free = torch.zeros_like(need), torch.zeros_like(room), room > 0
+    slopes, most = weight * rate, torch.finfo(room.dtype).max
+    while True:
+        slope = (slopes * free).sum(dim=1, keepdim=True)
+        left = (need - (weight * moved).sum(dim=1, keepdim=True)).clamp_min(0)
+        # Without a slope nothing more can be gained. A finite time keeps time * rate a number where the rate is 0.
+        time = torch.where(slope > 0, (time + left / slope).clamp(max=most), time)
+        moved = torch.minimum(time * rate, room)
+        still_free = moved < room
+        if torch.equal(still_free, free):
+            return moved
+        free = still_free

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from overproof.attacks.ball import Norm, Radius, ball, check_eps
+from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
+from overproof.attacks.goal import Goal
 from overproof.models.mode import in_mode
 
 Objective = Callable[[Tensor], Tensor]
@@ -30,9 +31,11 @@ class PGD:
     ``step`` defaults to ``2.5 * eps / steps``. ``start`` is uniform in the ball, 0.001 times a standard normal (the
     official codes of TRADES, RSLAD, MTARD and AdaAD) or none; ``clip_start`` brings it into the ball and [0, 1] before
     the first step, which ARD's code does not. ``best`` keeps the iterate of the highest score instead of the last one;
-    restarts always keep the best of their ends. ``mode: train`` searches in the mode the training loop left the model
-    in (ARD, IAD), so BatchNorm uses batch statistics and moves its running ones. ``ramp`` is the share of a training
-    run over which eps and step grow linearly from 0 (small networks under a large eps do not learn otherwise).
+    restarts always keep the best of their ends. With ``momentum`` the step follows a decaying sum of gradients, each
+    divided by its mean absolute value (MI-FGSM at 1.0, Dong et al. 2018, equation 6). ``mode: train`` searches in the
+    mode the training loop left the model in (ARD, IAD), so BatchNorm uses batch statistics and moves its running ones.
+    ``ramp`` is the share of a training run over which eps and step grow linearly from 0 (small networks under a large
+    eps do not learn otherwise).
     """
 
     kind: Literal["pgd"] = "pgd"
@@ -44,6 +47,7 @@ class PGD:
     start: Literal["uniform", "normal", "none"] = "uniform"
     clip_start: bool = True
     best: bool = False
+    momentum: float = 0.0
     mode: Literal["eval", "train"] = "eval"
     ramp: float = 0.0
 
@@ -53,6 +57,8 @@ class PGD:
             raise ValueError(f"ramp is a share of the run, in [0, 1], got {self.ramp}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum is the share kept of earlier gradients, in [0, 1], got {self.momentum}")
         if self.best and not self.clip_start:
             raise ValueError("best may return the start, so it needs clip_start: a start outside [0, 1] is no image")
 
@@ -85,16 +91,18 @@ class PGD:
             x_adv = x_adv + 0.001 * torch.randn_like(x)
         if self.clip_start and self.start != "none":
             x_adv = area.project(x_adv, x)
+        memory = torch.zeros_like(x)
         best, best_score = x_adv, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         for _ in range(self.steps):
             score, gradient = ascent(x_adv, objective)
             if self.best:
                 best, best_score = _better(x_adv, score, best, best_score)
+            if self.momentum:
+                size = gradient.flatten(1).abs().mean(dim=1).clamp_min(1e-12)
+                gradient = memory = self.momentum * memory + gradient / per_example(size, x)
             x_adv = area.project(x_adv + length * area.steepest(self._free(gradient, x_adv)), x)
         if self.best or self.restarts > 1:
-            with torch.no_grad():
-                score = objective(x_adv)
-            best, best_score = _better(x_adv, score, best, best_score)
+            best, best_score = _better(x_adv, _height(x_adv, objective), best, best_score)
         else:
             best = x_adv
         return best, best_score
@@ -111,6 +119,9 @@ class PGD:
 
 def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the score ``[N]`` and its gradient with respect to the pixels; the weights' ``.grad`` stays untouched."""
+    if isinstance(objective, Goal):  # it knows how much memory there is
+        score, gradient, _ = objective.unjudged().climb(x_adv)
+        return score, gradient
     with torch.enable_grad():
         point = x_adv.detach().requires_grad_()
         score = objective(point)
@@ -118,6 +129,14 @@ def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     return score.detach(), gradient
 
 
+def _height(x_adv: Tensor, objective: Objective) -> Tensor:
+    """Return the score ``[N]`` without a gradient."""
+    if isinstance(objective, Goal):
+        return objective.unjudged().assess(x_adv)[0]
+    with torch.no_grad():
+        return objective(x_adv)
+
+
 def _better(x: Tensor, score: Tensor, best: Tensor, best_score: Tensor) -> tuple[Tensor, Tensor]:
     improved = score > best_score
-    return torch.where(improved.reshape(-1, *[1] * (x.dim() - 1)), x, best), torch.where(improved, score, best_score)
+    return torch.where(per_example(improved, x), x, best), torch.where(improved, score, best_score)

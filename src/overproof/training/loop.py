@@ -15,11 +15,11 @@ from overproof.data.loader import Loader
 from overproof.errors import InputError
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.classifier import Classifier
+from overproof.models.precision import choose_precision
 from overproof.models.weights import channels_last
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
-from overproof.training.precision import choose_precision
 
 _LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
 _NEVER = torch.iinfo(torch.int64).max

@@ -1,22 +1,71 @@
-"""``evaluate``: the only reader of the test split; writes what it found beside the network."""
+"""``evaluate``: the only reader of the test split; attacks a network and writes down what it withstood."""
 
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from overproof.attacks.ball import Norm, Radius, Threat
-from overproof.data.images import balanced_subset
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from overproof.attacks.ball import Norm, Threat
+from overproof.data.images import Batch, ImageSet, balanced_subset
+from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
-from overproof.errors import InputError, nearest
-from overproof.evaluation.attacked import Trial, Verdicts, judge
-from overproof.models.classifier import parameter_count
+from overproof.errors import InputError
+from overproof.evaluation.admission import admit, need_gradients
+from overproof.evaluation.attacked import prepare
+from overproof.evaluation.calibration import agreement, calibration
+from overproof.evaluation.engine import Marks, assail, count_passes
+from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.probes import probe
+from overproof.evaluation.reliability import Reliability, from_attacks
+from overproof.evaluation.shards import Shard
+from overproof.evaluation.store import Store
+from overproof.evaluation.trial import Suite
+from overproof.evaluation.verdicts import Verdicts, standing
+from overproof.files import write_atomically
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.mode import in_mode
+from overproof.models.precision import choose_precision
 from overproof.recipe import plain
 from overproof.run import Run
+from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network
 
-SCHEMA = 1
+SCHEMA = 2
+_PROBED = 256  # examples shown to the reliability probes, which take up to 128 correct ones of them
 
 
-def evaluate(
+@dataclass(frozen=True, kw_only=True)
+class Attacking:
+    """What an evaluation has to say after a pass: where it is, and the robust accuracy of the blocks begun."""
+
+    attack: str
+    done: int
+    total: int
+    robust: Evidence
+    warnings: tuple[str, ...] = ()
+
+
+def evaluate(run: Run | Path | str, **options: Any) -> dict[str, Any]:
+    """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
+
+    ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
+    ``data``. The options are those of ``evaluating``. Raises ``InputError``.
+    """
+    course = evaluating(run, **options)
+    while True:
+        try:
+            next(course)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            return found
+
+
+def evaluating(
     run: Run | Path | str,
     *,
     attacks: tuple[str, ...] = (),
@@ -25,101 +74,233 @@ def evaluate(
     examples: int | None = None,
     seed: int = 0,
     device: str = "auto",
-) -> dict[str, Any]:
-    """Attack a run's network on the test split; write and return ``evaluation.json``, and write ``examples.jsonl``.
+    data: Source | str | None = None,
+    teacher: Path | str | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    batch: int | None = None,
+    reliability: bool = True,
+    save_adversarial: bool = False,
+    resume: bool = False,
+    out: Path | str | None = None,
+) -> Generator[Attacking, None, dict[str, Any]]:
+    """Evaluate pass by pass: yield after each, return what was written to ``evaluation.json``.
 
-    ``attacks`` picks trials of the recipe by name (all). ``eps`` and ``norm`` replace the recipe's threat. ``examples``
-    takes a seeded, class-balanced subset (0: all). Raises ``InputError``.
+    ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
+    ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded,
+    class-balanced subset (0: all). ``teacher`` is what transfer attacks climb and what agreement is measured with.
+    ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
+    together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
+    interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
+    ``InputError``.
     """
-    run = run if isinstance(run, Run) else Run(Path(run))
-    recipe = run.recipe()
-    model, description = run.model()
-    threat = _threat(recipe.threat, norm, eps)
-    trials = tuple(_under(trial, threat) for trial in _picked(recipe.evaluation.attacks, attacks))
-    place = pick_device(device)
-    images = recipe.data.load("test")
-    if images.signature != model.signature:
-        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
-    count = recipe.evaluation.examples if examples is None else examples
-    if count < 0:
-        raise InputError(f"examples must be 0 (all) or more, got {count}")
-    chosen = balanced_subset(images, count or len(images), seed)
-    subset = images.at(chosen)
-    verdicts = judge(model.to(place), subset.to(place), trials, batch=recipe.evaluation.batch, seed=seed)
+    subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
+    threat, suite = chosen_suite(subject, attacks, norm, eps)
+    model, other = subject.model.to(place), None
+    if teacher is not None:
+        other = network(teacher, subject.images.signature).to(place)
+    rows = _rows(subject, examples, seed)
+    images = subject.images.at(rows).to(place)
+    size = subject.batch if batch is None else batch
+    if size < 1:
+        raise InputError(f"batch must be at least 1, got {size}")
+    warnings = _admitted(subject, model, other, _shown(images, seed), suite)
+    chosen = choose_precision(precision, place, model)
+    folder = subject.folder if out is None else Path(out)
+    setting = {
+        "network": subject.facts["model_digest"],
+        "teacher": None if other is None else digest_of(other),
+        "seed": seed,
+        "examples": len(images),
+        "data": images.digest,
+        "suite": plain(suite),
+        "batch": size,
+        "precision": chosen,
+    }
+    store = Store(folder / "evaluation-state", setting)
+    if shard.leads:
+        store.open(resume=resume)
+    shard.wait()
+    course = _Course(model, other, images, suite, store, shard, seed, size, chosen)
+    verdicts = yield from course.run(warnings)
     found = {
         "schema": SCHEMA,
-        "run": recipe.name,
-        "method": recipe.method.kind,
-        "architecture": recipe.student.kind,
+        **subject.facts,
         "parameters": parameter_count(model),
-        "recipe_seed": recipe.seed,
-        "model_digest": description["digest"],
-        "selected_on": description["selected_on"],
         "data": {
             "name": images.name,
             "split": "test",
-            "examples": len(subset),
-            "of": len(images),
-            "digest": subset.digest,
+            "examples": len(images),
+            "of": len(subject.images),
+            "digest": images.digest,
         },
-        "threat": plain(threat),
+        "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
+        "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
         "seed": seed,
-        **_figures(verdicts, trials),
+        "batch": size,
+        "search_precision": chosen,
+        **_figures(verdicts),
+        "calibration": _calibration(verdicts),
+        "teacher": None if other is None else {"name": str(teacher), **_imitation(verdicts, other, images)},
+        "reliability": _reliability(model, verdicts, images, threat, seed).plain() if reliability and threat else None,
+        "warnings": list(warnings),
         "versions": versions(),
         "hardware": hardware(place),
     }
-    run.write_lines("examples.jsonl", _lines(verdicts, chosen.tolist()))
-    run.write_json("evaluation.json", found)
+    if shard.leads:
+        results = Run(folder)
+        if save_adversarial:
+            found["adversarial"] = _save_broken(results, model, verdicts, rows.tolist(), place)
+        results.write_lines("examples.jsonl", verdicts.lines(rows.tolist()))
+        results.write_json("evaluation.json", found)
+        store.remove()
     return found
 
 
-def _figures(verdicts: Verdicts, trials: tuple[Trial, ...]) -> dict[str, Any]:
-    clean = verdicts.clean
+def _rows(subject: Examinee, examples: int | None, seed: int) -> Tensor:
+    count = subject.examples if examples is None else examples
+    if count < 0:
+        raise InputError(f"examples must be 0 (all) or more, got {count}")
+    return balanced_subset(subject.images, count or len(subject.images), seed)
+
+
+def _shown(images: ImageSet, seed: int) -> Batch:
+    """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""
+    (batch,) = images.at(balanced_subset(images, _PROBED, seed)).batches(_PROBED)
+    return batch
+
+
+def _admitted(
+    subject: Examinee, model: Classifier, teacher: nn.Module | None, shown: Batch, suite: Suite
+) -> tuple[str, ...]:
+    """Return warnings about the network; raise ``InputError`` for one that the suite cannot attack."""
+    warnings = admit(model, shown.x, shown.y, where=subject.name)
+    for trial in suite.attacks:
+        if trial.family == "transfer" and teacher is None:
+            raise InputError(f"attack {trial.name!r} searches on a teacher; name one with --teacher")
+        if trial.family == "white_box":
+            need_gradients(trial.name, model, shown.x, where=subject.name)
+    return warnings
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """The way of all blocks through the suite, with what is done kept in the store."""
+
+    model: Classifier
+    teacher: Classifier | None
+    images: ImageSet
+    suite: Suite
+    store: Store
+    shard: Shard
+    seed: int
+    batch: int
+    precision: Literal["fp32", "bf16"]
+
+    def run(self, warnings: tuple[str, ...]) -> Generator[Attacking, None, Verdicts]:
+        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them."""
+        blocks: dict[int, Marks] = {}
+        counts: dict[int, Evidence] = {}
+        parts = list(self.images.batches(self.batch))
+        mine = [number for number in range(len(parts)) if self.shard.mine(number)]
+        passes = count_passes(self.suite, self.images.signature.classes)
+        with in_mode(self.model, training=False):
+            subject = prepare(self.model, precision=self.precision, surrogate=self.teacher)
+            for place, number in enumerate(mine):
+                before = self._restored(number)
+                if before is not None:
+                    blocks[number], counts[number] = before, standing(before)
+                for marks in assail(subject, parts[number], self.suite, seed=self.seed, number=number, marks=before):
+                    blocks[number], counts[number] = marks, standing(marks)
+                    done = int(marks["passes"])
+                    self.store.save(number, marks, whole=done + 1 == passes)
+                    if self.shard.leads:
+                        yield Attacking(
+                            attack=self._attack_of(done),
+                            done=place * passes + done + 1,
+                            total=len(mine) * passes,
+                            robust=reduce(add, counts.values()),
+                            warnings=warnings if place == done == 0 else (),
+                        )
+        return Verdicts.of(self.suite, self.shard.gather(blocks).values())
+
+    def _restored(self, number: int) -> Marks | None:
+        marks = self.store.load(number)
+        device = self.images.labels.device
+        # Sums are kept on the CPU, whatever the device.
+        return marks and {
+            name: value if name in ("seconds", "passes") else value.to(device) for name, value in marks.items()
+        }
+
+    def _attack_of(self, done: int) -> str:
+        classes = self.images.signature.classes
+        names = [trial.name for trial in self.suite.attacks for _ in trial.passes(classes)]
+        return names[done - 1] if done else "clean"
+
+
+def _figures(verdicts: Verdicts) -> dict[str, Any]:
+    clean, attacks = verdicts.clean, verdicts.attacks
+    passes = {name: verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward")}
     return {
         "clean": clean.plain(),
         "attacks": {
             trial.name: {
-                **verdicts.attacks[trial.name].plain(),
+                **attacks[trial.name].plain(),
                 # Weighted robust accuracy (MTARD): half clean, half robust.
-                "w_robust": (clean.share + verdicts.attacks[trial.name].share) / 2,
+                "w_robust": (clean.share + attacks[trial.name].share) / 2,
+                "forward": passes["forward"][column],
+                "backward": passes["backward"][column],
                 "trial": plain(trial),
             }
-            for trial in trials
+            for column, trial in enumerate(verdicts.suite.attacks)
         },
         "worst": verdicts.worst.plain(),
     }
 
 
-def _lines(verdicts: Verdicts, indices: list[int]) -> list[dict[str, Any]]:
-    return [
-        {"index": index, "label": label, "prediction": prediction, "broken_by": broken_by}
-        for index, label, prediction, broken_by in zip(
-            indices,
-            verdicts.labels.tolist(),
-            verdicts.predictions.tolist(),
-            verdicts.broken_by(),
-            strict=True,
-        )
-    ]
+def _calibration(verdicts: Verdicts) -> dict[str, Any]:
+    return {
+        name: calibration(verdicts.marks[f"{name}_logits"], verdicts.labels).plain() for name in ("clean", "attacked")
+    }
 
 
-def _threat(threat: Threat, norm: Norm | None, eps: str | float | None) -> Threat:
-    try:
-        return Threat(norm=norm or threat.norm, eps=threat.eps if eps is None else Radius(eps))
-    except ValueError as problem:
-        raise InputError(str(problem)) from problem
+def _imitation(verdicts: Verdicts, teacher: Classifier, images: ImageSet) -> dict[str, Any]:
+    """Return how the student agrees with the teacher on clean images and at the worst points found."""
+    place = images.labels.device
+    with in_mode(teacher, training=False), torch.no_grad():
+        clean = torch.cat([teacher(part.x).cpu() for part in images.batches(256)])
+        attacked = torch.cat([teacher(part.to(place)).cpu() for part in torch.split(verdicts.marks["image"], 256)])
+    return {
+        "clean": agreement(verdicts.marks["clean_logits"], clean).plain(),
+        "attacked": agreement(verdicts.marks["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
+    }
 
 
-def _under(trial: Trial, threat: Threat) -> Trial:
-    """Return the trial in this threat model; a step length made for another radius is dropped with it."""
-    if (trial.attack.norm, trial.attack.eps) == (threat.norm, threat.eps):
-        return trial
-    return replace(trial, attack=replace(trial.attack, norm=threat.norm, eps=threat.eps, step=None))
+def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat: Threat, seed: int) -> Reliability:
+    signs = from_attacks(
+        of=len(verdicts.labels),
+        clean=int(verdicts.correct.sum()),
+        white_box=verdicts.broken_in("white_box"),
+        black_box=verdicts.broken_in("black_box"),
+        transfer=verdicts.broken_in("transfer"),
+    )
+    shown = _shown(images, seed)
+    return Reliability(signs=(*signs, *probe(model, shown.x, shown.y, threat, seed=seed)))
 
 
-def _picked(trials: tuple[Trial, ...], names: tuple[str, ...]) -> tuple[Trial, ...]:
-    known = {trial.name: trial for trial in trials}
-    for name in names:
-        if name not in known:
-            raise InputError(f"the recipe has no attack {name!r}{nearest(name, known)}")
-    return tuple(known[name] for name in names) or trials
+def _save_broken(
+    results: Run, model: Classifier, verdicts: Verdicts, rows: list[int], place: torch.device
+) -> dict[str, Any]:
+    """Write the broken images, and confirm each one again as it was written."""
+    broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
+    file = results.folder / "adversarial.safetensors"
+    body = {
+        "images": verdicts.marks["image"][broken].contiguous(),
+        "labels": verdicts.labels[broken],
+        "index": torch.tensor(rows)[broken],
+    }
+    write_atomically(file, save(body))
+    read = load_file(file)
+    with in_mode(model, training=False), torch.no_grad():
+        predicted = [model(part.to(place)).argmax(dim=1).cpu() for part in torch.split(read["images"], 256)]
+    wrong = torch.cat(predicted) != read["labels"] if predicted else torch.zeros(0, dtype=torch.bool)
+    return {"file": file.name, "images": len(broken), "confirmed": int(wrong.sum())}

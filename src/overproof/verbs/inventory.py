@@ -1,9 +1,10 @@
 """``list``: the names there are to choose from, each with one line."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import get_args
 
-from overproof.attacks.pgd import PGD
 from overproof.errors import InputError, nearest
+from overproof.evaluation.trial import OWN_THREATS, SUITES, Search
 from overproof.methods.catalogue import methods
 from overproof.models.catalogue import FAMILIES, NAMED
 from overproof.recipe import SOURCES
@@ -38,13 +39,20 @@ def _models() -> Lines:
     yield from ((name, repr(architecture)) for name, architecture in NAMED.items() if name not in FAMILIES)
 
 
-def _first_sentence(cls: type) -> str:
-    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+def _attacks() -> Lines:
+    yield from _classes({search.kind: search for search in get_args(Search)})
+    for name, suite in SUITES.items():
+        own = f" {OWN_THREATS[name].norm} eps {OWN_THREATS[name].eps}." if name in OWN_THREATS else ""
+        yield name, f"Suite: {_first_sentence(suite).removeprefix('Return ')}{own}"
+
+
+def _first_sentence(described: object) -> str:
+    return " ".join((described.__doc__ or "").split("\n\n")[0].split())
 
 
 _ROOMS: Mapping[str, Callable[[], Lines]] = {
     "methods": _methods,
-    "attacks": lambda: _classes({PGD.kind: PGD}),
+    "attacks": _attacks,
     "models": _models,
     "datasets": lambda: _classes(SOURCES),
     "recipes": lambda: ((name, "") for name in recipe_names()),

@@ -94,4 +94,4 @@ def _recipe(name: str, *edits: str) -> Recipe:
 
 
 def _run(recipe: Recipe, out: Path) -> dict[str, Any]:
-    return evaluate(train(recipe, out, resume=True, device="cpu"), device="cpu")
+    return evaluate(train(recipe, out, resume=True, device="cpu"), device="cpu", resume=True, reliability=False)

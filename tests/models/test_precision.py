@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from overproof.training.precision import choose_precision, computes_bf16
+from overproof.models.precision import choose_precision, computes_bf16
 
 CPU = torch.device("cpu")
 NARROW, WIDE = nn.Conv2d(3, 63, 1), nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 64, 1))

@@ -1,0 +1,193 @@
+"""The engine of every evaluation: blocks of examples, each taken through a suite, one resumable pass at a time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from time import monotonic
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from overproof.attacks.ball import ball
+from overproof.attacks.goal import Cost, Goal, Logits, ranked_target
+from overproof.data.draws import seed_at
+from overproof.data.images import Batch
+from overproof.errors import InputError
+from overproof.evaluation.trial import Search, Suite, Trial
+from overproof.functional import margin
+
+T = TypeVar("T")
+Marks = dict[str, Tensor]
+"""What is known of one block of B examples under T trials, K classes; a flat dict of tensors, so that it can be saved.
+
+``label``, ``prediction`` int64 [B]; ``clean_logits``, ``attacked_logits`` float [B, K]; ``survived`` bool [B, T], true
+where a trial did not break the example (or was not let loose on it); ``margin``, ``norm`` [B] and ``image``
+[B, C, H, W] of the worst point found, which is the clean image where nothing worse was; ``forward``, ``backward`` int64
+[B, T] passes; ``seconds`` float64 [T + 1], clean first; ``passes`` int64 [], how many are done.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network under attack: ``judge`` decides in full precision, ``search`` gives the logits that are climbed.
+
+    An example is put before the judge when its searched margin is at most ``slack`` of its largest logit. ``surrogate``
+    is what transfer attacks climb. At most ``chunk`` examples are in one pass.
+    """
+
+    judge: nn.Module
+    search: Logits
+    slack: float = 0.0
+    surrogate: nn.Module | None = None
+    chunk: int = 1024
+
+
+def assail(
+    subject: Subject,
+    block: Batch,
+    suite: Suite,
+    *,
+    seed: int,
+    number: int,
+    marks: Marks | None = None,
+) -> Iterator[Marks]:
+    """Take block ``number`` through the suite and yield its marks after every pass, the same dict each time.
+
+    Draws depend on ``(seed, trial, pass, number)`` alone: the passes may be done in another process, or go on from
+    ``marks`` that an earlier one left. Raises ``InputError`` for logits that are not finite, and for a transfer attack
+    without a surrogate.
+    """
+    for trial in suite.attacks:
+        if trial.surrogate and subject.surrogate is None:
+            raise InputError(f"attack {trial.name!r} searches on a teacher, and there is none")
+    if marks is None:
+        begun, subject = _within_memory(subject, partial(_begin, block=block, suite=suite))
+        yield begun
+        marks = begun
+    classes = marks["clean_logits"].shape[1]
+    done = 0
+    for column, trial in enumerate(suite.attacks):
+        for search, rank in trial.passes(classes):
+            done += 1
+            if done <= marks["passes"]:
+                continue
+            started = monotonic()
+            rows = _standing(marks, suite, column).nonzero().flatten()
+            if len(rows):
+                task = _Pass(trial, search, rank, column, rows, seed_at(seed, "evaluate", trial.name, done, number))
+                _, subject = _within_memory(subject, partial(_attack, block=block, marks=marks, task=task))
+            marks["seconds"][column + 1] += monotonic() - started
+            marks["passes"] += 1
+            yield marks
+
+
+def count_passes(suite: Suite, classes: int) -> int:
+    """Return how many times ``assail`` yields for a block of fresh examples."""
+    return 1 + sum(1 for trial in suite.attacks for _ in trial.passes(classes))
+
+
+def _begin(subject: Subject, *, block: Batch, suite: Suite) -> Marks:
+    started = monotonic()
+    logits = _judged(subject, block.x)
+    _check_finite(logits, "clean images")
+    size, trials, device = len(block.y), len(suite.attacks), block.y.device
+    marks = {
+        "label": block.y,
+        "prediction": logits.argmax(dim=1),
+        "clean_logits": logits,
+        "attacked_logits": logits.clone(),
+        "survived": torch.ones(size, trials, dtype=torch.bool, device=device),
+        "margin": margin(logits, block.y),
+        "norm": torch.zeros(size, device=device),
+        "image": block.x.clone(),
+        "forward": torch.zeros(size, trials, dtype=torch.int64, device=device),
+        "backward": torch.zeros(size, trials, dtype=torch.int64, device=device),
+        "seconds": torch.zeros(trials + 1, dtype=torch.float64),
+        "passes": torch.zeros((), dtype=torch.int64),
+    }
+    marks["seconds"][0] = monotonic() - started
+    return marks
+
+
+def _standing(marks: Marks, suite: Suite, column: int) -> Tensor:
+    """Return which examples a trial is let loose on, bool ``[B]``."""
+    correct = marks["prediction"] == marks["label"]
+    before = marks["survived"][:, : column + 1] if suite.survivors else marks["survived"][:, column : column + 1]
+    return correct & before.all(dim=1)
+
+
+class _Pass(NamedTuple):
+    """One search over the rows of a block: trial, search, rank of the target class (0: none), column, rows, seed."""
+
+    trial: Trial
+    search: Search
+    rank: int
+    column: int
+    rows: Tensor
+    seed: int
+
+
+def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> None:
+    """Make one pass and write down what came of it."""
+    trial, search, rank, column, rows, seed = task
+    torch.manual_seed(seed)
+    x, y = block.x[rows], block.y[rows]
+    target = ranked_target(marks["clean_logits"][rows], y, rank) if rank else None
+    cost = Cost(len(rows), y.device)
+    goal = Goal(
+        search=subject.surrogate if trial.surrogate and subject.surrogate is not None else subject.search,
+        judge=None if trial.surrogate else subject.judge,
+        y=y,
+        index=torch.arange(len(rows), device=y.device),
+        cost=cost,
+        loss=trial.loss,
+        target=target,
+        slack=subject.slack,
+        chunk=subject.chunk,
+    )
+    found = search(subject.judge, x, goal)
+    # Whatever the search believed, an example is broken when the judge says so of an image in the ball and in [0, 1].
+    size = ball(trial.attack.norm, trial.attack.eps).size(found - x)
+    inside = (size <= _longest(trial, x)) & ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
+    logits = _judged(subject, found)
+    _check_finite(logits[inside], f"images of attack {trial.name!r}")
+    marks["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
+    marks["forward"][rows, column] += cost.forward
+    marks["backward"][rows, column] += cost.backward
+    reached = margin(logits, y)
+    worse = inside & (reached < marks["margin"][rows])
+    for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": found}.items():
+        marks[name][rows[worse]] = value[worse]
+
+
+def _within_memory(subject: Subject, work: Callable[[Subject], T]) -> tuple[T, Subject]:
+    """Do the work in chunks that fit: where a device runs out of memory, again with half as many examples a pass."""
+    while True:
+        try:
+            return work(subject), subject
+        except torch.OutOfMemoryError:
+            if subject.chunk == 1:
+                raise
+            torch.cuda.empty_cache()
+            subject = replace(subject, chunk=subject.chunk // 2)
+
+
+def _longest(trial: Trial, x: Tensor) -> float:
+    """Return eps and what rounding ``x + delta`` to float32 may add: half a unit in the last place of each pixel."""
+    pixels = x[0].numel()
+    rounding = {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[trial.attack.norm] * 2**-24
+    return float(trial.attack.eps) * (1 + 1e-6) + float(rounding)
+
+
+def _check_finite(logits: Tensor, what: str) -> None:
+    bad = ~logits.isfinite().all(dim=1)
+    if bad.any():
+        raise InputError(
+            f"the network's outputs are not finite (NaN or infinite) on {int(bad.sum())} of {len(bad)} {what}"
+        )
+
+
+def _judged(subject: Subject, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([subject.judge(part) for part in torch.split(x, subject.chunk)])

@@ -1,0 +1,101 @@
+"""A copy of a network that answers nearly the same and faster: for searching, never for deciding."""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from typing_extensions import override
+
+from overproof.models.classifier import Classifier, last_linear
+from overproof.models.frozen import FrozenConv2d
+
+
+class Fast(nn.Module):
+    """A frozen copy of a classifier in eval mode: BatchNorm folded into convolutions, channels last, maybe bf16.
+
+    The last linear layer stays in float32, so that nearby images do not get equal logits.
+    """
+
+    def __init__(self, model: Classifier, precision: Literal["fp32", "bf16"]) -> None:
+        super().__init__()
+        self._normalised = deepcopy(model).requires_grad_(False).eval()
+        backbone = folded(self._normalised.backbone)
+        if precision == "bf16":
+            self._dtype, backbone = torch.bfloat16, _in_bfloat16(backbone)
+        else:
+            self._dtype, backbone = torch.float32, backbone.float()
+        for name, module in list(backbone.named_modules()):
+            if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
+                _replace(backbone, name, FrozenConv2d(module))
+        self._backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._normalised.backbone = nn.Identity()
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]`` in float32."""
+        inputs = self._normalised.normalised(x).to(self._dtype, memory_format=torch.channels_last)
+        logits: Tensor = self._backbone(inputs)
+        return logits.float()
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """Return the network in eval mode with each BatchNorm that directly follows a convolution folded into it.
+
+    A network that cannot be traced (its course depends on its input) is returned as it is. The network itself is not
+    changed, but the copy may share its tensors.
+    """
+    try:
+        graph = fx.symbolic_trace(network)
+    except Exception:  # whatever a foreign forward does with a proxy
+        return network
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        convolution, norm = modules[str(before.target)], modules[str(node.target)]
+        shared = [str(other.target) for other in graph.graph.nodes if other.op == "call_module"]
+        if (
+            isinstance(convolution, nn.Conv2d)
+            and isinstance(norm, nn.BatchNorm2d)
+            and norm.running_mean is not None
+            and shared.count(str(before.target)) == shared.count(str(node.target)) == 1
+        ):
+            fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
+            modules[str(before.target)] = fused  # a second BatchNorm that follows belongs to this one
+            _replace(graph, str(before.target), fused)
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.graph.lint()
+    graph.recompile()
+    return graph
+
+
+class _ExactLinear(nn.Module):
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = deepcopy(linear).float()
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.float())  # type: ignore[no-any-return]
+
+
+def _in_bfloat16(network: nn.Module) -> nn.Module:
+    """Convert all of the network but its last linear layer, which goes on computing in float32."""
+    last = last_linear(network)
+    (name,) = [name for name, module in network.named_modules() if module is last]
+    exact = _ExactLinear(last)  # a copy, made before its weights would be rounded
+    if not name:
+        return exact
+    network.to(torch.bfloat16)
+    _replace(network, name, exact)
+    return network
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)

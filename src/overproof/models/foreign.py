@@ -1,0 +1,234 @@
+"""Networks that are not ours, by the word a user types: a module of their own, RobustBench's, timm's."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from textwrap import shorten
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overproof.errors import InputError, nearest
+from overproof.models.classifier import Classifier
+from overproof.signature import Signature
+
+_FORMS = "package.module:factory, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+
+
+def is_foreign(word: str) -> bool:
+    """Tell ``package.module:factory``, ``robustbench:NAME`` and ``timm:NAME`` from the path of a run folder."""
+    kind, colon, _ = word.partition(":")
+    return bool(colon) and "/" not in kind and not Path(word).exists()
+
+
+def foreign(name: str, signature: Signature) -> Classifier:
+    """Return the network a word stands for, as a ``Classifier`` in eval mode on the device its maker put it on.
+
+    ``package.module:factory`` imports the module (from the current folder, too), calls the factory without arguments
+    and takes what it returns: a ``Classifier``, an ``nn.Module`` from pixels ``[N, C, H, W]`` in [0, 1] to logits
+    ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for that module.
+    ``robustbench:NAME`` is RobustBench's CIFAR-10 Linf network, ``robustbench:DATASET/THREAT/NAME`` any of its others.
+    ``timm:NAME`` is timm's network with its pretrained weights, whose own mean and std become the normalisation.
+
+    Eval mode is entered through the network's own ``train(False)``, exactly as an evaluation does: a factory that
+    leaves its network in train mode has forgotten, and one that means a part of it to stay random overrides ``train``.
+    The modes and the device of what a plain callable hides are its own affair.
+
+    Raises ``InputError`` for a word without meaning, a network that cannot be made, and one that does not map two
+    images of the signature to ``[2, classes]`` numbers.
+    """
+    kind, _, rest = name.partition(":")
+    if rest and kind in _ZOOS:
+        return _fitting(_ZOOS[kind](name, rest, signature), signature, name)
+    if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
+        raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
+    # The network is tried in here, so that what it imports at its first call is found as well.
+    with _importable(Path.cwd()):
+        network = _made(_attribute(_module(kind, name), rest, name), name)
+        return _fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
+
+
+class _Called(nn.Module):
+    """A callable from tensor to tensor as a network without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the callable returns, on the device of the pixels."""
+        found = self.function(x)
+        return found.to(x.device) if isinstance(found, Tensor) else found
+
+
+# --- a module of the user's own ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Look for modules in the folder first, as ``python -m`` does; the search path is given back."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _module(path: str, name: str) -> ModuleType:
+    try:
+        return import_module(path)
+    except (Exception, SystemExit) as problem:  # a script without a guard may exit
+        missing = problem.name or "" if isinstance(problem, ModuleNotFoundError) else ""
+        # Either a part of the path is missing, or something that the module itself wants to import.
+        if missing and f"{path}.".startswith(f"{missing}."):
+            hint = _like(missing, _beside(missing))
+            raise InputError(f"{name}: no module {missing!r} in this folder or installed{hint}") from problem
+        raise InputError(f"{name}: importing {path} raised {_said(problem)}") from problem
+
+
+def _beside(path: str) -> set[str]:
+    """Return the modules that the path could have meant: those of its package, or of this folder and the zoos."""
+    parent, dot, _ = path.rpartition(".")
+    places = getattr(sys.modules[parent], "__path__", ()) if parent else [str(Path.cwd())]
+    return {f"{parent}{dot}{module.name}" for module in iter_modules(places)} | (set() if parent else set(_ZOOS))
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
+    if not hasattr(module, attribute):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InputError(f"{name}: {module.__name__} has no {attribute!r}{_like(attribute, public)}")
+    return getattr(module, attribute)
+
+
+def _made(factory: Any, name: str) -> nn.Module:
+    """Return the network that a factory makes, or the network itself."""
+    if isinstance(factory, nn.Module):
+        return factory
+    if not callable(factory):
+        raise InputError(f"{name}: this is {_thing(factory)}, neither a factory nor an nn.Module")
+    if wanted := _required(factory):
+        raise InputError(
+            f"{name}: it needs arguments ({', '.join(wanted)}); name a factory that is called without any and returns "
+            f"the network"
+        )
+    try:
+        network = factory()
+    except (Exception, SystemExit) as problem:
+        raise InputError(f"{name}: the factory raised {_said(problem)}") from problem
+    if isinstance(network, type) or not callable(network):
+        raise InputError(f"{name}: the factory returned {_thing(network)}, not an nn.Module or a function of pixels")
+    return network if isinstance(network, nn.Module) else _Called(network)
+
+
+def _required(factory: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (ValueError, TypeError):  # some compiled callables do not say
+        return []
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
+
+
+# --- the zoos ---------------------------------------------------------------------------------------------------------
+
+
+def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
+    *place, model = rest.split("/")
+    if len(place) not in (0, 2):
+        raise InputError(f"{name}: write robustbench:NAME or robustbench:DATASET/THREAT/NAME")
+    dataset, threat = place or ("cifar10", "Linf")
+    load_model = _package("robustbench.utils", name).load_model
+    try:
+        # Its networks take pixels in [0, 1]; whatever normalisation they have is inside.
+        return Classifier(load_model(model_name=model, dataset=dataset, threat_model=threat), signature)
+    except Exception as problem:  # unknown names, downloads and weights fail each in its own way
+        zoo = _package("robustbench.model_zoo", name).model_dicts
+        known = {f"{data.value}/{what.value}/{each}" for data in zoo for what in zoo[data] for each in zoo[data][what]}
+        wanted = f"{dataset}/{threat}/{model}"
+        if wanted not in known:
+            raise InputError(f"{name}: RobustBench has no {wanted}{_like(wanted, known)}") from problem
+        raise InputError(f"{name}: RobustBench cannot load it ({_said(problem)})") from problem
+
+
+def _timm(name: str, rest: str, signature: Signature) -> Classifier:
+    timm = _package("timm", name)
+    try:
+        network = timm.create_model(rest, pretrained=True)
+    except Exception as problem:  # unknown names, downloads and weights fail each in its own way
+        hint = "" if timm.is_model(rest) else _like(rest, timm.list_models(pretrained=True))
+        raise InputError(f"{name}: timm cannot load it{hint} ({_said(problem)})") from problem
+    known = network.pretrained_cfg
+    sizes = [tuple(known[key]) for key in ("input_size", "test_input_size") if known.get(key)]
+    size = (signature.channels, signature.height, signature.width)
+    if sizes and size not in sizes:
+        meant = " or ".join("x".join(map(str, each)) for each in sizes)
+        raise InputError(
+            f"{name}: it is for {meant} images, the data are {signature}; where another size is meant, resize inside "
+            f"a network of your own (package.module:factory)"
+        )
+    return Classifier(network, signature, mean=tuple(known.get("mean") or ()), std=tuple(known.get("std") or ()))
+
+
+_ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {"robustbench": _robustbench, "timm": _timm}
+
+
+def _package(path: str, name: str) -> ModuleType:
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as problem:  # the package, or one that it needs
+        raise InputError(f"{name} needs the extra: pip install 'overproof[zoo]'") from problem
+    except Exception as problem:
+        raise InputError(f"{name}: {path} is installed but cannot be imported ({_said(problem)})") from problem
+
+
+# --- what every network must do ---------------------------------------------------------------------------------------
+
+
+def _fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
+    """Return the model in eval mode, or raise ``InputError`` unless it maps two images to two rows of logits."""
+    if model.signature != signature:
+        raise InputError(f"{name}: it is for {model.signature}, the data are {signature}")
+    place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model.to(place).eval()
+    shape = [2, signature.channels, signature.height, signature.width]
+    try:
+        with torch.no_grad():
+            found = model.backbone(model.normalised(torch.full(shape, 0.5, device=place)))
+    except Exception as problem:
+        raise InputError(f"{name}: given images {shape} it raised {_said(problem)}") from problem
+    if not isinstance(found, Tensor):
+        advice = "its .logits" if hasattr(found, "logits") else "the logits as one tensor"
+        raise InputError(f"{name}: it returned {_thing(found)}; return {advice}")
+    if not found.is_floating_point():
+        raise InputError(f"{name}: it returned {found.dtype} numbers; return floating-point logits")
+    if found.dim() != 2 or len(found) != 2:
+        raise InputError(
+            f"{name}: given images {shape} it returned {list(found.shape)}; expected one row of logits each"
+        )
+    if found.shape[1] != signature.classes:
+        raise InputError(f"{name}: it returns {found.shape[1]} logits, the data have {signature.classes} classes")
+    return model
+
+
+def _like(name: str, known: Iterable[str]) -> str:
+    """Return the nearest of many names, or nothing: a zoo is too large to be listed in a sentence."""
+    close = get_close_matches(name, list(known), cutoff=0.5)
+    return nearest(name, close) if close else ""
+
+
+def _said(problem: BaseException) -> str:
+    return shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...").removesuffix(":")
+
+
+def _thing(found: object) -> str:
+    """Return the words for an object that is not what was expected: ``None``, ``the class Net``, ``a dict``."""
+    if found is None:
+        return "None"
+    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"

@@ -1,0 +1,86 @@
+"""A convolution that learns nothing: the gradient of its input is a convolution as well, and runs as fast as one."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import override
+
+
+class FrozenConv2d(nn.Module):
+    """A convolution without gradients to its weights.
+
+    Libraries compute the input gradient of a convolution with kernels written for training; on processors those are
+    several times slower than the forward ones, most of all for few channels. Here it is a forward convolution with
+    turned weights: with stride s there are s * s of them, one per position of a pixel between two windows, and their
+    outputs are woven together.
+    """
+
+    @staticmethod
+    def suits(convolution: nn.Conv2d) -> bool:
+        """Whether the turned weights hold no more numbers than the weights: the stride divides the kernel."""
+        (kernel, other), (stride, across) = convolution.kernel_size, convolution.stride
+        return (
+            kernel == other
+            and stride == across
+            and kernel % stride == 0
+            and convolution.dilation == (1, 1)
+            and convolution.padding_mode == "zeros"
+            and isinstance(convolution.padding, tuple)
+            and convolution.padding[0] == convolution.padding[1] < kernel
+        )
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.register_buffer("weight", convolution.weight.detach())
+        self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
+        self.stride, self.padding, self.groups = convolution.stride[0], int(convolution.padding[0]), convolution.groups
+        self.register_buffer("turned", _turned(convolution.weight.detach(), self.stride, self.groups))
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, C, H, W]`` to ``[N, C', H', W']``."""
+        place = self.stride, self.padding, self.groups
+        found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.turned, *place)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, turned: Tensor, stride: int, padding: int, groups: int
+    ) -> Tensor:
+        ctx.save_for_backward(turned)
+        ctx.place = stride, padding, groups, x.shape[2:]
+        return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (turned,) = ctx.saved_tensors
+        stride, padding, groups, (height, width) = ctx.place
+        reach = turned.shape[-1] - 1
+        if stride == 1:
+            return F.conv2d(gradient, turned, None, 1, reach - padding, 1, groups), *[None] * 6
+        woven = F.pixel_shuffle(F.conv2d(gradient, turned, None, 1, reach, 1, groups), stride)
+        # The last rows and columns are missing where no window reached them.
+        below, right = (
+            max(padding + size - have, 0) for size, have in zip((height, width), woven.shape[2:], strict=True)
+        )
+        if below or right:
+            woven = F.pad(woven, (0, right, 0, below))
+        return woven[:, :, padding : padding + height, padding : padding + width], *[None] * 6
+
+
+def _turned(weight: Tensor, stride: int, groups: int) -> Tensor:
+    """Return weights ``[C * s * s, C' / groups, k / s, k / s]`` from ``[C', C / groups, k, k]``.
+
+    A pixel at offset ``s * m + r`` of a window gets the window's gradient times the weight there; so for each r the
+    gradient is correlated with every s-th weight, in reversed order of m.
+    """
+    outputs, inputs, kernel, _ = weight.shape
+    taps = kernel // stride
+    parts = weight.reshape(groups, outputs // groups, inputs, taps, stride, taps, stride).flip(3, 5)
+    return parts.permute(0, 2, 4, 6, 1, 3, 5).reshape(groups * inputs * stride**2, outputs // groups, taps, taps)

@@ -1,0 +1,405 @@
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from overproof.attacks.apgd import APGD
+from overproof.attacks.ball import Norm, Radius, ball
+from overproof.attacks.fab import FAB
+from overproof.attacks.pgd import PGD
+from overproof.attacks.square import Square
+from overproof.data.images import Batch
+from overproof.errors import InputError
+from overproof.evaluation.engine import Subject, assail, count_passes
+from overproof.evaluation.trial import Suite, Trial
+from overproof.functional import margin
+
+EPS = Radius("6/255")
+WEAK = Trial(name="weak", attack=PGD(steps=1, start="none", eps=Radius("2/255")))
+DRAWN = Trial(name="drawn", attack=PGD(steps=2, restarts=2, eps=EPS))
+APGD_T = Trial(name="apgd-t", attack=APGD(steps=5, eps=EPS), loss="dlr", targets=2)
+FAB_T = Trial(name="fab-t", attack=FAB(steps=5, eps=EPS), loss="margin", targets=1)
+SQUARE = Trial(name="square", attack=Square(queries=20, eps=EPS), loss="margin")
+TRIALS = (WEAK, DRAWN, APGD_T, FAB_T, SQUARE)
+SURVIVORS = Suite(name="survivors", attacks=TRIALS, survivors=True)
+INDEPENDENT = Suite(name="independent", attacks=TRIALS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A search that returns what it is told to, whatever that is."""
+
+    kind: Literal["told"] = "told"
+    answer: object
+    norm: Norm = "linf"
+    eps: Radius = EPS
+
+    def __call__(self, model, x, goal):
+        return self.answer(x, goal)
+
+
+class Narrow(nn.Module):
+    """A network on a device that holds a few examples at a time."""
+
+    def __init__(self, network, room):
+        super().__init__()
+        self.network, self.room, self.refused = network, room, 0
+
+    def forward(self, x):
+        if len(x) > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("no room")
+        return self.network(x)
+
+
+@pytest.fixture
+def model(tiny_classifier):
+    return tiny_classifier().eval()
+
+
+@pytest.fixture
+def block(model):
+    """Return 24 images; the label is the network's own answer, but for every fourth."""
+    x = torch.randint(0, 256, (24, 3, 8, 8), generator=torch.Generator().manual_seed(2)).float() / 255
+    y = model(x).argmax(dim=1)
+    y[::4] = (y[::4] + 1) % 4
+    return Batch(x, y)
+
+
+def subject(model, **options):
+    return Subject(judge=model, search=model, **options)
+
+
+def attacked(who, block, suite, *, seed=0, number=0, marks=None):
+    *_, found = assail(who, block, suite, seed=seed, number=number, marks=marks)
+    return found
+
+
+def alone(*trials, survivors=False):
+    return Suite(name="suite", attacks=trials, survivors=survivors)
+
+
+def copied(marks):
+    return {name: value.clone() for name, value in marks.items()}
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first if name != "seconds")
+
+
+# --- what a verdict may depend on -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suite", [SURVIVORS, INDEPENDENT], ids=lambda suite: suite.name)
+def test_interrupted_after_any_pass_it_comes_to_the_same_bits(model, block, suite):
+    whole = attacked(subject(model), block, suite, number=3)
+    stops = [copied(marks) for marks in assail(subject(model), block, suite, seed=0, number=3)]
+    assert len(stops) == count_passes(suite, 4) == 1 + 1 + 2 + 2 + 1 + 1
+    assert [int(marks["passes"]) for marks in stops] == list(range(len(stops)))
+    for marks in stops[:-1]:
+        torch.rand(7)  # another process has drawn something else before
+        assert same(attacked(subject(model), block, suite, number=3, marks=marks), whole)
+    assert list(assail(subject(model), block, suite, seed=0, number=3, marks=stops[-1])) == []
+
+
+def test_other_blocks_before_it_change_nothing(model, block):
+    first = attacked(subject(model), block, SURVIVORS, number=1)
+    attacked(subject(model), Batch(block.x.flip(0), block.y.flip(0)), SURVIVORS, number=0)
+    assert same(attacked(subject(model), block, SURVIVORS, number=1), first)
+
+
+def test_seeds_blocks_trials_and_passes_draw_differently(model, block):
+    starts = []
+
+    def look(x, goal):
+        starts.append(torch.rand(4))
+        return x
+
+    for seed, number in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        attacked(subject(model), block, alone(Trial(name="a", attack=Told(answer=look))), seed=seed, number=number)
+    assert torch.equal(starts[0], starts[1])
+    two = alone(Trial(name="a", attack=Told(answer=look), targets=2), Trial(name="b", attack=Told(answer=look)))
+    attacked(subject(model), block, two)
+    assert len({tuple(start.tolist()) for start in starts}) == 3 + 2  # the first pass of trial a was drawn before
+
+
+def test_every_pass_adds_its_seconds_to_its_trial(model, block):
+    spent = [marks["seconds"].clone() for marks in assail(subject(model), block, INDEPENDENT, seed=0, number=0)]
+    columns = [0, 1, 2, 2, 3, 3, 4, 5]  # of the clean pass and of each trial's passes
+    before = torch.zeros(1 + len(TRIALS), dtype=torch.float64)
+    for column, now in zip(columns, spent, strict=True):
+        assert (now - before).nonzero().flatten().tolist() == [column]
+        assert now[column] > before[column]
+        before = now
+
+
+# --- who is attacked --------------------------------------------------------------------------------------------------
+
+
+def test_survivors_alone_are_attacked_or_all_correct_ones(model, block):
+    correct = model(block.x).argmax(dim=1) == block.y
+    assert 0 < correct.sum() < 24
+    for suite in (SURVIVORS, INDEPENDENT):
+        marks = attacked(subject(model), block, suite)
+        standing = correct.clone()
+        for column, trial in enumerate(suite.attacks):
+            let_loose = standing if suite.survivors else correct
+            assert torch.equal(marks["forward"][:, column] > 0, let_loose), trial.name
+            gradients = marks["backward"][:, column] > 0
+            assert torch.equal(gradients, torch.zeros_like(standing) if trial is SQUARE else let_loose), trial.name
+            assert marks["survived"][~let_loose, column].all()
+            standing = standing & marks["survived"][:, column]
+        assert 0 < standing.sum() < correct.sum()  # the suite breaks some and not all
+
+
+def test_a_later_pass_sees_what_the_earlier_ones_left(model, block):
+    seen = []
+
+    def break_one(x, goal):
+        seen.append(len(x))
+        x = x.clone()
+        x[0] = 0.5
+        return x
+
+    grey = model(torch.full((1, 3, 8, 8), 0.5)).argmax()
+    others = (model(block.x).argmax(dim=1) == block.y) & (block.y != grey)
+    rest = Batch(block.x[others], block.y[others])
+    trial = Trial(name="one", attack=Told(answer=break_one, eps=Radius("1")), targets=3)
+    marks = attacked(subject(model), rest, alone(trial))
+    assert seen == [len(rest.y), len(rest.y) - 1, len(rest.y) - 2]
+    assert torch.equal(marks["survived"][:, 0], torch.arange(len(rest.y)) >= 3)
+
+
+def test_targets_are_the_likeliest_wrong_classes_in_their_order(model, block):
+    towards = []
+
+    def look(x, goal):
+        towards.append(goal.target)
+        return x
+
+    attacked(subject(model), block, alone(Trial(name="t", attack=Told(answer=look), targets=9)))
+    logits = model(block.x)
+    correct = logits.argmax(dim=1) == block.y
+    ranking = logits[correct].argsort(dim=1, descending=True)
+    assert len(towards) == 3  # four classes have three wrong ones
+    assert torch.equal(torch.stack(towards, dim=1), ranking[:, 1:])
+
+
+def test_a_block_that_is_wrong_already_costs_nothing(model, block):
+    wrong = Batch(block.x, (model(block.x).argmax(dim=1) + 1) % 4)
+    marks = attacked(subject(model), wrong, SURVIVORS)
+    assert marks["forward"].sum() == marks["backward"].sum() == 0
+    assert marks["survived"].all()
+    assert torch.equal(marks["image"], block.x)
+    assert (marks["margin"] < 0).all()
+
+
+def test_one_example_and_a_suite_without_attacks(model, block):
+    one = Batch(block.x[1:2], block.y[1:2])
+    assert attacked(subject(model), one, SURVIVORS)["survived"].shape == (1, len(TRIALS))
+    (marks,) = assail(subject(model), block, alone(), seed=0, number=0)
+    assert marks["survived"].shape == (24, 0)
+    assert count_passes(alone(), 4) == 1
+
+
+# --- what the marks say -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suite", [SURVIVORS, INDEPENDENT], ids=lambda suite: suite.name)
+def test_marks_agree_with_the_network_and_with_each_other(model, block, suite):
+    marks = attacked(subject(model), block, suite)
+    correct = marks["prediction"] == marks["label"]
+    broken = correct & ~marks["survived"].all(dim=1)
+    assert torch.allclose(marks["clean_logits"], model(block.x))
+    assert torch.allclose(marks["attacked_logits"], model(marks["image"]), atol=1e-5)
+    assert torch.equal(marks["margin"], margin(marks["attacked_logits"], block.y))
+    assert torch.equal(marks["norm"], (marks["image"] - block.x).flatten(1).abs().amax(dim=1))
+    assert torch.equal(marks["margin"] < 0, broken | ~correct)
+    assert (marks["margin"] <= margin(marks["clean_logits"], block.y)).all()
+    assert (marks["norm"] <= EPS * (1 + 1e-5)).all()
+    assert ((marks["image"] >= 0) & (marks["image"] <= 1)).all()
+    assert (marks["norm"][~correct] == 0).all()
+
+
+def test_the_worst_of_several_points_is_kept_with_its_own_norm(model, block):
+    correct = model(block.x).argmax(dim=1) == block.y
+    right = Batch(block.x[correct], block.y[correct])
+    shifts = (0.01, -0.02, 0.005)
+    points = [(right.x + shift).clamp(0, 1) for shift in shifts]
+    margins = torch.stack([margin(model(x), right.y) for x in (right.x, *points)])
+    told = [
+        Trial(name=str(index), attack=Told(answer=lambda x, goal, point=point: point, eps=Radius("0.1")))
+        for index, point in enumerate(points)
+    ]
+    marks = attacked(subject(model), right, alone(*told))
+    lowest = margins.amin(dim=0)
+    assert len(margins.argmin(dim=0).unique()) > 2  # each of the points is the worst of some example
+    assert torch.allclose(marks["margin"], lowest, atol=1e-5)
+    images = torch.stack([right.x, *points])[margins.argmin(dim=0), torch.arange(len(lowest))]
+    assert torch.equal(marks["image"], images)
+    assert torch.allclose(marks["norm"], (images - right.x).flatten(1).abs().amax(dim=1))
+
+
+# --- searches and networks that cannot be relied upon -----------------------------------------------------------------
+
+LIES = {
+    "outside the ball": lambda x, goal: (x + 2 * EPS).clamp(0, 1),
+    "just outside the ball": lambda x, goal: x + 1.0001 * EPS * torch.where(x > 0.5, -1, 1),
+    "below 0": lambda x, goal: x - EPS,
+    "above 1": lambda x, goal: x + EPS,
+    "not a number": lambda x, goal: torch.full_like(x, torch.nan),
+    "infinite": lambda x, goal: torch.full_like(x, torch.inf),
+}
+
+
+@pytest.mark.parametrize("answer", LIES.values(), ids=LIES)
+def test_a_search_that_leaves_the_ball_or_the_pixels_breaks_nothing(answer, block):
+    # Every example has a pixel at both ends, so any shift leaves [0, 1]; the network takes any change for a class.
+    x = block.x.clone()
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = 0.0, 1.0
+    known = x.clone()
+
+    class Touchy(nn.Module):
+        def forward(self, z):
+            same = torch.stack([(row == known).flatten(1).all(dim=1).any() for row in z])
+            return torch.stack([same.float(), (~same).float()], dim=1)
+
+    clean = Batch(x, torch.zeros(24, dtype=torch.int64))
+    marks = attacked(subject(Touchy()), clean, alone(Trial(name="liar", attack=Told(answer=answer))))
+    assert marks["survived"].all()
+    assert torch.equal(marks["image"], x)
+    assert (marks["norm"] == 0).all()
+    assert (marks["margin"] == 1).all()
+    inside = Trial(name="honest", attack=Told(answer=lambda x, goal: (x + EPS).clamp(0, 1)))
+    assert not attacked(subject(Touchy()), clean, alone(inside))["survived"].any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_point_on_the_sphere_counts_in_spite_of_rounding(norm, block):
+    eps = Radius({"linf": "8/255", "l2": "0.5", "l1": "12"}[norm])
+    area = ball(norm, eps)
+    answer = Told(answer=lambda x, goal: area.project(x + area.uniform(x) * 100, x), norm=norm, eps=eps)
+    x = 0.25 + 0.5 * block.x
+    found = answer.answer(x, None)
+    assert (area.size(found - x) > 0.99 * eps).all()
+
+    class Far(nn.Module):
+        def forward(self, z):
+            moved = (area.size(z - x) > 0.5 * eps).float()
+            return torch.stack([0.5 - moved, moved], dim=1)
+
+    clean = Batch(x, torch.zeros(24, dtype=torch.int64))
+    assert not attacked(subject(Far()), clean, alone(Trial(name="edge", attack=answer)))["survived"].any()
+    longer = replace(answer, eps=Radius(0.999 * area.size(found - x).amin().item()))
+    assert attacked(subject(Far()), clean, alone(Trial(name="edge", attack=longer)))["survived"].all()
+
+
+def test_success_on_the_searched_network_is_no_success(model, tiny_classifier, block):
+    other = tiny_classifier(seed=9).eval()
+    who = Subject(judge=model, search=other, slack=0.0)
+    marks = attacked(who, block, INDEPENDENT)
+    judged = model(marks["image"]).argmax(dim=1) != block.y
+    correct = marks["prediction"] == block.y
+    assert torch.equal(judged & correct, correct & ~marks["survived"].all(dim=1))
+    assert torch.equal(marks["prediction"], model(block.x).argmax(dim=1))
+
+
+def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, tiny_classifier, block):
+    surrogate = tiny_classifier(seed=9).eval()
+    shown = {"surrogate": [], "judge": []}
+    for name, network in (("surrogate", surrogate), ("judge", model)):
+        network.register_forward_pre_hook(lambda _, args, name=name: shown[name].append(len(args[0])))
+    trial = Trial(name="transfer", attack=PGD(steps=4, start="none", eps=EPS), surrogate=True)
+    marks = attacked(subject(model, surrogate=surrogate), block, alone(trial))
+    correct = marks["prediction"] == block.y
+    standing = int(correct.sum())
+    assert shown == {"surrogate": [standing] * 4, "judge": [24, standing]}
+    twin = PGD(steps=4, start="none", eps=EPS)(
+        surrogate,
+        block.x[correct],
+        lambda x: -torch.log_softmax(surrogate(x), 1).gather(1, block.y[correct, None])[:, 0],
+    )
+    assert torch.equal(model(twin).argmax(dim=1) == block.y[correct], marks["survived"][correct, 0])
+
+
+def test_transfer_without_a_surrogate_is_refused(model, block):
+    trial = Trial(name="transfer-pgd", attack=PGD(), surrogate=True)
+    with pytest.raises(InputError, match=r"^attack 'transfer-pgd' searches on a teacher, and there is none$"):
+        attacked(subject(model), block, alone(trial))
+
+
+class Undefined(nn.Module):
+    """Not a number where an image satisfies a condition."""
+
+    def __init__(self, network, where):
+        super().__init__()
+        self.network, self.where = network, where
+
+    def forward(self, x):
+        return self.network(x).masked_fill(self.where(x)[:, None], torch.nan)
+
+
+def test_logits_that_are_no_numbers_are_refused_with_counts(model, block):
+    dark = block.x.flatten(1).mean(dim=1)
+    limit = dark.sort().values[4]
+    network = Undefined(model, lambda x: x.flatten(1).mean(dim=1) <= limit)
+    with pytest.raises(InputError) as caught:
+        attacked(subject(network), block, alone())
+    assert str(caught.value) == "the network's outputs are not finite (NaN or infinite) on 5 of 24 clean images"
+
+
+def test_so_are_those_that_an_attack_runs_into(model, block):
+    correct = model(block.x).argmax(dim=1) == block.y
+    grey = Trial(name="grey", attack=Told(answer=lambda x, goal: torch.full_like(x, 0.5), eps=Radius("1")))
+    network = Undefined(model, lambda x: (x == 0.5).flatten(1).all(dim=1))
+    with pytest.raises(InputError) as caught:
+        attacked(subject(network), block, alone(grey))
+    standing = int(correct.sum())
+    assert str(caught.value) == (
+        f"the network's outputs are not finite (NaN or infinite) on {standing} of {standing} images of attack 'grey'"
+    )
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suite", [INDEPENDENT, SURVIVORS])
+def test_out_of_memory_halves_the_passes_and_changes_nothing(model, block, suite):
+    plenty = attacked(subject(model, chunk=24), block, suite)
+    narrow = Narrow(model, 5)
+    found = attacked(subject(narrow, chunk=24), block, suite)
+    assert narrow.refused == 3  # 24, 12 and 6 do not fit, 3 do, and that is remembered
+    for name in ("prediction", "survived", "forward", "backward"):
+        assert torch.equal(found[name], plenty[name]), name
+    for name in ("margin", "norm", "image", "attacked_logits"):
+        assert torch.allclose(found[name], plenty[name], atol=1e-4), name
+
+
+def test_a_search_that_runs_out_of_memory_starts_again_with_the_same_draws(model, block):
+    narrow = Narrow(model, 24)
+    drawn = []
+
+    def hungry(x, goal):
+        drawn.append(torch.rand(3))
+        if goal.chunk > 6:
+            raise torch.OutOfMemoryError("no room")
+        return x
+
+    marks = attacked(subject(narrow, chunk=24), block, alone(Trial(name="hungry", attack=Told(answer=hungry))))
+    assert len(drawn) == 3
+    assert all(torch.equal(draw, drawn[0]) for draw in drawn)
+    assert marks["survived"].all()
+
+
+def test_a_device_without_room_for_one_says_so(model, block):
+    with pytest.raises(torch.OutOfMemoryError):
+        attacked(subject(Narrow(model, 0), chunk=4), block, alone())
+
+
+def test_a_chunk_is_never_exceeded(model, block):
+    narrow = Narrow(model, 7)
+    attacked(subject(narrow, chunk=7), block, INDEPENDENT)
+    assert narrow.refused == 0

@@ -1,0 +1,177 @@
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from overproof.attacks.apgd import APGD
+from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.hopskipjump import HopSkipJump
+from overproof.attacks.pgd import PGD
+from overproof.data.sources import Digits
+from overproof.errors import InputError
+from overproof.evaluation.trial import SUITES, Trial
+from overproof.models.classifier import Classifier
+from overproof.signature import Signature
+from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network
+
+DIGITS = Signature(channels=1, height=8, width=8, classes=10)
+
+
+@pytest.fixture
+def run(finished):
+    return finished()
+
+
+@pytest.fixture
+def somebody():
+    """Return a function: an examinee with these trials, under linf 0.1."""
+
+    def make(*trials):
+        return Examinee(
+            name="somebody",
+            folder=None,
+            model=None,
+            images=None,
+            threat=Threat(eps=Radius("0.1")),
+            trials=trials,
+            facts={},
+        )
+
+    return make
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Return the name of a module in the current folder with a network for digits; it is forgotten afterwards."""
+    (tmp_path / "examinee_net.py").write_text(
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield "examinee_net"
+    sys.modules.pop("examinee_net", None)
+
+
+def refused(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestWho:
+    def test_a_run_by_folder_text_or_value_brings_its_recipe_along(self, run):
+        recipe = run.recipe()
+        for word in (run, run.folder, str(run.folder)):
+            found = examinee(word, None)
+            assert (found.name, found.folder) == (str(run.folder), run.folder)
+            assert (found.threat, found.trials) == (recipe.threat, recipe.evaluation.attacks)
+            assert (found.examples, found.batch) == (0, 500)
+            assert found.images.digest == Digits().load("test").digest
+            assert found.facts["model_digest"] == run.description()["digest"]
+            assert found.facts["selected_on"] == "held-out part of the training split"
+
+    def test_other_images_for_a_run(self, run, squares):
+        file = squares()
+        assert examinee(run, str(file)).images.name == file.stem
+        assert refused(examinee, run, str(squares(side=6))) == (
+            f"{run.folder}: the network is for 1x8x8, 10 classes, the test images are 1x6x6, 10 classes"
+        )
+
+    def test_a_foreign_network_has_a_folder_for_what_is_found(self, module):
+        found = examinee(f"{module}:make", "digits")
+        assert str(found.folder) == "evaluations/examinee-net-make"
+        assert (found.name, found.trials, found.threat) == (f"{module}:make", (), Threat())
+        assert found.facts["architecture"] == "Sequential"
+        assert found.facts["model_digest"] == digest_of(found.model)
+        assert not found.model.training
+        assert refused(examinee, f"{module}:make", None).startswith(f"{module}:make: say on which images, with --data ")
+
+    def test_no_run(self, tmp_path):
+        assert refused(examinee, tmp_path, None) == f"{tmp_path}: not a run folder (it has no recipe.yaml)"
+
+    def test_a_teacher_is_a_run_or_a_foreign_network_that_fits(self, run, module):
+        assert digest_of(network(run.folder, DIGITS)) == digest_of(run.model()[0])
+        assert isinstance(network(f"{module}:make", DIGITS), Classifier)
+        other = Signature(channels=1, height=8, width=8, classes=3)
+        assert refused(network, run.folder, other) == (
+            f"{run.folder}: this teacher is for 1x8x8, 10 classes, the test images are 1x8x8, 3 classes"
+        )
+
+    def test_a_digest_sees_every_weight_and_every_buffer(self, run):
+        first = run.model()[0]
+        digests = {digest_of(first)}
+        for part in (*first.parameters(), *first.buffers()):
+            with torch.no_grad():
+                part.view(-1)[0] += 1e-3
+            digests.add(digest_of(first))
+        assert len(digests) == 1 + len([*first.parameters(), *first.buffers()])
+        torch.manual_seed(0)
+        norm = Classifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)), DIGITS)
+        before = digest_of(norm)
+        norm.backbone[1].running_mean[3] = 1
+        assert digest_of(norm) != before
+
+
+class TestSuite:
+    OWN = Trial(name="own", attack=PGD(eps=Radius("0.1"), step=Radius("0.01")))
+
+    def test_no_words_mean_the_recipes_attacks_or_quick(self, somebody):
+        threat, suite = chosen_suite(somebody(self.OWN), (), None, None)
+        assert (suite.name, suite.survivors, suite.attacks) == ("recipe", False, (self.OWN,))
+        assert threat == Threat(eps=Radius("0.1"))
+        assert chosen_suite(somebody(), (), None, None)[1] == SUITES["quick"](threat)
+
+    @pytest.mark.parametrize("name", SUITES)
+    def test_a_suites_name(self, somebody, name):
+        threat, suite = chosen_suite(somebody(self.OWN), (name,), "l2", "0.5")
+        assert threat == Threat(norm="l2", eps=Radius("0.5"))
+        assert suite == SUITES[name](threat)
+
+    @pytest.mark.parametrize(
+        ("norm", "eps", "expected"),
+        [(None, None, ("l2", "1.0")), ("l2", None, ("l2", "0.1")), (None, "0.2", ("linf", "0.2"))],
+    )
+    def test_its_own_threat_unless_another_is_said(self, somebody, norm, eps, expected):
+        threat, _ = chosen_suite(somebody(), ("rrm-l2",), norm, eps)
+        assert (threat.norm, str(threat.eps)) == expected
+
+    def test_names_of_attacks_in_the_order_asked(self, somebody):
+        threat, suite = chosen_suite(somebody(self.OWN), ("square", "own", "apgd-ce-20"), None, "0.2")
+        assert (suite.name, suite.survivors) == ("chosen", False)
+        assert [trial.name for trial in suite.attacks] == ["square", "own", "apgd-ce-20"]
+        assert {str(trial.attack.eps) for trial in suite.attacks} == {"0.2"}
+        assert suite.attacks[1].attack.step is None
+        assert suite.attacks[2].attack == APGD(eps=threat.eps, steps=20)
+
+    def test_the_recipes_attack_goes_before_a_suites_of_the_same_name(self, somebody):
+        own = Trial(name="square", attack=PGD(eps=Radius("0.1"), steps=3))
+        assert chosen_suite(somebody(own), ("square",), None, None)[1].attacks == (own,)
+
+    def test_the_attack_that_is_recommended_without_gradients_can_be_asked_for(self, somebody):
+        _, suite = chosen_suite(somebody(), ("hopskipjump",), "l2", 1)
+        assert suite.attacks[0].attack == HopSkipJump(norm="l2", eps=Radius("1"))
+
+    @pytest.mark.parametrize(
+        ("words", "norm", "eps", "said"),
+        [
+            (("own", "own"), None, None, "attacks need different names, got own, own"),
+            (("hopskipjump",), "l1", 1, "hopskipjump is defined for l2 and linf, not for l1"),
+            (("own",), None, "8", "eps 8 is not in [0, 1] pixel units; did you mean 8/255?"),
+            (("own",), None, "eight", "cannot read 'eight' as a length; write it as 8/255 or 0.031"),
+            (("own",), None, "-0.1", "a length must be positive, got -0.1"),
+            (("own",), None, "nan", "cannot read 'nan' as a length; write it as 8/255 or 0.031"),
+            (("own",), None, "0/0", "cannot read '0/0' as a length; write it as 8/255 or 0.031"),
+            (("owm",), None, 0, "there is no attack or suite 'owm' (did you mean 'own'?)"),
+            (("quick", "own"), None, None, "there is no attack or suite 'quick' (did you mean 'quick'?)"),
+        ],
+    )
+    def test_bad_words_are_one_sentence(self, somebody, words, norm, eps, said):
+        assert refused(chosen_suite, somebody(self.OWN), words, norm, eps) == said
+
+    @pytest.mark.parametrize("eps", [0, 0.0, -0.0, "0", "0.0", "0/255", " 0 "])
+    def test_an_eps_of_0_leaves_no_threat_and_no_attack(self, somebody, eps):
+        threat, suite = chosen_suite(somebody(self.OWN), ("standard",), None, eps)
+        assert threat is None
+        assert (suite.name, suite.attacks) == ("standard", ())
+        assert suite.caution.startswith("an eps of 0 allows no change")
