@@ -245,7 +245,19 @@ def _show_attacking(course: "Generator[Attacking, None, dict[str, Any]]", title:
 def _print_evaluation(found: "dict[str, Any]") -> None:
     from overproof.report.table import tables
 
-    _print_tables(tables([found]))
+    (table,) = tables([found])
+    (row,) = table.rows
+    after = " (each on the survivors)" if found["suite"]["survivors"] else ""
+    grid = Grid(title=f"{row.name}; {table.title}; {found['suite']['name']}{after}", title_justify="left")
+    grid.add_column("attack")
+    for name in ("correct, % with 95 % interval", "forward passes", "backward passes", "seconds"):
+        grid.add_column(name, justify="right")
+    for name in table.columns:
+        trial = found["attacks"].get(name, {})
+        passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
+        seconds = (trial or found[name])["seconds"]
+        grid.add_row(name, str(row.cells[name]), *passes, f"{seconds:.1f}")
+    out_console.print(grid)
     if found["suite"]["caution"]:
         _say(f"{found['suite']['name']}: {found['suite']['caution']}.")
     if found["reliability"]:
