@@ -1,6 +1,6 @@
 """``python -m benchmarks.footprint``: peak memory of our evaluation and of pyautoattack's, and the cost of records.
 
-Each side attacks 250 images of CIFAR's size with APGD-CE, 10 steps, in a process of its own.
+Each side attacks 250 images of CIFAR's size with APGD-CE, 3 steps, in a process of its own.
 """
 
 import json
@@ -27,7 +27,7 @@ from overproof.models.weights import build
 from overproof.signature import Signature
 
 RESULTS = Path(__file__).parent / "results"
-EXAMPLES, STEPS = 250, 10
+EXAMPLES, STEPS = 250, 3
 
 
 def side(which: str, name: str) -> None:

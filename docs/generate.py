@@ -98,8 +98,9 @@ def results_page() -> str:
         speed="\n\n".join(
             speed_table(file)
             for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
-            if not file.name.startswith("parity-")
+            if not file.name.startswith(("parity-", "footprint"))
         ),
+        footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
 
@@ -131,6 +132,20 @@ def parity_table(files: list[Path]) -> str:
         lines.append([*place, *map(str, whole), "", "", f"**{found['speed']:.2f}**"])
         lines.append(["", "", "", f"{found['hardware']}, search in {found['search_precision']}", *[""] * 6])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def footprint_table(file: Path) -> str:
+    """Return the peak memory of both sides and the share of an evaluation that its files take."""
+    found = json.loads(file.read_text())
+    lines = [
+        f"| {name} | {one['before']} | {one['ours']} | {one['theirs']} | {one['ours'] / one['theirs']:.2f} |"
+        for name, one in found["peak_mib"].items()
+    ]
+    share = 100 * found["records"]["in_files"] / found["records"]["seconds"]
+    head = ["| network | before any attack, MiB | ours | theirs | ours / theirs |", "|---|---|---|---|---|"]
+    return "\n".join(
+        [*head, *lines, "", f"Files took {share:.2f} % of a `standard` evaluation on digits (target: 1 %)."]
+    )
 
 
 def result_row(name: str, teachers: str, runs: list[dict[str, Any]]) -> list[str]:
@@ -211,6 +226,10 @@ reference's survivors before the attack; *ours* and *theirs* are what each attac
 network is the verdict of each suite's own chain. Seconds are processor seconds of one thread.
 
 {parity}
+
+`python -m benchmarks.footprint`: peak resident memory of APGD-CE on 250 images of CIFAR's size.
+
+{footprint}
 
 ## Speed
 
