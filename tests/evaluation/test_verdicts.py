@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -127,6 +129,7 @@ def test_lines_tell_an_example_what_became_of_it(independent):
         "label": 0,
         "prediction": 0,
         "broken_by": "second",
+        "loss": pytest.approx(math.log(2)),  # two equal logits
         "margin": 0.5,
         "norm": 0.25,
         "forward": 2001 + 2300,

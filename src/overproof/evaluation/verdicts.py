@@ -11,6 +11,7 @@ from torch import Tensor
 from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.trial import Suite
+from overproof.functional import cross_entropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +97,9 @@ class Verdicts:
     def lines(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return one record per example: what it was taken for, what broke it, how near, and at what cost.
 
-        ``margin`` is the label's logit less the largest other one, at the worst point found, ``norm`` the length of
-        the perturbation there; ``queries`` are the passes of attacks that see outputs only.
+        ``loss`` is the cross-entropy and ``margin`` the label's logit less the largest other one, both at the worst
+        point found, ``norm`` the length of the perturbation there; ``queries`` are the passes of attacks that see
+        outputs only.
         """
         blind = [trial.family == "black_box" for trial in self.suite.attacks]
         forward, backward = self.marks["forward"], self.marks["backward"].sum(dim=1)
@@ -106,6 +108,7 @@ class Verdicts:
             self.labels.tolist(),
             self.predictions.tolist(),
             self.broken_by(),
+            cross_entropy(self.marks["attacked_logits"], self.labels).tolist(),
             self.marks["margin"].tolist(),
             self.marks["norm"].tolist(),
             forward[:, [not word for word in blind]].sum(dim=1).tolist(),
@@ -127,4 +130,4 @@ def standing(marks: Marks) -> Evidence:
 
 
 _SUMS = ("seconds", "passes")
-_RECORD = ("index", "label", "prediction", "broken_by", "margin", "norm", "forward", "backward", "queries")
+_RECORD = ("index", "label", "prediction", "broken_by", "loss", "margin", "norm", "forward", "backward", "queries")
