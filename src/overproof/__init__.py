@@ -1,7 +1,8 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
-The verbs of the command line are functions here: ``train``, ``evaluate``, ``compare``, ``quickstart``; ``load`` returns
-a run's network. Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
+The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``quickstart``;
+``load`` returns a run's network. Names are imported when they are first used, so that ``import overproof`` costs next
+to nothing.
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from overproof.errors import InputError
     from overproof.recipe import Recipe, read
     from overproof.run import Run, load
+    from overproof.verbs.certify import certify
     from overproof.verbs.compare import compare
     from overproof.verbs.evaluate import evaluate
     from overproof.verbs.quickstart import quickstart
@@ -20,6 +22,7 @@ _HOMES = {
     "InputError": "overproof.errors",
     "Recipe": "overproof.recipe",
     "Run": "overproof.run",
+    "certify": "overproof.verbs.certify",
     "compare": "overproof.verbs.compare",
     "evaluate": "overproof.verbs.evaluate",
     "load": "overproof.run",
@@ -28,7 +31,7 @@ _HOMES = {
     "train": "overproof.verbs.train",
 }
 
-__all__ = ["InputError", "Recipe", "Run", "compare", "evaluate", "load", "quickstart", "read", "train"]
+__all__ = ["InputError", "Recipe", "Run", "certify", "compare", "evaluate", "load", "quickstart", "read", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,11 @@
 """The command line: reads words, calls verbs, prints. The only place that prints."""
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from overproof.errors import InputError
 
 if TYPE_CHECKING:
     from overproof.report.table import Table
+    from overproof.verbs.certify import Certifying
     from overproof.verbs.evaluate import Attacking
     from overproof.verbs.quickstart import Outcome
     from overproof.verbs.train import News
@@ -33,12 +34,25 @@ out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 16
 err_console = Console(stderr=True, highlight=False)
 
 
+T = TypeVar("T", "Attacking", "Certifying")
+
+
 class NormName(StrEnum):
     """The norms, as an option."""
 
     linf = "linf"
     l2 = "l2"
     l1 = "l1"
+
+
+class BoundName(StrEnum):
+    """How far a certificate's cascade goes, as an option."""
+
+    ibp = "ibp"
+    crown_ibp = "crown_ibp"
+    crown = "crown"
+    alpha = "alpha"
+    splitting = "split"
 
 
 class PrecisionName(StrEnum):
@@ -56,7 +70,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where the runs and report.html go.")] = Path("runs/quickstart"),
 ) -> None:
-    """Train a robust teacher and small students on embedded digits, attack them, compare: two minutes."""
+    """Train robust teachers and small students on embedded digits, attack, prove, compare: three minutes."""
     from overproof.verbs.quickstart import quickstart_steps
 
     with _stoppable("finished runs are kept, and the same command continues"):
@@ -143,9 +157,59 @@ def evaluate(
         device=device,
     )
     with _stoppable("finished blocks are kept, continue with --resume"):
-        found = _show_attacking(course, run)
+        found = _show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if Shard.here().leads:
         _print_evaluation(found)
+
+
+@app.command()
+def certify(
+    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
+    norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
+    bound: Annotated[BoundName, typer.Option(help="How far the cascade of bounds goes.")] = BoundName.splitting,
+    seconds: Annotated[float, typer.Option(help="Time per example for alpha and split; with a teacher twice.")] = 1.0,
+    gamma: Annotated[float | None, typer.Option(help="One more gap of confidences on the teacher's curve.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
+    samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
+    examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the subset, the attacks and the noise.")] = 0,
+    batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
+
+    Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
+    """
+    from overproof.evaluation.shards import Shard
+    from overproof.verbs.certify import certifying
+
+    course = certifying(
+        run,
+        teacher=teacher,
+        eps=eps,
+        norm=None if norm is None else norm.value,
+        bound=bound.value,
+        seconds=seconds,
+        gamma=gamma,
+        smoothing=smoothing,
+        samples=samples,
+        examples=examples,
+        data=data,
+        seed=seed,
+        batch=batch,
+        resume=resume,
+        out=out,
+        device=device,
+    )
+    with _stoppable("finished examples are kept, continue with --resume"):
+        found = _show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
+    if Shard.here().leads:
+        _print_certificate(found)
 
 
 @app.command()
@@ -216,10 +280,12 @@ def _show_training(news: "Iterator[News]", title: str) -> None:
                 _say(_epoch_line(item))
 
 
-def _show_attacking(course: "Generator[Attacking, None, dict[str, Any]]", title: str) -> "dict[str, Any]":
-    """Show a live bar with the running robust accuracy on a terminal, a line per block of passes elsewhere."""
+def _show_course(
+    course: "Generator[T, None, dict[str, Any]]", title: str, unit: str, told: "Callable[[T], tuple[str, str]]"
+) -> "dict[str, Any]":
+    """Show a live bar with the stage and the figure ``told`` of an item on a terminal, a line per stage elsewhere."""
     live = out_console.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("passes"))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
         task = bar.add_task(title)
         last = ""
@@ -231,15 +297,51 @@ def _show_attacking(course: "Generator[Attacking, None, dict[str, Any]]", title:
                 return found
             for warning in item.warnings:
                 err_console.print(warning, markup=False, soft_wrap=True)
-            bar.update(
-                task,
-                total=item.total,
-                completed=item.done,
-                description=f"{title} {item.attack}, robust {item.robust} %",
-            )
-            if not live and item.attack != last:
-                _say(f"pass {item.done}/{item.total}, {item.attack}: robust {item.robust} %")
-            last = item.attack
+            stage, figure = told(item)
+            bar.update(task, total=item.total, completed=item.done, description=f"{title} {stage}, {figure}")
+            if not live and stage != last:
+                _say(f"{unit} {item.done}/{item.total}, {stage}: {figure}")
+            last = stage
+
+
+def _print_certificate(found: "dict[str, Any]") -> None:
+    threat, data, proven = found["threat"], found["data"], found["verified"]
+    low, high = proven["interval"]
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found["counts"].items())
+    title = f"{found['run']}; {data['name']}, {data['examples']} of {data['of']} test images"
+    _say(f"{title}; {threat['norm']} eps {threat['eps']}")
+    _say(f"certified accuracy: {100 * proven['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %; {counts}")
+    if found["kind"] == "bounds":
+        grid = Grid()
+        for name in ("stage", "verified", "falsified", "seconds"):
+            grid.add_column(name, justify="left" if name == "stage" else "right")
+        for name, part in found["stages"].items():
+            grid.add_row(name, str(part["verified"]), str(part["falsified"]), f"{part['seconds']:.1f}")
+        out_console.print(grid)
+    else:
+        _say("of the smoothed network, which answers by vote under noise; the network itself has no certificate")
+    if found["teacher"]:
+        _print_brackets(found["teacher"])
+
+
+def _print_brackets(found: "dict[str, Any]") -> None:
+    _say(f"beside {found['name']}, on {found['examples']} of {found['of']} images that it classifies correctly:")
+    grid = Grid()
+    for name in ("", "attacked: at least", "proven: at most"):
+        grid.add_column(name, justify="right" if name else "left")
+    for name, label in (("gap", "mean gap"), ("under", "mean, student less sure"), ("over", "mean, student surer")):
+        grid.add_row(label, f"{found[name]['attacked']:.4f}", f"{found[name]['proven']:.4f}")
+    out_console.print(grid)
+    grid = Grid()
+    for name in ("", "proven: at least, %", "not refuted: at most, %"):
+        grid.add_column(name, justify="right" if name else "left")
+    shares = [("same class", found["agreement"])]
+    shares += [(f"same class and a gap of at most {one['gamma']:g}", one) for one in found["curve"]]
+    for label, one in shares:
+        grid.add_row(label, *(f"{100 * one[side]['share']:.1f}" for side in ("proven", "standing")))
+    out_console.print(grid)
+    if found["errors"]:
+        _say(f"{found['errors']} examples could not be compared; certificate.jsonl says why")
 
 
 def _print_evaluation(found: "dict[str, Any]") -> None:
@@ -294,5 +396,5 @@ def _print_outcome(outcome: "Outcome") -> None:
     for line in outcome.lines:
         grid.add_row(line.name, f"{line.parameters:,}", str(line.clean), str(line.robust))
     out_console.print(grid)
-    _say(outcome.verdict)
+    _say(f"{outcome.verdict}\n{outcome.proof}")
     _say(f"report: {outcome.report}")

@@ -19,20 +19,24 @@ def tiny(monkeypatch):
     """The quickstart on its own recipes, one epoch and two seeds each."""
 
     def recipe(name, *edits):
-        steps = () if name in ("natural", "kd") else ("method.inner.steps=1",)
+        steps = ("method.inner.steps=1",) if name in ("teacher", "at", "ard") else ()
         return read(find_recipe(f"digits/{name}"), (*TINY, *steps, *edits))
 
     monkeypatch.setattr(verb, "_recipe", recipe)
     monkeypatch.setattr(verb, "SEEDS", (0, 1))
+    monkeypatch.setattr(verb, "PROVED", 10)
 
 
 def test_trains_attacks_compares_and_goes_on_where_it_was(tiny, tmp_path):
     steps = list(quickstart_steps(tmp_path))
     *sentences, outcome = steps
     assert sentences[0] == "teacher: adversarial training of a larger network"
-    assert sentences[1:] == [f"student: {name}, seed {seed}" for name in METHODS for seed in (0, 1)]
+    assert sentences[1:-3] == [f"student: {name}, seed {seed}" for name in METHODS for seed in (0, 1)]
+    assert [sentence.partition(":")[0] for sentence in sentences[-3:]] == ["teacher", "student", "proof"]
     assert {folder.name for folder in tmp_path.iterdir()} == {
         "teacher",
+        "ibp",
+        "faithful",
         "report.html",
         *(f"{name}-{seed}" for name in METHODS for seed in (0, 1)),
     }
@@ -48,10 +52,15 @@ def test_trains_attacks_compares_and_goes_on_where_it_was(tiny, tmp_path):
         assert Run(tmp_path / f"{name}-0").recipe().teachers == {"robust": str(tmp_path / "teacher")}
     report = outcome.report.read_text()
     assert outcome.verdict in report
+    assert outcome.proof in report
+    gap = outcome.certificate["teacher"]["gap"]
+    assert 0 <= gap["attacked"] <= gap["proven"] <= 1
+    assert outcome.certificate["verified"]["of"] == 10
     assert "digits-ard-1" in report
 
     digests = {folder: Run(folder).model()[1]["digest"] for folder in tmp_path.glob("*-?")}
     again = quickstart(tmp_path)
+    assert again.certificate["teacher"]["gap"] == gap
     assert [(line.clean, line.robust) for line in again.lines] == [(line.clean, line.robust) for line in outcome.lines]
     assert {folder: Run(folder).model()[1]["digest"] for folder in tmp_path.glob("*-?")} == digests
 
@@ -59,7 +68,18 @@ def test_trains_attacks_compares_and_goes_on_where_it_was(tiny, tmp_path):
 def test_the_shipped_recipes_are_the_ones_it_uses():
     recipe = verb._recipe("ard", "seed=2", "teachers.robust=elsewhere")
     assert (recipe.method.kind, recipe.seed, recipe.teachers) == ("ard", 2, {"robust": "elsewhere"})
-    assert all(verb._recipe(name).data.kind == "digits" for name in ("teacher", *METHODS))
+    assert all(verb._recipe(name).data.kind == "digits" for name in ("teacher", "ibp", "faithful", *METHODS))
+
+
+def test_the_proof_is_one_sentence_with_its_numbers(tmp_path):
+    certificate = {
+        "threat": {"norm": "linf", "eps": "0.1"},
+        "verified": {"share": 0.8, "of": 50},
+        "teacher": {"gap": {"attacked": 0.123, "separate": 0.5, "joint": 0.4, "proven": 0.456}},
+    }
+    proof = Outcome(lines=(), certificate=certificate, report=tmp_path).proof
+    assert "within linf 0.1: the right answer on 80 % of 50 test images" in proof
+    assert "to that of its teacher of at most 0.46 (an attack attains 0.12)" in proof
 
 
 @pytest.mark.parametrize(
@@ -75,7 +95,7 @@ def test_the_verdict_is_honest_both_ways(tmp_path, at, ard, sentence):
         Line(name=name, parameters=1, clean=Spread.of([0.9]), robust=Spread.of([share]))
         for name, share in (("teacher", 0.9), ("at", at), ("ard", ard))
     )
-    assert sentence in Outcome(lines=lines, report=tmp_path).verdict
+    assert sentence in Outcome(lines=lines, certificate={}, report=tmp_path).verdict
 
 
 @pytest.mark.parametrize(("seeds", "doubted"), [([0.61, 0.62, 0.63], False), ([0.40, 0.62, 0.84], True)])
@@ -84,4 +104,6 @@ def test_the_verdict_says_when_seeds_spread_further_than_the_difference(tmp_path
         Line(name=name, parameters=1, clean=Spread.of([0.9]), robust=Spread.of(shares))
         for name, shares in (("at", [0.49, 0.5, 0.51]), ("ard", seeds))
     )
-    assert ("the spread of the seeds is larger" in Outcome(lines=lines, report=tmp_path).verdict) is doubted
+    assert (
+        "the spread of the seeds is larger" in Outcome(lines=lines, certificate={}, report=tmp_path).verdict
+    ) is doubted

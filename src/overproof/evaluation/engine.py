@@ -14,6 +14,7 @@ from overproof.attacks.goal import Cost, Goal, Logits, ranked_target
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
+from overproof.evaluation.memory import within_memory
 from overproof.evaluation.trial import Search, Suite, Trial
 from overproof.functional import margin
 
@@ -163,14 +164,8 @@ def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> Non
 
 def _within_memory(subject: Subject, work: Callable[[Subject], T]) -> tuple[T, Subject]:
     """Do the work in chunks that fit: where a device runs out of memory, again with half as many examples a pass."""
-    while True:
-        try:
-            return work(subject), subject
-        except torch.OutOfMemoryError:
-            if subject.chunk == 1:
-                raise
-            torch.cuda.empty_cache()
-            subject = replace(subject, chunk=subject.chunk // 2)
+    found, chunk = within_memory(lambda chunk: work(replace(subject, chunk=chunk)), subject.chunk)
+    return found, replace(subject, chunk=chunk)
 
 
 def _longest(trial: Trial, x: Tensor) -> float:

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from overproof.attacks.ball import Norm, Threat
-from overproof.data.images import Batch, ImageSet, balanced_subset
+from overproof.data.images import Batch, ImageSet
 from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -33,10 +33,9 @@ from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision
 from overproof.recipe import plain
 from overproof.run import Run
-from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network
+from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network, shown
 
 SCHEMA = 2
-_PROBED = 256  # examples shown to the reliability probes, which take up to 128 correct ones of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +97,12 @@ def evaluating(
     model, other = subject.model.to(place), None
     if teacher is not None:
         other = network(teacher, subject.images.signature).to(place)
-    rows = _rows(subject, examples, seed)
+    rows = subject.rows(examples, seed)
     images = subject.images.at(rows).to(place)
     size = subject.batch if batch is None else batch
     if size < 1:
         raise InputError(f"batch must be at least 1, got {size}")
-    warnings = _admitted(subject, model, other, _shown(images, seed), suite)
+    warnings = _admitted(subject, model, other, shown(images, seed), suite)
     chosen = choose_precision(precision, place, model)
     folder = subject.folder if out is None else Path(out)
     setting = {
@@ -154,19 +153,6 @@ def evaluating(
         results.write_json("evaluation.json", found)
         store.remove()
     return found
-
-
-def _rows(subject: Examinee, examples: int | None, seed: int) -> Tensor:
-    count = subject.examples if examples is None else examples
-    if count < 0:
-        raise InputError(f"examples must be 0 (all) or more, got {count}")
-    return balanced_subset(subject.images, count or len(subject.images), seed)
-
-
-def _shown(images: ImageSet, seed: int) -> Batch:
-    """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""
-    (batch,) = images.at(balanced_subset(images, _PROBED, seed)).batches(_PROBED)
-    return batch
 
 
 def _admitted(
@@ -283,8 +269,8 @@ def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat
         black_box=verdicts.broken_in("black_box"),
         transfer=verdicts.broken_in("transfer"),
     )
-    shown = _shown(images, seed)
-    return Reliability(signs=(*signs, *probe(model, shown.x, shown.y, threat, seed=seed)))
+    x, y = shown(images, seed)
+    return Reliability(signs=(*signs, *probe(model, x, y, threat, seed=seed)))
 
 
 def _save_broken(

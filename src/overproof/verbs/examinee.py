@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 from safetensors.torch import save
+from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
-from overproof.data.images import ImageSet
+from overproof.data.images import Batch, ImageSet, balanced_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
@@ -22,6 +23,7 @@ from overproof.run import Run
 from overproof.signature import Signature
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
+_SHOWN = 256  # of them the reliability probes take up to 128 correct ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +39,22 @@ class Examinee:
     examples: int = 0
     batch: int = 500
     facts: Mapping[str, Any]
+
+    def rows(self, examples: int | None, seed: int) -> Tensor:
+        """Return the indices of a seeded, class-balanced subset of so many images; 0: all, None: as the recipe says.
+
+        Raises ``InputError`` for a number below 0.
+        """
+        count = self.examples if examples is None else examples
+        if count < 0:
+            raise InputError(f"examples must be 0 (all) or more, got {count}")
+        return balanced_subset(self.images, count or len(self.images), seed)
+
+
+def shown(images: ImageSet, seed: int) -> Batch:
+    """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""
+    (batch,) = images.at(balanced_subset(images, _SHOWN, seed)).batches(_SHOWN)
+    return batch
 
 
 def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:

@@ -1,0 +1,121 @@
+"""CROWN: bounds by linear functions carried back to the image (Zhang et al. 2018; Xu et al. 2020), batched.
+
+Every neuron whose sign is open gets two rows, one for each side, whatever layer it is in; rows of a convolution carry
+only the window they depend on. A neuron whose sign the layer before already decides is not refined: its relaxation is
+exact, and its bounds do not enter any other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from overproof.bounds.graph import Free, Graph, Layers
+from overproof.bounds.region import Bounds, Region
+from overproof.bounds.rows import Rows
+from overproof.bounds.slopes import Climb
+
+Method = Literal["ibp", "crown_ibp", "crown", "alpha"]
+METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
+"""In the order of their tightness and cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take."""
+
+    method: Method = "crown"
+    climb: Climb = Climb()  # noqa: RUF009 - a frozen value
+    memory: int = 256 * 2**20
+
+
+def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "crown") -> Bounds:
+    """Return bounds ``[N, S]`` of ``spec . logits`` over the region; ``spec`` is ``[N, S, K]``.
+
+    Never looser than interval bounds of the same margins. Differentiable with the methods ``ibp`` and ``crown_ibp``.
+    """
+    means = Means(method=means) if isinstance(means, str) else means
+    return final(graph, region, intermediate(graph, region, means), spec, means)
+
+
+def intermediate(graph: Graph, region: Region, means: Means | Method = "crown") -> list[Bounds]:
+    """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them."""
+    means = Means(method=means) if isinstance(means, str) else means
+    layers = [region.box]
+    for number, node in enumerate(graph.nodes[1:], start=1):
+        layers.append(graph.forward(node, layers))
+        readers = graph.read_by.get(number, ())
+        exact = number in graph.straight and region.centre is None
+        if readers and not exact and means.method in ("crown", "alpha"):
+            wanted = torch.stack([reader.open(layers[number]) for reader in readers]).any(dim=0)
+            layers[number] = _refined(graph, number, wanted, layers, region, means)
+    return layers
+
+
+def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, means: Means) -> Bounds:
+    """Return bounds ``[N, S]`` of ``spec . logits`` from bounds of the layers."""
+    rows = spec_rows(torch.cat([spec, -spec], dim=1).to(region.box.lower))
+    lower, upper = (
+        least(graph, {len(graph.nodes) - 1: rows}, layers, region, means).view(len(spec), 2, -1).unbind(dim=1)
+    )
+    return Bounds(lower, -upper)
+
+
+def least(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+    """Return lower bounds of rows after the last activation, ``[M]``: the better of the intervals' and the means'."""
+    found = by_interval(graph, rows, layers, region)
+    return found if means.method == "ibp" else torch.maximum(found, minimum(graph, rows, layers, region, means))
+
+
+def spec_rows(spec: Tensor) -> Rows:
+    """Return the rows of ``spec`` ``[N, S, K]`` over the logits, example by example."""
+    examples, count, _ = spec.shape
+    example = torch.arange(examples, device=spec.device).repeat_interleave(count)
+    return Rows(spec.flatten(0, 1), spec.new_zeros(examples * count), example)
+
+
+def forms(graph: Graph, rows: Mapping[int, Rows], layers: Layers) -> Rows:
+    """Return linear functions of the image that are nowhere above the rows; those of two networks may be added."""
+    return graph.pull(rows, layers)[0].dense(graph.nodes[0].shape)
+
+
+def minimum(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+    """Return a lower bound of each row over the region, ``[M]``, in chunks that fit the memory."""
+    (first, *_) = rows.values()
+    size = max(prod(node.shape) for node in graph.nodes) * first.weight.element_size()
+    chunk = max(1, means.memory // (size * (32 if means.method == "alpha" else 8)))
+    parts = [rows]
+    if len(first) > chunk:
+        index = torch.split(torch.arange(len(first), device=first.bias.device), chunk)
+        parts = [{number: each.at(part) for number, each in rows.items()} for part in index]
+
+    def bounded(part: Mapping[int, Rows], free: Free | None) -> Tensor:
+        return graph.pull(part, layers, free=free)[0].minimum(region)
+
+    if means.method != "alpha":
+        return torch.cat([bounded(part, None) for part in parts])
+    return torch.cat([means.climb.best(partial(bounded, part), Free()) for part in parts])
+
+
+def by_interval(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region) -> Tensor:
+    """Return lower bounds of rows after the last activation by the intervals of what they read, ``[M]``."""
+    arrived = graph.pull(rows, layers, stop=True)
+    parts = [each.minimum(Region(layers[number]) if number else region) for number, each in arrived.items()]
+    return torch.stack(parts).sum(dim=0)
+
+
+def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
+    """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows."""
+    before = layers[number]
+    index = wanted.nonzero()
+    if not len(index):
+        return before
+    sign = torch.ones(len(index), dtype=before.lower.dtype, device=index.device)
+    rows = graph.neurons(number, torch.cat([index, index]), torch.cat([sign, -sign]))
+    lower, upper = minimum(graph, rows, layers, region, means).chunk(2)
+    at = tuple(index.T)
+    return before.within(Bounds(before.lower.index_put(at, lower), before.upper.index_put(at, -upper)))

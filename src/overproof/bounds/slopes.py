@@ -1,0 +1,71 @@
+"""Alpha- and beta-CROWN: climbing what the relaxations leave free, for every row its own (Xu 2021, Wang 2021)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+from torch import Tensor
+
+from overproof.bounds.graph import Free
+
+
+@dataclass(frozen=True, kw_only=True)
+class Climb:
+    """Adam on slopes in [0, 1] and prices >= 0, started from CROWN's: ``steps`` of ``rate``, each ``decay`` smaller.
+
+    ``seconds`` ends the climb of one chunk of rows early. Any choice gives a valid bound, so wherever it ends the best
+    of each row counts.
+    """
+
+    steps: int = 20
+    rate: float = 0.25
+    decay: float = 0.98
+    seconds: float | None = None
+
+    def best(self, least: Callable[[Free], Tensor], free: Free) -> Tensor:
+        """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made."""
+        best = least(free).detach()
+        adam = {(kind, number): _Adam.at(choice) for kind, number, choice in _choices(free)}
+        started = time.monotonic()
+        for step in range(1, self.steps + 1 if adam else 1):
+            if self.seconds is not None and time.monotonic() - started > self.seconds:
+                break
+            with torch.enable_grad():
+                tracked = replace(
+                    free,
+                    slopes={k: v.detach().requires_grad_() for k, v in free.slopes.items()},
+                    prices={k: v.detach().requires_grad_() for k, v in free.prices.items()},
+                )
+                bound = least(tracked)
+                wanted = [choice for *_, choice in _choices(tracked)]
+                gradients = torch.autograd.grad(bound.sum(), wanted, allow_unused=True)
+            best = torch.maximum(best, bound.detach())
+            size = self.rate * self.decay ** (step - 1)
+            for (kind, number, choice), gradient in zip(_choices(free), gradients, strict=True):
+                if gradient is not None:
+                    moved = choice + size * adam[kind, number].direction(gradient, step)
+                    getattr(free, kind)[number] = moved.clamp_(0, 1 if kind == "slopes" else inf)
+        return torch.maximum(best, least(free).detach())
+
+
+def _choices(free: Free) -> list[tuple[str, int, Tensor]]:
+    return [(kind, number, choice) for kind in ("slopes", "prices") for number, choice in getattr(free, kind).items()]
+
+
+@dataclass(frozen=True)
+class _Adam:
+    """The running moments of one choice's gradient (Kingma and Ba 2015)."""
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def at(cls, choice: Tensor) -> "_Adam":
+        return cls(torch.zeros_like(choice), torch.zeros_like(choice))
+
+    def direction(self, gradient: Tensor, step: int) -> Tensor:
+        mean = self.first.lerp_(gradient, 0.1) / (1 - 0.9**step)
+        square = self.second.lerp_(gradient.square(), 0.001) / (1 - 0.999**step)
+        return mean / (square.sqrt() + 1e-8)

@@ -1,0 +1,319 @@
+"""Certified accuracy: each example goes through ever dearer means until one of them gives a verdict.
+
+First an attack, whose success is a counter-example; then interval bounds, CROWN with their bounds of the layers, CROWN,
+alpha-CROWN and splitting, each on what those before it left open, a batch at a time. An example is verified where all
+margins between its label and the other classes are proved positive over the whole region.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from time import monotonic
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from overproof.attacks.ball import Threat
+from overproof.attacks.pgd import PGD
+from overproof.bounds.activations import ReLU
+from overproof.bounds.crown import Means, final, intermediate, minimum, spec_rows
+from overproof.bounds.graph import Graph, Layers
+from overproof.bounds.region import Region
+from overproof.bounds.slopes import Climb
+from overproof.bounds.spec import margins
+from overproof.bounds.split import Budget, least
+from overproof.bounds.trace import trace
+from overproof.data.images import Batch
+from overproof.errors import InputError
+from overproof.evaluation.engine import Marks, Subject, assail
+from overproof.evaluation.memory import piecewise, ran_out
+from overproof.evaluation.trial import Suite, Trial
+from overproof.models.classifier import Classifier
+
+Reach = Literal["ibp", "crown_ibp", "crown", "alpha", "split"]
+"""How far the cascade goes."""
+REACHES: tuple[Reach, ...] = ("ibp", "crown_ibp", "crown", "alpha", "split")
+STAGES = ("clean", "attack", *REACHES)
+"""What may decide an example, in order."""
+Verdict = Literal["unknown", "verified", "falsified", "error"]
+VERDICTS: tuple[Verdict, ...] = ("unknown", "verified", "falsified", "error")
+UNKNOWN, VERIFIED, FALSIFIED, ERROR = range(4)
+PROBLEMS = (
+    None,
+    "not even this one example fits into memory",
+    "the bounds are not numbers",
+    "an attack attained what was proved to be impossible, so the bound or its rounding slack is wrong",
+)
+NO_ROOM, NO_NUMBER, UNSOUND = range(1, 4)
+
+_UNITS = 16  # rounding slack, in units of the last place of the largest bound
+_ROWS = 200_000  # linear functions that CROWN makes of one layer at once
+_GROUP = 16  # examples whose slopes climb together: enough to keep a processor busy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Against what to certify, how far to go, and at most how many ``seconds`` alpha and splitting take an example."""
+
+    threat: Threat = Threat()  # noqa: RUF009 - a frozen value
+    reach: Reach = "split"
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.threat.norm == "l1":
+            raise ValueError("certificates are for linf and l2, not for l1")
+        if self.reach not in REACHES:
+            raise ValueError(f"there is no bound {self.reach!r} (one of: {', '.join(REACHES)})")
+        if not self.seconds > 0:
+            raise ValueError(
+                f"seconds, the time for an example's alpha and splitting, must be positive, got {self.seconds:g}; "
+                f"bound crown does without both"
+            )
+
+    @property
+    def last(self) -> int:
+        """The number of the last stage."""
+        return STAGES.index(self.reach)
+
+    @property
+    def suite(self) -> Suite:
+        """The attack that looks for counter-examples: PGD on the margin, where its gradient never dies out."""
+        attack = PGD(steps=30, restarts=2, momentum=0.75)
+        return Suite(name="falsify", attacks=(Trial(name="pgd-margin", attack=attack, loss="margin"),)).under(
+            self.threat
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A network and what is examined of it: itself under attack, and its graph."""
+
+    subject: Subject
+    graph: Graph
+
+
+def graph_of(model: Classifier, *, where: str) -> Graph:
+    """Return the graph of a network in eval mode; ``where`` names it in every sentence.
+
+    Raises ``InputError`` for weights that are no numbers, naming the layer, for operators without bounds and for
+    BatchNorm in train mode.
+    """
+    check_weights(model, where=where)
+    task = model.signature
+    try:
+        with torch.no_grad():
+            return trace(model, (task.channels, task.height, task.width)).graph()
+    except InputError as problem:
+        raise InputError(f"{where}: {problem}") from problem
+
+
+def check_weights(model: nn.Module, *, where: str) -> None:
+    """Raise ``InputError`` naming the first weights or statistics that are not finite numbers."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise InputError(
+                f"{where}: {bad} of the {value.numel()} numbers in {name} are not finite (NaN or infinite)"
+            )
+
+
+def slack(layers: Layers) -> Tensor:
+    """Return by how much a bound must exceed 0 to count, ``[N]``, from interval bounds of every layer.
+
+    It is ``16 * eps(dtype)`` times the largest magnitude among the example's bounds of any layer. A bound is a chain of
+    sums of such magnitudes, and each operation errs by half a unit in the last place; 16 covers the growth of rounding
+    over the layers, whose errors have no common sign. (A margin of safety that is tested, not a theorem.)
+    """
+    largest = torch.stack([torch.maximum(-b.lower, b.upper).flatten(1).amax(dim=1) for b in layers]).amax(dim=0)
+    return _UNITS * torch.finfo(largest.dtype).eps * largest
+
+
+def certify_block(
+    proposal: Proposal, block: Batch, plan: Plan, *, seed: int, number: int, marks: Marks | None = None
+) -> Iterator[Marks]:
+    """Take block ``number`` through the cascade and yield its marks after every step, the same dict each time.
+
+    To the marks of ``assail`` it adds, per example: ``verdict`` and ``stage`` (who decided, or was the last to try),
+    int64 ``[B]``; ``lower`` ``[B]``, the best proven bound of the smallest margin, -inf without one; ``cost`` float64
+    ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error. ``stage_seconds`` float64 are sums. Draws depend on
+    ``(seed, number)`` alone; the course goes on from ``marks`` that an earlier one left. Examples that do not fit into
+    memory are certified in smaller batches, and are an error where not even one fits. Raises ``InputError`` where none
+    can even be attacked, and for outputs that are not finite.
+    """
+    try:
+        for attacked in assail(proposal.subject, block, plan.suite, seed=seed, number=number, marks=marks):
+            marks = _opened(attacked)
+            yield marks
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+        if not ran_out(problem):
+            raise
+        raise InputError("there is no memory to attack a single example with; choose another device") from problem
+    assert marks is not None  # a fresh block's first pass is the clean one
+    yield from _Cascade(proposal.graph, block, plan, marks).run()
+    yield marks
+
+
+def _opened(marks: Marks) -> Marks:
+    """Bring the verdicts up to date with the attack's marks, in place."""
+    if "verdict" not in marks:
+        like = marks["label"]
+        marks |= {
+            "verdict": torch.full_like(like, UNKNOWN),
+            "stage": torch.zeros_like(like),
+            "lower": torch.full_like(marks["margin"], -torch.inf),
+            "cost": torch.zeros(len(like), dtype=torch.float64, device=like.device),
+            "problem": torch.zeros_like(like),
+            "stage_seconds": torch.zeros(len(STAGES), dtype=torch.float64),
+        }
+    right = marks["prediction"] == marks["label"]
+    broken = right & ~marks["survived"].all(dim=1)
+    undecided = marks["verdict"] == UNKNOWN
+    marks["verdict"][undecided & (broken | ~right)] = FALSIFIED
+    marks["stage"][undecided & right & (marks["stage"] == 0)] = STAGES.index("attack")
+    # The attack's time is shared by all that it was let loose on.
+    spent = marks["seconds"]
+    marks["stage_seconds"][:2] = torch.stack([spent[0], spent[1:].sum()])
+    fresh = marks["stage"] <= STAGES.index("attack")
+    share = spent[0] / len(right) + right * (spent[1:].sum().to(right.device) / right.sum().clamp(min=1))
+    marks["cost"] = torch.where(fresh, share.to(marks["cost"]), marks["cost"])
+    return marks
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some examples of a block on their way: ``best`` ``[n, K - 1]`` are their proven margins so far."""
+
+    rows: Tensor
+    region: Region
+    spec: Tensor
+    layers: Layers
+    best: Tensor
+    slack: Tensor
+
+    def at(self, keep: Tensor) -> "_Part":
+        """Return the part of the examples at ``keep``."""
+        layers = [bounds.at(keep) for bounds in self.layers]
+        return _Part(self.rows[keep], self.region.at(keep), self.spec[keep], layers, self.best[keep], self.slack[keep])
+
+    def hardest(self) -> tuple[Tensor, Tensor]:
+        """Return the specs ``[n, S, K]`` that are not proved everywhere, and their places ``[n, S]``."""
+        count = int((self.best <= self.slack[:, None]).sum(dim=1).max())
+        place = self.best.argsort(dim=1)[:, :count]
+        return self.spec.gather(1, place[:, :, None].expand(-1, -1, self.spec.shape[2])), place
+
+
+@dataclass(frozen=True, eq=False)
+class _Cascade:
+    """The bounds' part of the way, on one block."""
+
+    graph: Graph
+    block: Batch
+    plan: Plan
+    marks: Marks
+
+    def run(self) -> Iterator[Marks]:
+        """Yield after every part of the block, and after every example that is split."""
+        open_ = (self.marks["verdict"] == UNKNOWN) & (self.marks["stage"] < self.plan.last)
+        size = batch_size(self.graph)
+        for rows in torch.split(open_.nonzero().flatten(), size):
+            left: list[tuple[_Part, float]] = []
+            with torch.no_grad():
+                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
+            yield self.marks
+            for part, seconds in left:
+                for one in torch.split(torch.arange(len(part.rows), device=rows.device), 1):
+                    with torch.no_grad():
+                        self._split(part.at(one), seconds)
+                    yield self.marks
+
+    def _bounded(self, rows: Tensor, left: list[tuple[_Part, float]]) -> None:
+        """Bound the examples at ``rows``; add to ``left`` what is to be split, and for how many seconds each."""
+        rows = rows[self.marks["verdict"][rows] == UNKNOWN]
+        started, last = monotonic(), self.plan.last
+        threat = self.plan.threat
+        assert threat.norm != "l1"
+        region = Region.around(self.block.x[rows], float(threat.eps), threat.norm)
+        spec = margins(self.block.y[rows], self.graph.classes).to(region.box.lower)
+        layers = intermediate(self.graph, region, "ibp")
+        best = final(self.graph, region, layers, spec, Means(method="ibp")).lower
+        part = self._judged("ibp", _Part(rows, region, spec, layers, best, slack(layers)), started)
+        if len(part.rows) and last >= STAGES.index("crown_ibp"):
+            started = monotonic()
+            part = self._judged("crown_ibp", self._pulled(part, Means(method="crown_ibp")), started)
+        if len(part.rows) and last >= STAGES.index("crown"):
+            started = monotonic()
+            part = replace(part, layers=intermediate(self.graph, part.region, "crown"))
+            part = self._judged("crown", self._pulled(part, Means(method="crown")), started)
+        if len(part.rows) and last >= STAGES.index("alpha"):
+            groups = [part.at(group) for group in torch.split(torch.arange(len(part.rows), device=rows.device), _GROUP)]
+            for group in groups:
+                started = monotonic()
+                climb = Climb(seconds=self.plan.seconds / 2 * len(group.rows))
+                climbed = self._pulled(group, Means(method="alpha", climb=climb))
+                spent = (monotonic() - started) / len(group.rows)
+                group = self._judged("alpha", climbed, started)
+                if len(group.rows) and last >= STAGES.index("split") and splits(self.graph):
+                    left.append((group, self.plan.seconds - spent))
+
+    def _pulled(self, part: _Part, means: Means) -> _Part:
+        """Return the part with margins by rows pulled back to the image, of those that are not proved yet."""
+        spec, place = part.hardest()
+        rows = {len(self.graph.nodes) - 1: spec_rows(spec)}
+        low = minimum(self.graph, rows, part.layers, part.region, means).view(place.shape)
+        return replace(part, best=part.best.scatter(1, place, torch.maximum(part.best.gather(1, place), low)))
+
+    def _judged(self, stage: Reach, part: _Part, started: float) -> _Part:
+        """Write down what a stage proved of the part; return what is still open."""
+        marks, rows = self.marks, part.rows
+        smallest = part.best.amin(dim=1)
+        marks["lower"][rows] = torch.maximum(marks["lower"][rows], smallest)
+        marks["verdict"][rows[smallest > part.slack]] = VERIFIED
+        marks["stage"][rows] = STAGES.index(stage)
+        spent = monotonic() - started
+        marks["cost"][rows] += spent / len(rows)
+        marks["stage_seconds"][STAGES.index(stage)] += spent
+        self._fail(rows[part.best.isnan().any(dim=1)], NO_NUMBER)
+        # An attack attained this margin: no bound can prove more.
+        self._fail(rows[smallest > marks["margin"][rows] + part.slack], UNSOUND)
+        return part.at((marks["verdict"][rows] == UNKNOWN).nonzero().flatten())
+
+    def _split(self, part: _Part, seconds: float) -> None:
+        """Split one example, in at most so many seconds."""
+        started = monotonic()
+        spec, place = part.hardest()
+        known = part.best.gather(1, place)
+        enough = 2 * float(part.slack)  # twice, for the prices of the signs are one more sum
+        try:
+            found = least(
+                self.graph,
+                part.region,
+                part.layers,
+                spec[0],
+                known[0],
+                enough=enough,
+                budget=Budget(seconds=seconds),
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+            if not ran_out(problem):
+                raise
+            self._fail(part.rows, NO_ROOM)
+            return
+        proven = known.clamp(min=-found.worst)
+        best = part.best.scatter(1, place, proven)
+        self._judged("split", replace(part, best=best), started)
+
+    def _fail(self, rows: Tensor, problem: int) -> None:
+        self.marks["verdict"][rows] = ERROR
+        self.marks["problem"][rows] = problem
+
+
+def batch_size(graph: Graph) -> int:
+    """Return how many examples CROWN bounds at once."""
+    return max(1, _ROWS // (2 * max(prod(node.shape) for node in graph.nodes)))
+
+
+def splits(graph: Graph) -> bool:
+    """Tell whether there is a sign to split on."""
+    return any(isinstance(node.operator, ReLU) for node in graph.nodes)

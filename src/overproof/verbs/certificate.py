@@ -1,0 +1,183 @@
+"""The two kinds of certificate that ``certify`` writes: by bounds, with or without a teacher, and by smoothing."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from overproof.attacks.ball import Threat
+from overproof.data.images import Batch
+from overproof.evaluation.brackets import Brackets
+from overproof.evaluation.certificates import Certificates, joined, verified
+from overproof.evaluation.certified import FALSIFIED, UNKNOWN, Plan, Proposal, certify_block
+from overproof.evaluation.engine import Marks
+from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.faithful import Pair, compare_block
+from overproof.evaluation.smoothing import Smoothed, Smoothing, smooth
+from overproof.files import write_atomically
+from overproof.models.classifier import Classifier
+from overproof.recipe import plain
+from overproof.run import Run
+
+LINES = "certificate.jsonl"
+COUNTER_EXAMPLES = "counterexamples.safetensors"
+_PAIR = "pair."  # how the pair's marks are called beside the student's own
+
+
+class Progress(NamedTuple):
+    """One step of a block: what was done, the marks, how many examples are through, and whether all are."""
+
+    stage: str
+    marks: Marks
+    done: int
+    whole: bool = False
+
+
+class Certificate(Protocol):
+    """How a block of examples is certified, and what all blocks' marks say."""
+
+    @property
+    def rounds(self) -> int:
+        """How often each example is gone through."""
+        ...
+
+    def steps(self, block: Batch, marks: Marks | None, *, seed: int, number: int, rows: Tensor) -> Iterator[Progress]:
+        """Certify block ``number``, going on from ``marks``; ``rows`` ``[B]`` are the places in the whole set."""
+        ...
+
+    def evidence(self, marks: Marks) -> Evidence:
+        """Return the certified accuracy of a block so far."""
+        ...
+
+    def figures(self, blocks: list[Marks]) -> dict[str, Any]:
+        """Return what ``certificate.json`` says of all blocks."""
+        ...
+
+    def write(self, run: Run, blocks: list[Marks], indices: list[int]) -> None:
+        """Write the examples' records, and what else belongs to the certificate."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Bounding:
+    """Bounds of one network and, with ``pair``, of how far it may be from its teacher."""
+
+    proposal: Proposal
+    pair: Pair | None
+    plan: Plan
+    teacher: str = ""
+    gammas: tuple[float, ...] = ()
+
+    @property
+    def rounds(self) -> int:
+        """One for the student, one for the pair."""
+        return 1 if self.pair is None else 2
+
+    def steps(self, block: Batch, marks: Marks | None, *, seed: int, number: int, rows: Tensor) -> Iterator[Progress]:
+        """Certify the student, then compare it with its teacher."""
+        before = None if marks is None else {name: v for name, v in marks.items() if not name.startswith(_PAIR)}
+        own: Marks = {}
+        for now in certify_block(self.proposal, block, self.plan, seed=seed, number=number, marks=before):
+            own = now
+            yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()))
+        pair = _of_pair(marks or {})
+        if self.pair is not None and not pair:
+            for now in compare_block(self.pair, block, self.plan, own, seed=seed, number=number):
+                pair = now
+                yield Progress("compare with the teacher", own, len(rows))
+        yield Progress("done", own | {_PAIR + name: v for name, v in pair.items()}, self.rounds * len(rows), whole=True)
+
+    def evidence(self, marks: Marks) -> Evidence:
+        """Return the certified accuracy of a block so far."""
+        return verified(self.plan, marks)
+
+    def figures(self, blocks: list[Marks]) -> dict[str, Any]:
+        """Return what ``certificate.json`` says of all blocks."""
+        (trial,) = self.plan.suite.attacks
+        brackets = self._brackets(blocks)
+        return {
+            "kind": "bounds",
+            "bound": self.plan.reach,
+            "budget": self.plan.seconds,
+            "attack": plain(trial),
+            **Certificates.of(self.plan, blocks).plain(),
+            "teacher": None if brackets is None else {"name": self.teacher, **brackets.plain(self.gammas)},
+        }
+
+    def write(self, run: Run, blocks: list[Marks], indices: list[int]) -> None:
+        """Write the examples' records and the counter-examples."""
+        found, brackets = Certificates.of(self.plan, blocks), self._brackets(blocks)
+        lines = found.lines(indices)
+        if brackets is not None:
+            lines = [one | {"pair": pair} for one, pair in zip(lines, brackets.lines(), strict=True)]
+        run.write_lines(LINES, lines)
+        index, broken = torch.tensor(indices), found.correct & (found.marks["verdict"] == FALSIFIED)
+        images = {"images": found.marks["image"][broken], "index": index[broken]}
+        if brackets is not None:
+            apart = brackets.marks["agreement"] == FALSIFIED
+            images |= {"disagreements": brackets.marks["image"][apart], "disagreements_index": index[apart]}
+        write_atomically(
+            run.folder / COUNTER_EXAMPLES, save({name: value.contiguous() for name, value in images.items()})
+        )
+
+    def _brackets(self, blocks: list[Marks]) -> Brackets | None:
+        return None if self.pair is None else Brackets.of(map(_of_pair, blocks))
+
+
+def _of_pair(marks: Marks) -> Marks:
+    return {name.removeprefix(_PAIR): value for name, value in marks.items() if name.startswith(_PAIR)}
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothening:
+    """Randomised smoothing: a certificate in l2 for the smoothed network, not for the network itself."""
+
+    model: Classifier
+    threat: Threat
+    noise: Smoothing
+
+    @property
+    def rounds(self) -> int:
+        """One."""
+        return 1
+
+    def steps(self, block: Batch, marks: Marks | None, *, seed: int, number: int, rows: Tensor) -> Iterator[Progress]:
+        """Sample one example after the other."""
+        parts = [] if marks is None else [marks]
+        for place in range(0 if marks is None else len(marks["index"]), len(rows)):
+            one = slice(place, place + 1)
+            found = smooth(self.model, block.x[one], block.y[one], self.noise, seed=seed, indices=rows[one].tolist())
+            names = ("index", "label", "selected", "votes")
+            seconds = torch.tensor([found.seconds], dtype=torch.float64)
+            parts.append({name: getattr(found, name) for name in names} | {"seconds": seconds})
+            parts = [joined(parts)]
+            yield Progress("smooth", parts[0], place + 1)
+        yield Progress("done", parts[0], len(rows), whole=True)
+
+    def evidence(self, marks: Marks) -> Evidence:
+        """Return the certified accuracy of a block so far."""
+        return self._smoothed([marks]).evidence(float(self.threat.eps))
+
+    def figures(self, blocks: list[Marks]) -> dict[str, Any]:
+        """Return what ``certificate.json`` says of all blocks."""
+        found, eps = self._smoothed(blocks), float(self.threat.eps)
+        outcomes = found.outcomes(eps)
+        return {
+            "kind": "smoothing",
+            "smoothing": asdict(self.noise) | {"largest": self.noise.largest},
+            "verified": found.evidence(eps).plain(),
+            "counts": {name: outcomes.count(name) for name in ("certified", "too_small", "abstained", "wrong")},
+            "teacher": None,
+        }
+
+    def write(self, run: Run, blocks: list[Marks], indices: list[int]) -> None:
+        """Write the examples' records."""
+        run.write_lines(LINES, self._smoothed(blocks).lines(float(self.threat.eps)))
+
+    def _smoothed(self, blocks: list[Marks]) -> Smoothed:
+        marks = joined(blocks)
+        index, label, selected, votes = (marks[name] for name in ("index", "label", "selected", "votes"))
+        return Smoothed(self.noise, index, label, selected, votes, float(marks["seconds"].sum()))

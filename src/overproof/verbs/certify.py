@@ -1,0 +1,247 @@
+"""``certify``: proves what a network withstands on the test split, and how near it stays to its teacher."""
+
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overproof.attacks.ball import Norm, Radius, Threat
+from overproof.data.images import ImageSet
+from overproof.data.sources import Source
+from overproof.environment import hardware, pick_device, versions
+from overproof.errors import InputError
+from overproof.evaluation.admission import admit
+from overproof.evaluation.attacked import prepare
+from overproof.evaluation.certificates import SUMS
+from overproof.evaluation.certified import Plan, Proposal, Reach, check_weights, graph_of
+from overproof.evaluation.engine import Marks
+from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.faithful import Pair
+from overproof.evaluation.imitation import GAMMAS
+from overproof.evaluation.shards import Shard
+from overproof.evaluation.smoothing import Smoothing
+from overproof.evaluation.store import Store
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.mode import in_mode
+from overproof.recipe import plain
+from overproof.run import Run
+from overproof.verbs.certificate import Bounding, Certificate, Smoothening
+from overproof.verbs.examinee import Examinee, digest_of, examinee, network, shown
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certifying:
+    """What a certification has to say after a step: where it is, and the certified accuracy of the blocks begun."""
+
+    stage: str
+    done: int
+    total: int
+    verified: Evidence
+    warnings: tuple[str, ...] = ()
+
+
+def certify(run: Run | Path | str, **options: Any) -> dict[str, Any]:
+    """Certify a network on the test split; write ``certificate.json`` and ``certificate.jsonl``, return the former.
+
+    ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
+    ``data``. The options are those of ``certifying``. Raises ``InputError``.
+    """
+    course = certifying(run, **options)
+    while True:
+        try:
+            next(course)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            return found
+
+
+def certifying(
+    run: Run | Path | str,
+    *,
+    teacher: Path | str | None = None,
+    eps: str | float | None = None,
+    norm: Norm | None = None,
+    bound: Reach = "split",
+    seconds: float = 1.0,
+    gamma: float | None = None,
+    smoothing: float | None = None,
+    samples: int = Smoothing.samples,
+    examples: int | None = None,
+    seed: int = 0,
+    batch: int = 100,
+    device: str = "auto",
+    data: Source | str | None = None,
+    resume: bool = False,
+    out: Path | str | None = None,
+) -> Generator[Certifying, None, dict[str, Any]]:
+    """Certify step by step: yield after each, return what was written to ``certificate.json``.
+
+    ``teacher`` asks for the pair as well: agreement and the gap of confidences, attacked and proven. ``eps`` and
+    ``norm`` (linf or l2) replace the recipe's threat. ``bound`` is how far the cascade goes (see ``certified``), with
+    at most ``seconds`` (above 0) per example for alpha and for splitting, and as much again for the pair's.
+    ``gamma``, in [0, 1], is one more gap at which faithful examples are counted. ``smoothing`` is a sigma: randomised
+    smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
+    a seeded, class-balanced subset (0: all); ``batch`` of them are certified together. ``resume`` continues after a
+    crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
+    ``InputError``.
+    """
+    subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
+    plan = _plan(subject, norm, eps, bound, seconds)
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, got {batch}")
+    noise = None if smoothing is None else _noise(smoothing, samples, plan.threat)
+    gammas = _gammas(subject, gamma, teacher)
+    if teacher is not None and noise is not None:
+        raise InputError("smoothing certifies one network and no pair; leave out --teacher or --smoothing")
+    model = subject.model.to(place)
+    other = None if teacher is None else network(teacher, subject.images.signature).to(place)
+    rows = subject.rows(examples, seed)
+    images = subject.images.at(rows).to(place)
+    folder = subject.folder if out is None else Path(out)
+    pair = None if other is None else (str(teacher), other)
+    certificate = _certificate(subject, model, pair, plan, noise, gammas)
+    sample = shown(images, seed)
+    warnings = admit(model, *sample, where=subject.name)
+    if other is not None:
+        warnings += admit(other, *sample, where=f"teacher {teacher}")
+    setting = {
+        "network": subject.facts["model_digest"],
+        "teacher": None if other is None else digest_of(other),
+        "seed": seed,
+        "examples": len(images),
+        "data": images.digest,
+        "plan": plain(plan),
+        "smoothing": None if noise is None else asdict(noise),
+        "batch": batch,
+    }
+    store = Store(folder / "certificate-state", setting)
+    if shard.leads:
+        store.open(resume=resume)
+    shard.wait()
+    with in_mode(model, training=False):
+        blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
+    found = {
+        "schema": SCHEMA,
+        **subject.facts,
+        "parameters": parameter_count(model),
+        "data": {
+            "name": images.name,
+            "split": "test",
+            "examples": len(images),
+            "of": len(subject.images),
+            "digest": images.digest,
+        },
+        "threat": plain(plan.threat),
+        "seed": seed,
+        "batch": batch,
+        **certificate.figures(blocks),
+        "warnings": list(warnings),
+        "versions": versions(),
+        "hardware": hardware(place),
+    }
+    if shard.leads:
+        results = Run(folder)
+        certificate.write(results, blocks, rows.tolist())
+        results.write_json("certificate.json", found)
+        store.remove()
+    return found
+
+
+def _plan(subject: Examinee, norm: Norm | None, eps: str | float | None, bound: Reach, seconds: float) -> Plan:
+    try:
+        radius = subject.threat.eps if eps is None else Radius(eps)
+        return Plan(threat=Threat(norm=norm or subject.threat.norm, eps=radius), reach=bound, seconds=seconds)
+    except ValueError as problem:
+        raise InputError(str(problem)) from problem
+
+
+def _noise(sigma: float, samples: int, threat: Threat) -> Smoothing:
+    if threat.norm != "l2":
+        raise InputError(f"smoothing certifies l2 balls, not {threat.norm}; add --norm l2 and an --eps in l2")
+    try:
+        noise = Smoothing(sigma=sigma, samples=samples)
+    except ValueError as problem:
+        raise InputError(str(problem)) from problem
+    noise.check(float(threat.eps))
+    return noise
+
+
+def _gammas(subject: Examinee, gamma: float | None, teacher: Path | str | None) -> tuple[float, ...]:
+    if gamma is None:
+        return GAMMAS
+    if teacher is None:
+        raise InputError(f"{subject.name}: gamma is a gap to a teacher; say which with --teacher RUN")
+    if not 0 <= gamma <= 1:
+        raise InputError(f"gamma is a difference of confidences, in [0, 1], got {gamma:g}")
+    return (*GAMMAS, gamma)
+
+
+def _certificate(
+    subject: Examinee,
+    model: Classifier,
+    teacher: tuple[str, Classifier] | None,
+    plan: Plan,
+    noise: Smoothing | None,
+    gammas: tuple[float, ...],
+) -> Certificate:
+    """Return how the network is certified; raise ``InputError`` for one that bounds cannot follow."""
+    check_weights(model, where=subject.name)
+    if noise is not None:
+        return Smoothening(model, plan.threat, noise)
+    proposal = Proposal(prepare(model), graph_of(model, where=subject.name))
+    if teacher is None:
+        return Bounding(proposal, None, plan)
+    name, other = teacher
+    own = Proposal(prepare(other), graph_of(other, where=f"teacher {name}"))
+    return Bounding(proposal, Pair.of(other, model, own, proposal.graph), plan, name, gammas)
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """The way of all blocks, with what is done kept in the store."""
+
+    certificate: Certificate
+    images: ImageSet
+    rows: Tensor
+    store: Store
+    shard: Shard
+    seed: int
+    batch: int
+
+    def run(self, warnings: tuple[str, ...]) -> Generator[Certifying, None, list[Marks]]:
+        """Yield after every step, in the leading process alone; return the marks of all blocks, in each of them."""
+        blocks: dict[int, Marks] = {}
+        done: dict[int, int] = {}
+        counts: dict[int, Evidence] = {}
+        parts = list(self.images.batches(self.batch))
+        places = torch.split(self.rows, self.batch)
+        mine = [number for number in range(len(parts)) if self.shard.mine(number)]
+        for number in mine:
+            before = self._restored(number)
+            steps = self.certificate.steps(parts[number], before, seed=self.seed, number=number, rows=places[number])
+            for step in steps:
+                blocks[number], done[number] = step.marks, step.done
+                counts[number] = self.certificate.evidence(step.marks)
+                self.store.save(number, step.marks, whole=step.whole)
+                if self.shard.leads:
+                    yield Certifying(
+                        stage=step.stage,
+                        done=sum(done.values()),
+                        total=self.certificate.rounds * sum(len(places[one]) for one in mine),
+                        verified=reduce(add, counts.values()),
+                        warnings=warnings,
+                    )
+                    warnings = ()
+        return list(self.shard.gather(blocks).values())
+
+    def _restored(self, number: int) -> Marks | None:
+        marks = self.store.load(number)
+        device = self.images.labels.device
+        return marks and {name: value if name in SUMS else value.to(device) for name, value in marks.items()}
