@@ -172,6 +172,8 @@ class _Tree:
             height = torch.where((low < 0) & (high > 0), -low * high / (high - low), 0).flatten(1)
             below = (-free.met[number]).clamp(min=0).flatten(1).view(*weight.shape, -1)
             scores.append(torch.einsum("ds,dsf->df", weight, below) * height + 1e-9 * height)
+        if not scores:  # a network without ReLUs
+            return torch.full(weight.shape[:1], -1, device=weight.device)
         score = torch.cat(scores, dim=1).masked_fill(signs != 0, 0)
         best, place = score.max(dim=1)
         return torch.where(best > 0, place, -1)
