@@ -57,6 +57,13 @@ BY_DEFAULT = {
     "awp": {"student": (10 + 2, 10 + 2)},
     # P(x) without a gradient and P(x'); S(x') is descended and S(x) is a target.
     "peeraid": {"student": (10 + 2, 10 + 1), "peer": (2, 1)},
+    # A clean pass; what the bounds cost is no pass.
+    "ibp": {"student": (1, 1)},
+    "crown_ibp": {"student": (1, 1)},
+    "faithful": {"student": (1, 1), "robust": (1, 0)},
+    # A search of eight steps; then S(x'), or bounds around x' alone.
+    "mtl_ibp": {"student": (8 + 1, 8 + 1)},
+    "sabr": {"student": (8, 8)},
 }
 
 SHORT = PGD(steps=3)
