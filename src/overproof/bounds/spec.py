@@ -10,9 +10,8 @@ def margins(classes: Tensor, of: int) -> Tensor:
     ``classes`` is int64 ``[N]``, c for each example; ``of`` is K. All margins positive means that c is predicted.
     """
     eye = torch.eye(of, device=classes.device)
-    others = torch.arange(of - 1, device=classes.device) + (
-        torch.arange(of - 1, device=classes.device) >= classes[:, None]
-    )
+    number = torch.arange(of - 1, device=classes.device)
+    others = number + (number >= classes[:, None])
     return eye[classes][:, None] - eye[others]
 
 

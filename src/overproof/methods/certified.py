@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from overproof.attacks.ball import Norm, Threat
+from overproof.attacks.pgd import PGD
 from overproof.bounds.activations import ReLU
 from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
@@ -157,6 +158,11 @@ def exactly(x: Tensor) -> torch.autocast:
 def _ratio(one: Tensor, other: Tensor) -> Tensor:
     """Return the smaller of two sums over the larger."""
     return torch.minimum(one, other) / torch.maximum(one, other).clamp_min(torch.finfo(one.dtype).tiny)
+
+
+def search_in_training() -> PGD:
+    """Return the search beside bounds, of ``sabr`` and ``mtl_ibp``: eight steps, eps growing over half of the run."""
+    return PGD(steps=8, ramp=0.5)
 
 
 def risen(progress: float, ramp: float) -> float:

@@ -6,12 +6,8 @@ from typing import ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
-from overproof.methods.certified import check_certified, check_shares, prepare, propagated, risen
+from overproof.methods.certified import check_certified, check_shares, prepare, propagated, risen, search_in_training
 from overproof.methods.method import Method, Step, Terms
-
-
-def _search() -> PGD:
-    return PGD(steps=8, ramp=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +22,7 @@ class MTLIBP(Method):
 
     kind: Literal["mtl_ibp"] = "mtl_ibp"
     alpha: float = 0.5
-    inner: PGD = field(default_factory=_search)
+    inner: PGD = field(default_factory=search_in_training)
     balance: float = 0.0
     scaled_start: bool = False
     roles: ClassVar[tuple[str, ...]] = ()

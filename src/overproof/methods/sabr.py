@@ -7,12 +7,15 @@ from typing import ClassVar, Literal
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
-from overproof.methods.certified import check_certified, prepare, propagated, risen, update_statistics
+from overproof.methods.certified import (
+    check_certified,
+    prepare,
+    propagated,
+    risen,
+    search_in_training,
+    update_statistics,
+)
 from overproof.methods.method import Method, Step, Terms
-
-
-def _search() -> PGD:
-    return PGD(steps=8, ramp=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class SABR(Method):
 
     kind: Literal["sabr"] = "sabr"
     lam: float = 0.4
-    inner: PGD = field(default_factory=_search)
+    inner: PGD = field(default_factory=search_in_training)
     balance: float = 0.0
     scaled_start: bool = False
     roles: ClassVar[tuple[str, ...]] = ()
