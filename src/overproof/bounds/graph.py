@@ -72,15 +72,6 @@ class Graph:
         """The number of logits."""
         return self.nodes[-1].shape[0]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the constants."""
-        for node in self.nodes:
-            for value in vars(node.operator).values() if node.operator else ():
-                if isinstance(value, Tensor):
-                    return value.dtype
-        return torch.get_default_dtype()
-
     def to(self, dtype: torch.dtype) -> "Graph":
         """Return the graph in another precision."""
         return Graph(tuple(replace(n, operator=n.operator.to(dtype) if n.operator else None) for n in self.nodes))
