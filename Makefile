@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: quickstart test format lint types unit bench docs clean
 .DEFAULT_GOAL := quickstart
 
-quickstart: $(READY)  ## a robust teacher, four kinds of students, a table and a page, in two minutes
+quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
 	$(BIN)/overproof quickstart
 
 test: lint types unit  ## what CI runs

@@ -267,8 +267,8 @@ network is the verdict of each suite's own chain. Seconds are processor seconds 
 
 `python -m benchmarks.bounds`, float32, one thread, processor seconds: our bounds and the reference library's on the
 reference networks; the difference of confidences of the reference pair (mean over 16 images of the larger absolute
-bound), for which the reference needed 19.5 s by CROWN at eps 0.02; the same with ReLUs split, on layers bounded by
-CROWN or alpha-CROWN; and steps of certified training (`ibp-alone`: kappa 0) against plain ones.
+bound), for which the reference states 19.5 s by CROWN at eps 0.02 on its machine; the same with ReLUs split, on layers
+bounded by CROWN or alpha-CROWN; and steps of certified training (`ibp-alone`: kappa 0) against plain ones.
 
 {bounds}
 

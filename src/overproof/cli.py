@@ -70,7 +70,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where the runs and report.html go.")] = Path("runs/quickstart"),
 ) -> None:
-    """Train robust teachers and small students on embedded digits, attack, prove, compare: three minutes."""
+    """Train robust teachers and small students on embedded digits, attack, prove and compare: some minutes."""
     from overproof.verbs.quickstart import quickstart_steps
 
     with _stoppable("finished runs are kept, and the same command continues"):
