@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from overproof.attacks.ball import Radius, Threat
-from overproof.evaluation.certificates import Certificates, joined, verified
+from overproof.evaluation.certificates import Certificates, verified
 from overproof.evaluation.certified import ERROR, FALSIFIED, NO_ROOM, STAGES, UNKNOWN, VERIFIED, Plan
 
 HOW = Plan(threat=Threat(eps=Radius("2/255")), reach="crown")
@@ -74,9 +74,3 @@ def test_one_record_per_example_that_json_can_hold():
     assert json.loads(json.dumps(lines, allow_nan=False)) == lines
     with pytest.raises(ValueError, match="zip"):
         Certificates.of(HOW, [FIRST]).lines([1, 2])
-
-
-def test_joining_keeps_the_order_and_adds_sums():
-    found = joined([FIRST, SECOND])
-    assert found["verdict"].tolist() == [1, 2, 2, 0, 3, 1]
-    assert (int(found["passes"]), found["stage_seconds"][4]) == (6, 8.0)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from overproof.errors import InputError
-from overproof.evaluation.certificates import joined
 from overproof.evaluation.certified import FALSIFIED, PROBLEMS, VERDICTS, VERIFIED
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.faithful import KINDS, SIDES
 from overproof.evaluation.imitation import GAMMAS
+from overproof.evaluation.marks import Marks, joined
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from functools import cached_property
 from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from overproof.evaluation.certified import (
@@ -20,12 +19,10 @@ from overproof.evaluation.certified import (
     Plan,
     Verdict,
 )
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.marks import Marks, joined
 
 _RECORD = ("index", "label", "prediction", "verdict", "by", "lower", "attacked", "seconds", "problem")
-SUMS = ("seconds", "passes", "stage_seconds")
-"""Marks of a block that are no values of its examples; they stay on the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +122,3 @@ def verified(plan: Plan, marks: Marks) -> Evidence:
         of=len(verdict),
         seconds=float(marks["stage_seconds"].sum()),
     )
-
-
-def joined(blocks: Iterable[Marks]) -> Marks:
-    """Join the marks of blocks of examples, in the order given, on the CPU; sums are added. At least one block."""
-    parts = list(blocks)
-    names = [name for name in parts[0] if name not in SUMS]
-    sums = {name: torch.stack([part[name].cpu() for part in parts]).sum(dim=0) for name in SUMS if name in parts[0]}
-    return {name: torch.cat([part[name].cpu() for part in parts]) for name in names} | sums

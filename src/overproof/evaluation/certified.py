@@ -27,7 +27,8 @@ from overproof.bounds.split import Budget, least
 from overproof.bounds.trace import trace
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.engine import Marks, Subject, assail
+from overproof.evaluation.engine import Subject, assail
+from overproof.evaluation.marks import Marks
 from overproof.evaluation.memory import piecewise, ran_out
 from overproof.evaluation.trial import Suite, Trial
 from overproof.models.classifier import Classifier

@@ -35,8 +35,8 @@ from overproof.evaluation.certified import (
     slack,
     splits,
 )
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.imitation import attack_pair
+from overproof.evaluation.marks import Marks
 from overproof.evaluation.memory import piecewise, ran_out
 from overproof.models.classifier import Classifier
 

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 import torch
 
-from overproof.evaluation.engine import Marks
+from overproof.evaluation.marks import Marks
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from overproof.errors import InputError
-from overproof.evaluation.engine import Marks
+from overproof.evaluation.marks import Marks
 from overproof.files import write_atomically
 
 _PATIENCE = 10.0  # seconds of work that a crash may cost; writing more often would cost more than it saves

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.marks import Marks, joined
 from overproof.evaluation.trial import Suite
 from overproof.functional import cross_entropy
 
@@ -24,10 +23,7 @@ class Verdicts:
     @classmethod
     def of(cls, suite: Suite, blocks: Iterable[Marks]) -> "Verdicts":
         """Join the marks of blocks, in the order given; at least one."""
-        parts = list(blocks)
-        joined = {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0] if name not in _SUMS}
-        sums = {name: torch.stack([part[name].cpu() for part in parts]).sum(dim=0) for name in _SUMS}
-        return cls(suite, joined | sums)
+        return cls(suite, joined(blocks))
 
     @property
     def labels(self) -> Tensor:
@@ -129,5 +125,4 @@ def standing(marks: Marks) -> Evidence:
     return Evidence(claim="correct under every attack", passed=int(passed.sum()), of=len(passed))
 
 
-_SUMS = ("seconds", "passes")
 _RECORD = ("index", "label", "prediction", "broken_by", "loss", "margin", "norm", "forward", "backward", "queries")

@@ -11,11 +11,11 @@ from torch import Tensor
 from overproof.attacks.ball import Threat
 from overproof.data.images import Batch
 from overproof.evaluation.brackets import Brackets
-from overproof.evaluation.certificates import Certificates, joined, verified
+from overproof.evaluation.certificates import Certificates, verified
 from overproof.evaluation.certified import FALSIFIED, UNKNOWN, Plan, Proposal, certify_block
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.faithful import Pair, compare_block
+from overproof.evaluation.marks import Marks, joined
 from overproof.evaluation.smoothing import Smoothed, Smoothing, smooth
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier

@@ -17,12 +17,11 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit
 from overproof.evaluation.attacked import prepare
-from overproof.evaluation.certificates import SUMS
 from overproof.evaluation.certified import Plan, Proposal, Reach, check_weights, graph_of
-from overproof.evaluation.engine import Marks
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.faithful import Pair
 from overproof.evaluation.imitation import GAMMAS
+from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
@@ -243,5 +242,4 @@ class _Course:
 
     def _restored(self, number: int) -> Marks | None:
         marks = self.store.load(number)
-        device = self.images.labels.device
-        return marks and {name: value if name in SUMS else value.to(device) for name, value in marks.items()}
+        return marks and placed(marks, self.images.labels.device)

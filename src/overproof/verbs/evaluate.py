@@ -19,8 +19,9 @@ from overproof.errors import InputError
 from overproof.evaluation.admission import admit, need_gradients
 from overproof.evaluation.attacked import prepare
 from overproof.evaluation.calibration import agreement, calibration
-from overproof.evaluation.engine import Marks, assail, count_passes
+from overproof.evaluation.engine import assail, count_passes
 from overproof.evaluation.evidence import Evidence
+from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.probes import probe
 from overproof.evaluation.reliability import Reliability, from_attacks
 from overproof.evaluation.shards import Shard
@@ -211,11 +212,7 @@ class _Course:
 
     def _restored(self, number: int) -> Marks | None:
         marks = self.store.load(number)
-        device = self.images.labels.device
-        # Sums are kept on the CPU, whatever the device.
-        return marks and {
-            name: value if name in ("seconds", "passes") else value.to(device) for name, value in marks.items()
-        }
+        return marks and placed(marks, self.images.labels.device)
 
     def _attack_of(self, done: int) -> str:
         classes = self.images.signature.classes
