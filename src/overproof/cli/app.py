@@ -1,0 +1,35 @@
+"""The verbs, put together: reads words, calls them; bad input is one line and exit status 2."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from overproof.cli.certify import certify
+from overproof.cli.compare import compare
+from overproof.cli.console import warn
+from overproof.cli.evaluate import evaluate
+from overproof.cli.inventory import list_
+from overproof.cli.quickstart import quickstart
+from overproof.cli.train import train
+from overproof.errors import InputError
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Distil small robust image classifiers, attack them, prove what can be proved, and ship them.",
+)
+for verb in (quickstart, train, evaluate, certify, compare):
+    app.command()(verb)
+app.command(name="list")(list_)
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input is one line and exit status 2."""
+    try:
+        app()
+    except InputError as problem:
+        warn(f"overproof: {problem}")
+        sys.exit(2)
+    sys.exit(0)

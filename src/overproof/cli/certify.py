@@ -1,0 +1,99 @@
+"""The words of `overproof certify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table as Grid
+
+from overproof.cli.console import out_console, say, show_course, stoppable
+from overproof.cli.options import BoundName, Device, NormName
+
+
+def certify(
+    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
+    norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
+    bound: Annotated[BoundName, typer.Option(help="How far the cascade of bounds goes.")] = BoundName.splitting,
+    seconds: Annotated[float, typer.Option(help="Time per example for alpha and split; with a teacher twice.")] = 1.0,
+    gamma: Annotated[float | None, typer.Option(help="One more gap of confidences on the teacher's curve.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
+    samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
+    examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the subset, the attacks and the noise.")] = 0,
+    batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
+
+    Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
+    """
+    from overproof.evaluation.shards import Shard
+    from overproof.verbs.certify import certifying
+
+    course = certifying(
+        run,
+        teacher=teacher,
+        eps=eps,
+        norm=None if norm is None else norm.value,
+        bound=bound.value,
+        seconds=seconds,
+        gamma=gamma,
+        smoothing=smoothing,
+        samples=samples,
+        examples=examples,
+        data=data,
+        seed=seed,
+        batch=batch,
+        resume=resume,
+        out=out,
+        device=device,
+    )
+    with stoppable("finished examples are kept, continue with --resume"):
+        found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
+    if Shard.here().leads:
+        _print_certificate(found)
+
+
+def _print_certificate(found: "dict[str, Any]") -> None:
+    threat, data, proven = found["threat"], found["data"], found["verified"]
+    low, high = proven["interval"]
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found["counts"].items())
+    title = f"{found['run']}; {data['name']}, {data['examples']} of {data['of']} test images"
+    say(f"{title}; {threat['norm']} eps {threat['eps']}")
+    say(f"certified accuracy: {100 * proven['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %; {counts}")
+    if found["kind"] == "bounds":
+        grid = Grid()
+        for name in ("stage", "verified", "falsified", "seconds"):
+            grid.add_column(name, justify="left" if name == "stage" else "right")
+        for name, part in found["stages"].items():
+            grid.add_row(name, str(part["verified"]), str(part["falsified"]), f"{part['seconds']:.1f}")
+        out_console.print(grid)
+    else:
+        say("of the smoothed network, which answers by vote under noise; the network itself has no certificate")
+    if found["teacher"]:
+        _print_brackets(found["teacher"])
+
+
+def _print_brackets(found: "dict[str, Any]") -> None:
+    say(f"beside {found['name']}, on {found['examples']} of {found['of']} images that it classifies correctly:")
+    grid = Grid()
+    for name in ("", "attacked: at least", "proven: at most"):
+        grid.add_column(name, justify="right" if name else "left")
+    for name, label in (("gap", "mean gap"), ("under", "mean, student less sure"), ("over", "mean, student surer")):
+        grid.add_row(label, f"{found[name]['attacked']:.4f}", f"{found[name]['proven']:.4f}")
+    out_console.print(grid)
+    grid = Grid()
+    for name in ("", "proven: at least, %", "not refuted: at most, %"):
+        grid.add_column(name, justify="right" if name else "left")
+    shares = [("same class", found["agreement"])]
+    shares += [(f"same class and a gap of at most {one['gamma']:g}", one) for one in found["curve"]]
+    for label, one in shares:
+        grid.add_row(label, *(f"{100 * one[side]['share']:.1f}" for side in ("proven", "standing")))
+    out_console.print(grid)
+    if found["errors"]:
+        say(f"{found['errors']} examples could not be compared; certificate.jsonl says why")

@@ -1,0 +1,64 @@
+"""Where the command line prints, how it follows long work, and how it stops. Only this room prints."""
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from overproof.verbs.certify import Certifying
+    from overproof.verbs.evaluate import Attacking
+
+T = TypeVar("T", "Attacking", "Certifying")
+
+# Off a terminal a table must not lose its intervals to a guessed width of 80.
+out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+err_console = Console(stderr=True, highlight=False)
+
+
+def say(sentence: str) -> None:
+    """Print one line as it is, never wrapped or read as markup."""
+    out_console.print(sentence, markup=False, soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    """Print one line to the error stream as it is."""
+    err_console.print(sentence, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def stoppable(advice: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says what was kept, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(f"stopped; {advice}")
+        raise typer.Exit(130) from None
+
+
+def show_course(
+    course: "Generator[T, None, dict[str, Any]]", title: str, unit: str, told: "Callable[[T], tuple[str, str]]"
+) -> "dict[str, Any]":
+    """Show a live bar with the stage and the figure ``told`` of an item on a terminal, a line per stage elsewhere."""
+    live = out_console.is_terminal
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
+        task = bar.add_task(title)
+        last = ""
+        while True:
+            try:
+                item = next(course)
+            except StopIteration as end:
+                found: dict[str, Any] = end.value
+                return found
+            for warning in item.warnings:
+                warn(warning)
+            stage, figure = told(item)
+            bar.update(task, total=item.total, completed=item.done, description=f"{title} {stage}, {figure}")
+            if not live and stage != last:
+                say(f"{unit} {item.done}/{item.total}, {stage}: {figure}")
+            last = stage

@@ -1,0 +1,18 @@
+"""The words of `overproof list`."""
+
+from typing import Annotated
+
+import typer
+
+from overproof.cli.console import out_console
+
+
+def list_(what: Annotated[str, typer.Argument(metavar="methods|attacks|models|datasets|recipes")]) -> None:
+    """List what there is to choose from.
+
+    Example: overproof list methods
+    """
+    from overproof.verbs.inventory import inventory
+
+    for name, line in inventory(what):
+        out_console.print(f"{name:<18} {line}" if line else name, markup=False, soft_wrap=True)

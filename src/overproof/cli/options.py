@@ -1,0 +1,35 @@
+"""Options that several verbs share, and the words that they may be."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class NormName(StrEnum):
+    """The norms, as an option."""
+
+    linf = "linf"
+    l2 = "l2"
+    l1 = "l1"
+
+
+class BoundName(StrEnum):
+    """How far a certificate's cascade goes, as an option."""
+
+    ibp = "ibp"
+    crown_ibp = "crown_ibp"
+    crown = "crown"
+    alpha = "alpha"
+    splitting = "split"
+
+
+class PrecisionName(StrEnum):
+    """The arithmetics, as an option."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]

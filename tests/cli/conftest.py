@@ -1,0 +1,60 @@
+"""The command line in this process, and a small finished run."""
+
+import sys
+
+import pytest
+
+from overproof import cli
+from overproof.verbs.train import train
+
+TOY = """
+name: toy
+data: {kind: digits}
+threat: {eps: 0.1}
+student: {kind: mlp, hidden: [16]}
+method: {kind: pgd_at, inner: {steps: 1, eps: 0.01}}
+training: {epochs: 2, batch: 64, optimiser: {kind: adamw, lr: 0.01}, precision: fp32}
+selection: {every: 2, examples: 20, trial: {name: pgd-1, attack: {steps: 1}}}
+evaluation: {attacks: [{name: fgsm, attack: {steps: 1, start: none}}, {name: pgd-2, attack: {steps: 2}}]}
+"""
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Return a function: the command line in this process; exit status, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["overproof", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(run_cli):
+    """Return a function: the one sentence that the command line answers bad input with."""
+
+    def run(*words):
+        code, out, err = run_cli(*words)
+        assert (code, out) == (2, "")
+        assert err.startswith("overproof: ")
+        assert err.count("\n") == 1
+        return err.removeprefix("overproof: ").rstrip("\n")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory):
+    file = tmp_path_factory.mktemp("recipe") / "toy.yaml"
+    file.write_text(TOY)
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(recipe, tmp_path_factory):
+    return train(recipe, tmp_path_factory.mktemp("runs") / "toy", device="cpu").folder

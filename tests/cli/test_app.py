@@ -1,0 +1,53 @@
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+
+def in_a_process(code, *words):
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+class TestLightness:
+    HEAVY = "print(sorted({'torch', 'numpy', 'datasets', 'sklearn', 'pyarrow', 'plotly'} & set(sys.modules)))"
+
+    def test_importing_the_package_imports_nothing_heavy(self):
+        assert in_a_process(f"import sys, overproof; dir(overproof); {self.HEAVY}") == "[]\n"
+
+    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["evaluate", "x", "--norm", "l7"]])
+    def test_help_and_misspelt_words_answer_without_torch(self, words):
+        code = f"""
+import sys
+from overproof import cli
+sys.argv[0] = "overproof"
+try:
+    cli.main()
+except SystemExit:
+    {self.HEAVY}
+"""
+        assert in_a_process(code, *words).endswith("[]\n")
+
+    def test_help_takes_less_than_a_second(self):
+        # Processor time, which other processes on the machine do not stretch as they do the clock.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        out = in_a_process("import sys; sys.argv[0] = 'overproof'\nfrom overproof.cli import main; main()", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+        for verb in ("train", "evaluate", "certify", "compare", "quickstart", "list"):
+            assert verb in out
+
+
+def test_no_words_show_the_help(run_cli):
+    code, out, err = run_cli()
+    assert code == 2
+    assert "Usage" in out + err

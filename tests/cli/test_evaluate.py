@@ -1,0 +1,102 @@
+import json
+import sys
+
+
+class TestEvaluate:
+    def test_the_happy_path(self, run_cli, finished):
+        code, out, err = run_cli(
+            "evaluate", finished, "--attacks", "pgd-2, fgsm", "--eps", "0.05", "--examples", "60", "--device", "cpu"
+        )
+        assert (code, err) == (0, "")
+        found = json.loads((finished / "evaluation.json").read_text())
+        assert list(found["attacks"]) == ["pgd-2", "fgsm"]
+        assert found["threat"]["eps"] == "0.05"
+        assert found["data"]["examples"] == 60
+        assert "linf eps 0.05" in out
+        low, high = found["worst"]["interval"]
+        assert f"{100 * found['worst']['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in out
+        assert "toy" in out
+
+    def test_norm_and_seed_are_passed_on(self, run_cli, finished):
+        code, _, _ = run_cli("evaluate", finished, "--norm", "l2", "--eps", "1", "--examples", "20", "--seed", "3")
+        assert code == 0
+        found = json.loads((finished / "evaluation.json").read_text())
+        assert (found["threat"], found["seed"]) == ({"norm": "l2", "eps": "1"}, 3)
+
+    def test_bad_input_is_one_line(self, refused, finished, tmp_path):
+        assert refused("evaluate", finished, "--attacks", "pgd-3") == (
+            "there is no attack or suite 'pgd-3' (did you mean 'pgd-2'?)"
+        )
+        assert refused("evaluate", finished, "--eps", "8") == (
+            "eps 8 is not in [0, 1] pixel units; did you mean 8/255?"
+        )
+        assert refused("evaluate", finished, "--examples", "-1") == "examples must be 0 (all) or more, got -1"
+        assert refused("evaluate", tmp_path) == f"{tmp_path}: not a run folder (it has no recipe.yaml)"
+
+    def test_every_option_reaches_the_evaluation(self, run_cli, finished, tmp_path):
+        out = tmp_path / "out"
+        words = ["--attacks", "quick", "--teacher", finished, "--batch", "7", "--precision", "fp32", "--data", "digits"]
+        code, said, err = run_cli(
+            "evaluate", finished, *words, "--examples", "20", "--no-reliability", "--save-adversarial", "--out", out
+        )
+        assert (code, err) == (0, "")
+        found = json.loads((out / "evaluation.json").read_text())
+        assert (found["suite"]["name"], found["teacher"]["name"], found["batch"]) == ("quick", str(finished), 7)
+        assert (found["search_precision"], found["reliability"]) == ("fp32", None)
+        assert (out / "adversarial.safetensors").is_file()
+        assert "quick: an upper estimate: the standard suite may break more." in said
+        assert "robust accuracy can" not in said
+
+    def test_progress_is_a_line_per_attack_and_the_verdict_comes_last(self, run_cli, finished):
+        code, out, _ = run_cli("evaluate", finished, "--examples", "20", "--attacks", "fgsm", "--device", "cpu")
+        assert code == 0
+        first, second, *_, last = out.splitlines()
+        assert first.startswith("pass 1/2, clean: robust ")
+        assert second.startswith("pass 2/2, fgsm: robust ")
+        assert last == json.loads((finished / "evaluation.json").read_text())["reliability"]["sentence"]
+
+    def test_interrupted_it_says_how_to_go_on_and_does(self, run_cli, refused, finished, tmp_path, monkeypatch):
+        from overproof.evaluation import store
+
+        words = ("evaluate", finished, "--examples", "20", "--no-reliability", "--out", tmp_path, "--device", "cpu")
+        shown, save = [], store.Store.save
+
+        def stop(self, number, marks, *, whole):
+            save(self, number, marks, whole=whole)
+            shown.append(number)
+            if len(shown) == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(store.Store, "save", stop)
+        code, _, err = run_cli(*words)
+        assert (code, err) == (130, "stopped; finished blocks are kept, continue with --resume\n")
+        assert refused(*words).endswith("an evaluation lies unfinished here; continue with --resume or delete it")
+        code, _, err = run_cli(*words, "--resume")
+        assert (code, err) == (0, "")
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluation.json", "examples.jsonl"]
+
+    def test_an_eps_of_0_is_said_in_words(self, run_cli, finished):
+        code, out, _ = run_cli("evaluate", finished, "--eps", "0", "--examples", "20", "--device", "cpu")
+        assert code == 0
+        assert out.endswith("nothing was attacked and the robust accuracy is the clean one.\n")
+        assert "linf eps 0;" in out
+
+    def test_a_network_of_ones_own(self, run_cli, refused, tmp_path, monkeypatch):
+        (tmp_path / "cli_net.py").write_text(
+            "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        assert refused("evaluate", "cli_net:make").startswith("cli_net:make: say on which images, with --data digits")
+        code, out, err = run_cli("evaluate", "cli_net:make", "--data", "digits", "--examples", "30", "--device", "cpu")
+        sys.modules.pop("cli_net")
+        assert code == 0
+        assert "cli_net:make" in out
+        assert "no better than guessing" in err or "none of 30" in err
+        code, out, _ = run_cli("compare", "evaluations/cli-net-make")
+        assert code == 0
+        assert "foreign" in out
+
+    def test_an_unknown_norm_is_a_usage_error(self, run_cli, finished):
+        code, _, err = run_cli("evaluate", finished, "--norm", "l7")
+        assert code == 2
+        assert "'l7' is not one of" in err

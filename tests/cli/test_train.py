@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+import overproof
+
+
+class TestTrain:
+    def test_the_happy_path(self, run_cli, recipe, tmp_path):
+        folder = tmp_path / "run"
+        code, out, err = run_cli("train", recipe, "--out", folder, "--set", "name=mine", "--device", "cpu")
+        assert (code, err) == (0, "")
+        first, second, best, where = out.splitlines()
+        assert first.startswith("epoch 1/2: adv ")
+        assert "held out" not in first
+        assert second.startswith("epoch 2/2: adv ")
+        assert "; held out: clean " in second
+        assert best.startswith("best epoch 2: ")
+        assert where == f"run folder: {folder}"
+        assert overproof.Run(folder).recipe().name == "mine"
+
+    def test_resume_continues_and_refusing_loses_nothing(self, run_cli, refused, recipe, finished):
+        before = (finished / "model.safetensors").read_bytes()
+        assert refused("train", recipe, "--out", finished).endswith(
+            "exists already; continue it with --resume or choose another --out"
+        )
+        assert "(seed: 0 -> 5); use the old recipe" in refused(
+            "train", recipe, "--out", finished, "--resume", "--set", "seed=5"
+        )
+        code, out, _ = run_cli("train", recipe, "--out", finished, "--resume")
+        assert code == 0
+        assert out.splitlines()[0].startswith("best epoch 2: ")
+        assert (finished / "model.safetensors").read_bytes() == before
+
+    def test_the_default_folder(self, run_cli, recipe, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, out, _ = run_cli("train", recipe, "--set", "training.epochs=1")
+        assert code == 0
+        assert out.splitlines()[-1] == f"run folder: {Path('runs/toy')}"
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["digits/at", "--set", "training.epoch=3"], "unknown key 'epoch' (did you mean 'epochs'?)"),
+            (["digits/at", "--set", "threat.eps=8"], "eps 8 is not in [0, 1] pixel units; did you mean 8/255?"),
+            (["digits/att"], "no shipped recipe of this name (did you mean 'digits/at'?)"),
+            (["digits/at", "--device", "abacus"], "device 'abacus' is not available here; use auto or cpu"),
+            (["digits/ard"], "runs/quickstart/teacher: no such run folder"),
+            (["mnist/at", "--set", "data={kind: npz, path: nowhere.npz}"], "nowhere.npz: no such file"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, refused, tmp_path, monkeypatch, words, sentence):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("OVERPROOF_DATA", raising=False)
+        assert sentence in refused("train", *words)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_brackets_in_a_message_are_text_and_not_markup(self, refused, tmp_path):
+        file = tmp_path / "[red]r.yaml"
+        assert refused("train", file).startswith(f"no recipe file '{file}'")
+
+    def test_ctrl_c_is_one_line_and_130(self, run_cli, recipe, tmp_path, monkeypatch):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+            yield
+
+        monkeypatch.setattr("overproof.verbs.train.training", interrupted)
+        code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
+        assert (code, out) == (130, "")
+        assert err == f"stopped; the last checkpoint is in {tmp_path / 'run' / 'checkpoint'}, continue with --resume\n"
