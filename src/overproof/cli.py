@@ -1,5 +1,7 @@
 """The command line: reads words, calls verbs, prints. The only place that prints."""
 
+import os
+import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as Grid
 
-from overproof.errors import InputError
+from overproof.errors import AgreedError, InputError
 
 if TYPE_CHECKING:
     from overproof.report.table import Table
     from overproof.verbs.evaluate import Attacking
     from overproof.verbs.quickstart import Outcome
+    from overproof.verbs.sweep import Sweep
     from overproof.verbs.train import News
 
 # Everything that needs torch is imported inside the verb that needs it: --help and a misspelt option answer at once.
@@ -69,7 +72,7 @@ def quickstart(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: mnist/ard.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe or sweep file, or the name of a shipped recipe: mnist/ard.")],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe, e.g. --set method.inner.steps=20."),
@@ -77,22 +80,39 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<name>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, to the bit.")] = False,
     device: Device = "auto",
+    jobs: Annotated[int | None, typer.Option(help="Cells of a sweep trained at a time; default 1.")] = None,
+    cell: Annotated[int | None, typer.Option(help="Train this cell of a sweep alone, counted from 0.")] = None,
 ) -> None:
-    """Train a student (or a teacher) by a recipe.
+    """Train a student (or a teacher) by a recipe, or every cell of a sweep.
 
     Example: overproof train mnist/ard --set training.epochs=10
     """
     from overproof.recipe import read
     from overproof.run import Run
     from overproof.shipped import find_recipe
+    from overproof.verbs.sweep import read_sweep
     from overproof.verbs.train import default_folder, overfitting, training
 
-    settled = read(find_recipe(recipe), sets or ())
-    folder = out or default_folder(settled)
+    file = find_recipe(recipe)
+    sweep = read_sweep(file, sets or ())
+    if sweep is None:
+        if jobs is not None or cell is not None:
+            raise InputError(f"{recipe}: --jobs and --cell are for sweeps, and this is a recipe")
+        settled = read(file, sets or ())
+        folder = out or default_folder(settled)
+    elif cell is None:
+        _train_sweep(sweep, out or sweep.folder, 1 if jobs is None else jobs, sets or (), resume, device)
+        return
+    elif jobs is not None:
+        raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
+    else:
+        settled = sweep.cell(cell).recipe
+        folder = (out or sweep.folder) / sweep.cell(cell).name
     with _stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
         _show_training(training(settled, folder, resume=resume, device=device), settled.name)
-    _say(overfitting(Run(folder)))
-    _say(f"run folder: {folder}")
+    if _leads():
+        _say(overfitting(Run(folder)))
+        _say(f"run folder: {folder}")
 
 
 @app.command()
@@ -122,7 +142,6 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
-    from overproof.evaluation.shards import Shard
     from overproof.verbs.evaluate import evaluating
 
     course = evaluating(
@@ -144,7 +163,7 @@ def evaluate(
     )
     with _stoppable("finished blocks are kept, continue with --resume"):
         found = _show_attacking(course, run)
-    if Shard.here().leads:
+    if _leads():
         _print_evaluation(found)
 
 
@@ -181,7 +200,8 @@ def main() -> NoReturn:
     try:
         app()
     except InputError as problem:
-        err_console.print(f"overproof: {problem}", markup=False, soft_wrap=True)
+        if not isinstance(problem, AgreedError) or _leads():
+            err_console.print(f"overproof: {problem}", markup=False, soft_wrap=True)
         sys.exit(2)
     sys.exit(0)
 
@@ -192,12 +212,42 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def _stoppable(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says what was kept, and exit status 130."""
+    """Turn Ctrl-C, and the SIGTERM of a scheduler, into one line that says what was kept, and exit status 130 or 143.
+
+    After Ctrl-C the first of several processes speaks for all; after SIGTERM each does, for the first may be the one
+    that is gone.
+    """
+    received = [signal.SIGINT]
+
+    def stop(number: int, _: object) -> NoReturn:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        err_console.print(f"stopped; {advice}", markup=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+        if _leads() or received[-1] == signal.SIGTERM:
+            err_console.print(f"stopped; {advice}", markup=False, soft_wrap=True)
+        raise typer.Exit(128 + received[-1]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leads() -> bool:
+    """Whether this is the first, or the only, process; as the launcher said, for the others may be gone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], resume: bool, device: str) -> None:
+    from overproof.verbs.sweep import sweeping
+    from overproof.verbs.train import overfitting
+
+    with _stoppable("finished cells and checkpoints are kept, continue with --resume"):
+        for ended in sweeping(sweep, out, jobs=jobs, sets=sets, resume=resume, device=device):
+            outcome = ended.problem or overfitting(ended.run)
+            _say(f"cell {ended.number} of {len(sweep.cells)}, {ended.cell.name}: {outcome}")
+    _say(f"run folders: {out}/*")
 
 
 def _show_training(news: "Iterator[News]", title: str) -> None:
