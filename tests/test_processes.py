@@ -45,6 +45,22 @@ class TestAlone:
         assert (WHOLE.least(values), WHOLE.greatest(values), WHOLE.share) == (1.0, 3.0, 1.0)
 
 
+def test_processes_that_do_not_meet_are_one_sentence(monkeypatch):
+    import accelerate
+
+    def alone(cpu):
+        assert cpu
+        raise RuntimeError("Gloo connectFullMesh failed\nwith a stack")
+
+    monkeypatch.setattr(accelerate, "PartialState", alone)
+    for name, value in (("WORLD_SIZE", "4"), ("MASTER_ADDR", "node1"), ("MASTER_PORT", "29500")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        InputError, match=r"^the 4 processes did not meet at node1:29500 \(Gloo connectFullMesh failed\)$"
+    ):
+        Processes.here(cpu=True)
+
+
 class TestPart:
     @given(counts, sizes)
     def test_every_row_is_in_one_part_and_parts_differ_by_at_most_one(self, count, whole):

@@ -27,14 +27,21 @@ class Processes:
     def here(cls, *, cpu: bool = False) -> Self:
         """Return what ``accelerate launch`` or ``torchrun`` made this process, and meet the others.
 
-        ``cpu`` says that the task runs on processors although there may be a GPU; the first call decides.
+        ``cpu`` says that the task runs on processors although there may be a GPU; the first call decides. Raises
+        ``InputError`` where the others do not come.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
             return cls()
         from accelerate import PartialState
 
         # On processors it takes every process for the only one unless it is told.
-        state = PartialState(cpu=cpu or not torch.cuda.is_available())
+        try:
+            state = PartialState(cpu=cpu or not torch.cuda.is_available())
+        except RuntimeError as problem:
+            place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            reason = str(problem).splitlines()[0]
+            raise InputError(f"the {count} processes did not meet at {place} ({reason})") from problem
         return cls(state.process_index, state.num_processes)
 
     @property
