@@ -1,14 +1,19 @@
 """What every test may use: one thread, one seed, a tiny network, a tiny batch, and exact worst cases."""
 
+import multiprocessing
+import pickle
+import warnings
+
 import pytest
 import torch
 from hypothesis import settings
-from torch import nn
+from torch import distributed, nn
 
 from overproof.data.images import Batch
 from overproof.methods.method import Step
 from overproof.models.classifier import Classifier
 from overproof.models.weights import freeze
+from overproof.processes import Processes
 from overproof.signature import Signature
 
 # Tiny tensors gain nothing from a second thread, and sums are added in the same order on every machine.
@@ -107,3 +112,36 @@ def worst_case():
         return (steep * (low * steep).minimum(room)).sum(dim=1)
 
     return gain
+
+
+@pytest.fixture
+def group(tmp_path_factory):
+    """Return a function: let ``count`` forked processes that know each other do ``work(Processes(rank, count))``.
+
+    It returns what each gave, in the order of the ranks: a result, an exception, or None where it was killed.
+    """
+    context = multiprocessing.get_context("fork")
+
+    def run(work, count=2):
+        folder = tmp_path_factory.mktemp("group")
+
+        def live(rank):
+            distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
+            try:
+                found = work(Processes(rank, count))
+            except Exception as problem:
+                found = problem
+            (folder / str(rank)).write_bytes(pickle.dumps(found))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads; these have one
+            members = [context.Process(target=live, args=(rank,)) for rank in range(count)]
+            for member in members:
+                member.start()
+        for member in members:
+            member.join(timeout=100)
+            assert member.exitcode is not None, "the processes wait for each other"
+        files = [folder / str(rank) for rank in range(count)]
+        return [pickle.loads(file.read_bytes()) if file.is_file() else None for file in files]
+
+    return run

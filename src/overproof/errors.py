@@ -8,6 +8,10 @@ class InputError(ValueError):
     """What was given cannot be used. Commands print the message and exit with status 2; nothing is lost."""
 
 
+class AgreedError(InputError):
+    """Bad input that all processes of a task raise alike; the first of them says it for all."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean ...?)`` for a misspelt name, or the names to choose from."""
     names = sorted(known)

@@ -7,7 +7,9 @@ from torch import nn
 
 from overproof.attacks.ball import Radius, ball
 from overproof.attacks.pgd import PGD, ascent
+from overproof.data.draws import drawing
 from overproof.functional import cross_entropy, margin
+from overproof.processes import Part, Processes
 
 NORMS = ("linf", "l2", "l1")
 EPS = {"linf": Radius("0.2"), "l2": Radius("0.5"), "l1": Radius("3")}
@@ -457,3 +459,21 @@ def test_momentum_follows_the_decaying_sum_of_normalised_gradients():
 def test_momentum_is_a_share(momentum):
     with pytest.raises(ValueError, match="momentum is the share kept of earlier gradients"):
         PGD(momentum=momentum)
+
+
+@every_norm
+@pytest.mark.parametrize("start", ["uniform", "normal"])
+def test_processes_that_share_a_batch_find_what_a_single_one_finds(norm, start):
+    x, goal = torch.rand(5, 3, 8, 8), torch.rand(5, 3, 8, 8)
+    attack = PGD(norm=norm, eps=EPS[norm], steps=2, restarts=2, start=start, best=True)
+    torch.manual_seed(1)
+    whole = attack(nn.Identity(), x, lambda point: (point - goal).square().flatten(1).sum(dim=1))
+    for rank in range(2):
+        part = Part(Processes(rank, 2), 5)
+        own = part.rows(goal)
+        torch.manual_seed(1)
+        with drawing(part):
+            found = attack(
+                nn.Identity(), part.rows(x), lambda point, own=own: (point - own).square().flatten(1).sum(dim=1)
+            )
+        torch.testing.assert_close(found, part.rows(whole), rtol=0, atol=1e-6)

@@ -1,8 +1,12 @@
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 import overproof
+from overproof.errors import AgreedError, InputError
 
 
 class TestTrain:
@@ -68,3 +72,58 @@ class TestTrain:
         code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
         assert (code, out) == (130, "")
         assert err == f"stopped; the last checkpoint is in {tmp_path / 'run' / 'checkpoint'}, continue with --resume\n"
+
+    def test_a_schedulers_sigterm_is_one_line_and_143(self, run_cli, recipe, tmp_path, monkeypatch):
+        def terminated(*_, **__):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            yield
+
+        monkeypatch.setattr("overproof.verbs.train.training", terminated)
+        before = signal.getsignal(signal.SIGTERM)
+        for rank in ("0", "1"):  # each process says it: the first may be the one that is gone
+            monkeypatch.setenv("RANK", rank)
+            code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
+            assert (code, out) == (143, "")
+            assert err.startswith("stopped; the last checkpoint is in ")
+        assert signal.getsignal(signal.SIGTERM) == before
+
+    @pytest.mark.parametrize("kind", [InputError, AgreedError, KeyboardInterrupt])
+    def test_of_several_processes_the_first_says_what_all_know(self, run_cli, recipe, tmp_path, monkeypatch, kind):
+        def fails(*_, **__):
+            raise kind("so it is")
+            yield
+
+        monkeypatch.setattr("overproof.verbs.train.training", fails)
+        said = {}
+        for rank in ("0", "1"):
+            monkeypatch.setenv("RANK", rank)
+            code, _, said[rank] = run_cli("train", recipe, "--out", tmp_path / "run")
+            assert code == (130 if kind is KeyboardInterrupt else 2)
+        assert said["0"].count("\n") == 1
+        assert said["1"] == (said["0"] if kind is InputError else "")
+
+    def test_a_sweep_trains_its_cells_or_one_of_them(self, run_cli, refused, recipe, tmp_path, monkeypatch):
+        grid = tmp_path / "grid.yaml"
+        grid.write_text(f"base: {recipe}\naxes: {{seed: [5, 6], training.epochs: [1]}}\n")
+        code, out, err = run_cli("train", grid, "--cell", "1", "--out", tmp_path / "runs", "--device", "cpu")
+        assert (code, err) == (0, "")
+        assert out.endswith(f"run folder: {tmp_path / 'runs' / 'seed=6,epochs=1'}\n")
+        again = ("train", grid, "--out", tmp_path / "runs", "--device", "cpu")
+        assert "exists already" in refused(*again)
+        code, out, err = run_cli(*again, "--resume", "--jobs", "2")
+        assert (code, err) == (0, "")
+        lines = sorted(out.splitlines())
+        assert [line.partition(": ")[0] for line in lines] == [
+            "cell 0 of 2, seed=5,epochs=1",
+            "cell 1 of 2, seed=6,epochs=1",
+            "run folders",
+        ]
+        assert lines[0].partition(": ")[2].startswith("best epoch 1: ")
+        assert refused("train", grid, "--cell", "2").endswith("there is no cell 2; its 2 are numbered from 0")
+        assert "use one of the two" in refused("train", grid, "--cell", "0", "--jobs", "2")
+        assert "--jobs must be at least 1" in refused("train", grid, "--jobs", "0")
+        assert refused("train", recipe, "--jobs", "2").endswith(
+            "--jobs and --cell are for sweeps, and this is a recipe"
+        )
+        assert "are for sweeps" in refused("train", recipe, "--cell", "0")

@@ -1,8 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overproof.data.draws import generator_at, seed_at
+from overproof.data.draws import drawing, drawn, generator_at, seed_at
+from overproof.processes import Part, Processes
 
 places = st.lists(st.integers(0, 10**6) | st.sampled_from(["order", "augment", "step"]), max_size=4)
 
@@ -36,3 +38,34 @@ def test_neighbouring_places_draw_independently():
     correlation = torch.corrcoef(draws) - torch.eye(8)
     assert correlation.abs().max() < 0.1
     assert torch.equal(draws[3], torch.rand(2000, generator=generator_at(torch.device("cpu"), 0, "x", 3)))
+
+
+class TestDrawn:
+    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+    @pytest.mark.parametrize("whole", [8, 7])
+    @pytest.mark.parametrize("draw", [torch.randn_like, lambda x: torch.rand(len(x)), lambda x: x.clone().uniform_()])
+    def test_parts_draw_what_a_single_process_draws(self, layout, whole, draw):
+        x = torch.zeros(whole, 3, 4, 4).contiguous(memory_format=layout)
+        torch.manual_seed(3)
+        alone = [drawn(draw, x) for _ in range(2)]
+        for rank in range(3):
+            part = Part(Processes(rank, 3), whole)
+            torch.manual_seed(3)
+            with drawing(part):
+                mine = part.rows(x).contiguous(memory_format=layout)
+                for one in alone:
+                    assert torch.equal(drawn(draw, mine), part.rows(one))
+
+    def test_alone_it_is_the_draw(self):
+        x = torch.zeros(2)
+        assert drawn(lambda like: like, x) is x
+
+    def test_rows_that_are_not_the_parts_are_refused(self):
+        with drawing(Part(Processes(0, 2), 8)), pytest.raises(RuntimeError, match="8 rows in a part of 4"):
+            drawn(torch.randn_like, torch.zeros(8, 1, 2, 2))
+
+    def test_the_part_is_given_back(self):
+        x = torch.zeros(5, 1, 2, 2)
+        with pytest.raises(ZeroDivisionError), drawing(Part(Processes(1, 2), 8)):
+            _ = 1 / 0
+        assert drawn(lambda like: like, x) is x

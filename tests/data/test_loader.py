@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from overproof.data.augment import Augment
 from overproof.data.loader import Loader
+from overproof.processes import Part, Processes
 
 
 @pytest.fixture
@@ -74,3 +77,15 @@ def test_pixels_are_exactly_pixel_over_255(loader):
         assert batch.x.dtype == torch.float32
         scaled = (batch.x.double() * 255).round()
         assert torch.equal((scaled / 255).float(), batch.x)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_batches_of_a_single_one(loader, count):
+    alone = loader(batch=6, augment=Augment(crop=2, flip=True, cutout=3), seed=4)
+    for rank in range(count):
+        mine = replace(alone, processes=Processes(rank, count))
+        assert len(mine) == len(alone) == 4
+        for number, (part, whole) in enumerate(zip(mine.batches(1), alone.batches(1), strict=True)):
+            assert mine.part(number) == Part(Processes(rank, count), len(whole.y))
+            assert torch.equal(part.x, whole.x[rank::count])
+            assert torch.equal(part.y, whole.y[rank::count])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from overproof.cli import app
 from overproof.methods.rslad import RSLAD
@@ -15,9 +16,12 @@ from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.shipped import find_recipe
 from overproof.signature import Signature
+from overproof.verbs.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+
+SWEEPS = ("lr.yaml",)  # a file that a page shows
 
 
 def blocks(page, language):
@@ -64,7 +68,7 @@ def test_every_relative_link_leads_somewhere():
 def test_a_command_in_the_docs_names_a_verb_and_recipes_that_exist(words):
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert words[0] in verbs
-    if words[0] == "train":
+    if words[0] == "train" and words[1] not in SWEEPS:
         find_recipe(words[1])
 
 
@@ -91,6 +95,16 @@ def test_the_loop_of_the_methods_page_trains_a_student():
     names["fit"](RSLAD(), student, {"robust": freeze(teacher)}, [(x[:32], y[:32]), (x[32:], y[32:])], optimiser, 40)
     assert (student(x).softmax(1) - before.softmax(1)).abs().mean() < 0.5 * distance
     assert torch.equal(teacher(x), before)
+
+
+def test_the_sweep_and_the_job_of_the_scale_page_agree(tmp_path):
+    sweep, job = blocks(ROOT / "docs" / "scale.md", "yaml")
+    file = tmp_path / SWEEPS[0]
+    file.write_text(sweep)
+    cells = read_sweep(file, ["teachers.robust=runs/teacher"]).cells
+    assert cells[0].name == "seed=0,lr=0.05"
+    assert yaml.safe_load(job)["spec"]["completions"] == len(cells) == 6
+    assert "--array=0-5 " in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_recorded_resumption_is_exact():

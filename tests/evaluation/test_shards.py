@@ -31,17 +31,23 @@ def timeless(found):
     return [timeless(value) for value in found] if isinstance(found, list) else found
 
 
-def test_alone_a_process_leads_and_does_everything(monkeypatch):
+def test_alone_a_process_does_everything(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     shard = Shard.here()
     assert shard == Shard(0, 1)
-    assert shard.leads
     assert all(shard.mine(number) for number in range(5))
-    shard.wait()
     blocks = {1: {"label": torch.zeros(2)}}
-    assert shard.gather(blocks) is blocks
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    assert Shard.here() == Shard(0, 1)
+    assert shard.collected(blocks) is blocks
+
+
+def test_collected_blocks_are_everyones_in_order(group):
+    def work(processes):
+        shard = Shard(processes.rank, processes.count)
+        return shard.collected({n: {"label": torch.tensor([n])} for n in range(5) if shard.mine(n)})
+
+    for found in group(work):
+        assert list(found) == list(range(5))
+        assert [int(marks["label"]) for marks in found.values()] == list(range(5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -407,7 +407,7 @@ class TestVerdicts:
     def test_a_collapse_is_told_when_it_happens_and_the_best_is_kept(self, toy, tmp_path, monkeypatch):
         script = iter([(0.5, 0.3), (0.6, 0.4), (0.9, 0.1), (0.1, 0.1)])
 
-        def scripted(network, images, recipe, epoch, precision):
+        def scripted(network, images, recipe, epoch, precision, processes):
             clean, robust = next(script)
             return Validation(epoch=epoch, clean=clean, robust=robust)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
 from overproof.attacks.goal import Goal
+from overproof.data.draws import drawn
 from overproof.models.mode import in_mode
 
 Objective = Callable[[Tensor], Tensor]
@@ -86,9 +87,9 @@ class PGD:
         length = self.step or 2.5 * self.eps / self.steps
         x = x_adv = x.detach()
         if self.start == "uniform":
-            x_adv = x_adv + area.uniform(x)
+            x_adv = x_adv + drawn(area.uniform, x)
         elif self.start == "normal":
-            x_adv = x_adv + 0.001 * torch.randn_like(x)
+            x_adv = x_adv + 0.001 * drawn(torch.randn_like, x)
         if self.clip_start and self.start != "none":
             x_adv = area.project(x_adv, x)
         memory = torch.zeros_like(x)

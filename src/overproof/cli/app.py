@@ -7,12 +7,12 @@ import typer
 
 from overproof.cli.certify import certify
 from overproof.cli.compare import compare
-from overproof.cli.console import warn
+from overproof.cli.console import leads, warn
 from overproof.cli.evaluate import evaluate
 from overproof.cli.inventory import list_
 from overproof.cli.quickstart import quickstart
 from overproof.cli.train import train
-from overproof.errors import InputError
+from overproof.errors import AgreedError, InputError
 
 app = typer.Typer(
     add_completion=True,
@@ -30,6 +30,7 @@ def main() -> NoReturn:
     try:
         app()
     except InputError as problem:
-        warn(f"overproof: {problem}")
+        if not isinstance(problem, AgreedError) or leads():
+            warn(f"overproof: {problem}")
         sys.exit(2)
     sys.exit(0)

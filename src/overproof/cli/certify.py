@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as Grid
 
-from overproof.cli.console import out_console, say, show_course, stoppable
+from overproof.cli.console import leads, out_console, say, show_course, stoppable
 from overproof.cli.options import BoundName, Device, NormName
 
 
@@ -32,7 +32,6 @@ def certify(
 
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """
-    from overproof.evaluation.shards import Shard
     from overproof.verbs.certify import certifying
 
     course = certifying(
@@ -55,7 +54,7 @@ def certify(
     )
     with stoppable("finished examples are kept, continue with --resume"):
         found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
-    if Shard.here().leads:
+    if leads():
         _print_certificate(found)
 
 

@@ -1,9 +1,11 @@
 """Where the command line prints, how it follows long work, and how it stops. Only this room prints."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -30,14 +32,33 @@ def warn(sentence: str) -> None:
     err_console.print(sentence, markup=False, soft_wrap=True)
 
 
+def leads() -> bool:
+    """Whether this is the first, or the only, process; as the launcher said, for the others may be gone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says what was kept, and exit status 130."""
+    """Turn Ctrl-C, and the SIGTERM of a scheduler, into one line that says what was kept, and exit status 130 or 143.
+
+    After Ctrl-C the first of several processes speaks for all; after SIGTERM each does, for the first may be the one
+    that is gone.
+    """
+    received = [signal.SIGINT]
+
+    def stop(number: int, _: object) -> NoReturn:
+        received.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        warn(f"stopped; {advice}")
-        raise typer.Exit(130) from None
+        if leads() or received[-1] == signal.SIGTERM:
+            warn(f"stopped; {advice}")
+        raise typer.Exit(128 + received[-1]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def show_course(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as Grid
 
-from overproof.cli.console import out_console, say, show_course, stoppable
+from overproof.cli.console import leads, out_console, say, show_course, stoppable
 from overproof.cli.options import Device, NormName, PrecisionName
 
 
@@ -36,7 +36,6 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
-    from overproof.evaluation.shards import Shard
     from overproof.verbs.evaluate import evaluating
 
     course = evaluating(
@@ -58,7 +57,7 @@ def evaluate(
     )
     with stoppable("finished blocks are kept, continue with --resume"):
         found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
-    if Shard.here().leads:
+    if leads():
         _print_evaluation(found)
 
 

@@ -1,21 +1,23 @@
 """The words of `overproof train`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from overproof.cli.console import out_console, say, stoppable, warn
+from overproof.cli.console import leads, out_console, say, stoppable, warn
 from overproof.cli.options import Device
+from overproof.errors import InputError
 
 if TYPE_CHECKING:
+    from overproof.verbs.sweep import Sweep
     from overproof.verbs.train import News
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: mnist/ard.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe or sweep file, or the name of a shipped recipe: mnist/ard.")],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe, e.g. --set method.inner.steps=20."),
@@ -23,22 +25,50 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<name>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, to the bit.")] = False,
     device: Device = "auto",
+    jobs: Annotated[int | None, typer.Option(help="Cells of a sweep trained at a time; default 1.")] = None,
+    cell: Annotated[int | None, typer.Option(help="Train this cell of a sweep alone, counted from 0.")] = None,
 ) -> None:
-    """Train a student (or a teacher) by a recipe.
+    """Train a student (or a teacher) by a recipe, or every cell of a sweep.
 
     Example: overproof train mnist/ard --set training.epochs=10
     """
     from overproof.recipe import read
     from overproof.run import Run
     from overproof.shipped import find_recipe
+    from overproof.verbs.sweep import read_sweep
     from overproof.verbs.train import default_folder, overfitting, training
 
-    settled = read(find_recipe(recipe), sets or ())
-    folder = out or default_folder(settled)
+    file = find_recipe(recipe)
+    sweep = read_sweep(file, sets or ())
+    if sweep is None:
+        if jobs is not None or cell is not None:
+            raise InputError(f"{recipe}: --jobs and --cell are for sweeps, and this is a recipe")
+        settled = read(file, sets or ())
+        folder = out or default_folder(settled)
+    elif cell is None:
+        _train_sweep(sweep, out or sweep.folder, 1 if jobs is None else jobs, sets or (), resume, device)
+        return
+    elif jobs is not None:
+        raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
+    else:
+        settled = sweep.cell(cell).recipe
+        folder = (out or sweep.folder) / sweep.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
         _follow(training(settled, folder, resume=resume, device=device), settled.name)
-    say(overfitting(Run(folder)))
-    say(f"run folder: {folder}")
+    if leads():
+        say(overfitting(Run(folder)))
+        say(f"run folder: {folder}")
+
+
+def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], resume: bool, device: str) -> None:
+    from overproof.verbs.sweep import sweeping
+    from overproof.verbs.train import overfitting
+
+    with stoppable("finished cells and checkpoints are kept, continue with --resume"):
+        for ended in sweeping(sweep, out, jobs=jobs, sets=sets, resume=resume, device=device):
+            outcome = ended.problem or overfitting(ended.run)
+            say(f"cell {ended.number} of {len(sweep.cells)}, {ended.cell.name}: {outcome}")
+    say(f"run folders: {out}/*")
 
 
 def _follow(news: "Iterator[News]", title: str) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from overproof.data.draws import drawn
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -32,11 +34,11 @@ class Augment:
 
     def _moved(self, images: Tensor, generator: torch.Generator) -> Tensor:
         n, channels, height, width = images.shape
-        down, right = self._draw(2 * self.crop + 1, n, generator), self._draw(2 * self.crop + 1, n, generator)
+        down, right = self._draw(2 * self.crop + 1, images, generator), self._draw(2 * self.crop + 1, images, generator)
         rows = torch.arange(height, device=images.device) + down[:, None]  # [N, H]
         columns = torch.arange(width, device=images.device).expand(n, width)
         if self.flip:
-            mirrored = self._draw(2, n, generator)[:, None].bool()
+            mirrored = self._draw(2, images, generator)[:, None].bool()
             columns = torch.where(mirrored, width - 1 - columns, columns)
         columns = columns + right[:, None]  # [N, W]
         padded = torch.nn.functional.pad(images, [self.crop] * 4)
@@ -45,9 +47,9 @@ class Augment:
         return padded[example, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
     def _cut(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        n, _, height, width = images.shape
-        top = self._draw(height, n, generator) - self.cutout // 2
-        left = self._draw(width, n, generator) - self.cutout // 2
+        height, width = images.shape[2:]
+        top = self._draw(height, images, generator) - self.cutout // 2
+        left = self._draw(width, images, generator) - self.cutout // 2
         row = torch.arange(height, device=images.device)
         column = torch.arange(width, device=images.device)
         in_rows = (row >= top[:, None]) & (row < top[:, None] + self.cutout)  # [N, H]
@@ -55,5 +57,7 @@ class Augment:
         return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
 
     @staticmethod
-    def _draw(high: int, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(high, (n,), generator=generator, device=generator.device)
+    def _draw(high: int, images: Tensor, generator: torch.Generator) -> Tensor:
+        return drawn(
+            lambda rows: torch.randint(high, (len(rows),), generator=generator, device=generator.device), images
+        )

@@ -7,6 +7,7 @@ from torch import nn
 
 from overproof.data.images import ImageSet
 from overproof.evaluation.engine import Subject, assail
+from overproof.evaluation.shards import Shard
 from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts
 from overproof.models.architecture import Backbone
@@ -38,18 +39,25 @@ def prepare(
 
 
 def judge(
-    model: nn.Module, images: ImageSet, trials: tuple[Trial, ...], *, batch: int = 500, seed: int = 0
+    model: nn.Module,
+    images: ImageSet,
+    trials: tuple[Trial, ...],
+    *,
+    batch: int = 500,
+    seed: int = 0,
+    shard: Shard | None = None,
 ) -> Verdicts:
     """Attack every correctly classified example with every trial and return the verdicts.
 
     The set is on the model's device. The model is in eval mode meanwhile. Each pass runs on the examples that the
-    passes before it left standing.
+    passes before it left standing. With a ``shard``, processes share the blocks and have the same verdicts.
     """
+    shard = shard or Shard()
     suite = Suite(name="trials", attacks=trials)
     with in_mode(model, training=False):
         subject = prepare(model)
-        blocks = []
+        blocks = {}
         for number, block in enumerate(images.batches(batch)):
-            *_, marks = assail(subject, block, suite, seed=seed, number=number)
-            blocks.append(marks)
-    return Verdicts.of(suite, blocks)
+            if shard.mine(number):
+                *_, blocks[number] = assail(subject, block, suite, seed=seed, number=number)
+    return Verdicts.of(suite, shard.collected(blocks).values())

@@ -86,11 +86,12 @@ class AWP(Method):
         rehearsal.close()  # type: ignore[attr-defined]
         for buffer, value in buffers:
             buffer.copy_(value)
+        pooled = [None if gradient is None else step.part.mean(gradient) for gradient in gradients]
         return [
             torch.zeros_like(weight)
             if gradient is None
             else self.gamma * weight.detach().norm() * gradient / (gradient.norm() + 1e-20)
-            for weight, gradient in zip(weights, gradients, strict=True)
+            for weight, gradient in zip(weights, pooled, strict=True)
         ]
 
 

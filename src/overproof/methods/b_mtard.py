@@ -68,9 +68,11 @@ class BMTARD(Method):
         clean_target = step.teachers["clean"](step.x) / temperatures[1]
         adv_loss = self.factor * shifted_kl(attacked, robust_target, self.kl_scale, self.log_eps).mean()
         clean_loss = self.factor * shifted_kl(clean, clean_target, self.kl_scale, self.log_eps).mean()
-        state["entropies"] = torch.stack([entropy(robust_target).mean(), entropy(clean_target).mean()]).detach()
+        unsure = torch.stack([entropy(robust_target).mean(), entropy(clean_target).mean()])
+        state["entropies"] = step.part.mean(unsure)
         temper_rate = decayed(self.temper_rate, step.progress, self.rate_drops)
         state["temperatures"] = temper(state["entropies"], temperatures, temper_rate, self.low, self.high)
         balance_rate = decayed(self.balance_rate, step.progress, self.rate_drops)
-        weights = rebalanced(state, torch.stack([adv_loss, clean_loss]), balance_rate, self.balance_power)
+        losses = step.part.mean(torch.stack([adv_loss, clean_loss]))
+        weights = rebalanced(state, losses, balance_rate, self.balance_power)
         yield {"adv": weights[0] * adv_loss, "clean": weights[1] * clean_loss}

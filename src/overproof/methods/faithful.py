@@ -82,14 +82,14 @@ class Faithful(Method):
         terms = {"distil": self.alpha * softened_kl(logits, target, self.temperature, "batch").mean()}
         if self.alpha < 1:
             terms["label"] = (1 - self.alpha) * cross_entropy(logits, step.y).mean()
-        right = target.argmax(dim=1) == step.y
-        weight = self.kappa * share * right / right.sum().clamp_min(1)
+        right = (target.argmax(dim=1) == step.y).to(step.x)
+        weight = self.kappa * share * right / step.part.mean(right.mean()).clamp_min(1e-9)
         around = propagated(step.student, step.x, share * self.threat.eps, self.threat.norm)
         own = around.margins(step.y, between(self.beta, share))
         bounded = self._penalty(self._of_teacher(step, target, share * self.threat.eps), own)
-        terms["gap"] = (1 - self.attacked) * (weight * bounded).sum()
+        terms["gap"] = (1 - self.attacked) * (weight * bounded).mean()
         if self.inner:
-            terms["attacked"] = self.attacked * (weight * self._found(step, self.inner.at(step.progress))).sum()
+            terms["attacked"] = self.attacked * (weight * self._found(step, self.inner.at(step.progress))).mean()
         yield {**terms, **around.balanced((1 - share) * self.balance)}
 
     def _of_teacher(self, step: Step, target: Tensor, eps: float) -> Bounds:

@@ -10,6 +10,7 @@ from torch import Tensor
 from overproof.data.images import Batch
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier
+from overproof.processes import WHOLE, Part
 
 Terms = dict[str, Tensor]
 """Named, weighted scalars; their sum is descended."""
@@ -21,6 +22,8 @@ class Step:
 
     ``state`` is what this method remembers between batches (checkpointed; assign to its keys). ``progress`` is 0 at the
     first update of the run and 1 at the last. Teachers are frozen and in eval mode; companions learn with the student.
+    ``part`` says which rows of the batch are here where several processes share it: a figure of the whole batch, other
+    than a term, is ``part.mean``, ``part.least`` or ``part.greatest``, and memory is the same in all of them.
     """
 
     x: Tensor
@@ -30,6 +33,7 @@ class Step:
     companions: Mapping[str, Classifier] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
+    part: Part = WHOLE
 
 
 class Method(ABC):

@@ -66,7 +66,8 @@ class MTARD(Method):
         )
         adv_loss, clean_loss = (self.factor * divergence.mean() for divergence in divergences)
         rate = decayed(self.balance_rate, step.progress, self.rate_drops)
-        weights = rebalanced(step.state, torch.stack([adv_loss, clean_loss]), rate, self.balance_power)
+        losses = step.part.mean(torch.stack([adv_loss, clean_loss]))
+        weights = rebalanced(step.state, losses, rate, self.balance_power)
         yield {"adv": weights[0] * adv_loss, "clean": weights[1] * clean_loss}
 
 

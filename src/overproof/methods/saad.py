@@ -57,13 +57,13 @@ class SAAD(Method):
         target = teacher(adv)
         attacked, opposite = student(adv), student(mirrored)
         unsure = entropy(target)
-        weight = self.entropy_scale * (unsure - unsure.min())
+        weight = self.entropy_scale * (unsure - step.part.least(unsure))
         slopes = kl(attacked - opposite, target - teacher(mirrored))
         terms = {
             "adv": (weight * kl(attacked, target)).mean(),
             "gradient": self.gradient_weight * step.progress * (weight * slopes).mean(),
         }
         if self.clean_weight:
-            sure = 1 - weight / (weight.max() + 1e-8)
+            sure = 1 - weight / (step.part.greatest(weight) + 1e-8)
             terms["clean"] = self.clean_weight * (sure * kl(student(step.x), around)).mean()
         yield terms

@@ -4,22 +4,25 @@ The only place in the project that calls ``backward`` and ``step``.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from overproof.data.draws import seed_at
+from overproof.data.draws import drawing, seed_at
 from overproof.data.images import Batch
 from overproof.data.loader import Loader
-from overproof.errors import InputError
+from overproof.errors import AgreedError
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.classifier import Classifier
 from overproof.models.precision import choose_precision
 from overproof.models.weights import channels_last
+from overproof.processes import ALONE, Part, Processes
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
+from overproof.training.parallel import Learners, distributed
 
 _LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
 _NEVER = torch.iinfo(torch.int64).max
@@ -38,7 +41,7 @@ class Progress(NamedTuple):
     whole: bool
 
 
-class NotFiniteError(InputError):
+class NotFiniteError(AgreedError):
     """A term or a weight became infinite or NaN; the message names it, the batch and the epoch."""
 
 
@@ -47,6 +50,9 @@ class Loop:
 
     Seeds torch's global generator before every batch, because each draw is a function of (seed, epoch, batch). Student
     and teachers must be on the loader's device; their convolutions are laid out channels-last.
+
+    Where the loader shares its batches among several processes, each of them has a loop: they take every step together,
+    and must call ``network`` and ``state`` together.
     """
 
     def __init__(
@@ -61,16 +67,19 @@ class Loop:
         companions: Mapping[str, Classifier] | None = None,
     ) -> None:
         self.method, self.student, self.teachers = method, student, teachers
-        self.companions = nn.ModuleDict(companions or {})
+        self._learners = Learners(student, companions or {})
+        self.companions = self._learners.companions
         self.loader, self.training, self.seed = loader, training, seed
         self.device = loader.images.images.device
         self.precision = choose_precision(training.precision, self.device, student)
-        for network in (student, self.companions, *teachers.values()):
+        self.processes = loader.processes
+        for network in (self._learners, *teachers.values()):
             channels_last(network)
-        self._learning = [*student.parameters(), *self.companions.parameters()]
+        self._asked = distributed(self._learners, self.processes, self.device)
+        self._learning = list(self._learners.parameters())
         self.optimiser = training.optimiser.build(self._learning)
         self.average = Average(training.averaging, student) if training.averaging else None
-        self.memory = method.initial_state(next(loader.batches(0)))
+        self.memory, self._by_row = _memory(method, loader)
         self.epoch, self.batch = 0, 0
         self._tallies: dict[str, _Tally] = {}
 
@@ -79,8 +88,7 @@ class Loop:
 
         Between two yields the caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
         """
-        self.student.train()
-        self.companions.train()
+        self._learners.train()
         batches = len(self.loader)
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
@@ -96,20 +104,28 @@ class Loop:
 
     def network(self) -> Classifier:
         """Return the network to evaluate: the student, or its average with BatchNorm statistics measured anew."""
+        self.processes.leaders(list(self.student.buffers()))
         if self.average is None:
             return self.student
         return self.average.network(self.student, self.loader.images.batches(max(self.loader.batch, 256)))
 
     def state(self) -> State:
-        """Return all that a resumed run needs to continue to the bit; loads with ``weights_only=True``."""
+        """Return all that a resumed run needs to continue to the bit; loads with ``weights_only=True``.
+
+        It holds whole batches, whatever the number of processes: any other number can continue.
+        """
+        memory = {
+            name: self.processes.interleaved(value) if name in self._by_row else value
+            for name, value in self.memory.items()
+        }
         return {
             "position": {"epoch": self.epoch, "batch": self.batch},
             "student": self.student.state_dict(),
             "companions": self.companions.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.state() if self.average else {},
-            "memory": self.memory,
-            "tallies": {name: tally.state() for name, tally in self._tallies.items()},
+            "memory": memory,
+            "tallies": {name: tally.over(self.processes).state() for name, tally in self._tallies.items()},
         }
 
     def restore(self, state: State) -> None:
@@ -120,13 +136,17 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         if self.average:
             self.average.restore(state["average"])
-        self.memory = {name: value.to(self.device) for name, value in state["memory"].items()}
+        whole = Part(self.processes, self.loader.batch)
+        self.memory = {
+            name: (whole.rows(value) if name in self._by_row else value).to(self.device)
+            for name, value in state["memory"].items()
+        }
         self._tallies = {name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()}
 
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
         torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
-        batches, updates = len(self.loader), self.method.updates
+        batches, updates, part = len(self.loader), self.method.updates, self.loader.part(self.batch)
         step = Step(
             x=batch.x.contiguous(memory_format=torch.channels_last),
             y=batch.y,
@@ -135,26 +155,33 @@ class Loop:
             companions={name: cast(Classifier, network) for name, network in self.companions.items()},
             state=self.memory,
             progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
+            part=part,
         )
         losses = self.method.losses(step)
         for update in range(updates):
-            terms = self._next(losses)
+            terms = self._next(losses, part, self._asked)
             if terms is None:
                 raise RuntimeError(f"{self.method.kind} yielded {update} of the {updates} updates it declares")
-            self._descend(terms, self.epoch + (self.batch + update / updates) / batches)
-        if self._next(losses) is not None:
+            self._descend(terms, self.epoch + (self.batch + update / updates) / batches, part.share)
+        # The wrapper would wait for a backward pass.
+        if self._next(losses, part, self._learners) is not None:
             raise RuntimeError(f"{self.method.kind} yields more than the {updates} updates it declares")
 
-    def _next(self, losses: Iterator[Terms]) -> Terms | None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return next(losses, None)
+    def _next(self, losses: Iterator[Terms], part: Part, asked: nn.Module) -> Terms | None:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"), drawing(part):
+            terms: Terms | None = asked(losses)
+        return terms
 
-    def _descend(self, terms: Terms, epoch: float) -> None:
-        """Take one optimiser step down the sum of the terms, at a fractional epoch."""
+    def _descend(self, terms: Terms, epoch: float, share: float) -> None:
+        """Take one optimiser step down the sum of the terms, at a fractional epoch.
+
+        ``share`` weighs this process's means, so that the mean of all processes' gradients is the whole batch's.
+        """
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.learning_rate(epoch)
         self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        total = torch.stack(list(terms.values())).sum()
+        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)
         self.optimiser.step()
@@ -162,11 +189,12 @@ class Loop:
             self.average.take("update", self.student, epoch / self.training.epochs)
         for name, term in terms.items():
             tally = self._tallies.get(name) or _Tally.empty(self.device)
-            self._tallies[name] = tally.add(term.detach(), self.batch)
+            self._tallies[name] = tally.add(term.detach() * share, self.batch)
 
     def _look(self) -> dict[str, float]:
         """Return the mean of every term over the epoch so far; raise ``NotFiniteError`` where one is not finite."""
-        for name, tally in self._tallies.items():
+        tallies = {name: tally.over(self.processes) for name, tally in self._tallies.items()}
+        for name, tally in tallies.items():
             if int(tally.first_bad) != _NEVER:
                 raise NotFiniteError(
                     f"term {name!r} is not finite in batch {int(tally.first_bad)} of epoch {self.epoch}; training "
@@ -178,7 +206,7 @@ class Loop:
                 f"the weights are not finite after batch {self.batch - 1} of epoch {self.epoch}; training stopped, "
                 "and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
             )
-        return {name: float(tally.total / tally.terms) for name, tally in self._tallies.items()}
+        return {name: float(tally.total / tally.terms) for name, tally in tallies.items()}
 
 
 class _Tally(NamedTuple):
@@ -200,5 +228,21 @@ class _Tally(NamedTuple):
         bad = torch.where(value.isfinite(), _NEVER, batch)
         return _Tally(self.total + value, self.terms + 1, torch.minimum(self.first_bad, bad))
 
+    def over(self, processes: Processes) -> "_Tally":
+        """Return the tally of the whole batches."""
+        return _Tally(processes.mean(self.total), self.terms, processes.least(self.first_bad))
+
     def state(self) -> list[Tensor]:
         return list(self)
+
+
+def _memory(method: Method, loader: Loader) -> tuple[dict[str, Tensor], frozenset[str]]:
+    """Return a method's memory at the start, and the names of what it remembers by row of the batch.
+
+    These are known by their shape, which follows the batch's; every process holds its own rows of them.
+    """
+    memory = method.initial_state(next(loader.batches(0)))
+    if loader.processes.count == 1:
+        return memory, frozenset()
+    whole = method.initial_state(next(replace(loader, processes=ALONE).batches(0)))
+    return memory, frozenset(name for name, value in memory.items() if value.shape != whole[name].shape)

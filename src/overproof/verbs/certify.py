@@ -238,7 +238,7 @@ class _Course:
                         warnings=warnings,
                     )
                     warnings = ()
-        return list(self.shard.gather(blocks).values())
+        return list(self.shard.collected(blocks).values())
 
     def _restored(self, number: int) -> Marks | None:
         marks = self.store.load(number)

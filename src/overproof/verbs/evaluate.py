@@ -208,7 +208,7 @@ class _Course:
                             robust=reduce(add, counts.values()),
                             warnings=warnings if place == done == 0 else (),
                         )
-        return Verdicts.of(self.suite, self.shard.gather(blocks).values())
+        return Verdicts.of(self.suite, self.shard.collected(blocks).values())
 
     def _restored(self, number: int) -> Marks | None:
         marks = self.store.load(number)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
+from overproof.evaluation.shards import Shard
 from overproof.files import write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.weights import build, freeze, save_model
+from overproof.processes import ALONE, Processes, lost
 from overproof.recipe import Recipe, differences, dump, read
 from overproof.run import Run
 from overproof.shipped import find_recipe
@@ -25,6 +28,8 @@ from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes
 from overproof.training.loop import Loop, Progress
+from overproof.training.parallel import splits_batchnorm
+from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
 
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
@@ -75,16 +80,35 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "auto") -> Iterator[News]:
-    """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield."""
-    run = Run(out)
-    resuming = _check_folder(recipe, run, resume)
-    stage = _set_up(recipe, pick_device(device))
+    """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield.
+
+    Started by ``accelerate launch`` or ``torchrun``, all processes train together; the leading one writes and has news.
+    """
+    processes = Processes.here(cpu=device == "cpu")
+    try:
+        for news in _course(recipe, Run(out), resume, device, processes):
+            if processes.leads:
+                yield news
+    except RuntimeError as problem:
+        if processes.count > 1 and lost(problem):
+            raise InputError(
+                f"another of the {processes.count} processes has gone; the last checkpoint is in "
+                f"{Run(out).checkpoints}, continue with --resume"
+            ) from problem
+        raise
+
+
+def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Processes) -> Iterator[News]:
+    """Train as one of several processes; yield the same news in each."""
+    check_same_recipe(recipe, processes)
+    resuming = processes.from_leader(lambda: _check_folder(recipe, run, resume))
+    stage = _set_up(recipe, pick_device(device), processes)
     loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
     records: list[dict[str, Any]] = []
     warnings: list[str] = []
     if resuming:
-        state, refused = load_checkpoint(run.checkpoints)
+        state, refused = processes.from_leader(lambda: load_checkpoint(run.checkpoints))
         warnings += [f"{sentence}; the one before is used" for sentence in refused]
         loop.restore(state)
         best = Validation(**state["best"]) if state["best"] else None
@@ -92,6 +116,10 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
         records = run.metrics()[: loop.epoch]
     else:
         _begin(run, recipe, loop)
+    if splits_batchnorm(loop.student, processes):
+        warnings.append(
+            f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
+        )
     saved = time.monotonic()
     clock = _Clock()
     for progress in loop.run():
@@ -101,20 +129,22 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
             last = progress.epoch == epochs
             if progress.epoch % recipe.selection.every == 0 or last:
                 network = loop.network()
-                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision)
+                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
                 if best and collapsed(best, latest):
                     warnings.append(
                         f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
                         f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
                     )
                 names = ["model"] if latest.better_than(best) else []
-                for name in [*names, "last"] if last else names:
+                for name in ([*names, "last"] if last else names) if processes.leads else ():
                     facts = {**_facts(recipe, loop), **_chosen(latest)}
-                    save_model(out, network, stage.architecture, stage.classes, facts=facts, name=name)
+                    save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
                 best = latest if names else best
-            records.append(_record(progress, loop, latest, best, seconds))
-            run.write_metrics(records)
-        if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
+            if processes.leads:
+                records.append(_record(progress, loop, latest, best, seconds))
+                run.write_metrics(records)
+        # Clocks differ, and saving takes all processes.
+        if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
             _save(run, loop, best)
             saved = time.monotonic()
         if progress.whole:
@@ -153,18 +183,24 @@ class _Clock:
         }
 
 
-def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
+def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stage:
     """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
-    images = recipe.data.load("train")
-    kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
-    check_trainable(kept, recipe.training.batch)
-    teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
-    architecture = _fitted(recipe, teachers)
+
+    def read_all() -> tuple[ImageSet, ImageSet, ImageSet, dict[str, Classifier], Architecture]:
+        images = recipe.data.load("train")
+        kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
+        check_trainable(kept, recipe.training.batch)
+        check_shareable(len(kept), recipe.training.batch, processes)
+        teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
+        return images, kept, held, teachers, _fitted(recipe, teachers)
+
+    images, kept, held, teachers, architecture = processes.together(read_all)
+    check_same_images(images, processes)
     student = _network(recipe, architecture, images.signature, "initial weights").to(device)
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    loader = Loader(kept.to(device), recipe.training.batch, recipe.augment, recipe.seed)
+    loader = Loader(kept.to(device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
         loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
         architecture=architecture,
@@ -175,20 +211,32 @@ def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
 
 def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
     """Make the run folder with its first state and its recipe."""
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
+
+    def make() -> None:
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
+
+    loop.processes.from_leader(make)
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
     _save(run, loop, None)
-    write_atomically(run.folder / "recipe.yaml", dump(recipe).encode())
+    loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
 
 
-def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, precision: str) -> Validation:
+def validate(
+    network: Classifier,
+    images: ImageSet,
+    recipe: Recipe,
+    epoch: int,
+    precision: str,
+    processes: Processes = ALONE,
+) -> Validation:
     """Attack the network on the held-out images with the selection's trial, in the precision of the training."""
     device = images.images.device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        verdicts = judge(network, images, (recipe.selection.trial,), seed=recipe.seed)
+        shard = Shard(processes.rank, processes.count)
+        verdicts = judge(network, images, (recipe.selection.trial,), seed=recipe.seed, shard=shard)
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
@@ -265,7 +313,12 @@ def _network(recipe: Recipe, architecture: Architecture, signature: Signature, n
 
 def _save(run: Run, loop: Loop, best: Validation | None) -> None:
     state = {**loop.state(), "best": asdict(best) if best else {}}
-    save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
+    if loop.processes.leads:
+        save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
+
+
+def _due(recipe: Recipe, saved: float) -> bool:
+    return time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes
 
 
 def _facts(recipe: Recipe, loop: Loop) -> dict[str, Any]:
@@ -298,5 +351,6 @@ def _record(
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
+        "processes": loop.processes.count,
         "hardware": hardware(loop.device),
     }

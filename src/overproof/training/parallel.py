@@ -1,0 +1,49 @@
+"""The networks that learn, as several processes share them: DDP averages what their parts of a batch taught."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from overproof.methods.method import Terms
+from overproof.models.classifier import Classifier
+from overproof.processes import Processes
+
+
+class Learners(nn.Module):
+    """Student and companions; its forward pass asks a method for its next losses.
+
+    This is what DDP wraps. A method then searches on the bare networks, as often and through whatever it likes, and the
+    wrapper sees one forward pass per backward pass.
+    """
+
+    def __init__(self, student: Classifier, companions: Mapping[str, Classifier]) -> None:
+        super().__init__()
+        self.student = student
+        self.companions = nn.ModuleDict(companions)
+
+    def forward(self, losses: Iterator[Terms]) -> Terms | None:
+        """Return the next losses, None where there are no more."""
+        return next(losses, None)
+
+
+def distributed(learners: Learners, processes: Processes, device: torch.device) -> nn.Module:
+    """Return the learners under DDP, with the leading process's weights; on GPUs BatchNorm sees the whole batch.
+
+    torch has no ``SyncBatchNorm`` for processors: there BatchNorm normalises by the part of the batch that a process
+    holds, and the leading process's running statistics are everyone's (``splits_batchnorm``).
+    """
+    if processes.count == 1:
+        return learners
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(learners)  # type: ignore[no-untyped-call]
+    # Bounds take gradients of |W|, whose layout may not be the weight's: one small copy, which no user can spare.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
+    return nn.parallel.DistributedDataParallel(learners)
+
+
+def splits_batchnorm(network: nn.Module, processes: Processes) -> bool:
+    """Whether the network's BatchNorm sees less than the whole batch, so that the run depends on ``processes``."""
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return processes.count > 1 and any(not isinstance(layer, nn.SyncBatchNorm) for layer in layers)

@@ -1,0 +1,223 @@
+import copy
+import io
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from overproof.data.augment import Augment
+from overproof.data.loader import Loader
+from overproof.functional import cross_entropy
+from overproof.methods.ard import ARD
+from overproof.methods.awp import AWP
+from overproof.methods.catalogue import methods
+from overproof.methods.fast_ard import FastARD
+from overproof.methods.free_at import FreeAT
+from overproof.methods.method import Method
+from overproof.methods.mtard import MTARD
+from overproof.methods.natural import Natural
+from overproof.methods.saad import SAAD
+from overproof.models.classifier import Classifier
+from overproof.models.weights import freeze
+from overproof.processes import ALONE, Processes
+from overproof.signature import Signature
+from overproof.training import loop as loop_module
+from overproof.training.averaging import EMA
+from overproof.training.loop import Loop, NotFiniteError
+from overproof.training.optimisation import SGD, Constant, Training
+from overproof.training.parallel import Learners, distributed, splits_batchnorm
+
+
+def plain_net(seed, sharp=1.0):
+    """A network without BatchNorm; a sharp one is sure of itself, so that methods which weigh examples do."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    layers[3].weight.data *= sharp
+    return Classifier(layers, Signature(channels=1, height=4, width=4, classes=3))
+
+
+@pytest.fixture
+def loop(images):
+    """Return a function: a loop over batches of 8, 8, 8 and 5 that processes share."""
+    images = images.at(torch.arange(29))
+
+    def make(method, processes=ALONE, *, network=plain_net, images=images, seed=0, **options):
+        options = {"epochs": 2, "batch": 8, "optimiser": SGD(lr=0.05), "schedule": Constant()} | options
+        training = Training(precision="fp32", averaging=EMA(decay=0.5), clip=1.0, **options)
+        loader = Loader(images, training.batch, Augment(crop=1, flip=True, cutout=1), seed, processes)
+        teachers = {role: freeze(plain_net(n, sharp=8.0)) for n, role in enumerate(method.roles, start=10)}
+        companions = {name: network(50) for name in method.companions}
+        return Loop(method, network(0), teachers, loader, training, seed, companions=companions)
+
+    return make
+
+
+def finish(loop):
+    """Return everything a run ends with: its state, and the means of its epochs."""
+    means = [one.means for one in loop.run()]
+    return copy.deepcopy(loop.state()) | {"means": means, "average": loop.average.state()}
+
+
+def distance(found, wanted):
+    """Return how far two nested results are from each other, relative to what is wanted where that is above 1."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys()
+        return max([distance(found[key], wanted[key]) for key in wanted], default=0.0)
+    if isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted)
+        return max(map(distance, found, wanted), default=0.0)
+    if wanted is None or isinstance(wanted, bool | str):
+        return float(found != wanted)
+    found, wanted = torch.as_tensor(found, dtype=torch.float64), torch.as_tensor(wanted, dtype=torch.float64)
+    assert found.shape == wanted.shape
+    return float(((found - wanted).abs() / wanted.abs().clamp_min(1)).max()) if wanted.numel() else 0.0
+
+
+VARIANTS = {
+    **{kind: cls() for kind, cls in methods().items()},
+    "saad with a clean term": SAAD(clean_weight=1.0),
+    "awp on mtard": AWP(base=MTARD(), gamma=0.1),
+    "fast_ard on cross-entropy": FastARD(ascend="cross_entropy", alpha=0.5),
+}
+
+
+def test_every_method_ends_where_a_single_process_ends(loop, group):
+    """Random starts, augmentation, averages, clipping, memory by row and not, and a last batch that does not divide."""
+
+    def work(processes):
+        return {name: finish(loop(method, processes)) for name, method in VARIANTS.items()}
+
+    wanted = work(ALONE)
+    for found in group(work):
+        for name, method in VARIANTS.items():
+            assert distance(found[name]["student"], wanted[name]["student"]) < 1e-6, name
+            assert distance(found[name], wanted[name]) < 1e-5, name
+            began = loop(method).student.state_dict()
+            assert distance(wanted[name]["student"], began) > 1e-3, name  # it would have been noticed
+
+
+def test_four_processes_whose_last_batch_is_shared_unevenly(loop, group):
+    wanted = finish(loop(FreeAT(replays=2)))
+    for found in group(lambda processes: finish(loop(FreeAT(replays=2), processes)), count=4):
+        assert distance(found, wanted) < 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blunt(Method):
+    """Terms that depend on the rank, which no method's may."""
+
+    kind: str = "blunt"
+    roles: ClassVar[tuple[str, ...]] = ()
+
+    def losses(self, step):
+        value = cross_entropy(step.student(step.x), step.y).mean()
+        yield {"label": value / 0 if step.part.processes.rank == 1 and step.progress > 0.5 else value}
+
+
+def test_what_is_not_finite_in_one_process_stops_all(loop, group):
+    def work(processes):
+        try:
+            finish(loop(Blunt(), processes))
+        except NotFiniteError as problem:
+            return str(problem)
+
+    first, second = group(work)
+    assert first == second
+    assert first.startswith("term 'label' is not finite in batch 0 of epoch 1")
+
+
+@pytest.mark.parametrize("method", [FreeAT(replays=2), MTARD()], ids=["by row", "of the batch"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_another_number_of_processes_continues_to_the_same_end(loop, group, method, before, after, monkeypatch):
+    monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+
+    def begin(processes):
+        course = loop(method, processes)
+        for progress in course.run():
+            if (progress.epoch, progress.batch) == (1, 2):
+                break
+        file = io.BytesIO()
+        torch.save(course.state(), file)
+        return file.getvalue()
+
+    def proceed(processes):
+        course = loop(method, processes)
+        course.restore(torch.load(io.BytesIO(saved), weights_only=True, map_location="cpu"))
+        found = finish(course)
+        return found | {"means": found["means"][-1:]}
+
+    saved = group(begin, count=before)[0] if before > 1 else begin(ALONE)
+    found = group(proceed, count=after)[-1] if after > 1 else proceed(ALONE)
+    wanted = finish(loop(method))
+    assert distance(found, wanted | {"means": wanted["means"][-1:]}) < 1e-5
+
+
+class TestBatchNorm:
+    """Without a GPU there is no SyncBatchNorm: statistics are of a process's part."""
+
+    def test_a_run_learns_as_well_and_all_end_with_the_leaders_statistics(self, loop, net, images, group):
+        shades = (images.images // 3).add(images.labels.view(-1, 1, 1, 1) * 80).to(torch.uint8)
+        shaded = replace(images, images=shades)
+
+        def course(seed, processes=ALONE):
+            network = net(seed)
+            run = loop(Natural(), processes, network=lambda _: network, images=shaded, seed=seed, epochs=12)
+            means = [one.means["label"] for one in run.run()]
+            return means[-1], run.network().state_dict(), run.student.state_dict()
+
+        seeds = range(4)
+        first, second = group(lambda processes: [course(seed, processes) for seed in seeds])
+        alone = [course(seed) for seed in seeds]
+        for one, other in zip(first, second, strict=True):
+            assert distance(one, other) == 0
+        losses = torch.tensor([[run[0] for run in runs] for runs in (first, alone)])
+        spread = losses.std(dim=1).square().mean().sqrt()
+        assert losses[1].mean() < 0.8  # chance is 1.1
+        assert (losses[0].mean() - losses[1].mean()).abs() < 2 * spread, losses
+        assert distance(first[0][2], alone[0][2]) > 1e-4  # as the documentation says
+
+    def test_it_is_said_where_it_matters(self, net):
+        two = Processes(0, 2)
+        assert splits_batchnorm(net(), two)
+        assert not splits_batchnorm(net(), ALONE)
+        assert not splits_batchnorm(plain_net(0), two)
+        assert not splits_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(net()), two)
+
+
+class TestWrapper:
+    def test_alone_nothing_is_wrapped(self, net):
+        learners = Learners(net(), {})
+        assert distributed(learners, ALONE, torch.device("cpu")) is learners
+        losses = iter([{"a": torch.ones(())}])
+        assert learners(losses) == {"a": torch.ones(())}
+        assert learners(losses) is None
+
+    def test_what_learns_is_student_and_companions(self, net):
+        learners = Learners(net(), {"peer": net(1)})
+        assert len(list(learners.parameters())) == 2 * len(list(net().parameters()))
+
+    def test_the_searches_do_not_pass_the_wrapper(self, loop, group):
+        """One forward pass of the wrapper and one reduction of gradients per update, however long the search."""
+
+        def work(processes):
+            course = loop(ARD(), processes, epochs=1)
+            seen = []
+            course._asked.register_forward_hook(lambda *_: seen.append("asked"))
+            course._asked.register_comm_hook(seen, _counting)
+            finish(course)
+            return seen
+
+        for seen in group(work):
+            assert seen == ["asked", "reduced"] * 4
+            assert all(one != other for one, other in pairwise(seen))
+
+
+def _counting(seen, bucket):
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    seen.append("reduced")
+    return allreduce_hook(None, bucket)
