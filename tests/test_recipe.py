@@ -324,7 +324,7 @@ class TestPresets:
         ),
         (
             "selection: {trial: {attack: {ramp: 0.5}}}",
-            "recipe.selection.trial: attack 'pgd-10': ramp and mode belong to training, an evaluation has neither",
+            "recipe.selection.trial: attack 'pgd-10': ramps and mode belong to training, an evaluation has neither",
         ),
         ("teachers: 5", "recipe.teachers: cannot use 5: expected a valid dictionary"),
         ("1: 2", "recipe: unknown key 1 (one of: augment, data, "),

@@ -1,20 +1,25 @@
-"""The loader for sets that fit on the device: the order a function of (seed, epoch), augmentation of the batch too."""
+"""Training batches: the order a function of (seed, epoch), the augmentation of (seed, epoch, batch) or of a bank."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from overproof.data.augment import Augment
 from overproof.data.draws import generator_at
 from overproof.data.images import Batch, ImageSet, pixels
+from overproof.data.streaming import Stream
 
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Training batches of ``batch`` images (the last of an epoch may be smaller) from a set already on its device."""
+    """Training batches of ``batch`` images (the last of an epoch may be smaller), augmented on the images' device.
 
-    images: ImageSet
+    Images that are on the device and images that are streamed to it give the same batches, to the bit.
+    """
+
+    images: ImageSet | Stream
     batch: int
     augment: Augment
     seed: int
@@ -22,14 +27,48 @@ class Loader:
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch)
 
+    @property
+    def like(self) -> Batch:
+        """A black batch of the shape, and in the place, of a full one."""
+        asked, n = self.images.signature, min(self.batch, len(self.images))
+        shape = (n, asked.channels, asked.height, asked.width)
+        return Batch(torch.zeros(shape, device=self.images.device), self.images.labels.new_zeros(n))
+
+    def order(self, epoch: int) -> Tensor:
+        """Return which image comes when in an epoch, int64 ``[N]``; drawn on the CPU, the same for every device."""
+        return torch.randperm(len(self.images), generator=generator_at(torch.device("cpu"), self.seed, "order", epoch))
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on; what a batch holds does not depend on ``start``."""
-        device = self.images.images.device
-        # The order is drawn on the CPU, so that it is the same on every device.
-        order = torch.randperm(
-            len(self.images), generator=generator_at(torch.device("cpu"), self.seed, "order", epoch)
-        ).to(device)
-        for number in range(start, len(self)):
-            chosen = order[number * self.batch : (number + 1) * self.batch]
-            draws = generator_at(device, self.seed, "augment", epoch, number)
-            yield Batch(pixels(self.augment(self.images.images[chosen], draws)), self.images.labels[chosen])
+        order = self.order(epoch)[start * self.batch :]
+        if not len(order):
+            return
+        rows = order.to(self.images.device)
+        labels = torch.split(self.images.labels[rows], self.batch)
+        bank = torch.split(self.bank(self.draw(epoch))[rows], self.batch) if self.augment.draws else None
+        for number, images in enumerate(self.images.gather(order, self.batch)):
+            draws = self._fresh(epoch, start + number, len(images)) if bank is None else bank[number]
+            yield Batch(pixels(self.augment.apply(images, draws)), labels[number])
+
+    def draw(self, epoch: int) -> int:
+        """Return the number of the bank's draw that an epoch shows, where there is a bank."""
+        return epoch % self.augment.draws
+
+    def shown(self, draw: int, size: int) -> Iterator[Tensor]:
+        """Yield the pixels of the whole set in its own order, ``size`` at a time, as one draw of the bank shows it."""
+        order = torch.arange(len(self.images))
+        draws = torch.split(self.bank(draw), size)
+        for number, images in enumerate(self.images.gather(order, size)):
+            yield pixels(self.augment.apply(images, draws[number]))
+
+    def bank(self, draw: int) -> Tensor:
+        """Return every image's draw of this number, ``[N, 5]``."""
+        return self._drawn(len(self.images), "bank", draw)
+
+    def _fresh(self, epoch: int, number: int, n: int) -> Tensor:
+        return self._drawn(n, "augment", epoch, number)
+
+    def _drawn(self, n: int, *place: str | int) -> Tensor:
+        asked = self.images.signature
+        generator = generator_at(self.images.device, self.seed, *place)
+        return self.augment.draw(n, (asked.height, asked.width), generator)

@@ -20,6 +20,7 @@ from overproof.models.weights import channels_last
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
+from overproof.training.teachers import Teachers
 
 _LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
 _NEVER = torch.iinfo(torch.int64).max
@@ -60,17 +61,17 @@ class Loop:
         *,
         companions: Mapping[str, Classifier] | None = None,
     ) -> None:
-        self.method, self.student, self.teachers = method, student, teachers
+        self.method, self.student, self.teachers = method, student, Teachers(teachers, loader, training)
         self.companions = nn.ModuleDict(companions or {})
         self.loader, self.training, self.seed = loader, training, seed
-        self.device = loader.images.images.device
+        self.device = loader.images.device
         self.precision = choose_precision(training.precision, self.device, student)
         for network in (student, self.companions, *teachers.values()):
             channels_last(network)
         self._learning = [*student.parameters(), *self.companions.parameters()]
         self.optimiser = training.optimiser.build(self._learning)
         self.average = Average(training.averaging, student) if training.averaging else None
-        self.memory = method.initial_state(next(loader.batches(0)))
+        self.memory = method.initial_state(loader.like)
         self.epoch, self.batch = 0, 0
         self._tallies: dict[str, _Tally] = {}
 
@@ -127,11 +128,12 @@ class Loop:
         """Take all of the method's updates on one batch."""
         torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
         batches, updates = len(self.loader), self.method.updates
+        x = batch.x.contiguous(memory_format=torch.channels_last)
         step = Step(
-            x=batch.x.contiguous(memory_format=torch.channels_last),
+            x=x,
             y=batch.y,
             student=self.student,
-            teachers=self.teachers,
+            teachers=self.teachers.shown(x, self.epoch, self.batch),
             companions={name: cast(Classifier, network) for name, network in self.companions.items()},
             state=self.memory,
             progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from overproof.data.draws import seed_at
-from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
+from overproof.data.images import ImageSet, Labelled, balanced_subset, check_trainable, hold_out
 from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -23,7 +23,7 @@ from overproof.run import Run
 from overproof.shipped import find_recipe
 from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
-from overproof.training.cost import passes
+from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
@@ -86,12 +86,14 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     if resuming:
         state, refused = load_checkpoint(run.checkpoints)
         warnings += [f"{sentence}; the one before is used" for sentence in refused]
+        if state.get("data", stage.data) != stage.data:
+            raise InputError(f"{out}: the training images are not those this run was started with; restore them")
         loop.restore(state)
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
     else:
-        _begin(run, recipe, loop)
+        _begin(run, recipe, stage)
     saved = time.monotonic()
     clock = _Clock()
     for progress in loop.run():
@@ -115,7 +117,7 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
             records.append(_record(progress, loop, latest, best, seconds))
             run.write_metrics(records)
         if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
-            _save(run, loop, best)
+            _save(run, stage, best)
             saved = time.monotonic()
         if progress.whole:
             clock = _Clock()
@@ -138,6 +140,8 @@ class _Stage:
     architecture: Architecture
     classes: tuple[str, ...]
     held_out: ImageSet
+    data: str
+    """The digest of the images that are learnt from."""
 
 
 class _Clock:
@@ -155,7 +159,7 @@ class _Clock:
 
 def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
     """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
-    images = recipe.data.load("train")
+    images = recipe.data.open("train")
     kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
     check_trainable(kept, recipe.training.batch)
     teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
@@ -164,23 +168,24 @@ def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    loader = Loader(kept.to(device), recipe.training.batch, recipe.augment, recipe.seed)
+    loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed)
     return _Stage(
         loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
         architecture=architecture,
         classes=images.classes,
-        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(device),
+        data=kept.digest,
+        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
     )
 
 
-def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
+def _begin(run: Run, recipe: Recipe, stage: _Stage) -> None:
     """Make the run folder with its first state and its recipe."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
-    _save(run, loop, None)
+    _save(run, stage, None)
     write_atomically(run.folder / "recipe.yaml", dump(recipe).encode())
 
 
@@ -192,7 +197,7 @@ def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, 
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, images: ImageSet) -> Classifier:
+def load_teacher(role: str, path: str, images: Labelled) -> Classifier:
     """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
     teacher, description = Run(Path(path)).model()
     if teacher.signature != images.signature:
@@ -263,8 +268,9 @@ def _network(recipe: Recipe, architecture: Architecture, signature: Signature, n
     return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
 
 
-def _save(run: Run, loop: Loop, best: Validation | None) -> None:
-    state = {**loop.state(), "best": asdict(best) if best else {}}
+def _save(run: Run, stage: _Stage, best: Validation | None) -> None:
+    loop = stage.loop
+    state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data}
     save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
 
@@ -293,10 +299,13 @@ def _record(
         "best_epoch": best.epoch if best else None,
         **seconds,
         "passes": {
-            name: {"forward": found.forward * progress.batches, "backward": found.backward * progress.batches}
-            for name, found in passes(loop.method).items()
+            name: asdict(found)
+            for name, found in passes_of_epoch(
+                loop.method, progress.epoch - 1, loop.training.epochs, progress.batches
+            ).items()
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
+        **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),
     }
