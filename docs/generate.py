@@ -98,7 +98,7 @@ def results_page() -> str:
         speed="\n\n".join(
             speed_table(file)
             for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
-            if not file.name.startswith(("parity-", "footprint"))
+            if not file.name.startswith(("parity-", "footprint", "loading", "schedules", "teachers"))
         ),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),

@@ -172,3 +172,13 @@ class TestBalancedSubset:
         first = balanced_subset(images, 30, 0)
         assert torch.equal(first, balanced_subset(images, 30, 0))
         assert len({tuple(balanced_subset(images, 30, seed).tolist()) for seed in range(5)}) == 5
+
+
+def test_gathering_is_indexing_in_portions():
+    images = made([0, 1] * 6)
+    order = torch.tensor([3, 3, 0, 11, 5])
+    parts = list(images.gather(order, 2))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert torch.equal(torch.cat(parts), images.images[order])
+    assert images.decoded() is images
+    assert images.device == torch.device("cpu")
