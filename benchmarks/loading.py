@@ -78,17 +78,18 @@ def seconds(work: Callable[[], object]) -> float:
     return used() - before
 
 
-def compared(encoded: EncodedSet, resident: ImageSet, method: Method, loader: float) -> dict[str, float]:
-    """Return the speed of the loop without a loader, the loader's against it, and what the stream adds to a step."""
+def compared(encoded: EncodedSet, resident: ImageSet, method: Method) -> dict[str, float]:
+    """Return images per second of the loop without a loader and of the loader, and what the stream adds to a step."""
     stream = Stream(encoded, torch.device("cpu"), WORKERS)
-    streamed, alone = loop(stream, method), loop(resident, method)
-    streamed(), alone()
-    pairs = [(seconds(streamed), seconds(alone)) for _ in range(ROUNDS)]
-    speed = IMAGES / median(b for _, b in pairs)
+    works = (loop(resident, method), drained(stream), loop(stream, method))
+    for work in works:
+        work()
+    alone, loader, streamed = zip(*[[seconds(work) for work in works] for _ in range(ROUNDS)], strict=True)
     return {
-        "loop_images_per_processor_second": speed,
-        "loader_over_loop": loader / speed,
-        "streamed_over_resident": median(a / b for a, b in pairs),
+        "loop_images_per_processor_second": IMAGES / median(alone),
+        "loader_images_per_processor_second": IMAGES / median(loader),
+        "loader_over_loop": median(a / b for a, b in zip(alone, loader, strict=True)),
+        "streamed_over_resident": median(a / b for a, b in zip(streamed, alone, strict=True)),
     }
 
 
@@ -104,13 +105,9 @@ def main() -> None:
         found["opening_microseconds_per_image"] = round(1e6 * checking / IMAGES, 1)
         found["cores"] = len(os.sched_getaffinity(0))
         resident = encoded.decoded()
-        stream = Stream(encoded, torch.device("cpu"), WORKERS)
-        found["loader_images_per_processor_second"] = loader = IMAGES / median(
-            [seconds(drained(stream)) for _ in range(ROUNDS + 1)][1:]
-        )
         for method in (Natural(), PGDAT(inner=PGD(steps=2))):
-            found[method.kind] = compared(encoded, resident, method, loader)
-            print(loader, method.kind, found[method.kind], flush=True)
+            found[method.kind] = compared(encoded, resident, method)
+            print(method.kind, found[method.kind], flush=True)
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

@@ -1,6 +1,6 @@
 """A labelled set of images as two tensors, and what must hold before anything learns from it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import NamedTuple, Protocol, Self, TypeVar
@@ -119,9 +119,9 @@ class ImageSet:
         """Return the set with its tensors on the device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def gather(self, order: Tensor, size: int) -> Iterator[Tensor]:
-        """Yield the images at ``order`` ``[M]``, in its order and ``size`` at a time."""
-        for part in torch.split(order.to(self.device), size):
+    def gather(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each part, int64 ``[M]`` on the CPU, in its order."""
+        for part in placed(parts, self.device):
             yield self.images[part]
 
     def batches(self, size: int) -> Iterable[Batch]:
@@ -138,6 +138,11 @@ def check_labels(name: str, labels: Tensor, classes: tuple[str, ...]) -> None:
             f"{name}: label {low if low < 0 else high} is outside 0..{len(classes) - 1} "
             f"({len(classes)} classes are named)"
         )
+
+
+def placed(parts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Return tensors of equal type on the device, in one copy: each copy by itself would be waited for."""
+    return torch.split(torch.cat([*parts]).to(device), [len(part) for part in parts]) if parts else ()
 
 
 def pixels(images: Tensor) -> Tensor:

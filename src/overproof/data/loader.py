@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overproof.data.augment import Augment
 from overproof.data.draws import generator_at
-from overproof.data.images import Batch, ImageSet, pixels
+from overproof.data.images import Batch, ImageSet, pixels, placed
 from overproof.data.streaming import Stream
 
 
@@ -38,17 +38,18 @@ class Loader:
         """Return which image comes when in an epoch, int64 ``[N]``; drawn on the CPU, the same for every device."""
         return torch.randperm(len(self.images), generator=generator_at(torch.device("cpu"), self.seed, "order", epoch))
 
+    def rows(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return which images each batch of an epoch holds, int64 ``[batch]`` each, on the CPU."""
+        return torch.split(self.order(epoch), self.batch)
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on; what a batch holds does not depend on ``start``."""
-        order = self.order(epoch)[start * self.batch :]
-        if not len(order):
-            return
-        rows = order.to(self.images.device)
-        labels = torch.split(self.images.labels[rows], self.batch)
-        bank = torch.split(self.bank(self.draw(epoch))[rows], self.batch) if self.augment.draws else None
-        for number, images in enumerate(self.images.gather(order, self.batch)):
-            draws = self._fresh(epoch, start + number, len(images)) if bank is None else bank[number]
-            yield Batch(pixels(self.augment.apply(images, draws)), labels[number])
+        chosen = self.rows(epoch)[start:]
+        bank = self.bank(self.draw(epoch)) if self.augment.draws else None
+        on_device = placed(chosen, self.images.device)
+        for number, (images, rows) in enumerate(zip(self.images.gather(chosen), on_device, strict=True), start):
+            draws = self._fresh(epoch, number, len(rows)) if bank is None else bank[rows]
+            yield Batch(pixels(self.augment.apply(images, draws)), self.images.labels[rows])
 
     def draw(self, epoch: int) -> int:
         """Return the number of the bank's draw that an epoch shows, where there is a bank."""
@@ -56,9 +57,9 @@ class Loader:
 
     def shown(self, draw: int, size: int) -> Iterator[Tensor]:
         """Yield the pixels of the whole set in its own order, ``size`` at a time, as one draw of the bank shows it."""
-        order = torch.arange(len(self.images))
         draws = torch.split(self.bank(draw), size)
-        for number, images in enumerate(self.images.gather(order, size)):
+        everything = torch.split(torch.arange(len(self.images)), size)
+        for number, images in enumerate(self.images.gather(everything)):
             yield pixels(self.augment.apply(images, draws[number]))
 
     def bank(self, draw: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Sets that do not fit on the device: worker processes decode the batches that come next while this one is used."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -47,14 +47,14 @@ class Stream:
         """What the set asks of a network."""
         return self.source.signature
 
-    def gather(self, order: Tensor, size: int) -> Iterator[Tensor]:
-        """Yield the images at ``order`` ``[M]``, in its order and ``size`` at a time, uint8 on the device.
+    def gather(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each part, int64 ``[M]`` on the CPU, in its order: uint8 on the device.
 
         Raises ``InputError`` where a file is damaged or was changed since the set was placed.
         """
         found = DataLoader(
             _Decoding(self.source),
-            sampler=(part.tolist() for part in torch.split(order, size)),
+            sampler=(part.tolist() for part in parts),
             batch_size=None,
             num_workers=self.workers,
             prefetch_factor=_AHEAD if self.workers else None,
@@ -68,9 +68,8 @@ class Stream:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield the set in order as batches of at most ``size``."""
-        for images, labels in zip(
-            self.gather(torch.arange(len(self)), size), torch.split(self.labels, size), strict=True
-        ):
+        parts = torch.split(torch.arange(len(self)), size)
+        for images, labels in zip(self.gather(parts), torch.split(self.labels, size), strict=True):
             yield Batch(pixels(images), labels)
 
 

@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from overproof.data.images import placed
 from overproof.data.loader import Loader
 from overproof.environment import room
 from overproof.errors import InputError
@@ -110,16 +111,15 @@ class Teachers:
         self.loader = loader
         self.wrapped = {} if plain else {role: Teacher(one, loader, training) for role, one in networks.items()}
         self.networks = {role: cast(Classifier, one) for role, one in self.wrapped.items()} or networks
-        self._order = (-1, torch.empty(0, dtype=torch.int64))
+        self._rows: tuple[int, tuple[Tensor, ...]] = (-1, ())  # an epoch, and the images of its batches
 
     def shown(self, x: Tensor, epoch: int, batch: int) -> Mapping[str, Classifier]:
         """Return the teachers for a step on ``x``, the images of this batch of this epoch."""
         if any(one.keeps for one in self.wrapped.values()):
-            if self._order[0] != epoch:
-                self._order = (epoch, self.loader.order(epoch).to(x.device))
-            rows = self._order[1][batch * self.loader.batch :][: len(x)]
+            if self._rows[0] != epoch:
+                self._rows = (epoch, placed(self.loader.rows(epoch), x.device))
             for one in self.wrapped.values():
-                one.show(x, rows, self.loader.draw(epoch))
+                one.show(x, self._rows[1][batch], self.loader.draw(epoch))
         return self.networks
 
     def report(self) -> dict[str, dict[str, float]]:

@@ -247,7 +247,8 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
         return False
     if not started:
         return False
-    changed = differences(run.recipe(), recipe)
+    # How images are loaded changes no batch.
+    changed = [one for one in differences(run.recipe(), recipe) if not one.startswith("loading.")]
     if changed:
         raise InputError(
             f"{run.folder}: the recipe is not the one this run was started with ({'; '.join(changed)}); "
