@@ -95,6 +95,7 @@ def compared(encoded: EncodedSet, resident: ImageSet, method: Method) -> dict[st
 
 def main() -> None:
     """Measure, print, and write the file."""
+    torch.set_num_threads(1)  # threads that wait for one another would spend processor time on it
     found: dict[str, object] = {"hardware": hardware(torch.device("cpu")), "versions": versions()}
     with tempfile.TemporaryDirectory() as place:
         make(Path(place))

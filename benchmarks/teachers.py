@@ -47,6 +47,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure, print, and write the file."""
+    torch.set_num_threads(1)  # threads that wait for one another would spend processor time on it
     found: dict[str, object] = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "ratios": {}}
     for name, method, precision in (("kd", KD(), "fp32"), ("kd", KD(), "bf16"), ("ard, 10 steps", ard(), "fp32")):
         ways = {way: epoch(method, precision, **options) for way, options in WAYS.items()}
