@@ -98,7 +98,7 @@ def results_page() -> str:
         speed="\n\n".join(
             speed_table(file)
             for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
-            if not file.name.startswith(("parity-", "footprint", "bounds"))
+            if not file.name.startswith(("parity-", "footprint", "bounds", "loading", "schedules", "teachers"))
         ),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),

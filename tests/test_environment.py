@@ -1,10 +1,12 @@
+import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
 
-from overproof.environment import hardware, pick_device, versions
+from overproof.environment import hardware, memory, pick_device, room, versions
 from overproof.errors import InputError
 
 
@@ -34,3 +36,14 @@ def test_hardware_names_a_processor_and_its_threads():
     name, _, threads = hardware(torch.device("cpu")).rpartition(", ")
     assert name
     assert threads.split()[0].isdigit() and threads.split()[1:3] == ["threads", "of"]
+
+
+def test_memory_is_the_machines_or_the_containers(monkeypatch):
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    for written, wanted in (("max", machine), ("4096", 4096), (str(2 * machine), machine)):
+        monkeypatch.setattr(Path, "read_text", lambda _, written=written: written + "\n")
+        assert memory() == wanted
+        assert room(torch.device("cpu")) == wanted // 2
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert memory() == machine

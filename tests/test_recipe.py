@@ -308,6 +308,13 @@ class TestPresets:
         ("name: 5", "recipe.name: cannot use 5: expected a valid string"),
         ("augment: {flip: 3}", "recipe.augment.flip: cannot use 3: expected a valid boolean"),
         ("augment: {crop: -1}", "recipe.augment: crop and cutout are pixels and cannot be negative, got -1 and 0"),
+        ("augment: {bank: -1}", "recipe.augment: bank is a number of draws (0: a new one in every epoch), got -1"),
+        ("loading: {workers: -1}", "recipe.loading: workers is a number of processes, got -1"),
+        ("loading: {mode: stream}", "recipe.loading.mode: cannot use 'stream' (did you mean 'streamed'?)"),
+        (
+            "data: {kind: folder, path: x, form: {channels: 2}}",
+            "recipe.data.form.channels: cannot use 2 (one of: 0, 1, 3)",
+        ),
         ("student: {kind: mlp, hidden: 5}", "recipe.student.hidden: expected a list, got 5"),
         ("student: {kind: mlp, hidden: [5, x]}", "recipe.student.hidden.1: cannot use 'x': expected a valid integer"),
         (
@@ -324,7 +331,7 @@ class TestPresets:
         ),
         (
             "selection: {trial: {attack: {ramp: 0.5}}}",
-            "recipe.selection.trial: attack 'pgd-10': ramp and mode belong to training, an evaluation has neither",
+            "recipe.selection.trial: attack 'pgd-10': ramps and mode belong to training, an evaluation has neither",
         ),
         ("teachers: 5", "recipe.teachers: cannot use 5: expected a valid dictionary"),
         ("1: 2", "recipe: unknown key 1 (one of: augment, data, "),
@@ -350,6 +357,20 @@ class TestTeachers:
         assert refused("method: {kind: ard}\nteachers: {robust: runs/t, clean: runs/c}") == (
             "recipe: method 'ard' has only robust, but teachers names 'clean'"
         )
+
+
+class TestTeacherCache:
+    TEACHER = "method: {kind: ard}\nteachers: {robust: runs/t}\ntraining: {teacher_cache: true}\n"
+
+    def test_draws_without_end_cannot_be_kept(self):
+        assert refused(self.TEACHER + "augment: {flip: true}") == (
+            "recipe: training.teacher_cache keeps one answer per image and draw, and this augmentation draws without "
+            "end; set augment.bank to a number of draws, or training.teacher_cache to false"
+        )
+
+    @pytest.mark.parametrize("augment", ["{flip: true, bank: 3}", "{}"])
+    def test_a_bank_or_nothing_to_draw_can(self, augment):
+        assert recipe(self.TEACHER + f"augment: {augment}").training.teacher_cache
 
 
 class TestText:

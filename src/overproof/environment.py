@@ -23,6 +23,20 @@ def pick_device(wish: str) -> torch.device:
     return device
 
 
+def memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or less where a container is given less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    given = limit.read_text().strip() if limit.is_file() else ""
+    return min(machine, int(given)) if given.isdigit() else machine
+
+
+def room(device: torch.device) -> int:
+    """Return the bytes one thing may take on the device: half of what is free there, and of the process's memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+    return min(free, memory()) // 2
+
+
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
     return {

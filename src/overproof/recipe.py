@@ -19,6 +19,7 @@ from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
+from overproof.data.streaming import Loading
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import Search, Trial
 from overproof.methods.catalogue import methods
@@ -100,6 +101,7 @@ class Recipe:
     name: str
     seed: int = 0
     data: Source
+    loading: Loading = field(default_factory=Loading)
     augment: Augment = field(default_factory=Augment)
     normalise: Normalise = field(default_factory=Normalise)
     threat: Threat = field(default_factory=Threat)
@@ -119,6 +121,11 @@ class Recipe:
         if extra := sorted(given - roles):
             wants = f"only {', '.join(sorted(roles))}" if roles else "no teacher"
             raise ValueError(f"method {self.method.kind!r} has {wants}, but teachers names {extra[0]!r}")
+        if self.training.teacher_cache and not self.augment.draws:
+            raise ValueError(
+                "training.teacher_cache keeps one answer per image and draw, and this augmentation draws without end; "
+                "set augment.bank to a number of draws, or training.teacher_cache to false"
+            )
 
     @property
     def digest(self) -> str:

@@ -396,6 +396,34 @@ def test_a_ramp_scales_a_default_step_through_eps_and_keeps_the_rest():
     assert half == PGD(norm="l2", eps=half.eps, steps=7, restarts=2, start="normal", best=True)
 
 
+def test_a_ramp_of_steps_takes_every_number_equally_long_and_reaches_equally_far():
+    attack = PGD(eps=Radius("0.2"), step=Radius("0.05"), steps=5, steps_ramp=0.8)
+    found = [attack.at(progress / 1000) for progress in range(1000)]
+    assert [one.steps for one in found] == sorted(one.steps for one in found)
+    assert [sum(one.steps == steps for one in found) for steps in range(2, 6)] == pytest.approx(
+        [200, 200, 200, 400], abs=1
+    )
+    for one in found:
+        assert one.steps * one.step == pytest.approx(0.25)
+        assert (one.eps, str(one.eps)) == (attack.eps, "0.2")
+    assert attack.at(0.8) is attack and attack.at(1.0) is attack
+    assert found[0] == PGD(eps=Radius("0.2"), step=Radius(0.125), steps=2)
+
+
+def test_a_ramp_of_steps_leaves_a_default_step_to_the_number_of_steps():
+    assert PGD(steps=10, steps_ramp=1.0).at(0.5) == PGD(steps=6)
+    assert PGD(steps=1, steps_ramp=1.0).at(0.0).steps == 1
+
+
+def test_both_ramps_at_once():
+    attack = PGD(eps=Radius("0.2"), step=Radius("0.1"), steps=4, ramp=0.5, steps_ramp=1.0)
+    early, late = attack.at(0.25), attack.at(0.75)
+    assert (early.steps, early.eps, early.step) == (2, pytest.approx(0.1), pytest.approx(0.1))
+    assert (late.steps, late.eps, late.step) == (4, 0.2, pytest.approx(0.1))
+    swapped = PGD(eps=Radius("0.2"), steps=4, ramp=1.0, steps_ramp=0.5).at(0.75)
+    assert (swapped.steps, swapped.eps) == (4, pytest.approx(0.15))
+
+
 def test_without_a_ramp_the_search_is_always_the_same():
     attack = PGD()
     assert attack.at(0.0) is attack
@@ -412,6 +440,7 @@ def test_without_a_ramp_the_search_is_always_the_same():
         ({"restarts": 0}, "steps and restarts must be at least 1, got 10 and 0"),
         ({"ramp": -0.1}, r"ramp is a share of the run, in \[0, 1\], got -0.1"),
         ({"ramp": 1.1}, r"ramp is a share of the run, in \[0, 1\], got 1.1"),
+        ({"steps_ramp": 2}, r"steps_ramp is a share of the run, in \[0, 1\], got 2"),
         ({"best": True, "clip_start": False}, "best may return the start, so it needs clip_start: .*"),
     ],
     ids=str,

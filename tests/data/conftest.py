@@ -58,6 +58,20 @@ def write_parquet(encode):
 
 
 @pytest.fixture
+def write_folder(encode):
+    """Return a function: write pictures as image files of two classes in turn, under ``root/train``."""
+
+    def write(root, images, form="PNG"):
+        for number, picture in enumerate(images):
+            file = root / "train" / ("ant", "bee")[number % 2] / f"{number:03d}.{form.lower()}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode(picture, form))
+        return root
+
+    return write
+
+
+@pytest.fixture
 def image_set():
     """Return a function: a set of grey pictures whose pixels say which example they are."""
 

@@ -136,3 +136,22 @@ def test_negative_pixels_are_refused():
         Augment(crop=-1)
     with pytest.raises(ValueError, match="got 0 and -2"):
         Augment(cutout=-2)
+
+
+def test_the_number_of_draws_an_image_has():
+    assert Augment().draws == Augment(bank=5).draws == 1  # nothing is drawn
+    assert Augment(crop=1).draws == Augment(flip=True).draws == Augment(cutout=2).draws == 0  # without end
+    assert Augment(flip=True, bank=5).draws == 5
+    with pytest.raises(ValueError, match=r"^bank is a number of draws \(0: a new one in every epoch\), got -1$"):
+        Augment(bank=-1)
+
+
+def test_a_draw_can_be_applied_again_and_belongs_to_its_image(images):
+    augment = Augment(crop=2, flip=True, cutout=3)
+    draws = augment.draw(len(images), (7, 6), drawn(2))
+    whole = augment.apply(images, draws)
+    assert torch.equal(whole, augment(images, drawn(2)))
+    some = torch.tensor([17, 3, 399, 3])
+    assert torch.equal(augment.apply(images[some], draws[some]), whole[some])
+    assert [int(column.max()) for column in draws.T] == [4, 4, 1, 6, 5]
+    assert torch.equal(draws.min(dim=0).values, torch.zeros(5, dtype=torch.int64))

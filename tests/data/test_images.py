@@ -172,3 +172,13 @@ class TestBalancedSubset:
         first = balanced_subset(images, 30, 0)
         assert torch.equal(first, balanced_subset(images, 30, 0))
         assert len({tuple(balanced_subset(images, 30, seed).tolist()) for seed in range(5)}) == 5
+
+
+def test_gathering_is_indexing_part_by_part():
+    images = made([0, 1] * 6)
+    parts = [torch.tensor([3, 3]), torch.tensor([0, 11, 5])]
+    for found, part in zip(images.gather(parts), parts, strict=True):
+        assert torch.equal(found, images.images[part])
+    assert list(images.gather([])) == []
+    assert images.decoded() is images
+    assert images.device == torch.device("cpu")

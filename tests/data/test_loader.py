@@ -79,9 +79,10 @@ def test_pixels_are_exactly_pixel_over_255(loader):
         assert torch.equal((scaled / 255).float(), batch.x)
 
 
+@pytest.mark.parametrize("bank", [{}, {"bank": 3}], ids=["fresh", "bank"])
 @pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_the_batches_of_a_single_one(loader, count):
-    alone = loader(batch=6, augment=Augment(crop=2, flip=True, cutout=3), seed=4)
+def test_processes_share_the_batches_of_a_single_one(loader, count, bank):
+    alone = loader(batch=6, augment=Augment(crop=2, flip=True, cutout=3, **bank), seed=4)
     for rank in range(count):
         mine = replace(alone, processes=Processes(rank, count))
         assert len(mine) == len(alone) == 4
@@ -89,3 +90,42 @@ def test_processes_share_the_batches_of_a_single_one(loader, count):
             assert mine.part(number) == Part(Processes(rank, count), len(whole.y))
             assert torch.equal(part.x, whole.x[rank::count])
             assert torch.equal(part.y, whole.y[rank::count])
+
+
+def test_a_black_batch_stands_for_the_first(loader):
+    for batch in (5, 40):
+        first, like = next(loader(batch=batch).batches(0)), loader(batch=batch).like
+        assert (like.x.shape, like.x.dtype, like.y.shape, like.y.dtype) == (
+            first.x.shape,
+            first.x.dtype,
+            first.y.shape,
+            first.y.dtype,
+        )
+        assert not like.x.any()
+
+
+class TestBank:
+    AUGMENT = Augment(crop=2, flip=True, bank=3)
+
+    def by_image(self, made, epoch):
+        """Return the epoch's images in the order of the set."""
+        return torch.cat([batch.x for batch in made.batches(epoch)])[made.order(epoch).argsort()]
+
+    def test_an_image_is_shown_as_its_draw_of_the_bank_in_turn(self, loader):
+        made = loader(augment=self.AUGMENT)
+        shown = [self.by_image(made, epoch) for epoch in range(7)]
+        for epoch in range(4):
+            assert torch.equal(shown[epoch], shown[epoch + 3])
+            assert not torch.equal(shown[epoch], shown[epoch + 1])
+        assert made.order(0).tolist() != made.order(3).tolist()
+
+    @pytest.mark.parametrize("augment", [AUGMENT, Augment()], ids=["bank", "none"])
+    def test_the_whole_set_can_be_shown_as_one_draw(self, loader, augment):
+        made = loader(augment=augment)
+        for epoch in (1, 4):
+            assert torch.equal(torch.cat(list(made.shown(made.draw(epoch), 7))), self.by_image(made, epoch))
+
+    def test_the_batch_size_plays_no_part(self, loader):
+        small, large = loader(batch=3, augment=self.AUGMENT), loader(batch=11, augment=self.AUGMENT)
+        assert torch.equal(self.by_image(small, 1), self.by_image(large, 1))
+        assert not torch.equal(self.by_image(small, 1), self.by_image(loader(augment=self.AUGMENT, seed=1), 1))

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from overproof.data import sources
+from overproof.data.encoded import Form
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, find_folder
 from overproof.errors import InputError
 
@@ -144,13 +146,33 @@ class TestParquet:
         cells = [{"bytes": encode(pictures(1, side=side)[0]), "path": None} for side in (6, 7)]
         parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "train.parquet")
         assert refused(Parquet(path=str(tmp_path))) == (
-            f"{tmp_path.name}: images must have one size and one colour mode, found 6x6 and 7x7"
+            f"{tmp_path.name}: images must have one size and one colour mode, found 6x6 and 7x7; "
+            "data.form.size and data.form.channels make them alike"
         )
 
     def test_mixed_grey_and_colour(self, tmp_path, pictures, encode):
         cells = [{"bytes": encode(pictures(1, colour=colour)[0]), "path": None} for colour in (False, True)]
         parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "train.parquet")
-        assert refused(Parquet(path=str(tmp_path))).endswith("found 6x6 and 6x6x3")
+        assert "found 6x6 and 6x6x3; " in refused(Parquet(path=str(tmp_path)))
+        alike = Parquet(path=str(tmp_path), form=Form(channels=3)).load("train").images
+        assert torch.equal(alike[0], torch.from_numpy(pictures(1)).expand(3, 6, 6))
+        assert torch.equal(alike[1], torch.from_numpy(pictures(1, colour=True)[0]).permute(2, 0, 1))
+
+    def test_shards_that_would_crowd_the_memory_become_a_map_of_a_file(
+        self, tmp_path, monkeypatch, pictures, write_parquet
+    ):
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        for part in (0, 1):
+            x = pictures(3, colour=True, seed=part)
+            write_parquet(tmp_path / "toy" / f"train-{part}.parquet", x, [0, 1, 0], names=["ant", "bee"])
+        source = Parquet(path=str(tmp_path / "toy"))
+        read = source.open("train")
+        monkeypatch.setattr(sources, "memory", lambda: 0)
+        mapped = source.open("train")
+        assert list((tmp_path / "cache").rglob("*.arrow"))
+        assert (mapped.classes, mapped.digest) == (read.classes, read.digest) == (("ant", "bee"), read.digest)
+        assert torch.equal(mapped.decoded().images, read.decoded().images)
 
     def test_sixteen_bits_are_refused_not_clipped(self, tmp_path, encode):
         deep = np.full((6, 6), 40000, dtype=np.uint16)

@@ -70,9 +70,11 @@ class TestTrial:
         with pytest.raises(ValueError, match=r"^hopskipjump is defined for l2 and linf, not for l1$"):
             Trial(name="t", attack=HopSkipJump()).under(L1)
 
-    @pytest.mark.parametrize("attack", [PGD(ramp=0.5), PGD(mode="train")], ids=["ramp", "mode"])
+    @pytest.mark.parametrize(
+        "attack", [PGD(ramp=0.5), PGD(steps_ramp=0.5), PGD(mode="train")], ids=["ramp", "steps", "mode"]
+    )
     def test_options_that_belong_to_training_are_refused(self, attack):
-        with pytest.raises(ValueError, match=r"^attack 'x': ramp and mode belong to training, an evaluation has neith"):
+        with pytest.raises(ValueError, match=r"^attack 'x': ramps and mode belong to training, an evaluation has neit"):
             Trial(name="x", attack=attack)
 
     def test_targets_are_a_number(self):

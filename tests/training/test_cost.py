@@ -22,7 +22,7 @@ from overproof.methods.rrm import RRM
 from overproof.methods.rslad import RSLAD
 from overproof.methods.saad import SAAD
 from overproof.methods.trades import TRADES
-from overproof.training.cost import Passes, passes
+from overproof.training.cost import Passes, passes, passes_of_epoch
 
 BY_DEFAULT = {
     # One clean pass; the teacher's needs no gradient.
@@ -141,3 +141,24 @@ def test_counting_leaves_the_random_state_alone_and_says_the_same_again(kind):
 
 def test_it_reads_as_words():
     assert str(Passes(forward=3, backward=2)) == "3 forward, 2 backward"
+
+
+class TestEpochs:
+    def test_a_search_that_grows_is_counted_batch_by_batch(self):
+        method = ARD(inner=PGD(steps=4, steps_ramp=0.5))
+        assert counted(method) == {"student": (5, 5), "robust": (1, 0)}
+        found = [passes_of_epoch(method, epoch, 3, 40) for epoch in range(3)]
+        steps = [method.inner.at(batch / 119).steps for batch in range(120)]
+        for epoch, one in enumerate(found):
+            wanted = sum(steps[40 * epoch : 40 * epoch + 40]) + 40
+            assert one["student"].forward == one["student"].backward == pytest.approx(wanted, abs=2)  # a hundredth
+            assert one["robust"] == Passes(forward=40, backward=0)
+        assert found[2]["student"] == Passes(forward=200, backward=200)
+
+    def test_a_warm_up_is_no_longer_counted_as_if_it_were_over(self):
+        method = IAD(warmup=0.5, inner=SHORT)
+        assert passes(method, 0)["robust"].forward == 1
+        assert [passes_of_epoch(method, epoch, 2, 10)["robust"].forward for epoch in range(2)] == [10, 20]
+
+    def test_what_never_changes_is_counted_once_and_multiplied(self):
+        assert passes_of_epoch(PGDAT(inner=SHORT), 7, 9, 11) == {"student": Passes(forward=44, backward=44)}

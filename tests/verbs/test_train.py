@@ -6,6 +6,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from overproof.data.images import balanced_subset, hold_out
@@ -378,6 +379,84 @@ class TestResume:
         for file in checkpoints(run.checkpoints):
             file.unlink()
         assert refused(toy(), run.folder, resume=True) == f"{run.checkpoints}: there is no checkpoint to resume from"
+
+
+class TestStreaming:
+    EDITS = ("augment={crop: 1, flip: true}", "training.batch=8", "selection.fraction=0.3")
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        draws = np.random.default_rng(0)
+        for number in range(40):
+            file = tmp_path / "data" / "train" / f"class-{number % 2}" / f"{number:02d}.jpeg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture = draws.integers(0, 100, (8, 8, 3), dtype=np.uint8) + np.uint8(100 * (number % 2))
+            Image.fromarray(picture).save(file)
+        return tmp_path / "data"
+
+    def edits(self, folder, mode):
+        return (f"data={{kind: folder, path: {folder}}}", f"loading={{mode: {mode}, workers: 1}}", *self.EDITS)
+
+    def test_a_streamed_run_is_the_resident_one_to_the_bit(self, toy, folder, tmp_path):
+        averaging = "training.averaging={kind: swa, start: 0}"  # its statistics are measured on the stream
+        runs = [
+            train(toy(*self.edits(folder, mode), averaging), tmp_path / mode, device="cpu")
+            for mode in ("resident", "streamed", "auto")
+        ]
+        assert len({run.model(name)[1]["digest"] for run in runs for name in ("last",)}) == 1
+        assert without_seconds(runs[0].metrics()) == without_seconds(runs[1].metrics())
+        assert runs[0].metrics()[0]["passes"]["student"]["forward"] == 4  # 28 of 40 images in batches of 8
+
+    @pytest.mark.parametrize("mode", ["streamed", "resident"])
+    def test_and_resumes_at_an_epoch_boundary_to_the_bit_in_either_way(self, toy, folder, tmp_path, mode):
+        recipe = toy(*self.edits(folder, "streamed"), "training.epochs=3")
+        whole = train(recipe, tmp_path / "whole", device="cpu")
+        news = training(recipe, tmp_path / "run", device="cpu")
+        next(news)
+        news.close()
+        other = toy(*self.edits(folder, mode), "training.epochs=3")
+        run = train(other, tmp_path / "run", resume=True, device="cpu")
+        assert run.model("last")[1]["digest"] == whole.model("last")[1]["digest"]
+        assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+
+    @pytest.mark.parametrize("mode", ["streamed", "resident"])
+    def test_a_set_that_changed_since_is_refused_and_nothing_is_lost(self, toy, folder, tmp_path, mode):
+        recipe = toy(*self.edits(folder, mode))
+        train(recipe, tmp_path / "run", device="cpu")
+        before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+        file = folder / "train" / "class-1" / "01.jpeg"
+        file.write_bytes(file.read_bytes() + b" ")
+        (folder / "train" / "class-0" / "99.jpeg").write_bytes(file.read_bytes())
+        assert refused(recipe, tmp_path / "run", resume=True) == (
+            f"{tmp_path / 'run'}: the training images are not those this run was started with; restore them"
+        )
+        assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+    @pytest.mark.parametrize("mode", ["streamed", "resident"])
+    def test_a_bad_file_is_one_sentence(self, toy, folder, tmp_path, mode):
+        (folder / "train" / "class-1" / "01.jpeg").write_bytes(b"no image")
+        sentence = refused(toy(*self.edits(folder, mode)), tmp_path / "run")
+        assert sentence.startswith(
+            f"{folder / 'train'}: {folder / 'train' / 'class-1' / '01.jpeg'} cannot be decoded ("
+        )
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_a_teacher_remembers_is_in_the_metrics(toy, finished, tmp_path):
+    edits = ("method={kind: kd}", f"teachers.robust={finished().folder}", "augment={crop: 1, bank: 2}")
+    run = train(toy(*edits, "training.teacher_cache=true", "training.epochs=3"), tmp_path / "run", device="cpu")
+    page = 1294 * 10 * 4  # float32 logits
+    found = [record["teacher_cache"]["robust"] for record in run.metrics()]
+    assert [one["hit_rate"] for one in found] == pytest.approx([0, 0, 1 / 3])
+    assert [one["bytes"] for one in found] == [page, 2 * page, 2 * page]
+    assert "teacher_cache" not in finished().metrics()[0]
+
+
+def test_a_search_that_grows_is_counted_as_it_was(toy, tmp_path):
+    method = "method={kind: pgd_at, inner: {steps: 4, steps_ramp: 1.0}}"
+    run = train(toy(method, "training.epochs=3"), tmp_path / "run", device="cpu")
+    found = [record["passes"]["student"]["forward"] / 11 for record in run.metrics()]
+    assert found == pytest.approx([3, 4, 5], abs=0.2)  # two steps, three, four, and the pass that is descended
 
 
 class TestVerdicts:

@@ -36,7 +36,8 @@ class PGD:
     divided by its mean absolute value (MI-FGSM at 1.0, Dong et al. 2018, equation 6). ``mode: train`` searches in the
     mode the training loop left the model in (ARD, IAD), so BatchNorm uses batch statistics and moves its running ones.
     ``ramp`` is the share of a training run over which eps and step grow linearly from 0 (small networks under a large
-    eps do not learn otherwise).
+    eps do not learn otherwise). ``steps_ramp`` is the share over which the number of steps grows from 2 to ``steps``,
+    each so long that they reach equally far together: one step alone overfits catastrophically (Wong et al. 2020).
     """
 
     kind: Literal["pgd"] = "pgd"
@@ -51,11 +52,13 @@ class PGD:
     momentum: float = 0.0
     mode: Literal["eval", "train"] = "eval"
     ramp: float = 0.0
+    steps_ramp: float = 0.0
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
-        if not 0 <= self.ramp <= 1:
-            raise ValueError(f"ramp is a share of the run, in [0, 1], got {self.ramp}")
+        for name in ("ramp", "steps_ramp"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is a share of the run, in [0, 1], got {share}")
         if self.steps < 1 or self.restarts < 1:
             raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if not 0 <= self.momentum <= 1:
@@ -73,13 +76,18 @@ class PGD:
         return found
 
     def at(self, progress: float) -> "PGD":
-        """Return the search as it is at a point of a training run, from 0 to 1; itself once the ramp is over."""
-        if progress >= self.ramp:
+        """Return the search as it is at a point of a training run, from 0 to 1; itself once its ramps are over."""
+        if progress >= max(self.ramp, self.steps_ramp):
             return self
         # A tenth of a thousandth keeps the radius positive at the very first update.
-        share = max(progress / self.ramp, 1e-4)
-        step = None if self.step is None else Radius(share * self.step)
-        return replace(self, eps=Radius(share * self.eps), step=step, ramp=0.0)
+        share = max(progress / self.ramp, 1e-4) if progress < self.ramp else 1.0
+        steps = self.steps
+        if progress < self.steps_ramp:
+            first = min(2, self.steps)
+            steps = first + int(progress / self.steps_ramp * (self.steps + 1 - first))
+        step = None if self.step is None else Radius(share * self.step * self.steps / steps)
+        eps = self.eps if share == 1 else Radius(share * self.eps)
+        return replace(self, eps=eps, step=step, steps=steps, ramp=0.0, steps_ramp=0.0)
 
     def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""

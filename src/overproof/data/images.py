@@ -1,9 +1,9 @@
 """A labelled set of images as two tensors, and what must hold before anything learns from it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,41 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+
+class Labelled(Protocol):
+    """What can be split and asked about without a look at a pixel: images in memory, or still in their files."""
+
+    @property
+    def name(self) -> str:
+        """What the set is called."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Int64 ``[N]``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """One name per class."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the set asks of a network."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 by which a run knows its images again."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, indices: Tensor) -> Self:
+        """Return the examples at these indices, in their order."""
+
+    def decoded(self) -> "ImageSet":
+        """Return the set in memory."""
+
+
+AnySet = TypeVar("AnySet", bound=Labelled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +73,7 @@ class ImageSet:
             )
         if len(self.labels) == 0:
             raise InputError(f"{self.name}: there are no images")
-        low, high = int(self.labels.min()), int(self.labels.max())
-        if low < 0 or high >= len(self.classes):
-            raise InputError(
-                f"{self.name}: label {low if low < 0 else high} is outside 0..{len(self.classes) - 1} "
-                f"({len(self.classes)} classes are named)"
-            )
+        check_labels(self.name, self.labels, self.classes)
         if self.images.dtype != torch.uint8:
             self._check_floats()
 
@@ -65,6 +95,11 @@ class ImageSet:
         return Signature(channels=channels, height=height, width=width, classes=len(self.classes))
 
     @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    @property
     def digest(self) -> str:
         """SHA-256 over shape, pixels and labels: the same images in the same order have the same digest."""
         body = sha256(str(tuple(self.images.shape)).encode())
@@ -76,9 +111,18 @@ class ImageSet:
         """Return the examples at these indices, in their order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    def decoded(self) -> Self:
+        """Return itself: it is in memory."""
+        return self
+
     def to(self, device: torch.device) -> Self:
         """Return the set with its tensors on the device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def gather(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each part, int64 ``[M]`` on the CPU, in its order."""
+        for part in placed(parts, self.device):
+            yield self.images[part]
 
     def batches(self, size: int) -> Iterable[Batch]:
         """Yield the set in order as batches of at most ``size``."""
@@ -86,12 +130,27 @@ class ImageSet:
             yield Batch(pixels(self.images[start : start + size]), self.labels[start : start + size])
 
 
+def check_labels(name: str, labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Raise ``InputError`` where a label ``[N]`` is none of the classes."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise InputError(
+            f"{name}: label {low if low < 0 else high} is outside 0..{len(classes) - 1} "
+            f"({len(classes)} classes are named)"
+        )
+
+
+def placed(parts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Return tensors of equal type on the device, in one copy: each copy by itself would be waited for."""
+    return torch.split(torch.cat([*parts]).to(device), [len(part) for part in parts]) if parts else ()
+
+
 def pixels(images: Tensor) -> Tensor:
     """Return images as float32 pixels in [0, 1]; uint8 is divided by 255 exactly as ``pixel / 255``."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
-def check_trainable(images: ImageSet, batch: int) -> None:
+def check_trainable(images: Labelled, batch: int) -> None:
     """Raise ``InputError`` where a set cannot be learnt from: one class, a class without examples, too few images."""
     counts = torch.bincount(images.labels.cpu(), minlength=len(images.classes))
     if int((counts > 0).sum()) < 2:
@@ -103,7 +162,7 @@ def check_trainable(images: ImageSet, batch: int) -> None:
         raise InputError(f"{images.name}: a batch of {batch} is larger than the {len(images)} training images")
 
 
-def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def hold_out(images: AnySet, fraction: float, seed: int) -> tuple[AnySet, AnySet]:
     """Split into (kept, held out): the same share of every class, at least one example of each, drawn by the seed."""
     order = torch.randperm(len(images), generator=generator_at(torch.device("cpu"), seed, "hold out"))
     labels = images.labels.cpu()[order]
@@ -115,7 +174,7 @@ def hold_out(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Im
     return images.at((~held).nonzero().flatten()), images.at(held.nonzero().flatten())
 
 
-def balanced_subset(images: ImageSet, count: int, seed: int) -> Tensor:
+def balanced_subset(images: Labelled, count: int, seed: int) -> Tensor:
     """Return the sorted indices ``[count]`` of a subset in which class sizes differ by at most one where they can."""
     order = torch.randperm(len(images), generator=generator_at(torch.device("cpu"), seed, "subset"))
     labels = images.labels.cpu()[order]

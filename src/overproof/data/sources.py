@@ -1,19 +1,19 @@
-"""Where images come from: embedded digits, a hub id, local parquet, image folders, npz; all become one ``ImageSet``."""
+"""Where images come from: embedded digits, a hub id, local parquet, image folders, npz; all become one labelled set."""
 
-import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from overproof.data.encoded import EncodedSet, Form
 from overproof.data.images import ImageSet, balanced_subset
+from overproof.environment import memory
 from overproof.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ class Source(ABC):
     kind: str
 
     @abstractmethod
+    def open(self, split: Split) -> ImageSet | EncodedSet:
+        """Return one split, in memory or still in its files; raise ``InputError`` where it is missing or malformed."""
+
     def load(self, split: Split) -> ImageSet:
         """Read one split into memory, on the CPU; raise ``InputError`` where it is missing or malformed."""
+        return self.open(split).decoded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class Digits(Source):
 
     kind: Literal["digits"] = "digits"
 
-    def load(self, split: Split) -> ImageSet:
+    def open(self, split: Split) -> ImageSet:
         """Return 1,437 training or 360 test images ``[N, 1, 8, 8]`` uint8."""
         from sklearn.datasets import load_digits
 
@@ -68,12 +72,13 @@ class Hub(Source):
     kind: Literal["hub"] = "hub"
     id: str
     label: str = ""
+    form: Form = field(default_factory=Form)
 
-    def load(self, split: Split) -> ImageSet:
-        """Read a split from ``$OVERPROOF_DATA`` or from the hub's cache or from the hub."""
+    def open(self, split: Split) -> EncodedSet:
+        """Find a split in ``$OVERPROOF_DATA``, the hub's cache or the hub."""
         local = Path(os.environ.get("OVERPROOF_DATA", "")) / self.id.rsplit("/", 1)[-1]
         if os.environ.get("OVERPROOF_DATA") and local.is_dir():
-            return Parquet(path=str(local), label=self.label).load(split)
+            return Parquet(path=str(local), label=self.label, form=self.form).open(split)
         import datasets
 
         datasets.disable_progress_bars()
@@ -88,7 +93,7 @@ class Hub(Source):
                 f"cannot read data set {self.id!r} from the hub ({type(problem).__name__}); check the name and the "
                 f"connection, or point OVERPROOF_DATA at a folder that holds {self.id.rsplit('/', 1)[-1]!r}"
             ) from problem
-        return _from_table(data.with_format("arrow")[:], self.id, self.label)
+        return _from_table(data.with_format("arrow")[:], self.id, self.label, self.form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +101,16 @@ class Parquet(Source):
     """A folder of parquet files in the hub's schema: ``train-*.parquet`` and ``test-*.parquet``.
 
     Columns: an image (``struct<bytes, path>``) and an int64 label. A relative ``path`` that does not exist here is
-    looked up under ``$OVERPROOF_DATA``.
+    looked up under ``$OVERPROOF_DATA``. Files that take more than a quarter of the memory are read through a map of
+    their Arrow form, which the ``datasets`` library writes into its cache once.
     """
 
     kind: Literal["parquet"] = "parquet"
     path: str
     label: str = ""
+    form: Form = field(default_factory=Form)
 
-    def load(self, split: Split) -> ImageSet:
+    def open(self, split: Split) -> EncodedSet:
         """Read the files of one split in name order."""
         import pyarrow
         from pyarrow import parquet
@@ -118,9 +125,13 @@ class Parquet(Source):
             def table(part: Split, columns: list[str] | None = None) -> "pyarrow.Table":
                 wanted = _pick(part, sorted(set(parts)), str(folder))
                 shards = [file for file, name in zip(files, parts, strict=True) if name == wanted]
+                if columns is None and sum(file.stat().st_size for file in shards) > memory() // 4:
+                    return _mapped(shards)
                 return pyarrow.concat_tables(parquet.read_table(shard, columns=columns) for shard in shards)
 
-            return _from_table(table(split), folder.name, self.label, training=lambda column: table("train", [column]))
+            return _from_table(
+                table(split), folder.name, self.label, self.form, training=lambda column: table("train", [column])
+            )
         except InputError:
             raise
         except (OSError, ValueError, pyarrow.ArrowException) as problem:
@@ -130,13 +141,15 @@ class Parquet(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Source):
-    """Image folders: ``path/train/<class>/*.png`` and ``path/test/<class>/*.png``, all images of one size."""
+    """Image folders: ``path/train/<class>/*.png`` and ``path/test/<class>/*.png``."""
 
     kind: Literal["folder"] = "folder"
     path: str
+    form: Form = field(default_factory=Form)
 
-    def load(self, split: Split) -> ImageSet:
-        """Read every image file of one split; classes are the training folders' names in order."""
+    def open(self, split: Split) -> EncodedSet:
+        """Find every image file of one split; classes are the training folders' names in order."""
+        import pyarrow
         from PIL import Image
 
         folder = find_folder(self.path)
@@ -155,9 +168,10 @@ class Folder(Source):
         unknown = {entry.name for entry in part.iterdir() if entry.is_dir()} - set(classes)
         if unknown:
             raise InputError(f"{part}: class {sorted(unknown)[0]!r} is not among the training folders")
-        cells = [{"bytes": None, "path": str(file)} for file, _ in files]
+        kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+        cells = pyarrow.chunked_array([[{"bytes": None, "path": str(file)} for file, _ in files]], kind)
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        return ImageSet(folder.name, _decode(cells, str(part)), labels, classes)
+        return EncodedSet(folder.name, str(part), cells, torch.arange(len(labels)), labels, classes, self.form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +184,7 @@ class Npz(Source):
     kind: Literal["npz"] = "npz"
     path: str
 
-    def load(self, split: Split) -> ImageSet:
+    def open(self, split: Split) -> ImageSet:
         """Read the two arrays of one split."""
         file = _find(self.path)
         if not file.is_file():
@@ -221,14 +235,30 @@ def _pick(split: Split, names: Sequence[str], where: str) -> str:
     raise InputError(f"{where}: no {split!r} split; found {', '.join(names) or 'nothing'}")
 
 
+def _mapped(shards: Sequence[Path]) -> "pyarrow.Table":
+    """Return the rows of parquet files as a table that is a map of a file and takes no memory."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    data = datasets.load_dataset("parquet", data_files=[str(shard) for shard in shards], split="train")
+    return data.with_format("arrow")[:]
+
+
 def _from_table(
-    table: "pyarrow.Table", name: str, label: str, *, training: Callable[[str], "pyarrow.Table"] | None = None
-) -> ImageSet:
-    """Decode a table in the hub's schema.
+    table: "pyarrow.Table",
+    name: str,
+    label: str,
+    form: Form,
+    *,
+    training: Callable[[str], "pyarrow.Table"] | None = None,
+) -> EncodedSet:
+    """Return the images of a table in the hub's schema.
 
     Where its metadata name no classes, the labels say how many there are: those of ``training``, a function from the
     label column's name to the training rows, or the table's own.
     """
+    import pyarrow
+
     image_column = next((column for column in _IMAGE_COLUMNS if column in table.column_names), None)
     if image_column is None:
         raise InputError(f"{name}: no image column ('image' or 'img'); found {', '.join(table.column_names)}")
@@ -239,14 +269,16 @@ def _from_table(
     labels = table[label_column].to_pylist()
     if not all(isinstance(value, int) for value in labels):
         raise InputError(f"{name}: column {label_column!r} must hold integers, one for every image")
-    cells = table[image_column].to_pylist()
-    if not all(isinstance(cell, dict) and (cell.get("bytes") or cell.get("path")) for cell in cells):
+    cells = table[image_column]
+    fields = {part.name for part in cells.type} if pyarrow.types.is_struct(cells.type) else set()
+    if cells.null_count or not fields >= {"bytes", "path"}:
         raise InputError(f"{name}: column {image_column!r} must hold images as struct<bytes, path>")
     classes = _class_names(table, label_column)
     if not classes:
         counted = training(label_column)[label_column].to_pylist() if training else labels
         classes = tuple(str(value) for value in range(max(counted, default=-1) + 1))
-    return ImageSet(name, _decode(cells, name), torch.tensor(labels, dtype=torch.int64), classes)
+    found = torch.tensor(labels, dtype=torch.int64)
+    return EncodedSet(name, name, cells, torch.arange(len(found)), found, classes, form)
 
 
 def _class_names(table: "pyarrow.Table", column: str) -> tuple[str, ...]:
@@ -254,32 +286,6 @@ def _class_names(table: "pyarrow.Table", column: str) -> tuple[str, ...]:
     metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     feature: Any = metadata.get("info", {}).get("features", {}).get(column, {})
     return tuple(feature.get("names", ()))
-
-
-def _decode(cells: Sequence[Mapping[str, Any]], where: str) -> torch.Tensor:
-    """Decode image files ``{bytes, path}`` into one uint8 tensor ``[N, C, H, W]``; grey stays one channel."""
-    from PIL import Image
-
-    def array(cell: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-        file = io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]
-        try:
-            with Image.open(file) as image:
-                if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255 without a word
-                    raise ValueError(f"mode {image.mode}: only 8-bit images are read")
-                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except Exception as problem:
-            # A damaged image raises what its format's reader trips over first.
-            raise InputError(f"{where}: {cell.get('path') or 'an image'} cannot be decoded ({problem})") from problem
-
-    if not cells:
-        raise InputError(f"{where}: there are no images")
-    with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(array, cells))
-    sizes = {picture.shape for picture in arrays}
-    if len(sizes) > 1:
-        shapes = " and ".join("x".join(map(str, size)) for size in sorted(sizes, key=str)[:2])
-        raise InputError(f"{where}: images must have one size and one colour mode, found {shapes}")
-    return _channels_first(np.stack(arrays), where)
 
 
 def _channels_first(x: np.ndarray[Any, Any], where: str) -> torch.Tensor:

@@ -33,8 +33,8 @@ class Trial:
     black_box: ClassVar[tuple[type, ...]] = (Square, HopSkipJump)
 
     def __post_init__(self) -> None:
-        if isinstance(self.attack, PGD) and (self.attack.ramp or self.attack.mode != "eval"):
-            raise ValueError(f"attack {self.name!r}: ramp and mode belong to training, an evaluation has neither")
+        if isinstance(self.attack, PGD) and (self.attack.ramp or self.attack.steps_ramp or self.attack.mode != "eval"):
+            raise ValueError(f"attack {self.name!r}: ramps and mode belong to training, an evaluation has neither")
         if self.targets < 0:
             raise ValueError(f"attack {self.name!r}: targets must be 0 (none) or more, got {self.targets}")
         if self.surrogate and isinstance(self.attack, FAB | HopSkipJump):

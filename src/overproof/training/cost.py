@@ -1,5 +1,6 @@
 """What a method costs: passes of each network per batch, measured on a toy and never typed."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -32,11 +33,10 @@ class Passes:
 
 
 @cache
-def passes(method: Method) -> Mapping[str, Passes]:
-    """Return the passes per batch of ``student``, each companion and each teacher, at the end of a run.
+def passes(method: Method, percent: int = 100) -> Mapping[str, Passes]:
+    """Return the passes per batch of ``student``, each companion and each teacher, when so much of a run is over.
 
-    Lets the loop take two batches of three 4x4 images through small MLPs and counts the second, so that a warm-up is
-    over. Leaves torch's random state as it was.
+    Lets the loop take a batch of three 4x4 images through small MLPs and counts. Leaves torch's random state as it was.
     """
     images = ImageSet("toy", torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4), torch.arange(3), ("a", "b", "c"))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -52,19 +52,29 @@ def passes(method: Method) -> Mapping[str, Passes]:
             networks["student"].as_classifier(),
             {role: networks[role].as_classifier() for role in method.roles},
             Loader(images, 3, Augment(), seed=0),
-            Training(epochs=2, batch=3, precision="fp32"),
+            Training(epochs=101, batch=3, precision="fp32"),
             seed=0,
             companions={name: networks[name].as_classifier() for name in method.companions},
         )
-        run = loop.run()
-        next(run)
-        before = {name: (network.forwards, network.backwards) for name, network in networks.items()}
-        next(run)
-    found = {
-        name: Passes(forward=network.forwards - before[name][0], backward=network.backwards - before[name][1])
-        for name, network in networks.items()
-    }
+        loop.epoch = percent
+        next(loop.run())
+    found = {name: Passes(forward=network.forwards, backward=network.backwards) for name, network in networks.items()}
     return MappingProxyType(found)  # it is cached, so nobody may change it
+
+
+def passes_of_epoch(method: Method, epoch: int, epochs: int, batches: int) -> dict[str, Passes]:
+    """Return the passes of every network in one epoch (from 0) of a run, to a hundredth of the run's schedules."""
+    last = max(1, epochs * batches - 1)
+    percents = Counter(100 * (epoch * batches + batch) // last for batch in range(batches))
+    if passes(method, 0) == passes(method, 100):  # nothing grows or begins
+        percents = Counter({100: batches})
+    return {
+        name: Passes(
+            forward=sum(count * passes(method, percent)[name].forward for percent, count in percents.items()),
+            backward=sum(count * passes(method, percent)[name].backward for percent, count in percents.items()),
+        )
+        for name in passes(method)
+    }
 
 
 class Counted(nn.Module):

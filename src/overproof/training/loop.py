@@ -23,6 +23,7 @@ from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
 from overproof.training.parallel import Learners, distributed
+from overproof.training.teachers import Teachers
 
 _LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
 _NEVER = torch.iinfo(torch.int64).max
@@ -66,11 +67,11 @@ class Loop:
         *,
         companions: Mapping[str, Classifier] | None = None,
     ) -> None:
-        self.method, self.student, self.teachers = method, student, teachers
+        self.method, self.student, self.teachers = method, student, Teachers(teachers, loader, training)
         self._learners = Learners(student, companions or {})
         self.companions = self._learners.companions
         self.loader, self.training, self.seed = loader, training, seed
-        self.device = loader.images.images.device
+        self.device = loader.images.device
         self.precision = choose_precision(training.precision, self.device, student)
         self.processes = loader.processes
         for network in (self._learners, *teachers.values()):
@@ -147,11 +148,12 @@ class Loop:
         """Take all of the method's updates on one batch."""
         torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
         batches, updates, part = len(self.loader), self.method.updates, self.loader.part(self.batch)
+        x = batch.x.contiguous(memory_format=torch.channels_last)
         step = Step(
-            x=batch.x.contiguous(memory_format=torch.channels_last),
+            x=x,
             y=batch.y,
             student=self.student,
-            teachers=self.teachers,
+            teachers=self.teachers.shown(x, self.epoch, self.batch),
             companions={name: cast(Classifier, network) for name, network in self.companions.items()},
             state=self.memory,
             progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
@@ -241,8 +243,8 @@ def _memory(method: Method, loader: Loader) -> tuple[dict[str, Tensor], frozense
 
     These are known by their shape, which follows the batch's; every process holds its own rows of them.
     """
-    memory = method.initial_state(next(loader.batches(0)))
+    memory = method.initial_state(loader.like)
     if loader.processes.count == 1:
         return memory, frozenset()
-    whole = method.initial_state(next(replace(loader, processes=ALONE).batches(0)))
+    whole = method.initial_state(replace(loader, processes=ALONE).like)
     return memory, frozenset(name for name, value in memory.items() if value.shape != whole[name].shape)

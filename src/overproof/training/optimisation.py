@@ -134,7 +134,9 @@ class Training:
 
     ``warmup`` is a number of epochs of linear rise. ``clip`` bounds the gradient's l2 norm (0: off). ``precision``:
     ``auto`` is bf16 autocast where the device computes bf16 natively and the student has convolutions wide enough to
-    gain from it, else fp32. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
+    gain from it, else fp32. ``teacher_precision`` is the student's, unless it says otherwise (``auto`` looks at the
+    teacher). ``teacher_cache`` keeps the teachers' answers to unattacked images, one per image and draw of
+    ``augment.bank``. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
     """
 
     epochs: int = 100
@@ -145,6 +147,8 @@ class Training:
     averaging: EMA | SWA | None = None
     clip: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    teacher_precision: Literal["student", "auto", "fp32", "bf16"] = "student"
+    teacher_cache: bool = False
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:

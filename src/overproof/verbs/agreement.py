@@ -1,6 +1,6 @@
 """What several processes must agree on before they train together: recipe, images, and a batch that can be shared."""
 
-from overproof.data.images import ImageSet
+from overproof.data.images import Labelled
 from overproof.errors import InputError
 from overproof.processes import Processes
 from overproof.recipe import Recipe, differences, dump, parse
@@ -17,7 +17,7 @@ def check_same_recipe(recipe: Recipe, processes: Processes) -> None:
     processes.together(check)
 
 
-def check_same_images(images: ImageSet, processes: Processes) -> None:
+def check_same_images(images: Labelled, processes: Processes) -> None:
     """Raise ``InputError`` where processes read different training images; reads every pixel if there are several."""
     if processes.count == 1:
         return

@@ -102,7 +102,7 @@ def certifying(
     model = subject.model.to(place)
     other = None if teacher is None else network(teacher, subject.images.signature).to(place)
     rows = subject.rows(examples, seed)
-    images = subject.images.at(rows).to(place)
+    images = subject.images.at(rows).decoded().to(place)  # no other image is read
     folder = subject.folder if out is None else Path(out)
     pair = None if other is None else (str(teacher), other)
     certificate = _certificate(subject, model, pair, plan, noise, gammas)

@@ -99,7 +99,7 @@ def evaluating(
     if teacher is not None:
         other = network(teacher, subject.images.signature).to(place)
     rows = subject.rows(examples, seed)
-    images = subject.images.at(rows).to(place)
+    images = subject.images.at(rows).decoded().to(place)  # no other image is read
     size = subject.batch if batch is None else batch
     if size < 1:
         raise InputError(f"batch must be at least 1, got {size}")

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
-from overproof.data.images import Batch, ImageSet, balanced_subset
+from overproof.data.images import Batch, ImageSet, Labelled, balanced_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
@@ -33,7 +33,7 @@ class Examinee:
     name: str
     folder: Path
     model: Classifier
-    images: ImageSet
+    images: Labelled
     threat: Threat
     trials: tuple[Trial, ...] = ()
     examples: int = 0
@@ -64,7 +64,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     run = word if isinstance(word, Run) else Run(Path(word))
     recipe = run.recipe()
     model, description = run.model()
-    images = (recipe.data if data is None else _source(data)).load("test")
+    images = (recipe.data if data is None else _source(data)).open("test")
     if images.signature != model.signature:
         raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
     return Examinee(
@@ -90,7 +90,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
     if data is None:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
-    images = _source(data).load("test")
+    images = _source(data).open("test")
     model = foreign(word, images.signature)
     return Examinee(
         name=word,

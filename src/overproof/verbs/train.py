@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from overproof.data.draws import seed_at
-from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
+from overproof.data.encoded import EncodedSet
+from overproof.data.images import ImageSet, Labelled, balanced_subset, check_trainable, hold_out
 from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -26,11 +27,12 @@ from overproof.run import Run
 from overproof.shipped import find_recipe
 from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
-from overproof.training.cost import passes
+from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
 
+_Images = ImageSet | EncodedSet
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
 
@@ -110,12 +112,14 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
     if resuming:
         state, refused = processes.from_leader(lambda: load_checkpoint(run.checkpoints))
         warnings += [f"{sentence}; the one before is used" for sentence in refused]
+        if state.get("data", stage.data) != stage.data:
+            raise InputError(f"{run.folder}: the training images are not those this run was started with; restore them")
         loop.restore(state)
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
     else:
-        _begin(run, recipe, loop)
+        _begin(run, recipe, stage)
     if splits_batchnorm(loop.student, processes):
         warnings.append(
             f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
@@ -145,7 +149,7 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
                 run.write_metrics(records)
         # Clocks differ, and saving takes all processes.
         if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
-            _save(run, loop, best)
+            _save(run, stage, best)
             saved = time.monotonic()
         if progress.whole:
             clock = _Clock()
@@ -168,6 +172,8 @@ class _Stage:
     architecture: Architecture
     classes: tuple[str, ...]
     held_out: ImageSet
+    data: str
+    """The digest of the images that are learnt from."""
 
 
 class _Clock:
@@ -186,8 +192,8 @@ class _Clock:
 def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stage:
     """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
 
-    def read_all() -> tuple[ImageSet, ImageSet, ImageSet, dict[str, Classifier], Architecture]:
-        images = recipe.data.load("train")
+    def read_all() -> tuple[_Images, _Images, _Images, dict[str, Classifier], Architecture]:
+        images = recipe.data.open("train")
         kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
         check_trainable(kept, recipe.training.batch)
         check_shareable(len(kept), recipe.training.batch, processes)
@@ -200,16 +206,17 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    loader = Loader(kept.to(device), recipe.training.batch, recipe.augment, recipe.seed, processes)
+    loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
         loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
         architecture=architecture,
         classes=images.classes,
-        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(device),
+        data=kept.digest,
+        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
     )
 
 
-def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
+def _begin(run: Run, recipe: Recipe, stage: _Stage) -> None:
     """Make the run folder with its first state and its recipe."""
 
     def make() -> None:
@@ -218,10 +225,10 @@ def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
         except OSError as problem:
             raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
 
-    loop.processes.from_leader(make)
+    stage.loop.processes.from_leader(make)
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
-    _save(run, loop, None)
-    loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
+    _save(run, stage, None)
+    stage.loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
 
 
 def validate(
@@ -240,7 +247,7 @@ def validate(
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, images: ImageSet) -> Classifier:
+def load_teacher(role: str, path: str, images: Labelled) -> Classifier:
     """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
     teacher, description = Run(Path(path)).model()
     if teacher.signature != images.signature:
@@ -290,7 +297,8 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
         return False
     if not started:
         return False
-    changed = differences(run.recipe(), recipe)
+    # How images are loaded changes no batch.
+    changed = [one for one in differences(run.recipe(), recipe) if not one.startswith("loading.")]
     if changed:
         raise InputError(
             f"{run.folder}: the recipe is not the one this run was started with ({'; '.join(changed)}); "
@@ -311,8 +319,9 @@ def _network(recipe: Recipe, architecture: Architecture, signature: Signature, n
     return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
 
 
-def _save(run: Run, loop: Loop, best: Validation | None) -> None:
-    state = {**loop.state(), "best": asdict(best) if best else {}}
+def _save(run: Run, stage: _Stage, best: Validation | None) -> None:
+    loop = stage.loop
+    state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data}
     if loop.processes.leads:
         save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
@@ -346,11 +355,14 @@ def _record(
         "best_epoch": best.epoch if best else None,
         **seconds,
         "passes": {
-            name: {"forward": found.forward * progress.batches, "backward": found.backward * progress.batches}
-            for name, found in passes(loop.method).items()
+            name: asdict(found)
+            for name, found in passes_of_epoch(
+                loop.method, progress.epoch - 1, loop.training.epochs, progress.batches
+            ).items()
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
         "processes": loop.processes.count,
+        **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),
     }
