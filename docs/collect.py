@@ -27,6 +27,7 @@ def collect(folder: Path) -> dict[str, Any]:
             name: {key: one[key] for key in ("passed", "of", "share")} for name, one in found["attacks"].items()
         },
         "worst": found["worst"],
+        "certificate": certificate(run),
         "training_seconds": round(sum(record["seconds"] for record in records), 1),
         "training_processor_seconds": round(sum(record["processor_seconds"] for record in records), 1),
         "epochs": len(records),
@@ -35,6 +36,30 @@ def collect(folder: Path) -> dict[str, Any]:
         "hardware": records[-1]["hardware"],
         "precision": records[-1]["precision"],
         "versions": found["versions"],
+    }
+
+
+def certificate(run: Run) -> dict[str, Any] | None:
+    """Return what was proved of a run, alone and beside its teacher; None where nothing was tried."""
+    file = run.folder / "certificate.json"
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text())
+    if found["model_digest"] != run.description()["digest"]:
+        raise SystemExit(f"{run.folder}: its network has changed since it was certified")
+    beside = found["teacher"] and {
+        "gap": {side: found["teacher"]["gap"][side] for side in ("attacked", "separate", "proven")},
+        "agreement": {side: found["teacher"]["agreement"][side]["share"] for side in ("proven", "standing")},
+        "examples": found["teacher"]["examples"],
+    }
+    return {
+        "bound": found["bound"],
+        "seconds_each": found["budget"],
+        "examples": found["data"]["examples"],
+        "verified": {key: found["verified"][key] for key in ("passed", "of", "share")},
+        "counts": found["counts"],
+        "seconds": round(sum(stage["seconds"] for stage in found["stages"].values()), 1),
+        "teacher": beside,
     }
 
 
