@@ -27,6 +27,7 @@ from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
 from overproof.training.optimisation import Training
+from overproof.training.performance import Performance
 
 Plain = Any
 """What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
@@ -109,6 +110,7 @@ class Recipe:
     teachers: dict[str, str] = field(default_factory=dict)
     method: Method
     training: Training = field(default_factory=Training)
+    performance: Performance = field(default_factory=Performance)
     selection: Selection = field(default_factory=Selection)
     evaluation: Evaluation = field(default_factory=Evaluation)
 

@@ -27,6 +27,7 @@ from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.mode import in_mode
+from overproof.models.precision import tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
@@ -124,7 +125,7 @@ def certifying(
     if shard.leads:
         store.open(resume=resume)
     shard.wait()
-    with in_mode(model, training=False):
+    with in_mode(model, training=False), tensor_float(False):
         blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
     found = {
         "schema": SCHEMA,

@@ -31,7 +31,7 @@ from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.mode import in_mode
-from overproof.models.precision import choose_precision
+from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network, shown
@@ -121,7 +121,8 @@ def evaluating(
         store.open(resume=resume)
     shard.wait()
     course = _Course(model, other, images, suite, store, shard, seed, size, chosen)
-    verdicts = yield from course.run(warnings)
+    with tensor_float(False):
+        verdicts = yield from course.run(warnings)
     found = {
         "schema": SCHEMA,
         **subject.facts,

@@ -20,6 +20,7 @@ from overproof.evaluation.shards import Shard
 from overproof.files import write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.precision import tensor_float
 from overproof.models.weights import build, freeze, save_model
 from overproof.processes import ALONE, Processes, lost
 from overproof.recipe import Recipe, differences, dump, read
@@ -88,9 +89,10 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     """
     processes = Processes.here(cpu=device == "cpu")
     try:
-        for news in _course(recipe, Run(out), resume, device, processes):
-            if processes.leads:
-                yield news
+        with tensor_float(recipe.performance.tf32):
+            for news in _course(recipe, Run(out), resume, device, processes):
+                if processes.leads:
+                    yield news
     except RuntimeError as problem:
         if processes.count > 1 and lost(problem):
             raise InputError(
@@ -145,7 +147,7 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
                     save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
                 best = latest if names else best
             if processes.leads:
-                records.append(_record(progress, loop, latest, best, seconds))
+                records.append(_record(recipe, progress, loop, latest, best, seconds))
                 run.write_metrics(records)
         # Clocks differ, and saving takes all processes.
         if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
@@ -206,6 +208,7 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
+    recipe.performance.prepare([student, *companions.values(), *teachers.values()], device)
     loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
         loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
@@ -345,7 +348,12 @@ def _chosen(validation: Validation) -> dict[str, Any]:
 
 
 def _record(
-    progress: Progress, loop: Loop, latest: Validation | None, best: Validation | None, seconds: dict[str, float]
+    recipe: Recipe,
+    progress: Progress,
+    loop: Loop,
+    latest: Validation | None,
+    best: Validation | None,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     return {
         "epoch": progress.epoch,
@@ -362,6 +370,7 @@ def _record(
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
+        "compiled": recipe.performance.compiles(loop.device),
         "processes": loop.processes.count,
         **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),
