@@ -25,6 +25,7 @@ from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes
 from overproof.training.loop import Loop, Progress
+from overproof.verbs.networks import find_network
 
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
@@ -192,20 +193,23 @@ def validate(network: Classifier, images: ImageSet, recipe: Recipe, epoch: int, 
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, images: ImageSet) -> Classifier:
-    """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
-    teacher, description = Run(Path(path)).model()
-    if teacher.signature != images.signature:
-        raise InputError(
-            f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {images.signature}"
-        )
-    if tuple(description["classes"]) != images.classes:
-        pairs = zip(description["classes"], images.classes, strict=True)
+def load_teacher(role: str, word: str, images: ImageSet) -> Classifier:
+    """Return the teacher that a word names (see ``find_network``), frozen.
+
+    Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
+    """
+    try:
+        found = find_network(word, images.signature)
+    except InputError as problem:
+        raise InputError(f"teacher {role!r}: {problem}") from problem
+    if found.classes and found.classes != images.classes:
+        pairs = zip(found.classes, images.classes, strict=True)
         index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"teacher {role!r} ({path}) was trained on other classes: its {index} is {theirs!r}, here it is {ours!r}"
+            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
+            f"here it is {ours!r}"
         )
-    return freeze(teacher)
+    return freeze(found.model)
 
 
 def collapsed(best: Validation, latest: Validation) -> bool:
