@@ -1,5 +1,6 @@
 """``teacher import``: somebody else's checkpoint becomes a run folder."""
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 from overproof.data.sources import Source
 from overproof.environment import versions
 from overproof.errors import InputError
+from overproof.files import make_folder
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import parameter_count
 from overproof.models.layouts import find_weights, load_into
@@ -62,16 +64,10 @@ def import_teacher(
     if images and found.classes != len(images.classes):
         raise InputError(f"{file}: it is for {found.classes} classes, {images.name} has {len(images.classes)}")
     mean, std = _normalisation(file, (mean, std), (found.mean, found.std))
-    signature = Signature(channels=shape.channels, height=shape.height, width=shape.width, classes=found.classes)
-    try:
-        network = build(architecture, signature, mean=mean, std=std).eval()
-    except ValueError as problem:
-        raise InputError(str(problem)) from problem
+    signature = replace(shape, classes=found.classes)
+    network = build(architecture, signature, mean=mean, std=std).eval()
     load_into(network.backbone, found)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{folder}: cannot be made ({problem.strerror})") from problem
+    make_folder(folder)
     facts = {
         "name": folder.name,
         "parameters": parameter_count(network),

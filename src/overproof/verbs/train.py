@@ -14,7 +14,7 @@ from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.weights import build, freeze, save_model
@@ -176,10 +176,7 @@ def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
 
 def _begin(run: Run, recipe: Recipe, loop: Loop) -> None:
     """Make the run folder with its first state and its recipe."""
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
+    make_folder(run.folder)
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
     _save(run, loop, None)
     write_atomically(run.folder / "recipe.yaml", dump(recipe).encode())
