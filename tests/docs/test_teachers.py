@@ -2,6 +2,7 @@
 
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -78,7 +79,8 @@ class Scheduler:
 
 def test_the_lines_with_timms_conventions_train_a_student(task, monkeypatch):
     """With timm where it is installed, and with two functions of its signatures where it is not."""
-    if "timm" not in sys.modules and __import__("importlib.util").util.find_spec("timm") is None:
+    missing = find_spec("timm") is None
+    if missing:
         timm, optim = ModuleType("timm"), ModuleType("timm.optim")
         timm.create_model = lambda name, num_classes: nn.Sequential(nn.Flatten(), nn.Linear(16, num_classes))
         optim.create_optimizer_v2 = lambda model, opt, lr: {"sgd": torch.optim.SGD}[opt](model.parameters(), lr=lr)
@@ -89,7 +91,7 @@ def test_the_lines_with_timms_conventions_train_a_student(task, monkeypatch):
     assert len([line for line in TIMM.splitlines() if line.strip()]) <= 20
     args = SimpleNamespace(epochs=30, model="tiny", opt="sgd", lr=0.5)
     _, teacher, loader = task
-    if isinstance(sys.modules["timm"], ModuleType) and not hasattr(sys.modules["timm"], "__version__"):
+    if missing:
         student, optimiser, method = names["create"](args, SIGNATURE, (0.5,), (0.25,))
         assert isinstance(student, Classifier) and student.normalises
     else:  # timm's own networks are too large for a test

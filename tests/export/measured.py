@@ -22,5 +22,5 @@ def measured_run(folder):
     """Train, evaluate and certify in this folder; return it."""
     train(parse(TOY), folder, device="cpu")
     evaluate(folder, examples=50, device="cpu")
-    certify(folder, examples=20, bound="crown", device="cpu")
+    certify(folder, examples=10, bound="ibp", device="cpu")
     return folder

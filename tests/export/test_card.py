@@ -55,7 +55,9 @@ def test_the_header_is_what_the_hub_reads(card, facts):
 
 def test_a_data_set_of_the_hub_is_linked(card, facts):
     recipe = yaml.safe_dump({**yaml.safe_load(facts["recipe"]), "data": {"kind": "hub", "id": "ylecun/mnist"}})
-    assert ModelCard(card(recipe=recipe)).data.datasets == ["ylecun/mnist"]
+    header = ModelCard(card(recipe=recipe)).data
+    assert header.datasets == ["ylecun/mnist"]
+    assert header.eval_results[0].dataset_type == "ylecun/mnist"
     assert ModelCard(card()).data.datasets is None
 
 
@@ -73,6 +75,8 @@ def test_what_is_not_known_is_said(card, facts):
     assert "model-index" not in text
     assert "Nothing is proved about it." not in card()
     assert "upper estimates for linf changes of at most 1/255" in card()
+    taught = card(config={**facts["config"], "teachers": {"robust": "cd"}})
+    assert "SHA-256 of the robust teacher's weights: `cd`" in taught
     stranger = {**facts["config"], "license": "unknown", "imported": {"file": "x.pt", "sha256": "ab"}}
     text = card(config=stranger, evaluation={**facts["evaluation"], "selected_on": "unknown"})
     assert "licence: not stated by its publisher" in text

@@ -14,8 +14,9 @@ from tests.export.measured import measured_run
 
 import overproof
 from overproof.errors import InputError
-from overproof.export.hub import fetch, push, repository_id, write_repository
+from overproof.export.hub import EVIDENCE, fetch, push, repository_id, write_repository
 from overproof.run import Run, find_run, load
+from overproof.verbs import certify, evaluate
 
 ALL = {"README.md", "certificate.json", "config.json", "evaluation.json", "model.safetensors", "recipe.yaml"}
 
@@ -99,6 +100,9 @@ def test_evidence_about_another_network_is_not_published(run, tmp_path):
     assert told.endswith(
         "evaluation.json: it is about another network than model.safetensors; measure it again, or remove it"
     )
+    for old in ("{", json.dumps({**found, "schema": 1})):
+        (folder / "evaluation.json").write_text(old)
+        assert "not evidence of this version of overproof" in refused(write_repository, folder, tmp_path / "out")
     (folder / "evaluation.json").write_text("{")
     assert "not evidence of this version of overproof" in refused(write_repository, folder, tmp_path / "out")
     assert files(tmp_path) == {"run"}
@@ -129,6 +133,10 @@ def test_an_empty_folder_will_do(run, tmp_path):
     (tmp_path / "out").mkdir()
     assert files(write_repository(run, tmp_path / "out")) == ALL
     assert files(tmp_path) == {"out"}
+
+
+def test_the_schemas_are_those_that_are_written():
+    assert EVIDENCE == {"evaluation.json": evaluate.SCHEMA, "certificate.json": certify.SCHEMA}
 
 
 # --- which words ------------------------------------------------------------------------------------------------------

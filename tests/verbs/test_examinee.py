@@ -1,6 +1,8 @@
 import sys
 
+import huggingface_hub.constants
 import pytest
+from tests.export.fake_hub import FakeHub, serving
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
@@ -9,6 +11,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.evaluation.trial import SUITES, Trial
+from overproof.export.hub import write_repository
 from overproof.signature import Signature
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee
 from overproof.verbs.networks import digest_of
@@ -84,6 +87,20 @@ class TestWho:
         assert found.facts["model_digest"] == digest_of(found.model)
         assert not found.model.training
         assert refused(examinee, f"{module}:make", None).startswith(f"{module}:make: say on which images, with --data ")
+
+    def test_a_repository_of_the_hub_is_a_run_whose_results_lie_elsewhere(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        hub = FakeHub()
+        hub.holds("org/toy", write_repository(run.folder, tmp_path / "repository"))
+        with serving(hub) as address:
+            monkeypatch.setenv("HF_ENDPOINT", address)
+            found = examinee("org/toy", None)
+        assert found.folder.as_posix() == found.name == "evaluations/org-toy"
+        assert found.facts == examinee(run, None).facts
+        assert found.threat == run.recipe().threat
+        # A repository on disk is a folder like any other.
+        assert examinee(tmp_path / "repository", None).folder == tmp_path / "repository"
 
     def test_no_run(self, tmp_path):
         assert refused(examinee, tmp_path, None) == f"{tmp_path}: not a run folder (it has no recipe.yaml)"

@@ -1,5 +1,6 @@
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import huggingface_hub.constants
@@ -80,6 +81,7 @@ def test_a_run_a_repository_and_a_module_are_networks(run, on_hub, module):
         assert torch.equal(found.model(x), run.model()[0](x))
         assert found.digest == run.description()["digest"] == digest_of(found.model)
         assert found.classes == tuple("0123456789")
+    assert refused(find_network, Path("org/toy"), DIGITS) == "org/toy: no such run folder"  # a path is never looked up
     found = find_network(f"{module}:make", DIGITS)
     assert found.classes == () and not found.model.training
     assert found.digest == digest_of(found.model)
@@ -91,6 +93,7 @@ def test_the_zoos_names_are_teachers(word, zoos, toy, tmp_path):
     edits = ("method={kind: ard, inner: {steps: 1}}", "training.epochs=1", f"teachers.robust='{word}#sha256={digest}'")
     run = train(toy(*edits), tmp_path / "run", device="cpu")
     assert run.recipe().teachers == {"robust": f"{word}#sha256={digest}"}
+    assert run.description()["teachers"] == {"robust": digest}
 
 
 def test_a_repository_teaches_as_the_run_does(run, on_hub, toy, tmp_path):

@@ -40,20 +40,20 @@ def model_card(
 
 def _header(config: Facts, recipe: str | None, evaluation: Facts | None) -> dict[str, Any]:
     data = (yaml.safe_load(recipe) if recipe else {}).get("data", {})
-    known = {"datasets": [data["id"]]} if data.get("kind") == "hub" else {}
+    known = [data["id"]] if data.get("kind") == "hub" else []
     return {
         "library_name": "overproof",
         "license": config["license"],
         "pipeline_tag": "image-classification",
         "tags": ["adversarial-robustness", "knowledge-distillation"],
-        **known,
-        **({"model-index": [_index(config, evaluation)]} if evaluation else {}),
+        **({"datasets": known} if known else {}),
+        **({"model-index": [_index(config, evaluation, *known)]} if evaluation else {}),
     }
 
 
-def _index(config: Facts, evaluation: Facts) -> dict[str, Any]:
-    """Return the figures in the form that the Hub lists (``model-index``)."""
-    threat = evaluation["threat"]
+def _index(config: Facts, evaluation: Facts, data_id: str = "") -> dict[str, Any]:
+    """Return the figures in the form that the Hub lists (``model-index``); a data set's type is its id there."""
+    threat, name = evaluation["threat"], evaluation["data"]["name"]
     figures = {
         "Accuracy": evaluation["clean"]["share"],
         f"Accuracy under attack ({threat['norm']}, eps {threat['eps']})": evaluation["worst"]["share"],
@@ -63,7 +63,7 @@ def _index(config: Facts, evaluation: Facts) -> dict[str, Any]:
         "results": [
             {
                 "task": {"type": "image-classification"},
-                "dataset": {"name": evaluation["data"]["name"], "type": evaluation["data"]["name"], "split": "test"},
+                "dataset": {"name": name, "type": data_id or name, "split": "test"},
                 "metrics": [{"type": "accuracy", "name": name, "value": value} for name, value in figures.items()],
             }
         ],
@@ -150,6 +150,10 @@ def _origin(config: Facts) -> str:
     lines = {
         "SHA-256 of the weights": f"`{config['digest']}`",
         "SHA-256 of the recipe": f"`{config['recipe_digest']}`" if config.get("recipe_digest") else None,
+        **{
+            f"SHA-256 of the {role} teacher's weights": f"`{digest}`"
+            for role, digest in config.get("teachers", {}).items()
+        },
         "imported from": _imported(config.get("imported")),
         "licence": "not stated by its publisher" if config["license"] == "unknown" else config["license"],
         "written by": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),

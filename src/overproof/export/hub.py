@@ -15,7 +15,8 @@ from overproof.files import write_atomically
 from overproof.models.weights import load_model
 
 WEIGHTS, CONFIG, CARD, RECIPE = "model.safetensors", "config.json", "README.md", "recipe.yaml"
-EVIDENCE = ("evaluation.json", "certificate.json")
+EVIDENCE = {"evaluation.json": 2, "certificate.json": 1}
+"""The files of evidence, and the schema of each that the card can show."""
 FILES = (WEIGHTS, CONFIG, CARD, RECIPE, *EVIDENCE)
 """What a repository may hold of ours; nothing else of it is fetched."""
 
@@ -59,8 +60,8 @@ def write_repository(folder: Path, out: Path, *, licence: str = "unknown") -> Pa
     card = model_card(
         config,
         recipe=None if recipe is None else recipe.decode(),
-        evaluation=evidence.get(EVIDENCE[0]),
-        certificate=evidence.get(EVIDENCE[1]),
+        evaluation=evidence.get("evaluation.json"),
+        certificate=evidence.get("certificate.json"),
     )
     bodies = {
         WEIGHTS: (folder / WEIGHTS).read_bytes(),
@@ -169,9 +170,11 @@ def _evidence(file: Path, digest: str) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(file.read_text())
-        about = found["model_digest"]
+        about, schema = found["model_digest"], found["schema"]
     except (ValueError, KeyError, TypeError) as problem:
         raise InputError(f"{file}: not evidence of this version of overproof; measure it again") from problem
+    if schema != EVIDENCE[file.name]:
+        raise InputError(f"{file}: not evidence of this version of overproof; measure it again")
     if about != digest:
         raise InputError(f"{file}: it is about another network than {WEIGHTS}; measure it again, or remove it")
     return found

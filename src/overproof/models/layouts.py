@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from overproof.errors import InputError
-from overproof.models.architecture import Architecture, Backbone
+from overproof.models.architecture import Architecture
 from overproof.models.catalogue import NAMED
 from overproof.models.untrusted import tensor_maps
 from overproof.signature import Signature
@@ -67,6 +68,14 @@ class _Found:
         )
 
 
+@dataclass(frozen=True)
+class _Outline:
+    """What a network's tensors are called and how they are shaped; ``head`` is the name of its last layer."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    head: str
+
+
 def find_weights(
     tree: Mapping[str, Any], architecture: Architecture, size: Signature, *, name: str, classes: int = 0, key: str = ""
 ) -> Weights:
@@ -81,22 +90,22 @@ def find_weights(
     maps = dict(tensor_maps(tree))
     if not maps:
         raise InputError("it holds no tensors by their names")
-    sketch = _sketch(architecture, size)
-    ways = _best(maps, _shapes(sketch), key)
+    outline = _outline(architecture, size)
+    ways = _best(maps, outline.shapes, key)
     if ways is None:
         places = ", ".join(repr(place) for place in maps)
         raise InputError(f"it holds nothing of {name}{_other(maps, size, name)}; its entries are {places}")
     found, others = ways
     rivals = [way.label for way in others if not found.same_as(way)]
-    if rivals and 2 * len(found.keys) > len(sketch.state_dict()):  # with fewer it is another network's file
+    if rivals and 2 * len(found.keys) > len(outline.shapes):  # with fewer it is another network's file
         labels = ", ".join(map(repr, [found.label, *rivals]))
         raise InputError(f"it holds several networks, under {labels}; choose one with --key")
     sizes = {own: tuple(found.tensors[theirs].shape) for own, theirs in found.keys.items()}
-    head = _head(sketch)
+    head = f"{outline.head}.weight"
     count = sizes[head][0] if sizes.get(head) else classes or size.classes or 2
     if classes and count != classes:
         raise InputError(f"its last layer ({found.keys[head]}) is for {count} classes, not {classes}")
-    wanted = _shapes(_sketch(architecture, size, count))
+    wanted = _outline(architecture, size, count).shapes
     missing = [own for own in wanted if own not in sizes and not own.endswith("num_batches_tracked")]
     mean, std, layer = _normaliser(found.tensors, size.channels)
     left = found.left(layer)
@@ -160,22 +169,19 @@ def _common(name: str) -> str:
     return ".".join(_SYNONYMS.get(part, part) for part in name.split("."))
 
 
-def _sketch(architecture: Architecture, size: Signature, classes: int = 2) -> Backbone:
-    """Return the network without memory for its weights."""
+@cache
+def _outline(architecture: Architecture, size: Signature, classes: int = 2) -> _Outline:
+    """Return what a network's tensors are called, built without memory for them."""
     signature = replace(size, classes=classes)
     try:
         with torch.device("meta"):
-            return architecture.build(signature)
+            sketch = architecture.build(signature)
     except ValueError as problem:
         raise InputError(f"{architecture.kind} for {signature}: {problem}") from problem
-
-
-def _shapes(sketch: Backbone) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in sketch.state_dict().items()}
-
-
-def _head(sketch: Backbone) -> str:
-    return next(f"{name}.weight" for name, module in sketch.named_modules() if module is sketch.head)
+    return _Outline(
+        shapes={name: tuple(value.shape) for name, value in sketch.state_dict().items()},
+        head=next(name for name, module in sketch.named_modules() if module is sketch.head),
+    )
 
 
 def _normaliser(
@@ -213,26 +219,30 @@ def _other(maps: Mapping[str, Mapping[str, Tensor]], size: Signature, name: str)
     """Return a hint at the named network whose names and shapes the file has, or nothing."""
     for other, architecture in NAMED.items():
         try:
-            sketch = _sketch(architecture, size)
+            outline = _outline(architecture, size)
         except InputError:  # the images are too small for it
             continue
-        ways = _best(maps, _shapes(sketch))
-        if other != name and ways is not None and _fits(ways[0], sketch, size.channels):
+        ways = _best(maps, outline.shapes)
+        if other != name and ways is not None and _fits(ways[0], outline, size.channels):
             return f"; by names and shapes it is {other!r}: say --model {other}"
     return ""
 
 
-def _fits(found: _Found, sketch: Backbone, channels: int) -> bool:
-    """Whether every tensor of the sketch is there in its shape, but for the number of classes, and none is left."""
-    wanted, last = _shapes(sketch), _head(sketch).removesuffix("weight")
+def _fits(found: _Found, outline: _Outline, channels: int) -> bool:
+    """Whether every tensor is there in its shape, but for the number of classes, and none is left over."""
     left = found.left(_normaliser(found.tensors, channels)[2])
-    return all(_expected(key.removeprefix(found.prefix)) for key in left) and all(
-        name.endswith("num_batches_tracked")
-        or (
-            name in found.keys
-            and tuple(found.tensors[found.keys[name]].shape)[name.startswith(last) :] == shape[name.startswith(last) :]
+    return (
+        all(_expected(key.removeprefix(found.prefix)) for key in left)
+        and all(
+            name.endswith("num_batches_tracked")
+            or (
+                name in found.keys
+                # The first dimension of the head's tensors is the number of classes.
+                and tuple(found.tensors[found.keys[name]].shape)[name.startswith(f"{outline.head}.") :]
+                == shape[name.startswith(f"{outline.head}.") :]
+            )
+            for name, shape in outline.shapes.items()
         )
-        for name, shape in wanted.items()
     )
 
 

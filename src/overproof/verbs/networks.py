@@ -32,13 +32,15 @@ class Network:
 def find_network(word: Path | str, signature: Signature) -> Network:
     """Return the network of a word, in eval mode.
 
-    A word is a run folder, a Hub repository (``org/name``, ``hub:org/name@revision``), ``timm:NAME``,
-    ``robustbench:[DATASET/THREAT/]NAME`` or ``package.module:factory``. ``#sha256=`` and the digest of the weights
-    behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
+    A path is a run folder. A word is one as well, or a Hub repository (``org/name``, ``hub:org/name@revision``),
+    ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``; ``#sha256=`` and the digest of the
+    weights behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
     signature's, and for another digest than the pinned one.
     """
-    word, digest = split_pin(str(word))
-    if is_foreign(word):
+    digest = ""
+    if isinstance(word, str):
+        word, digest = split_pin(word)
+    if isinstance(word, str) and is_foreign(word):
         model, classes = foreign(word, signature), ()
         found = digest_of(model)
     else:
@@ -48,7 +50,7 @@ def find_network(word: Path | str, signature: Signature) -> Network:
             raise InputError(f"{word}: it is for {model.signature}, the data are {signature}")
     if digest and found != digest:
         raise InputError(f"{word}: this is another network: its SHA-256 is {found}, the pin says {digest}")
-    return Network(word=word, model=model, classes=classes, digest=found)
+    return Network(word=str(word), model=model, classes=classes, digest=found)
 
 
 def split_pin(word: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes
 from overproof.training.loop import Loop, Progress
-from overproof.verbs.networks import find_network
+from overproof.verbs.networks import digest_of, find_network
 
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
@@ -110,7 +110,7 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
                     )
                 names = ["model"] if latest.better_than(best) else []
                 for name in [*names, "last"] if last else names:
-                    facts = {**_facts(recipe, loop), **_chosen(latest)}
+                    facts = {**_facts(recipe, stage), **_chosen(latest)}
                     save_model(out, network, stage.architecture, stage.classes, facts=facts, name=name)
                 best = latest if names else best
             records.append(_record(progress, loop, latest, best, seconds))
@@ -139,6 +139,7 @@ class _Stage:
     architecture: Architecture
     classes: tuple[str, ...]
     held_out: ImageSet
+    teachers: Mapping[str, str]  # the SHA-256 of each role's weights
 
 
 class _Clock:
@@ -160,6 +161,7 @@ def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
     kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
     check_trainable(kept, recipe.training.batch)
     teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
+    digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
     architecture = _fitted(recipe, teachers)
     student = _network(recipe, architecture, images.signature, "initial weights").to(device)
     companions = {
@@ -171,6 +173,7 @@ def _set_up(recipe: Recipe, device: torch.device) -> _Stage:
         architecture=architecture,
         classes=images.classes,
         held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).to(device),
+        teachers=digests,
     )
 
 
@@ -269,12 +272,13 @@ def _save(run: Run, loop: Loop, best: Validation | None) -> None:
     save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
 
-def _facts(recipe: Recipe, loop: Loop) -> dict[str, Any]:
+def _facts(recipe: Recipe, stage: _Stage) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipe_digest": recipe.digest,
-        "parameters": parameter_count(loop.student),
-        "precision": loop.precision,
+        "teachers": dict(stage.teachers),
+        "parameters": parameter_count(stage.loop.student),
+        "precision": stage.loop.precision,
         "versions": versions(),
     }
 
