@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overproof.errors import InputError
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 
 
 def test_writes_and_replaces(tmp_path):
@@ -53,7 +53,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 write_atomically(Path({str(file)!r}), b"x" * 5000)
 """
@@ -74,3 +74,12 @@ def test_places_that_cannot_be_written(tmp_path, name):
         write_atomically(tmp_path / name, b"x")
     assert {one.name for one in tmp_path.iterdir()} == {"file", "folder"}
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_is_made_with_those_above_it_or_the_reason_told(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/x: cannot be made \(Not a directory\)$"):
+        make_folder(tmp_path / "file" / "x")

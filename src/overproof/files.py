@@ -29,6 +29,14 @@ def write_atomically(path: Path, body: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there; raise ``InputError`` with the system's reason."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"{folder}: cannot be made ({problem.strerror})") from problem
+
+
 def _sync_folder(folder: Path) -> None:
     # The rename itself must survive a power cut; only POSIX systems can sync a folder.
     if os.name == "posix":

@@ -96,7 +96,8 @@ class Evaluation:
 class Recipe:
     """Everything a run depends on.
 
-    ``teachers`` maps a role of the method to a run folder. Attacks inherit of ``threat`` what they do not say.
+    ``teachers`` maps a role of the method to a run folder, a Hub repository (``org/name``), ``timm:NAME`` or
+    ``robustbench:NAME``, each with ``#sha256=...`` behind it or not. Attacks inherit of ``threat`` what they leave out.
     """
 
     name: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from overproof.errors import InputError
+from overproof.export.hub import fetch, repository_id
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
@@ -40,6 +41,14 @@ class Run:
     def description(self, name: str = "model") -> dict[str, Any]:
         """Return what the run says of its network, without reading the weights; raise ``InputError`` without one."""
         return load_description(self.folder, name)
+
+    def imported(self) -> dict[str, Any] | None:
+        """Return where an imported network is from, or None for a run that has a recipe (or is no run)."""
+        named = ("model.json", "config.json")
+        if (self.folder / "recipe.yaml").is_file() or not any((self.folder / name).is_file() for name in named):
+            return None
+        found: dict[str, Any] | None = self.description().get("imported")
+        return found
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return one record per finished epoch, in order; a half-written last line is left out."""
@@ -79,7 +88,20 @@ class Run:
                 return
 
 
-def load(folder: Path | str) -> Classifier:
-    """Return the network of a run folder, in eval mode on the CPU; raise ``InputError`` where there is none."""
-    model, _ = Run(Path(folder)).model()
+def find_run(word: Path | str) -> Run:
+    """Return the run in a folder, or in a repository of the Hub (``org/name``, ``hub:org/name@revision``).
+
+    Raises ``InputError`` where the Hub does not give it; a folder is not looked into.
+    """
+    repository = repository_id(word) if isinstance(word, str) else None
+    return Run(fetch(*repository)) if repository else Run(Path(word))
+
+
+def load(word: Path | str) -> Classifier:
+    """Return the network of a run folder or of a Hub repository, in eval mode on the CPU.
+
+    A repository is written ``org/name``, ``org/name@revision``, or with ``hub:`` in front where a folder of that name
+    is here as well. Raises ``InputError`` where there is none, or its weights are not those it describes.
+    """
+    model, _ = find_run(word).model()
     return model

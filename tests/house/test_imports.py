@@ -17,8 +17,11 @@ LAW = {
     "training": BASE | {"attacks", "bounds", "methods", "training"},
     # The examiner does not know how the student was taught.
     "evaluation": BASE | {"attacks", "bounds", "evaluation"},
-    "export": BASE | {"attacks", "bounds", "evaluation", "export"},
     "report": GROUND | {"evaluation", "report"},
+    # A model card shows the report's tables.
+    "export": BASE | {"attacks", "bounds", "evaluation", "report", "export"},
+    # Other people's training loops around a method.
+    "integrations": BASE | {"attacks", "bounds", "methods", "training", "integrations"},
 }
 # The house's front: options and folders, then the verbs, then the words.
 ROOMS = set(LAW)

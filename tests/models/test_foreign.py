@@ -129,13 +129,14 @@ def refuses(name, sentence, signature=SIGNATURE):
 
 
 @pytest.mark.parametrize(
-    "word", ["a:b", "a.b:c", "timm:resnet18.a1_in1k", "robustbench:cifar10/Linf/X", "timm:hf-hub:a/b", "hugging:x"]
+    "word",
+    ["a:b", "a.b:c", "timm:resnet18.a1_in1k", "robustbench:cifar10/Linf/X", "timm:hf-hub:a/b", "hugging:x", "hub:make"],
 )
 def test_a_word_with_a_colon_is_foreign(word):
     assert is_foreign(word)
 
 
-@pytest.mark.parametrize("word", ["runs/a", "a", ".", "/runs/12:30", "runs/12:30", "", "./a:b"])
+@pytest.mark.parametrize("word", ["runs/a", "a", ".", "/runs/12:30", "runs/12:30", "", "./a:b", "hub:org/name"])
 def test_a_path_is_not(word):
     assert not is_foreign(word)
 

@@ -458,9 +458,7 @@ def test_a_teacher_for_other_images_is_refused(run, toy, squares, tmp_path):
         tmp_path / "other",
         device="cpu",
     ).folder
-    assert refused(run, teacher=other) == (
-        f"{other}: this teacher is for 1x6x6, 3 classes, the test images are 1x8x8, 10 classes"
-    )
+    assert refused(run, teacher=other) == (f"{other}: it is for 1x6x6, 3 classes, the data are 1x8x8, 10 classes")
 
 
 def test_another_folder_for_the_results(run, tmp_path):

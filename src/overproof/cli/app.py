@@ -11,6 +11,7 @@ from overproof.cli.console import leads, warn
 from overproof.cli.evaluate import evaluate
 from overproof.cli.inventory import list_
 from overproof.cli.quickstart import quickstart
+from overproof.cli.teacher import teacher
 from overproof.cli.train import train
 from overproof.errors import AgreedError, InputError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 for verb in (quickstart, train, evaluate, certify, compare):
     app.command()(verb)
 app.command(name="list")(list_)
+app.add_typer(teacher, name="teacher")
 
 
 def main() -> NoReturn:

@@ -11,7 +11,7 @@ from overproof.cli.options import BoundName, Device, NormName
 
 
 def certify(
-    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
     teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,

@@ -11,7 +11,7 @@ from overproof.cli.options import Device, NormName, PrecisionName
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
     attacks: Annotated[
         str,
         typer.Option(help="standard, quick, mtard, rrm, rrm-l2, a YAML file, or attack names, comma-separated."),

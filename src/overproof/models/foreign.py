@@ -23,9 +23,10 @@ _FORMS = "package.module:factory, robustbench:[DATASET/THREAT/]NAME or timm:NAME
 
 
 def is_foreign(word: str) -> bool:
-    """Tell ``package.module:factory``, ``robustbench:NAME`` and ``timm:NAME`` from the path of a run folder."""
-    kind, colon, _ = word.partition(":")
-    return bool(colon) and "/" not in kind and not Path(word).exists()
+    """Tell ``package.module:factory``, ``robustbench:NAME`` and ``timm:NAME`` from a run's path or ``hub:org/name``."""
+    kind, colon, rest = word.partition(":")
+    of_hub = kind == "hub" and "/" in rest
+    return bool(colon) and "/" not in kind and not of_hub and not Path(word).exists()
 
 
 def foreign(name: str, signature: Signature) -> Classifier:

@@ -31,7 +31,8 @@ from overproof.models.precision import tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
-from overproof.verbs.examinee import Examinee, digest_of, examinee, network, shown
+from overproof.verbs.examinee import Examinee, examinee, shown
+from overproof.verbs.networks import digest_of, find_network
 
 SCHEMA = 1
 
@@ -101,7 +102,7 @@ def certifying(
     if teacher is not None and noise is not None:
         raise InputError("smoothing certifies one network and no pair; leave out --teacher or --smoothing")
     model = subject.model.to(place)
-    other = None if teacher is None else network(teacher, subject.images.signature).to(place)
+    other = None if teacher is None else find_network(teacher, subject.images.signature).model.to(place)
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     folder = subject.folder if out is None else Path(out)

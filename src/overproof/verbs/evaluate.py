@@ -34,7 +34,8 @@ from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
-from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network, shown
+from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
+from overproof.verbs.networks import digest_of, find_network
 
 SCHEMA = 2
 
@@ -97,7 +98,7 @@ def evaluating(
     threat, suite = chosen_suite(subject, attacks, norm, eps)
     model, other = subject.model.to(place), None
     if teacher is not None:
-        other = network(teacher, subject.images.signature).to(place)
+        other = find_network(teacher, subject.images.signature).model.to(place)
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     size = subject.batch if batch is None else batch

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save
 from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
@@ -16,11 +14,12 @@ from overproof.data.images import Batch, ImageSet, Labelled, balanced_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
+from overproof.export.hub import repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.foreign import foreign, is_foreign
 from overproof.recipe import build, data_source
-from overproof.run import Run
-from overproof.signature import Signature
+from overproof.run import Run, find_run
+from overproof.verbs.networks import digest_of
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
 _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
@@ -61,17 +60,18 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     """Return whom a word names, with test images of its recipe or of ``data``; raise ``InputError``."""
     if isinstance(word, str) and is_foreign(word):
         return _foreigner(word, data)
-    run = word if isinstance(word, Run) else Run(Path(word))
+    run = word if isinstance(word, Run) else find_run(word)
+    # The Hub's cache is not the place for results.
+    home = _home(word) if isinstance(word, str) and repository_id(word) else run.folder
+    if (imported := run.imported()) is not None:
+        return _newcomer(run, home, imported, data)
     recipe = run.recipe()
     model, description = run.model()
-    images = (recipe.data if data is None else _source(data)).open("test")
-    if images.signature != model.signature:
-        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
     return Examinee(
-        name=str(run.folder),
-        folder=run.folder,
+        name=str(home),
+        folder=home,
         model=model,
-        images=images,
+        images=_images(run, model, recipe.data if data is None else _source(data)),
         threat=recipe.threat,
         trials=recipe.evaluation.attacks,
         examples=recipe.evaluation.examples,
@@ -87,6 +87,37 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     )
 
 
+def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None) -> Examinee:
+    """Return an imported network: it has no recipe, and the images it is for may be known or not."""
+    model, description = run.model()
+    known = imported["data"]
+    if data is None and known is None:
+        raise InputError(f"{run.folder}: say on which images, with --data uoft-cs/cifar10, --data digits or a path")
+    source = _source(data) if data is not None else build(Source, known, where=f"{run.folder}: data")
+    return Examinee(
+        name=str(home),
+        folder=home,
+        model=model,
+        images=_images(run, model, source),
+        threat=Threat(),
+        facts={
+            "run": description["name"],
+            "method": "imported",
+            "architecture": description["architecture"]["kind"],
+            "recipe_seed": None,
+            "model_digest": description["digest"],
+            "selected_on": description["selected_on"],
+        },
+    )
+
+
+def _images(run: Run, model: Classifier, source: Source) -> Labelled:
+    images = source.open("test")
+    if images.signature != model.signature:
+        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
+    return images
+
+
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
     if data is None:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
@@ -94,7 +125,7 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
     model = foreign(word, images.signature)
     return Examinee(
         name=word,
-        folder=Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word),
+        folder=_home(word),
         model=model,
         images=images,
         threat=Threat(),
@@ -109,21 +140,9 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
     )
 
 
-def network(word: Path | str, signature: Signature) -> Classifier:
-    """Return the network of a run folder or a foreign word, in eval mode; raise ``InputError`` if it does not fit."""
-    if isinstance(word, str) and is_foreign(word):
-        return foreign(word, signature)
-    model, _ = Run(Path(word)).model()
-    if model.signature != signature:
-        raise InputError(f"{word}: this teacher is for {model.signature}, the test images are {signature}")
-    return model
-
-
-def digest_of(model: Classifier) -> str:
-    """Return the SHA-256 of a network's weights and buffers."""
-    return sha256(
-        save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    ).hexdigest()
+def _home(word: str) -> Path:
+    """Return where the results about a network go that is in no run folder of the user's."""
+    return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
 
 
 def chosen_suite(

@@ -17,7 +17,7 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
@@ -32,6 +32,7 @@ from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
+from overproof.verbs.networks import digest_of, find_network
 
 _Images = ImageSet | EncodedSet
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
@@ -143,7 +144,7 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
                     )
                 names = ["model"] if latest.better_than(best) else []
                 for name in ([*names, "last"] if last else names) if processes.leads else ():
-                    facts = {**_facts(recipe, loop), **_chosen(latest)}
+                    facts = {**_facts(recipe, stage), **_chosen(latest)}
                     save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
                 best = latest if names else best
             if processes.leads:
@@ -176,6 +177,7 @@ class _Stage:
     held_out: ImageSet
     data: str
     """The digest of the images that are learnt from."""
+    teachers: Mapping[str, str]  # the SHA-256 of each role's weights
 
 
 class _Clock:
@@ -204,6 +206,7 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
 
     images, kept, held, teachers, architecture = processes.together(read_all)
     check_same_images(images, processes)
+    digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
     student = _network(recipe, architecture, images.signature, "initial weights").to(device)
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
@@ -216,19 +219,13 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
         classes=images.classes,
         data=kept.digest,
         held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
+        teachers=digests,
     )
 
 
 def _begin(run: Run, recipe: Recipe, stage: _Stage) -> None:
     """Make the run folder with its first state and its recipe."""
-
-    def make() -> None:
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
-
-    stage.loop.processes.from_leader(make)
+    stage.loop.processes.from_leader(lambda: make_folder(run.folder))
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
     _save(run, stage, None)
     stage.loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
@@ -250,20 +247,23 @@ def validate(
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, images: Labelled) -> Classifier:
-    """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
-    teacher, description = Run(Path(path)).model()
-    if teacher.signature != images.signature:
-        raise InputError(
-            f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {images.signature}"
-        )
-    if tuple(description["classes"]) != images.classes:
-        pairs = zip(description["classes"], images.classes, strict=True)
+def load_teacher(role: str, word: str, images: Labelled) -> Classifier:
+    """Return the teacher that a word names (see ``find_network``), frozen.
+
+    Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
+    """
+    try:
+        found = find_network(word, images.signature)
+    except InputError as problem:
+        raise InputError(f"teacher {role!r}: {problem}") from problem
+    if found.classes and found.classes != images.classes:
+        pairs = zip(found.classes, images.classes, strict=True)
         index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"teacher {role!r} ({path}) was trained on other classes: its {index} is {theirs!r}, here it is {ours!r}"
+            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
+            f"here it is {ours!r}"
         )
-    return freeze(teacher)
+    return freeze(found.model)
 
 
 def collapsed(best: Validation, latest: Validation) -> bool:
@@ -333,12 +333,13 @@ def _due(recipe: Recipe, saved: float) -> bool:
     return time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes
 
 
-def _facts(recipe: Recipe, loop: Loop) -> dict[str, Any]:
+def _facts(recipe: Recipe, stage: _Stage) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipe_digest": recipe.digest,
-        "parameters": parameter_count(loop.student),
-        "precision": loop.precision,
+        "teachers": dict(stage.teachers),
+        "parameters": parameter_count(stage.loop.student),
+        "precision": stage.loop.precision,
         "versions": versions(),
     }
 
