@@ -1,6 +1,7 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
-The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``quickstart``;
+The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
+``quickstart``;
 ``load`` returns a run's network. Names are imported when they are first used, so that ``import overproof`` costs next
 to nothing.
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from overproof.verbs.certify import certify
     from overproof.verbs.compare import compare
     from overproof.verbs.evaluate import evaluate
+    from overproof.verbs.export import export
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
 
@@ -25,13 +27,26 @@ _HOMES = {
     "certify": "overproof.verbs.certify",
     "compare": "overproof.verbs.compare",
     "evaluate": "overproof.verbs.evaluate",
+    "export": "overproof.verbs.export",
     "load": "overproof.run",
     "quickstart": "overproof.verbs.quickstart",
     "read": "overproof.recipe",
     "train": "overproof.verbs.train",
 }
 
-__all__ = ["InputError", "Recipe", "Run", "certify", "compare", "evaluate", "load", "quickstart", "read", "train"]
+__all__ = [
+    "InputError",
+    "Recipe",
+    "Run",
+    "certify",
+    "compare",
+    "evaluate",
+    "export",
+    "load",
+    "quickstart",
+    "read",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ LAW = {
     "training": BASE | {"attacks", "bounds", "methods", "training"},
     # The examiner does not know how the student was taught.
     "evaluation": BASE | {"attacks", "bounds", "evaluation"},
-    "export": BASE | {"attacks", "bounds", "evaluation", "export"},
+    "formats": BASE | {"attacks", "bounds", "evaluation", "formats"},
     "report": GROUND | {"evaluation", "report"},
 }
 # The house's front: options and folders, then the verbs, then the words.

@@ -38,16 +38,24 @@ def prepare(
 
 
 def judge(
-    model: nn.Module, images: ImageSet, trials: tuple[Trial, ...], *, batch: int = 500, seed: int = 0
+    model: nn.Module,
+    images: ImageSet,
+    trials: tuple[Trial, ...],
+    *,
+    batch: int = 500,
+    seed: int = 0,
+    surrogate: nn.Module | None = None,
 ) -> Verdicts:
     """Attack every correctly classified example with every trial and return the verdicts.
+
+    ``surrogate`` is what transfer attacks climb.
 
     The set is on the model's device. The model is in eval mode meanwhile. Each pass runs on the examples that the
     passes before it left standing.
     """
     suite = Suite(name="trials", attacks=trials)
     with in_mode(model, training=False):
-        subject = prepare(model)
+        subject = prepare(model, surrogate=surrogate)
         blocks = []
         for number, block in enumerate(images.batches(batch)):
             *_, marks = assail(subject, block, suite, seed=seed, number=number)

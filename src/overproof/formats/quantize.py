@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from overproof.data.images import ImageSet, balanced_subset, pixels
@@ -91,7 +92,7 @@ def _reader(x: Tensor) -> Any:
         """The images in batches, once."""
 
         def __init__(self) -> None:
-            self._batches: Iterator[Tensor] = iter(x.split(_BATCH))
+            self._batches: Iterator[Tensor] = iter(torch.split(x, _BATCH))
 
         def get_next(self) -> dict[str, Any] | None:
             """Return the next batch by the input's name, or None."""

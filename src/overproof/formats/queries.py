@@ -35,17 +35,27 @@ class Point:
     outputs: Mapping[str, np.ndarray[Any, Any]]
 
 
-def satisfied(text: str, point: Point) -> bool:
-    """Tell whether a point satisfies every assertion of a query's text, VNN-LIB 1.0 or 2.0.
+@dataclass(frozen=True)
+class Query:
+    """The assertions of a query, VNN-LIB 1.0 or 2.0."""
 
-    Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6, since a point in float32 need
-    not lie within bounds in decimals. Raises ``InputError`` for text that is no query, and for a variable without a
-    number.
-    """
-    assertions = [form for form in forms(text) if isinstance(form, list) and form and form[0] == "assert"]
-    if not assertions:
-        raise InputError("this is no VNN-LIB query: it asserts nothing")
-    return all(_holds(form[1], point) for form in assertions)
+    assertions: tuple[Expression, ...]
+
+    @classmethod
+    def read(cls, text: str) -> "Query":
+        """Return the query of a text; raise ``InputError`` where it is none."""
+        found = [form[1] for form in forms(text) if isinstance(form, list) and len(form) == 2 and form[0] == "assert"]
+        if not found:
+            raise InputError("this is no VNN-LIB query: it asserts nothing")
+        return cls(tuple(found))
+
+    def satisfied_by(self, point: Point) -> bool:
+        """Tell whether a point satisfies every assertion.
+
+        Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6, since a point in float32
+        need not lie within bounds in decimals. Raises ``InputError`` for a variable without a number.
+        """
+        return all(_holds(form, point) for form in self.assertions)
 
 
 def forms(text: str) -> list[Expression]:
