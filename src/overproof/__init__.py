@@ -1,9 +1,8 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
 The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
-``quickstart``;
-``load`` returns a run's network. Names are imported when they are first used, so that ``import overproof`` costs next
-to nothing.
+``quickstart``; ``load`` returns a run's network. Names are imported when they are first used, so that
+``import overproof`` costs next to nothing.
 """
 
 from importlib import import_module

@@ -46,7 +46,7 @@ def export(
     given = {name: value for name, value in options.items() if value is not None}
     found = exporting(run, to=to, out=out, data=data, **given)
     say(f"{found['run']} -> {found['file']}")
-    _SAID.get(to, lambda _: None)(found)
+    _SAID[to](found)
 
 
 def _say_parity(found: "dict[str, Any]") -> None:

@@ -17,6 +17,18 @@ LOWEST, HIGHEST = 18, 23
 """The operator sets that are written: torch translates to 18 and later; runtimes of 2025 read up to 23."""
 
 INPUT, OUTPUT = "pixels", "logits"
+_PREFIX = "overproof."
+_LICENCE = "model_license"  # the name that the ONNX specification gives it
+
+
+def described(own: Mapping[str, str], licence: str) -> dict[str, str]:
+    """Return a file's metadata: words of ours under ``overproof.``, and the licence under the standard's name."""
+    return {_LICENCE: licence, **{_PREFIX + key: value for key, value in own.items()}}
+
+
+def own_words(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the words of ours in a file's metadata; none where another tool made it."""
+    return {key.removeprefix(_PREFIX): value for key, value in metadata.items() if key.startswith(_PREFIX)}
 
 
 def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where: str, opset: int = LOWEST) -> bytes:

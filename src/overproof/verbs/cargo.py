@@ -11,14 +11,12 @@ from overproof.data.images import ImageSet, hold_out
 from overproof.data.sources import Source
 from overproof.environment import versions
 from overproof.errors import InputError
+from overproof.formats.onnx import described
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.recipe import data_source, plain
 from overproof.run import Run
 from overproof.verbs.examinee import digest_of
-
-_PREFIX = "overproof."
-_LICENCE = "model_license"  # the name that the ONNX specification gives it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +53,7 @@ class Cargo:
             "parameters": str(parameter_count(self.model)),
             "version": versions()["overproof"],
         }
-        return {_LICENCE: licence, **{_PREFIX + key: value for key, value in own.items()}}
-
-
-def own_words(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what ``Cargo.metadata`` wrote, without the prefix; nothing where another tool made the file."""
-    return {key.removeprefix(_PREFIX): value for key, value in metadata.items() if key.startswith(_PREFIX)}
+        return described(own, licence)
 
 
 def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
@@ -83,7 +76,6 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
         threat=recipe.threat,
         digest=description["digest"],
         facts={
-            "run": str(run.folder.resolve()),
             "name": recipe.name,
             "method": recipe.method.kind,
             "architecture": recipe.student.kind,

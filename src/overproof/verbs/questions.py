@@ -144,7 +144,7 @@ def _threat(subject: Cargo, eps: str | float | None) -> Threat:
 
 def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radius, seed: int, *, where: str) -> _Images:
     """Return the first so many images of a balanced subset that all networks classify correctly."""
-    count = min(2 * examples + 20, len(test))
+    count = min(examples, len(test))
     while True:
         rows = balanced_subset(test, count, seed)
         x, y = pixels(test.images[rows]), test.labels[rows]
@@ -157,7 +157,7 @@ def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radiu
             break
         if count == len(test):
             raise InputError(f"{where}: {len(keep)} of {count} test images are classified correctly, not {examples}")
-        count = min(4 * count, len(test))
+        count = min(2 * count + 20, len(test))
     return _Images(
         x=x[keep], y=y[keep], index=tuple(rows[keep].tolist()), classes=len(test.classes), eps=eps, seed=seed
     )
