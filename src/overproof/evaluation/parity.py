@@ -83,12 +83,13 @@ class Paired:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the difference of paired shares by the normal approximation (Agresti 2013, 11.1)."""
+        """The 95 % interval of that difference (Agresti and Min 2005: half an example more in each of the counts)."""
         if not self.examples:
             return -1.0, 1.0
-        changed, n = self.only_after + self.only_before, self.examples
-        half = _Z * math.sqrt(max(changed - (self.only_after - self.only_before) ** 2 / n, 0.0)) / n
-        return max(self.difference - half, -1.0), min(self.difference + half, 1.0)
+        gained, lost, n = self.only_after + 0.5, self.only_before + 0.5, self.examples + 2
+        centre = (gained - lost) / n
+        half = _Z * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+        return max(centre - half, -1.0), min(centre + half, 1.0)
 
     def plain(self) -> dict[str, Any]:
         """Return the counts, the difference and its interval as JSON values."""

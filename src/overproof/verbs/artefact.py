@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overproof.environment import package
 from overproof.errors import InputError
 from overproof.evaluation.parity import Paired
 from overproof.evaluation.verdicts import Verdicts
@@ -64,6 +65,7 @@ def artefact(subject: Examinee, original: Path | str | None, device: torch.devic
                 f"{subject.name}: original is the network that an exported file came from; this is no file"
             )
         return None
+    package("onnx", extra="export", where=f"{subject.name}: counting its multiply-adds")
     made = Artefact(path=subject.name, file=subject.file)
     signature = subject.images.signature
     if original is not None:
