@@ -4,7 +4,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from overproof.environment import hardware, pick_device, versions
+from overproof.environment import hardware, package, pick_device, versions
 from overproof.errors import InputError
 
 
@@ -34,3 +34,20 @@ def test_hardware_names_a_processor_and_its_threads():
     name, _, threads = hardware(torch.device("cpu")).rpartition(", ")
     assert name
     assert threads.split()[0].isdigit() and threads.split()[1:3] == ["threads", "of"]
+
+
+def test_a_package_that_is_here_is_returned():
+    assert package("platform", extra="zoo", where="this") is platform
+
+
+def test_a_package_that_is_absent_names_its_extra():
+    with pytest.raises(InputError, match=r"^this needs the extra: pip install 'overproof\[zoo\]'$"):
+        package("absent_package.part", extra="zoo", where="this")
+
+
+def test_a_package_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("raise OSError('libfoo.so is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = r"^this: broken_package is installed but cannot be imported \(OSError: libfoo.so is missing\)$"
+    with pytest.raises(InputError, match=said):
+        package("broken_package", extra="zoo", where="this")

@@ -31,10 +31,15 @@ def write_atomically(path: Path, body: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by their paths into a new folder, all of them or none; raise ``InputError`` where it cannot be."""
+def check_absent(folder: Path) -> None:
+    """Raise ``InputError`` where something is in the place of a folder that is to be written."""
     if folder.exists():
         raise InputError(f"{folder}: it is already there; delete it or name another folder")
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their paths into a new folder, all of them or none; raise ``InputError`` where it cannot be."""
+    check_absent(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for name, body in files.items():

@@ -52,6 +52,11 @@ def test_it_gives_no_gradients_and_its_metadata():
     assert network.metadata == {"licence": "MIT"}
 
 
+def test_a_tracer_is_refused_before_it_reaches_onnxruntime():
+    with pytest.raises(TypeError, match="cannot be traced, got Proxy"):
+        torch.fx.symbolic_trace(OnnxFile(body(), where="net"))
+
+
 def test_two_files_have_two_digests():
     first, second = OnnxFile(body(), where="a"), OnnxFile(body(metadata={"a": "b"}), where="b")
     assert first.digest != second.digest

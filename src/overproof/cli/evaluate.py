@@ -113,7 +113,8 @@ def _counted(count: int | None) -> str:
 
 
 def _print_pairs(found: "dict[str, Any]") -> None:
-    grid = Grid(title=f"beside {found['name']}, the network it came from, example by example", title_justify="left")
+    say(f"beside {found['name']}, the network it came from, example by example:")
+    grid = Grid()
     grid.add_column("attack")
     for name in ("its correct, %", "lost by the file", "gained", "difference, points with 95 % interval"):
         grid.add_column(name, justify="right")

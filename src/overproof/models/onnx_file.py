@@ -57,6 +57,8 @@ class OnnxFile(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` to what the graph's first output says, on the device of the pixels."""
+        if not isinstance(x, Tensor):  # a tracer's stand-in would crash the process in onnxruntime
+            raise TypeError(f"an ONNX file runs in onnxruntime on numbers and cannot be traced, got {type(x).__name__}")
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
         (found,) = self._session.run([self._output], {self._input: pixels})
         return torch.from_numpy(found).to(x.device)

@@ -14,11 +14,11 @@ from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch, ImageSet, balanced_subset, pixels
-from overproof.environment import versions
+from overproof.environment import package, versions
 from overproof.errors import InputError
 from overproof.evaluation.imitation import attack_pair
 from overproof.evaluation.parity import same_logits
-from overproof.files import write_folder
+from overproof.files import check_absent, write_folder
 from overproof.formats import vnnlib
 from overproof.formats.onnx import to_onnx
 from overproof.formats.queries import Point, Query
@@ -89,11 +89,14 @@ def ask(
     Every query is tried before anything is written: an attack's counter-examples must satisfy theirs, and no sampled
     point may satisfy one that ``certify`` has answered. Raises ``InputError``.
     """
+    check_absent(out)
     threat = _threat(subject, eps)
     if examples < 1 or timeout < 1:
         raise InputError(f"examples and timeout must be at least 1, got {examples} and {timeout}")
     if not gamma > 0:
         raise InputError(f"gamma is a difference of margins, above 0, got {gamma:g}")
+    if teacher is not None:
+        package("vnnlib", extra="export", where=f"{subject.name}: checking queries about a pair")
     other = None if teacher is None else cargo(teacher, subject.source)
     if other is not None and other.model.signature != subject.model.signature:
         raise InputError(f"{teacher}: this teacher is for {other.model.signature}, not {subject.model.signature}")
@@ -143,8 +146,8 @@ def _threat(subject: Cargo, eps: str | float | None) -> Threat:
 
 
 def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radius, seed: int, *, where: str) -> _Images:
-    """Return the first so many images of a balanced subset that all networks classify correctly."""
-    count = min(examples, len(test))
+    """Return a balanced subset of so many images that all networks classify correctly."""
+    count = min(2 * examples + 20, len(test))  # more than are needed, so that all classes have some
     while True:
         rows = balanced_subset(test, count, seed)
         x, y = pixels(test.images[rows]), test.labels[rows]
@@ -152,14 +155,20 @@ def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radiu
         with torch.no_grad():
             for network in networks:
                 right &= torch.cat([network(part).argmax(dim=1) for part in torch.split(x, 128)]) == y
-        keep = right.nonzero().flatten()[:examples]
-        if len(keep) == examples:
+        rows = rows[right]
+        if len(rows) >= examples:
             break
         if count == len(test):
-            raise InputError(f"{where}: {len(keep)} of {count} test images are classified correctly, not {examples}")
+            raise InputError(f"{where}: {len(rows)} of {count} test images are classified correctly, not {examples}")
         count = min(2 * count + 20, len(test))
+    rows = rows[balanced_subset(test.at(rows), examples, seed)]
     return _Images(
-        x=x[keep], y=y[keep], index=tuple(rows[keep].tolist()), classes=len(test.classes), eps=eps, seed=seed
+        x=pixels(test.images[rows]),
+        y=test.labels[rows],
+        index=tuple(rows.tolist()),
+        classes=len(test.classes),
+        eps=eps,
+        seed=seed,
     )
 
 
