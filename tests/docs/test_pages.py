@@ -17,7 +17,8 @@ from overproof.shipped import find_recipe
 from overproof.signature import Signature
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+WRITTEN = [page for page in (ROOT / "docs").glob("**/*.md") if "node_modules" not in page.parts]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 
 
 def blocks(page, language):

@@ -151,6 +151,7 @@ def _written(subject: Cargo, out: Path, body: bytes, report: Mapping[str, Any]) 
         "bytes": len(body),
         "sha256": sha256(body).hexdigest(),
         "digest": subject.digest,
+        "classes": list(subject.images.classes),
         **report,
         "versions": versions(),
     }
