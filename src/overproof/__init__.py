@@ -1,8 +1,8 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
-The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``quickstart``,
-``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of a Hub repository. Names are imported
-when they are first used, so that ``import overproof`` costs next to nothing.
+The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
+``quickstart``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of a repository of the Hub.
+Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from overproof.verbs.check_teacher import check_teacher
     from overproof.verbs.compare import compare
     from overproof.verbs.evaluate import evaluate
+    from overproof.verbs.export import export
     from overproof.verbs.import_teacher import import_teacher
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
@@ -28,6 +29,7 @@ _HOMES = {
     "check_teacher": "overproof.verbs.check_teacher",
     "compare": "overproof.verbs.compare",
     "evaluate": "overproof.verbs.evaluate",
+    "export": "overproof.verbs.export",
     "import_teacher": "overproof.verbs.import_teacher",
     "load": "overproof.run",
     "quickstart": "overproof.verbs.quickstart",
@@ -43,6 +45,7 @@ __all__ = [
     "check_teacher",
     "compare",
     "evaluate",
+    "export",
     "import_teacher",
     "load",
     "quickstart",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from overproof.errors import InputError
-from overproof.export.hub import fetch, repository_id
 from overproof.files import write_atomically
+from overproof.formats.hub import fetch, repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
 from overproof.recipe import Recipe, read

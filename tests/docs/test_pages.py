@@ -19,7 +19,8 @@ from overproof.signature import Signature
 from overproof.verbs.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+WRITTEN = [page for page in (ROOT / "docs").glob("**/*.md") if "node_modules" not in page.parts]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 
 SWEEPS = ("lr.yaml",)  # a file that a page shows
 

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import huggingface_hub.constants
 import pytest
 import torch
-from tests.export.fake_hub import FakeHub, serving
+from tests.formats.fake_hub import FakeHub, serving
 from torch import nn
 
 import overproof

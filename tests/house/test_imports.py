@@ -19,7 +19,7 @@ LAW = {
     "evaluation": BASE | {"attacks", "bounds", "evaluation"},
     "report": GROUND | {"evaluation", "report"},
     # A model card shows the report's tables.
-    "export": BASE | {"attacks", "bounds", "evaluation", "report", "export"},
+    "formats": BASE | {"attacks", "bounds", "evaluation", "report", "formats"},
     # Other people's training loops around a method.
     "integrations": BASE | {"attacks", "bounds", "methods", "training", "integrations"},
 }

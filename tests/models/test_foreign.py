@@ -243,7 +243,7 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
     ids=lambda value: value.partition(" ")[0],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(name, sentence, here):
-    forms = "package.module:factory, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+    forms = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
     refuses(name, f"{name}: {sentence.format(forms=forms)}")
 
 

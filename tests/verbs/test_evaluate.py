@@ -626,7 +626,8 @@ def test_outputs_that_are_no_numbers_are_counted(foreign):
 def test_a_network_without_gradients_is_attacked_without_them(foreign):
     word = f"{foreign}:blind"
     assert refused(word, data="digits") == (
-        f"apgd-ce-20 needs gradients and {word} gives none; use square or hopskipjump"
+        f"apgd-ce-20 needs gradients and {word} gives none; use square, hopskipjump or, from another network, a "
+        f"transfer attack such as transfer-mi-fgsm"
     )
     options = {"data": "digits", "examples": 20, "eps": "0.3", "device": "cpu"}
     found = with_probes(word, attacks=("square-100", "hopskipjump"), save_adversarial=True, **options)

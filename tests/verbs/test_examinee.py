@@ -2,7 +2,7 @@ import sys
 
 import huggingface_hub.constants
 import pytest
-from tests.export.fake_hub import FakeHub, serving
+from tests.formats.fake_hub import FakeHub, serving
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
@@ -11,7 +11,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.evaluation.trial import SUITES, Trial
-from overproof.export.hub import write_repository
+from overproof.formats.hub import write_repository
 from overproof.signature import Signature
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee
 from overproof.verbs.networks import digest_of

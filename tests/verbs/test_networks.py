@@ -6,12 +6,12 @@ from types import ModuleType
 import huggingface_hub.constants
 import pytest
 import torch
-from tests.export.fake_hub import FakeHub, serving
+from tests.formats.fake_hub import FakeHub, serving
 from torch import nn
 
 from overproof.data.sources import Digits
 from overproof.errors import InputError
-from overproof.export.hub import write_repository
+from overproof.formats.hub import write_repository
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 from overproof.verbs.networks import digest_of, find_network, split_pin

@@ -9,6 +9,7 @@ from overproof.cli.certify import certify
 from overproof.cli.compare import compare
 from overproof.cli.console import leads, warn
 from overproof.cli.evaluate import evaluate
+from overproof.cli.export import export
 from overproof.cli.inventory import list_
 from overproof.cli.quickstart import quickstart
 from overproof.cli.teacher import teacher
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil small robust image classifiers, attack them, prove what can be proved, and ship them.",
 )
-for verb in (quickstart, train, evaluate, certify, compare):
+for verb in (quickstart, train, evaluate, certify, compare, export):
     app.command()(verb)
 app.command(name="list")(list_)
 app.add_typer(teacher, name="teacher")

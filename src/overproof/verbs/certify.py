@@ -25,7 +25,7 @@ from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
-from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
 from overproof.recipe import plain
@@ -131,7 +131,6 @@ def certifying(
     found = {
         "schema": SCHEMA,
         **subject.facts,
-        "parameters": parameter_count(model),
         "data": {
             "name": images.name,
             "split": "test",

@@ -1,7 +1,7 @@
 """``evaluate``: the only reader of the test split; attacks a network and writes down what it withstood."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -26,14 +26,15 @@ from overproof.evaluation.probes import probe
 from overproof.evaluation.reliability import Reliability, from_attacks
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
-from overproof.evaluation.trial import Suite
+from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
-from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
+from overproof.verbs.artefact import artefact
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
 from overproof.verbs.networks import digest_of, find_network
 
@@ -54,8 +55,8 @@ class Attacking:
 def evaluate(run: Run | Path | str, **options: Any) -> dict[str, Any]:
     """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
 
-    ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
-    ``data``. The options are those of ``evaluating``. Raises ``InputError``.
+    ``run`` is a run folder, an exported ``FILE.onnx``, or a foreign network (``package.module:factory``, ``timm:NAME``,
+    ``robustbench:NAME``) with ``data``. The options are those of ``evaluating``. Raises ``InputError``.
     """
     course = evaluating(run, **options)
     while True:
@@ -77,6 +78,7 @@ def evaluating(
     device: str = "auto",
     data: Source | str | None = None,
     teacher: Path | str | None = None,
+    original: Path | str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch: int | None = None,
     reliability: bool = True,
@@ -89,6 +91,8 @@ def evaluating(
     ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
     ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded,
     class-balanced subset (0: all). ``teacher`` is what transfer attacks climb and what agreement is measured with.
+    ``original`` is the network that an exported file came from (default: the run in whose folder it lies): transfer
+    attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
     interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
@@ -99,17 +103,24 @@ def evaluating(
     model, other = subject.model.to(place), None
     if teacher is not None:
         other = find_network(teacher, subject.images.signature).model.to(place)
+    made = artefact(subject, original, place)
+    source = made.original if made and made.original else other
+    if made and source is None and not attacks:
+        suite = replace(suite, attacks=tuple(trial for trial in suite.attacks if not trial.surrogate))
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     size = subject.batch if batch is None else batch
     if size < 1:
         raise InputError(f"batch must be at least 1, got {size}")
-    warnings = _admitted(subject, model, other, shown(images, seed), suite)
+    warnings = _admitted(subject, model, source, shown(images, seed), suite)
+    if made:
+        warnings += made.warnings
     chosen = choose_precision(precision, place, model)
     folder = subject.folder if out is None else Path(out)
     setting = {
         "network": subject.facts["model_digest"],
         "teacher": None if other is None else digest_of(other),
+        "original": None if made is None or made.original is None else digest_of(made.original),
         "seed": seed,
         "examples": len(images),
         "data": images.digest,
@@ -121,13 +132,16 @@ def evaluating(
     if shard.leads:
         store.open(resume=resume)
     shard.wait()
-    course = _Course(model, other, images, suite, store, shard, seed, size, chosen)
+    course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
+    before, course_before = None, None
     with tensor_float(False):
         verdicts = yield from course.run(warnings)
+        if made and made.original:
+            course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
+            before = yield from course_before.run((), beside="original, ")
     found = {
         "schema": SCHEMA,
         **subject.facts,
-        "parameters": parameter_count(model),
         "data": {
             "name": images.name,
             "split": "test",
@@ -144,6 +158,7 @@ def evaluating(
         "calibration": _calibration(verdicts),
         "teacher": None if other is None else {"name": str(teacher), **_imitation(verdicts, other, images)},
         "reliability": _reliability(model, verdicts, images, threat, seed).plain() if reliability and threat else None,
+        "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
         "warnings": list(warnings),
         "versions": versions(),
         "hardware": hardware(place),
@@ -152,20 +167,25 @@ def evaluating(
         results = Run(folder)
         if save_adversarial:
             found["adversarial"] = _save_broken(results, model, verdicts, rows.tolist(), place)
-        results.write_lines("examples.jsonl", verdicts.lines(rows.tolist()))
+        results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
         results.write_json("evaluation.json", found)
         store.remove()
+        if course_before:
+            course_before.store.remove()
     return found
 
 
 def _admitted(
-    subject: Examinee, model: Classifier, teacher: nn.Module | None, shown: Batch, suite: Suite
+    subject: Examinee, model: Classifier, surrogate: nn.Module | None, shown: Batch, suite: Suite
 ) -> tuple[str, ...]:
     """Return warnings about the network; raise ``InputError`` for one that the suite cannot attack."""
     warnings = admit(model, shown.x, shown.y, where=subject.name)
     for trial in suite.attacks:
-        if trial.family == "transfer" and teacher is None:
+        if trial.family == "transfer" and surrogate is None:
             raise InputError(f"attack {trial.name!r} searches on a teacher; name one with --teacher")
+        if trial.family == "transfer" and not isinstance(trial.attack, Trial.black_box):
+            assert surrogate is not None
+            need_gradients(trial.name, surrogate, shown.x, where="the network that it searches on")
         if trial.family == "white_box":
             need_gradients(trial.name, model, shown.x, where=subject.name)
     return warnings
@@ -176,7 +196,7 @@ class _Course:
     """The way of all blocks through the suite, with what is done kept in the store."""
 
     model: Classifier
-    teacher: Classifier | None
+    surrogate: Classifier | None
     images: ImageSet
     suite: Suite
     store: Store
@@ -185,15 +205,25 @@ class _Course:
     batch: int
     precision: Literal["fp32", "bf16"]
 
-    def run(self, warnings: tuple[str, ...]) -> Generator[Attacking, None, Verdicts]:
-        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them."""
+    def on(self, model: Classifier, store: Store, *, resume: bool) -> "_Course":
+        """Return the same course for another network, which is what its transfer attacks climb as well."""
+        if self.shard.leads:
+            store.open(resume=resume)
+        self.shard.wait()
+        return replace(self, model=model, surrogate=model, store=store)
+
+    def run(self, warnings: tuple[str, ...], beside: str = "") -> Generator[Attacking, None, Verdicts]:
+        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them.
+
+        ``beside`` goes before the name of every attack.
+        """
         blocks: dict[int, Marks] = {}
         counts: dict[int, Evidence] = {}
         parts = list(self.images.batches(self.batch))
         mine = [number for number in range(len(parts)) if self.shard.mine(number)]
         passes = count_passes(self.suite, self.images.signature.classes)
         with in_mode(self.model, training=False):
-            subject = prepare(self.model, precision=self.precision, surrogate=self.teacher)
+            subject = prepare(self.model, precision=self.precision, surrogate=self.surrogate)
             for place, number in enumerate(mine):
                 before = self._restored(number)
                 if before is not None:
@@ -204,7 +234,7 @@ class _Course:
                     self.store.save(number, marks, whole=done + 1 == passes)
                     if self.shard.leads:
                         yield Attacking(
-                            attack=self._attack_of(done),
+                            attack=beside + self._attack_of(done),
                             done=place * passes + done + 1,
                             total=len(mine) * passes,
                             robust=reduce(add, counts.values()),
@@ -240,6 +270,16 @@ def _figures(verdicts: Verdicts) -> dict[str, Any]:
         },
         "worst": verdicts.worst.plain(),
     }
+
+
+def _lines(verdicts: Verdicts, before: Verdicts | None, rows: list[int]) -> list[dict[str, Any]]:
+    """Return the examples' records, each with what was found of the original network beside it."""
+    lines = verdicts.lines(rows)
+    if before is None:
+        return lines
+    kept = ("prediction", "broken_by", "margin")
+    pairs = zip(lines, before.lines(rows), strict=True)
+    return [one | {"original": {name: other[name] for name in kept}} for one, other in pairs]
 
 
 def _calibration(verdicts: Verdicts) -> dict[str, Any]:

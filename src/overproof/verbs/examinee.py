@@ -1,5 +1,6 @@
-"""Who is examined: a run folder or a foreign network, with its data, its threat model and its attacks."""
+"""Who is examined: a run folder, a foreign network or an exported file; its data, its threat and its attacks."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,9 +15,11 @@ from overproof.data.images import Batch, ImageSet, Labelled, balanced_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
-from overproof.export.hub import repository_id
-from overproof.models.classifier import Classifier
-from overproof.models.foreign import foreign, is_foreign
+from overproof.formats.hub import repository_id
+from overproof.formats.onnx import own_words
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.models.onnx_file import OnnxFile
 from overproof.recipe import build, data_source
 from overproof.run import Run, find_run
 from overproof.verbs.networks import digest_of
@@ -27,7 +30,10 @@ _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examinee:
-    """A network before its examination; ``facts`` is what ``evaluation.json`` says of it."""
+    """A network before its examination; ``facts`` is what ``evaluation.json`` says of it.
+
+    ``suite`` attacks it where neither the user nor a recipe says what does. ``file`` is the exported file that it is.
+    """
 
     name: str
     folder: Path
@@ -37,6 +43,8 @@ class Examinee:
     trials: tuple[Trial, ...] = ()
     examples: int = 0
     batch: int = 500
+    suite: str = "quick"
+    file: OnnxFile | None = None
     facts: Mapping[str, Any]
 
     def rows(self, examples: int | None, seed: int) -> Tensor:
@@ -58,8 +66,8 @@ def shown(images: ImageSet, seed: int) -> Batch:
 
 def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     """Return whom a word names, with test images of its recipe or of ``data``; raise ``InputError``."""
-    if isinstance(word, str) and is_foreign(word):
-        return _foreigner(word, data)
+    if not isinstance(word, Run) and is_foreign(str(word)):
+        return _foreigner(str(word), data)
     run = word if isinstance(word, Run) else find_run(word)
     # The Hub's cache is not the place for results.
     home = _home(word) if isinstance(word, str) and repository_id(word) else run.folder
@@ -83,6 +91,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
             "recipe_seed": recipe.seed,
             "model_digest": description["digest"],
             "selected_on": description["selected_on"],
+            "parameters": parameter_count(model),
         },
     )
 
@@ -119,23 +128,34 @@ def _images(run: Run, model: Classifier, source: Source) -> Labelled:
 
 
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
-    if data is None:
+    said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
+    if data is None and "data" not in said:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
-    images = _source(data).open("test")
+    try:
+        source = build(Source, json.loads(said["data"]), where=word) if data is None else _source(data)
+        threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
+        parameters = int(said["parameters"]) if said else None
+    except (KeyError, ValueError) as problem:
+        raise InputError(f"{word}: what its metadata say of data and threat cannot be read ({problem})") from problem
+    images = source.open("test")
     model = foreign(word, images.signature)
+    file = model.backbone if isinstance(model.backbone, OnnxFile) else None
     return Examinee(
         name=word,
         folder=_home(word),
         model=model,
         images=images,
-        threat=Threat(),
+        threat=threat,
+        suite="quick" if file is None else "shipped",
+        file=file,
         facts={
             "run": word,
-            "method": "foreign",
-            "architecture": type(model.backbone).__name__,
+            "method": said.get("method", "foreign"),
+            "architecture": said.get("architecture", type(model.backbone).__name__),
             "recipe_seed": None,
-            "model_digest": digest_of(model),
-            "selected_on": "unknown",
+            "model_digest": digest_of(model) if file is None else file.digest,
+            "selected_on": said.get("selected_on", "unknown"),
+            "parameters": parameter_count(model) if parameters is None else parameters,
         },
     )
 
@@ -151,8 +171,8 @@ def chosen_suite(
     """Return the threat model and the suite that words mean for a network; raise ``InputError``.
 
     One word may be a suite's name or a YAML file of one; otherwise they are names of the recipe's attacks, or of
-    attacks of the suites. No words: the recipe's attacks, or ``quick`` where there is no recipe. With an eps of 0
-    there is nothing to fear: no threat, and the suite without its attacks.
+    attacks of the suites. No words: the recipe's attacks, or the subject's suite where there is no recipe. With an eps
+    of 0 there is nothing to fear: no threat, and the suite without its attacks.
     """
     default = subject.threat
     if len(words) == 1 and words[0] in OWN_THREATS and norm is None and eps is None:
@@ -160,7 +180,7 @@ def chosen_suite(
     harmless = eps is not None and _is_zero(eps)
     try:
         threat = Threat(norm=norm or default.norm, eps=default.eps if eps is None or harmless else Radius(eps))
-        suite = _suite(words, subject.trials, threat)
+        suite = _suite(words, subject.trials, threat, subject.suite)
     except ValueError as problem:  # of a radius that cannot be meant, or an attack that is not defined for the norm
         raise InputError(str(problem)) from problem
     if harmless:
@@ -168,9 +188,9 @@ def chosen_suite(
     return threat, suite
 
 
-def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat) -> Suite:
+def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, default: str) -> Suite:
     if not words:
-        return Suite(name="recipe", attacks=trials).under(threat) if trials else SUITES["quick"](threat)
+        return Suite(name="recipe", attacks=trials).under(threat) if trials else SUITES[default](threat)
     if len(words) == 1 and words[0] in SUITES:
         return SUITES[words[0]](threat)
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from overproof.errors import InputError
-from overproof.export.card import model_card
 from overproof.files import write_atomically
+from overproof.formats.card import model_card
 from overproof.models.weights import load_model
 
 WEIGHTS, CONFIG, CARD, RECIPE = "model.safetensors", "config.json", "README.md", "recipe.yaml"

@@ -3,9 +3,9 @@ import json
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from tests.export.measured import measured_run
+from tests.formats.measured import measured_run
 
-from overproof.export.card import model_card
+from overproof.formats.card import model_card
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from tests.export.fake_hub import FakeHub, serving
-from tests.export.measured import measured_run
+from tests.formats.fake_hub import FakeHub, serving
+from tests.formats.measured import measured_run
 
 import overproof
 from overproof.errors import InputError
-from overproof.export.hub import EVIDENCE, fetch, push, repository_id, write_repository
+from overproof.formats.hub import EVIDENCE, fetch, push, repository_id, write_repository
 from overproof.run import Run, find_run, load
 from overproof.verbs import certify, evaluate
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from overproof.errors import InputError
-from overproof.export import robustbench
-from overproof.export.robustbench import model_info, register, timm_name
+from overproof.formats import robustbench
+from overproof.formats.robustbench import model_info, register, timm_name
 from overproof.models.mlp import MLP
 from overproof.models.weights import build, save_model
 from overproof.signature import Signature
