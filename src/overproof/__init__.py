@@ -1,7 +1,7 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
 The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
-``quickstart``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of a repository of the Hub.
+``quickstart``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of the Hub.
 Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 

@@ -97,7 +97,6 @@ def _weight(model: Classifier, x: Tensor) -> dict[str, Any]:
     if isinstance(model.backbone, OnnxFile):
         return {"bytes": model.backbone.size, "parameters": None, "multiply_adds": None}
     tensors = [*model.parameters(), *model.buffers()]
-    place = tensors[0].device
     return {
         "bytes": sum(one.numel() * one.element_size() for one in tensors),
         "parameters": parameter_count(model),
