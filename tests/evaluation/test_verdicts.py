@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_survivors_after_so_many_passes():
     assert found[:4] == [[0, 5], [1, 4], [2, 3], [3, 2]]
     assert found[-1] == [30, 1]
     passes = [row[0] for row in found]
-    assert all(a < b <= max(a + 1, 1.25 * a) for a, b in zip(passes, passes[1:], strict=False))
+    assert all(a < b <= max(a + 1, 1.25 * a) for a, b in pairwise(passes))
 
 
 def test_a_suite_on_survivors_begins_where_the_trial_before_ended(survivors, independent):
@@ -175,4 +176,4 @@ def test_a_suite_on_survivors_begins_where_the_trial_before_ended(survivors, ind
 
 def test_survivors_of_nobody_is_one_row():
     nobody = marks(survived=[[F, F, F]], labels=[0], predictions=[1])
-    assert Verdicts.of(INDEPENDENT, [nobody]).survivors() == dict.fromkeys(("first", "second", "third"), [[0, 0]])
+    assert Verdicts.of(INDEPENDENT, [nobody]).survivors() == {name: [[0, 0]] for name in ("first", "second", "third")}

@@ -34,6 +34,8 @@ def certify(
     """
     from overproof.evaluation.shards import Shard
     from overproof.verbs.certify import certifying
+    from overproof.verbs.compare import write_report
+    from overproof.verbs.examinee import results_folder
 
     course = certifying(
         run,
@@ -57,6 +59,9 @@ def certify(
         found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
     if Shard.here().leads:
         _print_certificate(found)
+        folder = results_folder(run, out)
+        if (folder / "evaluation.json").is_file():
+            say(f"report: {write_report(folder)}")
 
 
 def _print_certificate(found: "dict[str, Any]") -> None:

@@ -100,7 +100,9 @@ class Verdicts:
         return {trial.name: self._survivors(column) for column, trial in enumerate(self.suite.attacks)}
 
     def _survivors(self, column: int) -> list[list[int]]:
-        before = self.marks["survived"][:, :column].all(dim=1) if self.suite.survivors else torch.ones_like(self.correct)
+        before = (
+            self.marks["survived"][:, :column].all(dim=1) if self.suite.survivors else torch.ones_like(self.correct)
+        )
         loose = self.correct & before
         spent, stood = self.marks["forward"][loose, column], self.marks["survived"][loose, column]
         rows, passes = [[0, len(spent)]], 1

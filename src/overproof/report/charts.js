@@ -51,7 +51,7 @@ const CHARTS = {
       const middle = [...ends(key, 0), ...single];
       const low = Math.min(...middle, 100), high = Math.max(...middle, 0);
       const pad = Math.max(2.5, 0.14 * (high - low));
-      return [Math.max(-2, low - pad), Math.min(101.5, high + pad)];
+      return [Math.max(-2, low - pad), Math.min(100.6, high + pad)];
     };
     const [x, y] = [range("clean"), range("worst")];
     const traces = isoLines(x, y);
@@ -198,12 +198,12 @@ const CHARTS = {
 function isoLines(x, y) {
   const corner = (x[1] + y[1]) / 2, foot = (x[0] + y[0]) / 2, traces = [];
   const step = [1, 2, 5, 10, 20].find((one) => (corner - foot) / one <= 7) || 25;
-  for (let w = Math.ceil(foot / step) * step; w <= Math.min(100, corner); w += step) {
+  for (let w = Math.ceil(foot / step) * step; w < Math.min(100, corner); w += step) {
     const from = Math.max(x[0], 2 * w - y[1]), to = Math.min(x[1], 2 * w - y[0]);
     if (to - from < 0.04 * (x[1] - x[0])) continue;
     traces.push({
       type: "scatter", mode: "lines+text", x: [from, to], y: [2 * w - from, 2 * w - to], text: ["", `W ${w}`], textposition: "top left",
-      textfont: { size: 11, color: css("--quiet") }, line: { color: css("--track"), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false,
+      textfont: { size: 11, color: css("--quiet") }, line: { color: faded(css("--quiet"), 0.6), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false,
     });
   }
   return traces;

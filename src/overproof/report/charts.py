@@ -23,9 +23,7 @@ def planes(found: Sequence[Table]) -> list[Chart]:
                     "seeds": len(row.places),
                     "clean": _figure(row.cells["clean"]),
                     "worst": _figure(row.cells["worst"]),
-                    "runs": [
-                        [one.name, one.cells["clean"].value, one.cells["worst"].value] for one in row.members
-                    ],
+                    "runs": [[one.name, one.cells["clean"].value, one.cells["worst"].value] for one in row.members],
                 }
                 for row in table.rows
             ],
@@ -82,7 +80,7 @@ def _in_order(points: list[list[float]]) -> list[list[float]]:
 
 def _probed(evaluation: Plain) -> list[list[float]]:
     signs = (evaluation.get("reliability") or {}).get("signs", ())
-    figures = next((sign["figures"] for sign in signs if sign["name"] == "monotone"), {})
+    figures: Plain = next((sign["figures"] for sign in signs if sign["name"] == "monotone"), {})
     clean, eps = Cell.of(evaluation["clean"]).value, float(Fraction(evaluation["threat"]["eps"]))
     found = [(float(name.removeprefix("eps ")), share) for name, share in figures.items() if share is not None]
     near = [[radius, clean * share] for radius, share in found if radius <= 3 * eps]
@@ -98,7 +96,9 @@ def survivors(findings: Sequence[Findings], places: Sequence[int]) -> Chart | No
         for name, attack in evaluation["attacks"].items():
             if of and attack.get("survivors"):
                 rows = [[passes, standing / of] for passes, standing in attack["survivors"]]
-                lines.append({"run": findings[place].name, "method": findings[place].method, "attack": name, "rows": rows})
+                lines.append(
+                    {"run": findings[place].name, "method": findings[place].method, "attack": name, "rows": rows}
+                )
     return {"kind": "survivors", "lines": lines} if lines else None
 
 

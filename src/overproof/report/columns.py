@@ -188,7 +188,8 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
 
 def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
     found: dict[str, tuple[Column, Cell]] = {}
-    survivors, before = bool((evaluation.get("suite") or {}).get("survivors")), []
+    survivors = bool((evaluation.get("suite") or {}).get("survivors"))
+    before: list[str] = []
     for name, attack in evaluation["attacks"].items():
         # The same word for another search, or after other attacks, is another column.
         meaning = json.dumps([attack.get("trial"), before if survivors else None], sort_keys=True)

@@ -37,6 +37,7 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
     )
     found = tables(findings)
     runs = [_run(place, one) for place, one in enumerate(findings)]
+    rows = [row for table in found for row in table.rows]
     across = _across(findings, found)
     charts = {**across, **{f"{name}-{run['place']}": chart for run in runs for name, chart in run["charts"].items()}}
     images = album(findings)
@@ -51,7 +52,9 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         runs=runs,
         charts=charts,
         across=list(across),
-        differences=differences(findings),
+        # Seeds of one recipe differ in nothing else, so one of them stands for its row.
+        compared=[row.name for row in rows],
+        differences=differences([findings[row.places[0]] for row in rows]),
         caption=CAPTION,
         style=_read("page.css"),
         scripts=scripts,
@@ -83,13 +86,13 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
 
 def _across(findings: Sequence[Findings], found: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Return the charts that put runs beside each other, each with the title of its panel."""
-    charts = {f"plane-{number}": chart for number, chart in enumerate(planes(found))}
+    charts: dict[str, dict[str, Any]] = {f"plane-{number}": chart for number, chart in enumerate(planes(found))}
     for number, (title, chart) in enumerate(radii(findings).items()):
         charts[f"radius-{number}"] = chart | {"title": title}
     for number, table in enumerate(found):
-        chart = survivors(findings, [place for row in table.rows for place in row.places])
-        if chart:
-            charts[f"survivors-{number}"] = chart | {"title": table.heading}
+        curves = survivors(findings, [place for row in table.rows for place in row.places])
+        if curves:
+            charts[f"survivors-{number}"] = curves | {"title": table.heading}
     proofs = brackets(findings)
     return charts | ({"brackets": proofs} if proofs else {})
 

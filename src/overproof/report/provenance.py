@@ -52,7 +52,7 @@ def _examples(found: Plain) -> int:
 
 
 def differences(findings: Sequence[Findings]) -> list[tuple[str, list[str]]]:
-    """Return the paths at which recipes differ, with each run's value; an empty list without two recipes.
+    """Return the paths but name and seed at which recipes differ, with each run's value; nothing without two recipes.
 
     A run without the key, or without a recipe, has an empty value.
     """
@@ -60,7 +60,7 @@ def differences(findings: Sequence[Findings]) -> list[tuple[str, list[str]]]:
     known = [one for one in leaves if one is not None]
     if len(known) < 2:
         return []
-    paths = dict.fromkeys(path for one in known for path in one)
+    paths = dict.fromkeys(path for one in known for path in one if path not in ("name", "seed"))
     return [
         (path, ["" if one is None else one.get(path, "") for one in leaves])
         for path in paths

@@ -15,6 +15,7 @@ from overproof.evaluation.evidence import Spread
 from overproof.report.columns import FIXED, Cell, Column, columns_of, marks_of
 from overproof.report.findings import Findings, Plain
 
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One run, or several that differ in their seed (``members``); a cell per column, absent where it was not run.
@@ -50,7 +51,7 @@ class Table:
 
 
 def tables(findings: Sequence[Findings]) -> list[Table]:
-    """Group findings by data and threat, and lay each group out. Raises KeyError or TypeError for what is no finding."""
+    """Group findings by data and threat, and lay each group out."""
     ordered = sorted(enumerate(findings), key=lambda pair: footing(pair[1].evaluation))
     groups = groupby(ordered, key=lambda pair: footing(pair[1].evaluation))
     return [_table(title, list(group)) for title, group in groups]

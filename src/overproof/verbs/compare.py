@@ -36,3 +36,10 @@ def compare(
         if file is not None:
             write_atomically(file, written(laid).encode())
     return laid
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page of one evaluated run into its folder, and return its path. Raises ``InputError``."""
+    out = folder / "report.html"
+    compare([folder], out=out)
+    return out

@@ -87,6 +87,13 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     )
 
 
+def results_folder(word: Path | str, out: Path | str | None) -> Path:
+    """Return where the results of an examination go: ``out``, the run's own folder, or ``evaluations/NAME``."""
+    if out is not None or not (isinstance(word, str) and is_foreign(word)):
+        return Path(word if out is None else out)
+    return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
+
+
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
     if data is None:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
@@ -94,7 +101,7 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
     model = foreign(word, images.signature)
     return Examinee(
         name=word,
-        folder=Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word),
+        folder=results_folder(word, None),
         model=model,
         images=images,
         threat=Threat(),

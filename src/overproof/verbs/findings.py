@@ -53,7 +53,9 @@ def evaluated(run: Run) -> dict[str, Any]:
     if found is None:
         run.recipe()  # no run folder at all is another sentence
         if not (folder / "model.json").is_file():
-            raise InputError(f"{folder}: not finished yet; continue it with: overproof train ... --out {folder} --resume")
+            raise InputError(
+                f"{folder}: not finished yet; continue it with: overproof train ... --out {folder} --resume"
+            )
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
     schema = found.get("schema")
     if schema not in (1, evaluate.SCHEMA):
@@ -73,7 +75,12 @@ def _migrated(found: dict[str, Any]) -> dict[str, Any]:
     for attack in found.get("attacks", {}).values():
         trial = attack.get("trial")
         if trial is not None:
-            attack["trial"] = {"targets": 0, "surrogate": False, **trial, "attack": {"momentum": 0.0, **trial["attack"]}}
+            attack["trial"] = {
+                "targets": 0,
+                "surrogate": False,
+                **trial,
+                "attack": {"momentum": 0.0, **trial["attack"]},
+            }
     return found
 
 
