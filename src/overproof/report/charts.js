@@ -120,7 +120,7 @@ const CHARTS = {
       showlegend: once(seen, many ? line.method : line.attack),
       hovertemplate: `<b>${text(line.run)}</b>, ${text(line.attack)}<br>after %{x:.0f} passes: %{y:.1f} %<extra></extra>`,
     }));
-    return [traces, layout(axis("forward passes per image", { type: "log", dtick: 1 }), axis("still correct, %", { range: [-2, 102] }))];
+    return [traces, layout(axis("forward passes per image", { type: "log", dtick: "D2" }), axis("still correct, %", { range: [-2, 102] }))];
   },
 
   accuracies(chart) {

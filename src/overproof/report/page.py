@@ -35,6 +35,7 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and keys stay in their order
     found = tables(findings)
     runs = [_run(place, one) for place, one in enumerate(findings)]
     rows = [row for table in found for row in table.rows]

@@ -72,7 +72,7 @@ function answers(run, row, classes) {
     line.append(name);
     for (const when of ["clean", "attacked"]) {
       const [given, confidence] = run.answers[prefix + when][row], right = given === run.labels[row];
-      line.append(make("td", `${right ? "✓" : "✗"} ${classes[given] ?? given} ${(100 * confidence).toFixed(0)} %`, right ? "" : "wrong"));
+      line.append(make("td", `${right ? "✓" : "✗"} ${classes[given] ?? given}, ${(100 * confidence).toFixed(0)} %`, right ? "" : "wrong"));
     }
   }
   return table;
@@ -87,7 +87,7 @@ async function gallery(panel) {
   const place = panel.dataset.run, run = DATA.images.runs[place], classes = DATA.classes[place];
   const set = DATA.images.sets[run.set], [clean, change] = await Promise.all([set, run].map((one) => (one.sprite ? pixels(one.sprite) : null)));
   const holder = panel.querySelector(".gallery"), tools = make("div", "", "tools"), cards = make("ul", "", "cards");
-  const count = make("span", "", "quiet"), more = make("button", `Show ${SOME} more`, "more"), chip = make("label", "", "chip"), box = document.createElement("input");
+  const count = make("span", "", "quiet"), more = make("button", `Show ${SOME} more`, "more"), chip = make("label", "", "chip pick"), box = document.createElement("input");
   box.type = "checkbox";
   box.name = "student-only";
   chip.append(box, "fooled the student only");

@@ -101,7 +101,7 @@ def _lines(table: Table, written: Written, bold: Written) -> list[list[str]]:
         seeds = f", {len(row.members)} seeds" if row.members else ""
         cells = []
         for column in table.columns:
-            text = written(shown(row, column))
+            text = shown(row, column)
             cells.append(bold(text) if table.best.get(column.key) == number else text)
         lines.append([written(f"{row.name}{seeds}{marks}"), written(row.method), *cells])
     return lines

@@ -29,8 +29,9 @@ def compare(
     found = [findings(folder) for folder in distinct]
     laid = tables(found)
     if out is not None:
-        lead = f"{len(found)} runs side by side." if len(found) > 1 else ""
-        title = "Comparison" if len(found) > 1 else found[0].name
+        alone, several = found[0], len(found) > 1
+        title = "Comparison" if several else alone.name
+        lead = f"{len(found)} runs side by side." if several else f"{alone.method}, {alone.evaluation['architecture']}"
         write_atomically(out, page(found, title=title, lead=lead).encode())
     for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
         if file is not None:
