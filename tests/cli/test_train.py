@@ -1,6 +1,9 @@
+import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import overproof
 
@@ -68,3 +71,17 @@ class TestTrain:
         code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
         assert (code, out) == (130, "")
         assert err == f"stopped; the last checkpoint is in {tmp_path / 'run' / 'checkpoint'}, continue with --resume\n"
+
+
+def test_a_terminal_shows_a_bar_and_the_losses_of_the_moment(run_cli, recipe, tmp_path, monkeypatch):
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, highlight=False)
+    for module in ("console", "train"):
+        monkeypatch.setattr(f"overproof.cli.{module}.out_console", console)
+    code, out, err = run_cli("train", recipe, "--out", tmp_path / "run", "--set", "name='[red]x'", "--device", "cpu")
+    assert (code, out, err) == (0, "", "")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "epoch 1/2: adv " in shown
+    assert "epoch 2/2: adv " in shown
+    assert re.search(r"\[red\]x .*2/2 epochs", shown)
+    assert re.search(r"adv [\d.]+, lr [\d.e-]+; best epoch 2: clean [\d.]+ %, robust [\d.]+ %", shown)

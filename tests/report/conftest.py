@@ -114,7 +114,7 @@ EXAMPLES = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluation():
     """Return a function: an evaluation with some keys replaced; a double underscore descends."""
 
@@ -131,7 +131,7 @@ def evaluation():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def finding(evaluation):
     """Return a function: the findings of a run that holds its evaluation alone, with some of its keys replaced."""
     return lambda **changes: Findings(evaluation=evaluation(**changes))
@@ -158,7 +158,7 @@ def pictures(count=5, *, first=0, classes=2, shape=(1, 6, 4), teacher=True, seed
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full(evaluation):
     """Return a function: the findings of a run that holds all that a run can hold."""
 

@@ -125,12 +125,12 @@ const CHARTS = {
 
   accuracies(chart) {
     return ranges(only(chart.runs).filter((run) => run.accuracy.length === 2), (run) => percent(run.accuracy),
-      (run) => `${run.region}, ${run.images} images`, "robust accuracy, %", (value) => `${value.toFixed(1)} %`, [0, 100]);
+      (run) => `${run.region}, ${run.images} images`, "robust accuracy, %", (value) => `${value.toFixed(1)} %`, { range: [0, 100] });
   },
   gaps(chart) {
     return ranges(only(chart.runs).filter((run) => run.gap), (run) => run.gap.gap,
       (run) => `${run.region}, ${run.counted} images, beside ${run.teacher}<br>less sure ${run.gap.under.map((v) => v.toFixed(3)).join(" to ")}<br>surer ${run.gap.over.map((v) => v.toFixed(3)).join(" to ")}`,
-      "mean confidence gap", (value) => value.toFixed(3), [0, null]);
+      "mean confidence gap", (value) => value.toFixed(3), { rangemode: "tozero" });
   },
   faithful(chart) {
     const traces = [];
@@ -143,7 +143,7 @@ const CHARTS = {
       });
       traces.push(line(1, "solid", "none", "proven"), line(2, "dot", "tonexty", "not refuted"));
     }
-    return [traces, layout(axis("gamma, largest gap allowed", { type: "log" }), axis("faithful images, %", { range: [-2, 102] }))];
+    return [traces, layout(axis("gamma, largest gap allowed", { type: "log", dtick: "D2" }), axis("faithful images, %", { range: [-2, 102] }))];
   },
 
   training(chart) {
@@ -228,10 +228,20 @@ function ranges(runs, ends, about, title, written, limits) {
     };
   });
   const names = axis("", { type: "category", autorange: "reversed" });
-  return [traces, layout(axis(title, { range: limits }), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 120 } })];
+  return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 120 } })];
+}
+
+// Plotly lies in the page as text, and is read when the first chart is drawn: the tables need not wait for it.
+function ready() {
+  const kept = document.getElementById("plotly");
+  if (!kept) return;
+  const script = document.createElement("script");
+  script.textContent = kept.textContent;
+  kept.replaceWith(script);
 }
 
 function draw(element) {
+  ready();
   const chart = DATA.charts[element.dataset.chart];
   const [traces, figure] = CHARTS[element.dataset.kind](chart, element);
   drawn.add(element);

@@ -11,7 +11,9 @@ function setTheme(theme) {
 }
 
 function paint() {
-  document.querySelectorAll(".swatch").forEach((swatch) => swatch.style.setProperty("--colour", colour(swatch.dataset.method)));
+  // All colours are asked for before any is set: each question after a change would lay out the whole page again.
+  const colours = new Map(DATA.methods.map((method) => [method, colour(method)]));
+  document.querySelectorAll(".swatch").forEach((swatch) => swatch.style.setProperty("--colour", colours.get(swatch.dataset.method)));
 }
 
 function lookAt(place) {

@@ -44,7 +44,8 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
     images = album(findings)
     methods = list(dict.fromkeys(one.method for one in findings))
     own = "\n".join(_read(name) for name in _SCRIPTS)
-    scripts = [get_plotlyjs(), f'(() => {{\n"use strict";\n{own}}})();']
+    own = f'(() => {{\n"use strict";\n{own}}})();'
+    plotly = get_plotlyjs()
     html = environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
@@ -58,8 +59,9 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         differences=differences([findings[row.places[0]] for row in rows]),
         caption=CAPTION,
         style=_read("page.css"),
-        scripts=scripts,
-        policy=_policy(scripts),
+        plotly=plotly,
+        own=own,
+        policy=_policy(plotly, own),
         data=_strict({"charts": charts, "images": images, "methods": methods, "classes": [r["classes"] for r in runs]}),
     )
     return html.strip() + "\n"
@@ -107,7 +109,7 @@ def _overfitting(findings: Findings) -> dict[str, Any] | None:
     return {"best": best, "last": validated[-1], "drop": best["robust"] - validated[-1]["robust"]}
 
 
-def _policy(scripts: Sequence[str]) -> str:
+def _policy(*scripts: str) -> str:
     """Return a content security policy: nothing from anywhere, these scripts alone, images from the page itself."""
     sums = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{one}'" for one in sums)

@@ -45,6 +45,11 @@ class Table:
     best: Mapping[str, int]
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """The marks that every row has, to be said once."""
+        return tuple(mark for mark in self.rows[0].marks if all(mark in row.marks for row in self.rows))
+
+    @property
     def has_seeds(self) -> bool:
         """Whether a row is a mean over seeds."""
         return any(row.members for row in self.rows)

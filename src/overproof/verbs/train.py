@@ -25,6 +25,7 @@ from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes
 from overproof.training.loop import Loop, Progress
+from overproof.verbs.tracking import tracked
 
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
@@ -90,44 +91,46 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
-    else:
-        _begin(run, recipe, loop)
-    saved = time.monotonic()
-    clock = _Clock()
-    for progress in loop.run():
-        latest = None
-        if progress.whole:
-            seconds = clock.read()
-            last = progress.epoch == epochs
-            if progress.epoch % recipe.selection.every == 0 or last:
-                network = loop.network()
-                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision)
-                if best and collapsed(best, latest):
-                    warnings.append(
-                        f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
-                        f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
-                    )
-                names = ["model"] if latest.better_than(best) else []
-                for name in [*names, "last"] if last else names:
-                    facts = {**_facts(recipe, loop), **_chosen(latest)}
-                    save_model(out, network, stage.architecture, stage.classes, facts=facts, name=name)
-                best = latest if names else best
-            records.append(_record(progress, loop, latest, best, seconds))
-            run.write_metrics(records)
-        if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
-            _save(run, loop, best)
-            saved = time.monotonic()
-        if progress.whole:
-            clock = _Clock()
-        yield News(
-            progress=progress,
-            epochs=epochs,
-            learning_rate=loop.optimiser.param_groups[0]["lr"],
-            validation=latest,
-            best=best,
-            warnings=tuple(warnings),
-        )
-        warnings = []
+    with tracked(recipe, out, since=loop.epoch) as tell:
+        if not resuming:
+            _begin(run, recipe, loop)
+        saved = time.monotonic()
+        clock = _Clock()
+        for progress in loop.run():
+            latest = None
+            if progress.whole:
+                seconds = clock.read()
+                last = progress.epoch == epochs
+                if progress.epoch % recipe.selection.every == 0 or last:
+                    network = loop.network()
+                    latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision)
+                    if best and collapsed(best, latest):
+                        warnings.append(
+                            f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
+                            f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
+                        )
+                    names = ["model"] if latest.better_than(best) else []
+                    for name in [*names, "last"] if last else names:
+                        facts = {**_facts(recipe, loop), **_chosen(latest)}
+                        save_model(out, network, stage.architecture, stage.classes, facts=facts, name=name)
+                    best = latest if names else best
+                records.append(_record(progress, loop, latest, best, seconds))
+                run.write_metrics(records)
+                tell(records[-1])
+            if progress.whole or time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes:
+                _save(run, loop, best)
+                saved = time.monotonic()
+            if progress.whole:
+                clock = _Clock()
+            yield News(
+                progress=progress,
+                epochs=epochs,
+                learning_rate=loop.optimiser.param_groups[0]["lr"],
+                validation=latest,
+                best=best,
+                warnings=tuple(warnings),
+            )
+            warnings = []
 
 
 @dataclass(frozen=True, kw_only=True)
