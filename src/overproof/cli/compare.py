@@ -41,14 +41,18 @@ def compare(
 def print_table(table: "Table") -> None:
     """Print a table; where it is wider than the terminal, in parts that each name the runs again."""
     names = [_name(row.name, len(row.members), row.marks) for row in table.rows]
-    parts = _parts(table, out_console.width - 8 - max(map(len, (*names, "run"))))
+    methods = ["method", *(row.method for row in table.rows)]
+    parts = _parts(table, out_console.width - 10 - max(map(len, (*names, "run"))) - max(map(len, methods)))
     for number, columns in enumerate(parts):
         grid = Grid(title=Text(table.title) if number == 0 else None, title_justify="left")
         grid.add_column("run", overflow="fold")
+        grid.add_column("method", overflow="fold")
         for column in columns:
             grid.add_column(Text(column.label), justify="right", no_wrap=True)
         for place, name in enumerate(names):
-            grid.add_row(Text(name), *(_cell(table, place, column) for column in columns))
+            grid.add_row(
+                Text(name), Text(table.rows[place].method), *(_cell(table, place, column) for column in columns)
+            )
         out_console.print(grid)
 
 
