@@ -9,13 +9,13 @@ from tests.report.conftest import pictures
 from overproof.report.page import page
 
 CHROMIUM = Path("/usr/bin/chromium")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is missing; apt-get install chromium"),
     pytest.mark.filterwarnings("ignore"),  # what the driver's own event loop leaves behind
 ]
 HOSTILE = '<a href="https://evil.example">x</a><img src=x onerror="window.evil=1">'
-WIDTHS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1366, 900)}
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +89,23 @@ def names(tab):
     )
 
 
-@pytest.mark.parametrize("size", WIDTHS.values(), ids=WIDTHS.keys())
-def test_every_chart_is_drawn_and_nothing_is_asked_for_or_complained_of(opened, runs, size):
-    tab = scrolled(opened(runs, width=size[0], height=size[1]))
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"), [(390, 844, "light"), (820, 1180, "dark"), (1366, 900, "dark")], ids=str
+)
+def test_every_chart_is_drawn_for_everyone_and_nothing_is_asked_for(opened, runs, width, height, scheme):
+    """At three widths: no request and no complaint (see ``opened``), and axe finds no serious violation."""
+    tab = scrolled(opened(runs, width=width, height=height, scheme=scheme))
     waiting = "[...document.querySelectorAll('.chart')].filter((c) => c.offsetParent && !c.querySelector('.main-svg'))"
     tab.wait_for_function(f"{waiting}.length === 0")
     assert tab.locator(".chart:visible").count() >= 10
     # The page itself never scrolls sideways; wide tables do, inside their own frame.
-    assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.evaluate("window.evil") is None
     assert tab.locator("a[href^='http'], a[*|href^='http']").count() == 0
+    tab.locator(".card").first.wait_for()
+    found = axe.Axe().run(tab).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in serious] == []
 
 
 def test_the_policy_stops_what_someone_writes_into_the_page(chromium, tmp_path, full):
@@ -208,7 +215,9 @@ def test_dark_by_wish_and_by_system(opened, runs):
     assert (dark == light, tab.locator("#theme").text_content()) == (False, "Theme: dark")
     tab.locator("#chart-plane-1").scroll_into_view_if_needed()
     tab.wait_for_function("document.getElementById('chart-plane-1').layout?.font.color === '#e7e8e6'")
-    assert opened(runs, scheme="dark").evaluate(paper) == dark
+    tab.locator("#theme").click()
+    tab.emulate_media(color_scheme="dark")
+    assert (tab.evaluate(paper), tab.locator("#theme").text_content()) == (dark, "Theme: auto")
 
 
 def test_without_scripts_all_tables_and_runs_are_there(chromium, tmp_path, runs):
@@ -219,19 +228,6 @@ def test_without_scripts_all_tables_and_runs_are_there(chromium, tmp_path, runs)
     assert tab.locator("article.run:visible").count() == 4
     assert tab.locator("tr.member:visible").count() == 2
     context.close()
-
-
-@pytest.mark.parametrize(("size", "scheme"), [("phone", "light"), ("desktop", "dark")])
-def test_axe_finds_no_serious_violation(opened, runs, scheme, size):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    tab = scrolled(opened(runs, width=WIDTHS[size][0], height=WIDTHS[size][1], scheme=scheme))
-    tab.locator(".card").first.wait_for()
-    found = axe.Axe().run(tab).response["violations"]
-    assert {
-        one["id"]: [node["html"][:200] for node in one["nodes"][:3]]
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    } == {}
 
 
 def test_printing_draws_everything_in_light(opened, runs, tmp_path):

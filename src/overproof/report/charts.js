@@ -227,7 +227,7 @@ function ranges(runs, ends, about, title, written, limits) {
       hovertemplate: `<b>${text(run.name)}</b><br>${found.map(written).join(" to ")}<br>${about(run)}<extra></extra>`,
     };
   });
-  const names = axis("", { type: "category", autorange: "reversed" });
+  const names = axis("", { type: "category", range: [runs.length - 0.5, -0.5] });
   return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 120 } })];
 }
 
