@@ -72,7 +72,7 @@ def opened(chromium, tmp_path):
 
 def scrolled(tab):
     """Go through the whole page, so that everything that waits for the screen is drawn."""
-    height, step = tab.evaluate("document.documentElement.scrollHeight"), tab.viewport_size["height"] // 2
+    height, step = tab.evaluate("document.documentElement.scrollHeight"), tab.viewport_size["height"]
     place = 0
     while place < height:
         tab.evaluate(f"scrollTo(0, {place})")
