@@ -33,7 +33,7 @@ function layout(x, y, more = {}) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 12, r: 16, b: 48, l: 56 },
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 13, color: css("--ink") },
     hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font: { color: css("--ink"), size: 13 }, align: "left" },
-    legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0, font: { size: 12 } }, xaxis: x, yaxis: y, hovermode: "closest", ...more,
+    legend: { orientation: "h", y: -0.27, yanchor: "top", x: 0, font: { size: 12 } }, xaxis: x, yaxis: y, hovermode: "closest", ...more,
   };
 }
 function once(seen, name) {
