@@ -60,16 +60,15 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Return what ``evaluate`` found, or None where it has not run."""
-        file = self.folder / "evaluation.json"
-        if not file.is_file():
-            return None
-        try:
-            found: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as problem:
-            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
-        if not isinstance(found, dict):
-            raise InputError(f"{file}: not an evaluation of overproof")
-        return found
+        return self._object("evaluation.json", "an evaluation")
+
+    def certificate(self) -> dict[str, Any] | None:
+        """Return what ``certify`` found, or None where it has not run."""
+        return self._object("certificate.json", "a certificate")
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Return what ``evaluate`` wrote of each example, in order; nothing where it has not run."""
+        return list(self._lines("examples.jsonl"))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the run, whole or not at all."""
@@ -78,6 +77,18 @@ class Run:
     def write_lines(self, name: str, records: list[dict[str, Any]]) -> None:
         """Write one JSON-lines file of the run, whole or not at all."""
         write_atomically(self.folder / name, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def _object(self, name: str, what: str) -> dict[str, Any] | None:
+        file = self.folder / name
+        if not file.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as problem:
+            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
+        if not isinstance(found, dict):
+            raise InputError(f"{file}: not {what} of overproof")
+        return found
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.folder / name

@@ -33,6 +33,8 @@ def certify(
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """
     from overproof.verbs.certify import certifying
+    from overproof.verbs.compare import write_report
+    from overproof.verbs.examinee import results_folder
 
     course = certifying(
         run,
@@ -56,6 +58,9 @@ def certify(
         found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
     if leads():
         _print_certificate(found)
+        folder = results_folder(run, out)
+        if (folder / "evaluation.json").is_file():
+            say(f"report: {write_report(folder)}")
 
 
 def _print_certificate(found: "dict[str, Any]") -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table as Grid
+from rich.text import Text
 
 from overproof.cli.console import leads, out_console, say, show_course, stoppable
 from overproof.cli.options import Device, NormName, PrecisionName
@@ -41,7 +42,9 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
+    from overproof.verbs.compare import write_report
     from overproof.verbs.evaluate import evaluating
+    from overproof.verbs.examinee import results_folder
 
     course = evaluating(
         run,
@@ -65,23 +68,27 @@ def evaluate(
         found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if leads():
         _print_evaluation(found)
+        say(f"report: {write_report(results_folder(run, out))}")
 
 
 def _print_evaluation(found: "dict[str, Any]") -> None:
+    from overproof.report.findings import Findings
     from overproof.report.table import tables
+    from overproof.report.text import shown
 
-    (table,) = tables([found])
+    (table,) = tables([Findings(evaluation=found)])
     (row,) = table.rows
     after = " (each on the survivors)" if found["suite"]["survivors"] else ""
     grid = Grid(title=f"{row.name}; {table.title}; {found['suite']['name']}{after}", title_justify="left")
     grid.add_column("attack")
     for name in ("correct, % with 95 % interval", "forward passes", "backward passes", "seconds"):
         grid.add_column(name, justify="right")
-    for name in table.columns:
-        trial = found["attacks"].get(name, {})
-        passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
-        seconds = (trial or found[name])["seconds"]
-        grid.add_row(name, str(row.cells[name]), *passes, f"{seconds:.1f}")
+    for column in table.columns:
+        if column.group == "attacks" or column.key in ("clean", "worst"):
+            trial = found["attacks"].get(column.label, {}) if column.group == "attacks" else {}
+            passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
+            seconds = (trial or found[column.key])["seconds"]
+            grid.add_row(Text(column.label), shown(row, column), *passes, f"{seconds:.1f}")
     out_console.print(grid)
     if found["artefact"]:
         _print_artefact(found["artefact"])

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from overproof.evaluation.evidence import Evidence
-from overproof.report.table import tables
+from overproof.report.table import footing
 
 Facts = Mapping[str, Any]
 
@@ -89,18 +89,18 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
     if evaluation is None and certificate is None:
         yield "Nothing was measured: trust it with nothing before `overproof evaluate` and `overproof certify`.\n"
     if evaluation is not None:
-        (table,) = tables([evaluation])
-        (row,) = table.rows
-        lines = [f"| {name} | {row.cells[name]} | {row.cells[name].of} |" for name in table.columns]
-        yield f"Attacked: {table.title}; suite `{evaluation['suite']['name']}`, seed {evaluation['seed']}.\n"
+        figures = {"clean": evaluation["clean"], **evaluation["attacks"], "worst": evaluation["worst"]}
+        found = {name: Evidence(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
+        lines = [f"| {name} | {one} | {one.of} |" for name, one in found.items()]
+        yield f"Attacked: {footing(evaluation)}; suite `{evaluation['suite']['name']}`, seed {evaluation['seed']}.\n"
         yield "\n".join(["| attack | correct, % [95 %] | images |", "|---|---|---|", *lines]) + "\n"
         yield from _verdicts(evaluation)
     if certificate is not None:
         threat, data, proven = certificate["threat"], certificate["data"], certificate["verified"]
-        found = Evidence(claim=proven["claim"], passed=proven["passed"], of=proven["of"])
+        certified = Evidence(claim=proven["claim"], passed=proven["passed"], of=proven["of"])
         how = "by bounds" if certificate["kind"] == "bounds" else "of the network smoothed with noise, not of itself"
         yield (
-            f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {found} % of "
+            f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {certified} % of "
             f"{data['examples']} of {data['of']} test images of {data['name']}.\n"
         )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Threat
 from overproof.data.images import Batch, ImageSet
@@ -30,6 +30,7 @@ from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
+from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
@@ -139,9 +140,11 @@ def evaluating(
         if made and made.original:
             course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
             before = yield from course_before.run((), beside="original, ")
+    answers = None if other is None else _answers(other, verdicts, images)
     found = {
         "schema": SCHEMA,
         **subject.facts,
+        "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
         "data": {
             "name": images.name,
             "split": "test",
@@ -149,6 +152,7 @@ def evaluating(
             "of": len(subject.images),
             "digest": images.digest,
         },
+        "classes": list(images.classes),
         "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
         "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
         "seed": seed,
@@ -156,7 +160,7 @@ def evaluating(
         "search_precision": chosen,
         **_figures(verdicts),
         "calibration": _calibration(verdicts),
-        "teacher": None if other is None else {"name": str(teacher), **_imitation(verdicts, other, images)},
+        "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
         "reliability": _reliability(model, verdicts, images, threat, seed).plain() if reliability and threat else None,
         "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
         "warnings": list(warnings),
@@ -166,7 +170,7 @@ def evaluating(
     if shard.leads:
         results = Run(folder)
         if save_adversarial:
-            found["adversarial"] = _save_broken(results, model, verdicts, rows.tolist(), place)
+            found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
         results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
         results.write_json("evaluation.json", found)
         store.remove()
@@ -255,6 +259,7 @@ class _Course:
 def _figures(verdicts: Verdicts) -> dict[str, Any]:
     clean, attacks = verdicts.clean, verdicts.attacks
     passes = {name: verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward")}
+    survivors = verdicts.survivors()
     return {
         "clean": clean.plain(),
         "attacks": {
@@ -264,6 +269,7 @@ def _figures(verdicts: Verdicts) -> dict[str, Any]:
                 "w_robust": (clean.share + attacks[trial.name].share) / 2,
                 "forward": passes["forward"][column],
                 "backward": passes["backward"][column],
+                "survivors": survivors[trial.name],
                 "trial": plain(trial),
             }
             for column, trial in enumerate(verdicts.suite.attacks)
@@ -288,12 +294,18 @@ def _calibration(verdicts: Verdicts) -> dict[str, Any]:
     }
 
 
-def _imitation(verdicts: Verdicts, teacher: Classifier, images: ImageSet) -> dict[str, Any]:
-    """Return how the student agrees with the teacher on clean images and at the worst points found."""
+def _answers(teacher: Classifier, verdicts: Verdicts, images: ImageSet) -> dict[str, Tensor]:
+    """Return the teacher's logits ``[N, K]`` on the clean images and at the worst points found for the student."""
     place = images.labels.device
     with in_mode(teacher, training=False), torch.no_grad():
         clean = torch.cat([teacher(part.x).cpu() for part in images.batches(256)])
         attacked = torch.cat([teacher(part.to(place)).cpu() for part in torch.split(verdicts.marks["image"], 256)])
+    return {"clean": clean, "attacked": attacked}
+
+
+def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]:
+    """Return how the student agrees with the teacher on clean images and at the worst points found."""
+    clean, attacked = answers["clean"], answers["attacked"]
     return {
         "clean": agreement(verdicts.marks["clean_logits"], clean).plain(),
         "attacked": agreement(verdicts.marks["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
@@ -313,18 +325,27 @@ def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat
 
 
 def _save_broken(
-    results: Run, model: Classifier, verdicts: Verdicts, rows: list[int], place: torch.device
+    results: Run,
+    model: Classifier,
+    verdicts: Verdicts,
+    answers: dict[str, Tensor] | None,
+    images: ImageSet,
+    rows: Tensor,
 ) -> dict[str, Any]:
-    """Write the broken images, and confirm each one again as it was written."""
+    """Write the broken images beside the clean ones (uint8) and what was answered; confirm each as it was written."""
     broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     file = results.folder / "adversarial.safetensors"
+    logits = {f"{name}_logits": verdicts.marks[f"{name}_logits"] for name in ("clean", "attacked")}
+    logits |= {f"teacher_{name}_logits": values for name, values in (answers or {}).items()}
     body = {
         "images": verdicts.marks["image"][broken].contiguous(),
+        "clean": images.images.cpu()[broken].contiguous(),
         "labels": verdicts.labels[broken],
-        "index": torch.tensor(rows)[broken],
+        "index": rows[broken],
+        **{name: values[broken].contiguous() for name, values in logits.items()},
     }
     write_atomically(file, save(body))
-    read = load_file(file)
+    read, place = load_file(file), images.labels.device
     with in_mode(model, training=False), torch.no_grad():
         predicted = [model(part.to(place)).argmax(dim=1).cpu() for part in torch.split(read["images"], 256)]
     wrong = torch.cat(predicted) != read["labels"] if predicted else torch.zeros(0, dtype=torch.bool)

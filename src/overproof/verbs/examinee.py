@@ -69,8 +69,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     if not isinstance(word, Run) and is_foreign(str(word)):
         return _foreigner(str(word), data)
     run = word if isinstance(word, Run) else find_run(word)
-    # The Hub's cache is not the place for results.
-    home = _home(word) if isinstance(word, str) and repository_id(word) else run.folder
+    home = results_folder(word, None)
     if (imported := run.imported()) is not None:
         return _newcomer(run, home, imported, data)
     recipe = run.recipe()
@@ -127,6 +126,20 @@ def _images(run: Run, model: Classifier, source: Source) -> Labelled:
     return images
 
 
+def results_folder(word: Run | Path | str, out: Path | str | None) -> Path:
+    """Return where the results of an examination go: ``out``, the run's own folder, or ``evaluations/NAME``.
+
+    What has no folder of the user's goes to the latter: a foreign network, and a repository in the Hub's cache.
+    """
+    if out is not None:
+        return Path(out)
+    if isinstance(word, Run):
+        return word.folder
+    if isinstance(word, str) and (is_foreign(word) or repository_id(word)):
+        return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
+    return Path(word)
+
+
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
     said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
     if data is None and "data" not in said:
@@ -142,7 +155,7 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
     file = model.backbone if isinstance(model.backbone, OnnxFile) else None
     return Examinee(
         name=word,
-        folder=_home(word),
+        folder=results_folder(word, None),
         model=model,
         images=images,
         threat=threat,
@@ -158,11 +171,6 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
             "parameters": parameter_count(model) if parameters is None else parameters,
         },
     )
-
-
-def _home(word: str) -> Path:
-    """Return where the results about a network go that is in no run folder of the user's."""
-    return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
 
 
 def chosen_suite(

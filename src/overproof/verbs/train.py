@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
 from overproof.verbs.networks import digest_of, find_network
+from overproof.verbs.tracking import tracked
 
 _Images = ImageSet | EncodedSet
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
@@ -121,50 +123,53 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
-    else:
-        _begin(run, recipe, stage)
-    if splits_batchnorm(loop.student, processes):
-        warnings.append(
-            f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
-        )
-    saved = time.monotonic()
-    clock = _Clock()
-    for progress in loop.run():
-        latest = None
-        if progress.whole:
-            seconds = clock.read()
-            last = progress.epoch == epochs
-            if progress.epoch % recipe.selection.every == 0 or last:
-                network = loop.network()
-                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
-                if best and collapsed(best, latest):
-                    warnings.append(
-                        f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
-                        f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
-                    )
-                names = ["model"] if latest.better_than(best) else []
-                for name in ([*names, "last"] if last else names) if processes.leads else ():
-                    facts = {**_facts(recipe, stage), **_chosen(latest)}
-                    save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
-                best = latest if names else best
-            if processes.leads:
-                records.append(_record(recipe, progress, loop, latest, best, seconds))
-                run.write_metrics(records)
-        # Clocks differ, and saving takes all processes.
-        if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
-            _save(run, stage, best)
-            saved = time.monotonic()
-        if progress.whole:
-            clock = _Clock()
-        yield News(
-            progress=progress,
-            epochs=epochs,
-            learning_rate=loop.optimiser.param_groups[0]["lr"],
-            validation=latest,
-            best=best,
-            warnings=tuple(warnings),
-        )
-        warnings = []
+    with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
+        if not resuming:
+            _begin(run, recipe, stage)
+        if splits_batchnorm(loop.student, processes):
+            warnings.append(
+                f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
+            )
+        saved = time.monotonic()
+        clock = _Clock()
+        for progress in loop.run():
+            latest = None
+            if progress.whole:
+                seconds = clock.read()
+                last = progress.epoch == epochs
+                if progress.epoch % recipe.selection.every == 0 or last:
+                    network = loop.network()
+                    latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
+                    if best and collapsed(best, latest):
+                        warnings.append(
+                            f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
+                            f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
+                        )
+                    names = ["model"] if latest.better_than(best) else []
+                    for name in ([*names, "last"] if last else names) if processes.leads else ():
+                        facts = {**_facts(recipe, stage), **_chosen(latest)}
+                        save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
+                    best = latest if names else best
+                if processes.leads:
+                    records.append(_record(recipe, progress, loop, latest, best, seconds))
+                    run.write_metrics(records)
+                if tell:
+                    tell(records[-1])
+            # Clocks differ, and saving takes all processes.
+            if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
+                _save(run, stage, best)
+                saved = time.monotonic()
+            if progress.whole:
+                clock = _Clock()
+            yield News(
+                progress=progress,
+                epochs=epochs,
+                learning_rate=loop.optimiser.param_groups[0]["lr"],
+                validation=latest,
+                best=best,
+                warnings=tuple(warnings),
+            )
+            warnings = []
 
 
 @dataclass(frozen=True, kw_only=True)
