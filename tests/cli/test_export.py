@@ -2,6 +2,9 @@ import json
 import shutil
 
 import pytest
+import torch
+
+import overproof
 
 
 @pytest.fixture
@@ -70,3 +73,26 @@ class TestEvaluateAFile:
         assert ", 1.0 times as many" in out
         assert f"beside {run}, the network it came from, example by example" in out
         assert "original, transfer-mi-fgsm: robust " in out
+
+
+def test_a_repository_of_the_hub_can_be_loaded_and_is_never_overwritten(run_cli, refused, finished, tmp_path):
+    out = tmp_path / "repository"
+    code, text, err = run_cli("export", finished, "--to", "hub", "--out", out, "--licence", "mit")
+    assert (code, err) == (0, "")
+    assert text.splitlines() == [
+        f"{finished} -> {out}",
+        f"files: {', '.join(sorted(file.name for file in out.iterdir()))}",
+    ]
+    assert {"README.md", "config.json", "model.safetensors", "recipe.yaml"} <= {file.name for file in out.iterdir()}
+    loaded, trained = overproof.load(out).state_dict(), overproof.load(finished).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())
+    assert refused("export", finished, "--to", "hub", "--out", out).startswith(f"{out}: exists already")
+
+
+def test_pushing_without_a_token_keeps_what_was_written(refused, finished, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    out = tmp_path / "repository"
+    said = refused("export", finished, "--to", "hub", "--out", out, "--push", "org/name")
+    assert said.startswith("org/name: pushing needs a token")
+    assert (out / "README.md").is_file()

@@ -210,7 +210,7 @@ class TestBadInput:
 
     def test_an_original_for_other_images(self, stray, finished, squares):
         other = finished(f"data={{kind: npz, path: {squares(side=6)}}}", "training.batch=64").folder
-        assert refused(stray, original=other).startswith(f"{other}: this teacher is for 1x6x6")
+        assert refused(stray, original=other).startswith(f"{other}: it is for 1x6x6")
 
     def test_bounds_cannot_follow_a_file(self, stray):
         with pytest.raises(InputError) as caught:

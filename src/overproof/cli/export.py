@@ -11,11 +11,11 @@ from overproof.cli.console import say
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
-    to: Annotated[str, typer.Option(help="onnx, int8, torch or vnnlib.")],
+    to: Annotated[str, typer.Option(help="onnx, int8, torch, vnnlib or hub.")],
     out: Annotated[Path | None, typer.Option(help="The file or folder; default in the run folder.")] = None,
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     opset: Annotated[int | None, typer.Option(help="onnx, int8: the operator set; default 18.")] = None,
-    licence: Annotated[str | None, typer.Option(help="onnx, int8: what the file says of its licence.")] = None,
+    licence: Annotated[str | None, typer.Option(help="onnx, int8, hub: what is said of its licence.")] = None,
     calibration: Annotated[str | None, typer.Option(help="int8: minmax, entropy or percentile.")] = None,
     examples: Annotated[
         int | None, typer.Option(help="int8: training images that calibrate; vnnlib: test images asked about.")
@@ -25,6 +25,8 @@ def export(
     gamma: Annotated[float | None, typer.Option(help="vnnlib: the difference of margins asked about.")] = None,
     timeout: Annotated[int | None, typer.Option(help="vnnlib: seconds per query in instances.csv.")] = None,
     seed: Annotated[int | None, typer.Option(help="vnnlib: seed of the images and of the attacks.")] = None,
+    push: Annotated[str | None, typer.Option(help="hub: push it to this org/name as well.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="hub: nobody else may see what is pushed.")] = False,
 ) -> None:
     """Write a network as a file that runs elsewhere, once it is known to do the same there.
 
@@ -42,6 +44,8 @@ def export(
         "gamma": gamma,
         "timeout": timeout,
         "seed": seed,
+        "push": push,
+        "private": private or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     found = exporting(run, to=to, out=out, data=data, **given)
@@ -98,9 +102,16 @@ def _say_queries(found: "dict[str, Any]") -> None:
         )
 
 
+def _say_repository(found: "dict[str, Any]") -> None:
+    say(f"files: {', '.join(found['files'])}")
+    if found["address"]:
+        say(f"pushed: {found['address']}")
+
+
 _SAID: "Mapping[str, Callable[[dict[str, Any]], None]]" = {
     "onnx": _say_parity,
     "torch": _say_parity,
     "int8": _say_cost,
     "vnnlib": _say_queries,
+    "hub": _say_repository,
 }

@@ -21,6 +21,8 @@ from overproof.evaluation.parity import BATCHES, Paired, same_logits
 from overproof.evaluation.trial import Trial
 from overproof.files import write_atomically
 from overproof.formats.footprint import latency
+from overproof.formats.hub import push as push_repository
+from overproof.formats.hub import write_repository
 from overproof.formats.onnx import LOWEST, to_onnx
 from overproof.formats.program import read_program, to_program
 from overproof.formats.quantize import Calibration, calibration_pixels, quantised
@@ -164,6 +166,18 @@ def _written(subject: Cargo, out: Path, body: bytes, report: Mapping[str, Any]) 
     return found
 
 
+def _hub(
+    subject: Cargo, out: Path, *, licence: str = "unknown", push: str | None = None, private: bool = False
+) -> dict[str, Any]:
+    """Write a repository of the Hub, with its card and the run's evidence; push it to ``org/name`` where asked."""
+    if not (subject.folder / "model.json").is_file():
+        raise InputError(f"{subject.name}: is no run folder, and a repository holds a run's weights and evidence")
+    written = write_repository(subject.folder, out, licence=licence)
+    address = None if push is None else push_repository(written, push, private=private)
+    names = sorted(file.name for file in written.iterdir())
+    return {"to": "hub", "run": subject.name, "file": str(written), "files": names, "address": address}
+
+
 @dataclass(frozen=True)
 class Target:
     """A format: the name of its file or folder, and the function that writes it and returns the report."""
@@ -183,5 +197,6 @@ TARGETS: Mapping[str, Target] = {
     "int8": Target("model-int8.onnx", _int8),
     "torch": Target("model.pt2", _torch),
     "vnnlib": Target("vnnlib", ask),
+    "hub": Target("hub", _hub),
 }
 """Every format by the word of ``--to``."""

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
-from overproof.models.foreign import foreign, is_foreign
+from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.run import find_run
 from overproof.signature import Signature
 
@@ -32,7 +32,7 @@ class Network:
 def find_network(word: Path | str, signature: Signature) -> Network:
     """Return the network of a word, in eval mode.
 
-    A path is a run folder. A word is one as well, or a Hub repository (``org/name``, ``hub:org/name@revision``),
+    A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``, ``hub:org/name@REV``),
     ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``; ``#sha256=`` and the digest of the
     weights behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
     signature's, and for another digest than the pinned one.
@@ -40,8 +40,8 @@ def find_network(word: Path | str, signature: Signature) -> Network:
     digest = ""
     if isinstance(word, str):
         word, digest = split_pin(word)
-    if isinstance(word, str) and is_foreign(word):
-        model, classes = foreign(word, signature), ()
+    if is_onnx(str(word)) or (isinstance(word, str) and is_foreign(word)):
+        model, classes = foreign(str(word), signature), ()
         found = digest_of(model)
     else:
         model, description = find_run(word).model()
