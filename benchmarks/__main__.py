@@ -13,8 +13,12 @@ import torch
 
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.steps import ard, bare_passes, loop_step, steps_worth_timing, textbook_step
+from benchmarks.textbook import KINDS
+from benchmarks.textbook import step as scripted_step
 from overproof.environment import hardware, versions
 from overproof.methods.catalogue import methods as catalogue
+from overproof.methods.witness import search_of
+from overproof.models.precision import computes_bf16
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -71,6 +75,26 @@ def methods(rounds: int, batch: int) -> Iterator[Claim]:
         )
 
 
+def textbook(rounds: int, batch: int) -> Iterator[Claim]:
+    """Steps written as the official scripts are, fp32 and NCHW, against ours, the same work each."""
+    place = torch.device("cpu")
+    for kind in KINDS:
+        method = catalogue()[kind]()
+        search = search_of(method)
+        found = ratio(
+            scripted_step(kind, "resnet18", batch // 2, search.steps if search else 0, place),
+            loop_step(method, "resnet18", batch // 2, "auto"),
+            rounds,
+        )
+        target = 2.2 if computes_bf16(place) else 1.0
+        yield Claim(
+            f"{kind}, resnet18, batch {batch // 2}: the official script's way / our step",
+            f">= {target}",
+            found,
+            found.median >= target,
+        )
+
+
 def startup(rounds: int, batch: int) -> Iterator[Claim]:
     """``import overproof`` beyond torch, and ``--help``; seconds, each in a fresh process."""
     del batch
@@ -94,7 +118,7 @@ def _python(code: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-SUITES = {"precision": precision, "overhead": overhead, "methods": methods, "startup": startup}
+SUITES = {"precision": precision, "overhead": overhead, "methods": methods, "textbook": textbook, "startup": startup}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from overproof.functional import cross_entropy, kl
 from overproof.methods.ard import ARD
 from overproof.methods.method import Method
 from overproof.methods.witness import search_of
+from overproof.models.architecture import Architecture
 from overproof.models.catalogue import named
 from overproof.models.classifier import Classifier
 from overproof.models.weights import build, channels_last, freeze
@@ -21,8 +22,14 @@ from overproof.signature import Signature
 from overproof.training.cost import passes
 from overproof.training.loop import Loop
 from overproof.training.optimisation import SGD, Constant, Training
+from overproof.training.performance import Performance
 
+CPU = torch.device("cpu")
 CIFAR = Signature(channels=3, height=32, width=32, classes=10)
+
+
+MOVED = Augment(crop=4, flip=True)
+AS_IT_IS = Performance(compile="off")
 
 
 def ard(steps: int = 10) -> ARD:
@@ -30,34 +37,53 @@ def ard(steps: int = 10) -> ARD:
     return ARD(alpha=1.0, temperature=5.0, inner=PGD(steps=steps))
 
 
-def network(name: str, seed: int) -> Classifier:
-    """Return a network of CIFAR's shape with weights drawn by the seed."""
+def network(name: str | Architecture, seed: int, place: torch.device = CPU, like: Signature = CIFAR) -> Classifier:
+    """Return a network, of CIFAR's shape unless told, with weights drawn by the seed."""
     torch.manual_seed(seed)
-    return build(named(name), CIFAR).train()
+    return build(named(name) if isinstance(name, str) else name, like).train().to(place)
 
 
-def noise(batch: int) -> ImageSet:
-    """Return one batch of random images of CIFAR's shape."""
+def noise(batch: int, place: torch.device = CPU, like: Signature = CIFAR) -> ImageSet:
+    """Return so many random images, of CIFAR's shape unless told, on the device."""
     torch.manual_seed(0)
-    images = torch.randint(256, (batch, 3, 32, 32), dtype=torch.uint8)
-    return ImageSet("noise", images, torch.arange(batch) % 10, tuple("0123456789"))
+    images = torch.randint(256, (batch, like.channels, like.height, like.width), dtype=torch.uint8)
+    labels = torch.arange(batch) % like.classes
+    return ImageSet("noise", images, labels, tuple(map(str, range(like.classes)))).to(place)
 
 
-def loop_step(method: Method, name: str, batch: int, precision: str, steps: int = 1) -> Callable[[], None]:
-    """Return a function that takes an epoch of so many steps in the project's own loop, augmentation included."""
-    loader = Loader(noise(batch * steps), batch, Augment(crop=4, flip=True), seed=0)
+def loop(
+    method: Method,
+    name: str | Architecture,
+    batch: int,
+    precision: str,
+    *,
+    steps: int = 1,
+    place: torch.device = CPU,
+    like: Signature = CIFAR,
+    augment: Augment = MOVED,
+    performance: Performance = AS_IT_IS,
+) -> Loop:
+    """Return the project's own loop over so many steps an epoch, augmentation included."""
+    loader = Loader(noise(batch * steps, place, like), batch, augment, seed=0)
     training = Training(epochs=10**6, batch=batch, precision=precision, optimiser=SGD(lr=1e-4), schedule=Constant())
-    teachers = {role: freeze(network(name, 1)) for role in method.roles}
-    companions = {other: network(name, 2) for other in method.companions}
-    run = Loop(method, network(name, 0), teachers, loader, training, seed=0, companions=companions).run()
+    teachers = {role: freeze(network(name, 1, place, like)) for role in method.roles}
+    companions = {other: network(name, 2, place, like) for other in method.companions}
+    student = network(name, 0, place, like)
+    performance.prepare([student, *teachers.values(), *companions.values()], place)
+    return Loop(method, student, teachers, loader, training, seed=0, companions=companions)
+
+
+def loop_step(method: Method, name: str, batch: int, precision: str, steps: int = 1) -> Callable[[], object]:
+    """Return a function that takes an epoch of so many steps in the project's own loop, on the processor."""
+    run = loop(method, name, batch, precision, steps=steps).run()
     return lambda: next(run)
 
 
-def textbook_step(name: str, batch: int, steps: int = 10) -> Callable[[], None]:
+def textbook_step(name: str, batch: int, steps: int = 10, place: torch.device = CPU) -> Callable[[], None]:
     """Return a function that takes one ARD step in fp32 with NCHW layout, written as a textbook would."""
-    student, teacher = network(name, 0), freeze(network(name, 1))
+    student, teacher = network(name, 0, place), freeze(network(name, 1, place))
     optimiser = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    x, y = noise(batch).images.float() / 255, torch.arange(batch) % 10
+    x, y = noise(batch, place).images.float() / 255, torch.arange(batch, device=place) % 10
     number = count()
 
     def step() -> None:
@@ -84,16 +110,18 @@ def steps_worth_timing(method: Method) -> int:
     return max(1, 24 // passes(method)["student"].forward)
 
 
-def bare_passes(method: Method, name: str, batch: int, precision: str, repeats: int = 1) -> Callable[[], None]:
+def bare_passes(
+    method: Method, name: str, batch: int, precision: str, repeats: int = 1, place: torch.device = CPU
+) -> Callable[[], None]:
     """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its steps."""
-    student = network(name, 0)
-    others = {role: freeze(network(name, 1)) for role in method.roles}
-    peers = {other: network(name, 2) for other in method.companions}
+    student = network(name, 0, place)
+    others = {role: freeze(network(name, 1, place)) for role in method.roles}
+    peers = {other: network(name, 2, place) for other in method.companions}
     for one in (student, *others.values(), *peers.values()):
         channels_last(one)
     learning = [*student.parameters(), *(value for peer in peers.values() for value in peer.parameters())]
     optimiser = SGD(lr=1e-4).build(learning)
-    x = (noise(batch).images.float() / 255).contiguous(memory_format=torch.channels_last)
+    x = (noise(batch, place).images.float() / 255).contiguous(memory_format=torch.channels_last)
     cost = passes(method)
     search = search_of(getattr(method, "base", method))
     steps = search.steps if search else 0
@@ -101,7 +129,7 @@ def bare_passes(method: Method, name: str, batch: int, precision: str, repeats: 
     moving = "delta" in method.initial_state(next(iter(noise(batch).batches(batch))))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
             for role, teacher in others.items():
                 for _ in range(cost[role].backward):
                     _to_pixels(teacher, x)
@@ -117,7 +145,7 @@ def bare_passes(method: Method, name: str, batch: int, precision: str, repeats: 
                     for _ in range(cost[other].forward - cost[other].backward):
                         one(x)
         for _ in range(method.updates):
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
                 losses = [
                     one(x.detach().requires_grad_() if moving else x).mean()
                     for other, (one, searched) in learners.items()

@@ -15,7 +15,8 @@ def collect(folder: Path) -> dict[str, Any]:
     found, records = evaluated(folder), run.metrics()
     return {
         "run": found["run"],
-        "teachers": {role: Run(Path(path)).description()["digest"] for role, path in run.recipe().teachers.items()},
+        "teachers": run.description().get("teachers")
+        or {role: Run(Path(path)).description()["digest"] for role, path in run.recipe().teachers.items()},
         "method": found["method"],
         "seed": found["recipe_seed"],
         "parameters": found["parameters"],

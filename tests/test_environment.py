@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from overproof.environment import hardware, memory, pick_device, room, versions
+from overproof.environment import hardware, memory, package, pick_device, room, versions
 from overproof.errors import InputError
 
 
@@ -47,3 +47,20 @@ def test_memory_is_the_machines_or_the_containers(monkeypatch):
         assert room(torch.device("cpu")) == wanted // 2
     monkeypatch.setattr(Path, "is_file", lambda _: False)
     assert memory() == machine
+
+
+def test_a_package_that_is_here_is_returned():
+    assert package("platform", extra="zoo", where="this") is platform
+
+
+def test_a_package_that_is_absent_names_its_extra():
+    with pytest.raises(InputError, match=r"^this needs the extra: pip install 'overproof\[zoo\]'$"):
+        package("absent_package.part", extra="zoo", where="this")
+
+
+def test_a_package_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("raise OSError('libfoo.so is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = r"^this: broken_package is installed but cannot be imported \(OSError: libfoo.so is missing\)$"
+    with pytest.raises(InputError, match=said):
+        package("broken_package", extra="zoo", where="this")

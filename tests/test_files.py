@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overproof.errors import InputError
-from overproof.files import write_atomically
+from overproof.files import check_absent, make_folder, write_atomically, write_folder
 
 
 def test_writes_and_replaces(tmp_path):
@@ -74,3 +74,36 @@ def test_places_that_cannot_be_written(tmp_path, name):
         write_atomically(tmp_path / name, b"x")
     assert {one.name for one in tmp_path.iterdir()} == {"file", "folder"}
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_is_made_with_those_above_it_or_the_reason_told(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/x: cannot be made \(Not a directory\)$"):
+        make_folder(tmp_path / "file" / "x")
+
+
+class TestFolder:
+    FILES = {"a.txt": b"first", "b/c/d.txt": b"second"}  # noqa: RUF012 - not changed
+
+    def test_every_file_by_its_path(self, tmp_path):
+        write_folder(tmp_path / "new", self.FILES)
+        assert {
+            str(file.relative_to(tmp_path / "new")): file.read_bytes() for file in tmp_path.rglob("*.txt")
+        } == self.FILES
+        assert [one.name for one in tmp_path.iterdir()] == ["new"]
+
+    def test_what_is_there_is_kept(self, tmp_path):
+        (tmp_path / "old").mkdir()
+        (tmp_path / "old" / "kept.txt").write_text("kept")
+        for function in (check_absent, lambda folder: write_folder(folder, self.FILES)):
+            with pytest.raises(InputError, match=r"old: it is already there; delete it or name another folder$"):
+                function(tmp_path / "old")
+        assert [file.name for file in tmp_path.rglob("*.txt")] == ["kept.txt"]
+
+    def test_a_failure_on_the_way_leaves_nothing(self, tmp_path):
+        with pytest.raises(InputError, match=r"new: cannot be written \("):
+            write_folder(tmp_path / "new", {"a": b"", "a/b": b""})
+        assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from overproof.errors import InputError
 from overproof.models.mlp import MLP
 from overproof.models.weights import build, save_model
 from overproof.recipe import dump, parse
-from overproof.run import Run, load
+from overproof.run import Run, find_run, load
 from overproof.signature import Signature
 
 TEXT = "{name: toy, data: {kind: digits}, student: {kind: mlp}, method: {kind: natural}}"
@@ -105,3 +105,28 @@ def test_a_damaged_evaluation_is_named(run, body, part):
     file = run.folder / "evaluation.json"
     file.write_bytes(body)
     assert refused(run.evaluation).startswith(f"{file}: {part}")
+
+
+def test_an_imported_network_says_where_it_is_from(run):
+    assert run.imported() is None
+    (run.folder / "recipe.yaml").unlink()
+    assert run.imported() is None
+    description = json.loads((run.folder / "model.json").read_text())
+    (run.folder / "model.json").write_text(json.dumps({**description, "imported": {"file": "x.pt"}}))
+    assert run.imported() == {"file": "x.pt"}
+    (run.folder / "model.json").unlink()
+    assert run.imported() is None
+
+
+def test_a_hub_repository_is_read_like_a_run(run):
+    x = torch.rand(3, 1, 2, 2)
+    logits = load(run.folder)(x)
+    (run.folder / "model.json").rename(run.folder / "config.json")
+    assert torch.equal(load(run.folder)(x), logits)
+    assert refused(lambda: run.model("last")) == f"{run.folder}: no last.json here, so this is not a finished run"
+
+
+def test_a_path_is_never_a_repository(run, monkeypatch):
+    monkeypatch.chdir(run.folder)
+    assert find_run("runs/a").folder.as_posix() == "runs/a"
+    assert find_run(run.folder).folder == run.folder

@@ -1,8 +1,8 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
-The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``quickstart``;
-``load`` returns a run's network. Names are imported when they are first used, so that ``import overproof`` costs next
-to nothing.
+The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
+``quickstart``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of the Hub.
+Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 
 from importlib import import_module
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from overproof.recipe import Recipe, read
     from overproof.run import Run, load
     from overproof.verbs.certify import certify
+    from overproof.verbs.check_teacher import check_teacher
     from overproof.verbs.compare import compare
     from overproof.verbs.evaluate import evaluate
+    from overproof.verbs.export import export
+    from overproof.verbs.import_teacher import import_teacher
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
 
@@ -23,15 +26,32 @@ _HOMES = {
     "Recipe": "overproof.recipe",
     "Run": "overproof.run",
     "certify": "overproof.verbs.certify",
+    "check_teacher": "overproof.verbs.check_teacher",
     "compare": "overproof.verbs.compare",
     "evaluate": "overproof.verbs.evaluate",
+    "export": "overproof.verbs.export",
+    "import_teacher": "overproof.verbs.import_teacher",
     "load": "overproof.run",
     "quickstart": "overproof.verbs.quickstart",
     "read": "overproof.recipe",
     "train": "overproof.verbs.train",
 }
 
-__all__ = ["InputError", "Recipe", "Run", "certify", "compare", "evaluate", "load", "quickstart", "read", "train"]
+__all__ = [
+    "InputError",
+    "Recipe",
+    "Run",
+    "certify",
+    "check_teacher",
+    "compare",
+    "evaluate",
+    "export",
+    "import_teacher",
+    "load",
+    "quickstart",
+    "read",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

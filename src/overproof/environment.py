@@ -1,10 +1,13 @@
-"""What a number was measured on: device, hardware, versions."""
+"""What a number was measured on: device, hardware, versions; and which optional packages are here."""
 
 import os
 import platform
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
+from types import ModuleType
 
 import torch
 
@@ -56,3 +59,14 @@ def hardware(device: torch.device) -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads of {os.cpu_count()}"
+
+
+def package(path: str, *, extra: str, where: str) -> ModuleType:
+    """Return a module of an optional package; else ``InputError`` says that ``where`` needs the ``extra``."""
+    try:
+        return import_module(path)
+    except ModuleNotFoundError as problem:  # the package, or one that it needs
+        raise InputError(f"{where} needs the extra: pip install 'overproof[{extra}]'") from problem
+    except Exception as problem:
+        said = shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...").removesuffix(":")
+        raise InputError(f"{where}: {path} is installed but cannot be imported ({said})") from problem

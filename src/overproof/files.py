@@ -1,6 +1,8 @@
 """Writing files whole or not at all: a temporary name, synced to disk, renamed."""
 
 import os
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +29,36 @@ def write_atomically(path: Path, body: bytes) -> None:
     finally:
         with suppress(OSError):  # it is gone after a success, and its folder may not exist after a failure
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it is there; raise ``InputError`` with the system's reason."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"{folder}: cannot be made ({problem.strerror})") from problem
+
+
+def check_absent(folder: Path) -> None:
+    """Raise ``InputError`` where something is in the place of a folder that is to be written."""
+    if folder.exists():
+        raise InputError(f"{folder}: it is already there; delete it or name another folder")
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their paths into a new folder, all of them or none; raise ``InputError`` where it cannot be."""
+    check_absent(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        for name, body in files.items():
+            file = temporary / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, body)
+        temporary.replace(folder)
+    except OSError as problem:
+        raise InputError(f"{folder}: cannot be written ({problem.strerror or problem})") from problem
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

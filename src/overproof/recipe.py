@@ -27,6 +27,7 @@ from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
 from overproof.training.optimisation import Training
+from overproof.training.performance import Performance
 
 Plain = Any
 """What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
@@ -95,7 +96,9 @@ class Evaluation:
 class Recipe:
     """Everything a run depends on.
 
-    ``teachers`` maps a role of the method to a run folder. Attacks inherit of ``threat`` what they do not say.
+    ``teachers`` maps a role of the method to a run folder, a Hub repository (``org/name``), ``timm:NAME`` or
+    ``robustbench:NAME``, each with ``#sha256=...`` behind it or not. Attacks inherit of ``threat`` what they leave out.
+    ``trackers`` are told what every epoch found; they change nothing in a run.
     """
 
     name: str
@@ -109,8 +112,10 @@ class Recipe:
     teachers: dict[str, str] = field(default_factory=dict)
     method: Method
     training: Training = field(default_factory=Training)
+    performance: Performance = field(default_factory=Performance)
     selection: Selection = field(default_factory=Selection)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
     def __post_init__(self) -> None:
         roles, given = set(self.method.roles), set(self.teachers)
@@ -178,7 +183,7 @@ def dump(recipe: Recipe) -> str:
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
     """Return ``path: old -> new`` for every leaf that differs."""
-    old, new = dict(_leaves(plain(before))), dict(_leaves(plain(after)))
+    old, new = dict(leaves(plain(before))), dict(leaves(plain(after)))
     return [
         f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
         for path in dict.fromkeys([*old, *new])
@@ -357,9 +362,10 @@ def _apply(tree: dict[str, Plain], edit: str) -> None:
         raise InputError(f"--set {edit}: the value is not readable as YAML") from problem
 
 
-def _leaves(tree: Plain, path: str = "") -> Iterable[tuple[str, Plain]]:
+def leaves(tree: Plain, path: str = "") -> Iterable[tuple[str, Plain]]:
+    """Yield each value of a plain tree after its path, with dots between the keys; a list is one value."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, tree

@@ -8,6 +8,7 @@ from typing import Any
 
 from overproof.errors import InputError
 from overproof.files import write_atomically
+from overproof.formats.hub import fetch, repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
 from overproof.recipe import Recipe, read
@@ -41,6 +42,14 @@ class Run:
         """Return what the run says of its network, without reading the weights; raise ``InputError`` without one."""
         return load_description(self.folder, name)
 
+    def imported(self) -> dict[str, Any] | None:
+        """Return where an imported network is from, or None for a run that has a recipe (or is no run)."""
+        named = ("model.json", "config.json")
+        if (self.folder / "recipe.yaml").is_file() or not any((self.folder / name).is_file() for name in named):
+            return None
+        found: dict[str, Any] | None = self.description().get("imported")
+        return found
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return one record per finished epoch, in order; a half-written last line is left out."""
         return list(self._lines("metrics.jsonl"))
@@ -51,16 +60,15 @@ class Run:
 
     def evaluation(self) -> dict[str, Any] | None:
         """Return what ``evaluate`` found, or None where it has not run."""
-        file = self.folder / "evaluation.json"
-        if not file.is_file():
-            return None
-        try:
-            found: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as problem:
-            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
-        if not isinstance(found, dict):
-            raise InputError(f"{file}: not an evaluation of overproof")
-        return found
+        return self._object("evaluation.json", "an evaluation")
+
+    def certificate(self) -> dict[str, Any] | None:
+        """Return what ``certify`` found, or None where it has not run."""
+        return self._object("certificate.json", "a certificate")
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Return what ``evaluate`` wrote of each example, in order; nothing where it has not run."""
+        return list(self._lines("examples.jsonl"))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file of the run, whole or not at all."""
@@ -69,6 +77,18 @@ class Run:
     def write_lines(self, name: str, records: list[dict[str, Any]]) -> None:
         """Write one JSON-lines file of the run, whole or not at all."""
         write_atomically(self.folder / name, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def _object(self, name: str, what: str) -> dict[str, Any] | None:
+        file = self.folder / name
+        if not file.is_file():
+            return None
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as problem:
+            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
+        if not isinstance(found, dict):
+            raise InputError(f"{file}: not {what} of overproof")
+        return found
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.folder / name
@@ -79,7 +99,20 @@ class Run:
                 return
 
 
-def load(folder: Path | str) -> Classifier:
-    """Return the network of a run folder, in eval mode on the CPU; raise ``InputError`` where there is none."""
-    model, _ = Run(Path(folder)).model()
+def find_run(word: Path | str) -> Run:
+    """Return the run in a folder, or in a repository of the Hub (``org/name``, ``hub:org/name@revision``).
+
+    Raises ``InputError`` where the Hub does not give it; a folder is not looked into.
+    """
+    repository = repository_id(word) if isinstance(word, str) else None
+    return Run(fetch(*repository)) if repository else Run(Path(word))
+
+
+def load(word: Path | str) -> Classifier:
+    """Return the network of a run folder or of a Hub repository, in eval mode on the CPU.
+
+    A repository is written ``org/name``, ``org/name@revision``, or with ``hub:`` in front where a folder of that name
+    is here as well. Raises ``InputError`` where there is none, or its weights are not those it describes.
+    """
+    model, _ = find_run(word).model()
     return model

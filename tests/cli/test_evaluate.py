@@ -50,10 +50,12 @@ class TestEvaluate:
     def test_progress_is_a_line_per_attack_and_the_verdict_comes_last(self, run_cli, finished):
         code, out, _ = run_cli("evaluate", finished, "--examples", "20", "--attacks", "fgsm", "--device", "cpu")
         assert code == 0
-        first, second, *_, last = out.splitlines()
+        first, second, *_, last, report = out.splitlines()
         assert first.startswith("pass 1/2, clean: robust ")
         assert second.startswith("pass 2/2, fgsm: robust ")
         assert last == json.loads((finished / "evaluation.json").read_text())["reliability"]["sentence"]
+        assert report == f"report: {finished / 'report.html'}"
+        assert "<h1>toy</h1>" in (finished / "report.html").read_text()
 
     def test_interrupted_it_says_how_to_go_on_and_does(self, run_cli, refused, finished, tmp_path, monkeypatch):
         from overproof.evaluation import store
@@ -73,12 +75,12 @@ class TestEvaluate:
         assert refused(*words).endswith("an evaluation lies unfinished here; continue with --resume or delete it")
         code, _, err = run_cli(*words, "--resume")
         assert (code, err) == (0, "")
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluation.json", "examples.jsonl"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluation.json", "examples.jsonl", "report.html"]
 
     def test_an_eps_of_0_is_said_in_words(self, run_cli, finished):
         code, out, _ = run_cli("evaluate", finished, "--eps", "0", "--examples", "20", "--device", "cpu")
         assert code == 0
-        assert out.endswith("nothing was attacked and the robust accuracy is the clean one.\n")
+        assert "nothing was attacked and the robust accuracy is the clean one.\n" in out
         assert "linf eps 0;" in out
 
     def test_a_network_of_ones_own(self, run_cli, refused, tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
 import os
+import re
 import signal
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import overproof
 from overproof.errors import AgreedError, InputError
@@ -127,3 +130,17 @@ class TestTrain:
             "--jobs and --cell are for sweeps, and this is a recipe"
         )
         assert "are for sweeps" in refused("train", recipe, "--cell", "0")
+
+
+def test_a_terminal_shows_a_bar_and_the_losses_of_the_moment(run_cli, recipe, tmp_path, monkeypatch):
+    screen = StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, highlight=False)
+    for module in ("console", "train"):
+        monkeypatch.setattr(f"overproof.cli.{module}.out_console", console)
+    code, out, err = run_cli("train", recipe, "--out", tmp_path / "run", "--set", "name='[red]x'", "--device", "cpu")
+    assert (code, out, err) == (0, "", "")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "epoch 1/2: adv " in shown
+    assert "epoch 2/2: adv " in shown
+    assert re.search(r"\[red\]x .*2/2 epochs", shown)
+    assert re.search(r"adv [\d.]+, lr [\d.e-]+; best epoch 2: clean [\d.]+ %, robust [\d.]+ %", shown)

@@ -236,3 +236,14 @@ def test_the_slack_lets_the_judge_see_whatever_the_copy_may_have_wrong(own, prec
 def test_a_transfer_attack_needs_somebody_to_search_on(model, images):
     with pytest.raises(InputError, match=r"^attack 'away' searches on a teacher, and there is none$"):
         judge(model, images, (Trial(name="away", surrogate=True),))
+
+
+def test_transfer_attacks_climb_the_surrogate(model, images, tiny_classifier):
+    trial = Trial(name="transfer", attack=PGD(steps=5, eps=Radius("16/255")), surrogate=True)
+    surrogate = tiny_classifier(seed=5).eval()
+    found = judge(model, images, (trial,), surrogate=surrogate)
+    assert int(found.marks["backward"].sum()) == 5 * int(found.correct.sum())
+    with pytest.raises(InputError, match="attack 'transfer' searches on a teacher, and there is none"):
+        judge(model, images, (trial,))
+    itself = judge(model, images, (trial,), surrogate=model)
+    assert itself.robust.sum() < found.robust.sum()

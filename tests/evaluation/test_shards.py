@@ -102,7 +102,7 @@ def test_two_processes_write_what_one_writes(tmp_path, monkeypatch):
     one, two = ([(tmp_path / name / file).read_bytes() for file in FILES] for name in ("one", "two"))
     assert one[1:] == two[1:]
     assert timeless(json.loads(two[0])) == timeless(json.loads(one[0])) == timeless(single)
-    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == sorted(FILES)
+    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == sorted([*FILES, "report.html"])
 
 
 FILES = ("evaluation.json", "examples.jsonl", "adversarial.safetensors")

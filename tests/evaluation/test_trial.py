@@ -8,7 +8,7 @@ from overproof.attacks.fab import FAB
 from overproof.attacks.hopskipjump import HopSkipJump
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
-from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial, mtard, quick, rrm, standard
+from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial, mtard, quick, rrm, shipped, standard
 
 LINF = Threat()
 L2 = Threat(norm="l2", eps=Radius("0.5"))
@@ -168,3 +168,15 @@ class TestSuites:
     def test_names_in_a_suite_differ(self):
         with pytest.raises(ValueError, match=r"^attacks need different names, got a, b, a$"):
             Suite(name="s", attacks=(Trial(name="a"), Trial(name="b"), Trial(name="a", targets=1)))
+
+
+class TestShipped:
+    @pytest.mark.parametrize("threat", [LINF, L2])
+    def test_no_attack_needs_gradients_of_the_file_itself(self, threat):
+        suite = shipped(threat)
+        assert [trial.family for trial in suite.attacks] == ["transfer", "transfer", "black_box", "black_box"]
+        assert {(trial.attack.norm, trial.attack.eps) for trial in suite.attacks} == {(threat.norm, threat.eps)}
+        assert not suite.survivors  # files are compared attack by attack
+
+    def test_under_l1_there_is_no_walk_along_the_boundary(self):
+        assert [trial.attack.kind for trial in shipped(L1).attacks] == ["pgd", "pgd", "square"]

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -154,3 +155,25 @@ def test_without_attacks_the_worst_case_is_clean():
 def test_standing_counts_a_block_on_its_way():
     found = standing(marks())
     assert (found.claim, found.passed, found.of) == ("correct under every attack", 1, 6)
+
+
+def test_survivors_after_so_many_passes():
+    rows = marks(survived=[[T], [F], [F], [F], [T], [F]], labels=[0] * 6, predictions=[0, 0, 0, 0, 1, 0])
+    rows["forward"] = torch.tensor([[30], [1], [2], [30], [0], [3]])  # the fifth was wrong and never attacked
+    suite = Suite(name="one", attacks=TRIALS[:1])
+    found = Verdicts.of(suite, [rows]).survivors()["first"]
+    assert found[:4] == [[0, 5], [1, 4], [2, 3], [3, 2]]
+    assert found[-1] == [30, 1]
+    passes = [row[0] for row in found]
+    assert all(a < b <= max(a + 1, 1.25 * a) for a, b in pairwise(passes))
+
+
+def test_a_suite_on_survivors_begins_where_the_trial_before_ended(survivors, independent):
+    assert {name: rows[0][1] for name, rows in survivors.survivors().items()} == {"first": 5, "second": 3, "third": 2}
+    assert {name: rows[-1][1] for name, rows in survivors.survivors().items()} == {"first": 3, "second": 2, "third": 1}
+    assert {rows[0][1] for rows in independent.survivors().values()} == {5}
+
+
+def test_survivors_of_nobody_is_one_row():
+    nobody = marks(survived=[[F, F, F]], labels=[0], predictions=[1])
+    assert Verdicts.of(INDEPENDENT, [nobody]).survivors() == {name: [[0, 0]] for name in ("first", "second", "third")}

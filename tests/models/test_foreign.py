@@ -129,13 +129,14 @@ def refuses(name, sentence, signature=SIGNATURE):
 
 
 @pytest.mark.parametrize(
-    "word", ["a:b", "a.b:c", "timm:resnet18.a1_in1k", "robustbench:cifar10/Linf/X", "timm:hf-hub:a/b", "hugging:x"]
+    "word",
+    ["a:b", "a.b:c", "timm:resnet18.a1_in1k", "robustbench:cifar10/Linf/X", "timm:hf-hub:a/b", "hugging:x", "hub:make"],
 )
 def test_a_word_with_a_colon_is_foreign(word):
     assert is_foreign(word)
 
 
-@pytest.mark.parametrize("word", ["runs/a", "a", ".", "/runs/12:30", "runs/12:30", "", "./a:b"])
+@pytest.mark.parametrize("word", ["runs/a", "a", ".", "/runs/12:30", "runs/12:30", "", "./a:b", "hub:org/name"])
 def test_a_path_is_not(word):
     assert not is_foreign(word)
 
@@ -242,7 +243,7 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
     ids=lambda value: value.partition(" ")[0],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(name, sentence, here):
-    forms = "package.module:factory, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+    forms = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
     refuses(name, f"{name}: {sentence.format(forms=forms)}")
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from overproof.models.precision import choose_precision, computes_bf16
+from overproof.models.precision import choose_precision, computes_bf16, tensor_float
 
 CPU = torch.device("cpu")
 NARROW, WIDE = nn.Conv2d(3, 63, 1), nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 64, 1))
@@ -34,3 +34,13 @@ def test_a_graphics_card_is_asked_for_its_generation(monkeypatch, capability, wa
 
 def test_an_unknown_device_computes_in_fp32():
     assert choose_precision("auto", torch.device("meta"), WIDE) == "fp32"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_tf32_is_allowed_or_not_and_afterwards_as_before(allowed):
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    with pytest.raises(KeyError), tensor_float(allowed):
+        assert (matrices.allow_tf32, convolutions.allow_tf32) == (allowed, allowed)
+        raise KeyError
+    assert (matrices.allow_tf32, convolutions.allow_tf32) == before

@@ -1,3 +1,5 @@
+import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -5,7 +7,7 @@ import pytest
 
 from overproof.report.page import page
 
-HOSTILE = '</script><script>alert(1)</script><img src="https://evil.example/x.png" onerror="x">&'
+HOSTILE = '</script><script>alert(1)</script><img src="https://evil.example/x.png" onerror="x">&"\' onmouseover="y'
 ADDRESSES = ("src", "href", "action", "data", "poster", "srcset", "background", "formaction", "manifest", "ping")
 
 
@@ -15,7 +17,7 @@ class Parsed(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.addresses, self.handlers, self.scripts, self.styles = [], [], [], []
-        self.tags, self.texts, self.open = [], [], []
+        self.tags, self.texts, self.open, self.ids = [], [], [], []
         self.feed(html)
 
     def handle_starttag(self, tag, attributes):
@@ -23,11 +25,13 @@ class Parsed(HTMLParser):
         self.open.append(tag)
         for name, value in attributes:
             if name in ADDRESSES:
-                self.addresses.append((tag, name, value))
+                self.addresses.append(value)
             if name.startswith("on"):
                 self.handlers.append((tag, name, value))
             if name == "style":
                 self.styles.append(value)
+            if name == "id":
+                self.ids.append(value)
 
     def handle_data(self, data):
         inside = self.open[-1] if self.open else ""
@@ -37,67 +41,140 @@ class Parsed(HTMLParser):
         while self.open and self.open.pop() != tag:
             pass
 
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
 
-@pytest.fixture
-def hostile(evaluation):
-    return evaluation(run=HOSTILE, method=HOSTILE, hardware=HOSTILE, data__name=HOSTILE)
-
-
-def own_scripts(parsed):
-    """Return the scripts that are not the inlined plotly itself."""
-    return [script for script in parsed.scripts if len(script) < 100_000]
+    @property
+    def data(self):
+        return json.loads(next(script for script in self.scripts if script.startswith("{")))
 
 
-def test_the_page_requests_nothing_from_anywhere(evaluation, hostile):
-    parsed = Parsed(page([evaluation(), evaluation(threat__eps="4/255"), hostile], title="T", lead="L"))
-    assert parsed.addresses == []
-    assert not {"link", "iframe", "object", "embed", "base", "img"} & set(parsed.tags)
-    # plotly's text knows many addresses, but is asked for none of them by anything else on the page.
-    for script in own_scripts(parsed):
-        without_names = script.replace("evil.example", "")
-        assert not re.search(r"\bfetch\(|XMLHttpRequest|import\(|sendBeacon|WebSocket", without_names)
-        assert "https://cdn" not in without_names
-    assert not any("url(" in style or "@import" in style for style in parsed.styles)
+def own(parsed):
+    """Return the scripts and data that are not the inlined plotly itself."""
+    return [script for script in parsed.scripts if len(script) < 1_000_000]
 
 
-def test_plotly_is_inlined_once(evaluation):
-    html = page([evaluation(), evaluation(threat__eps="4/255")], title="T")
+def test_the_page_requests_nothing_from_anywhere(full, finding):
+    html = page([full(), full("b", method="kd"), finding(threat__eps="4/255", run=HOSTILE)], title="T", lead="L")
     parsed = Parsed(html)
-    assert sum(len(script) > 100_000 for script in parsed.scripts) == 1
-    assert sum("Plotly.newPlot" in script for script in own_scripts(parsed)) == 2
+    assert all(address.startswith("#") for address in parsed.addresses)
+    assert not {"link", "iframe", "object", "embed", "base", "img", "form"} & set(parsed.tags)
+    # plotly's text knows many addresses, but is asked for none of them by anything else on the page.
+    for script in own(parsed):
+        assert not re.search(r"\bfetch\(|XMLHttpRequest|import\(|sendBeacon|WebSocket", script)
+        assert not re.search(r"https?://", script.replace("https://evil.example", ""))
+    assert not any("url(" in style or "@import" in style for style in parsed.styles)
+    assert "default-src &#39;none&#39;" in html
 
 
-def test_a_hostile_name_stays_a_text(hostile):
-    html = page([hostile], title=HOSTILE, lead=HOSTILE)
+def test_plotly_is_inlined_once(full):
+    html = page([full(), full("b", threat__eps="4/255")], title="T")
+    assert sum(len(script) > 1_000_000 for script in Parsed(html).scripts) == 1
+    assert html.startswith("<!doctype html>")
+    assert html.endswith("</html>\n")
+
+
+def test_a_hostile_name_stays_a_text(full):
+    run = full(HOSTILE, method=HOSTILE, hardware=HOSTILE, data__name=HOSTILE, selected_on=HOSTILE, warnings=[HOSTILE])
+    html = page([run, full("b")], title=HOSTILE, lead=HOSTILE)
     parsed = Parsed(html)
     assert HOSTILE in parsed.texts  # once as it is, in its cell
     assert "img" not in parsed.tags
     assert parsed.handlers == []
-    assert not any(script.strip() == "alert(1)" for script in parsed.scripts)
+    assert len(parsed.scripts) == 3  # the data, plotly, our own
     assert "<script>alert(1)" not in html
+    assert parsed.data["methods"] == [HOSTILE, "ard"]
 
 
-def test_the_page_shows_every_figure_with_its_interval(evaluation):
-    other = evaluation(run="other", attacks={})
-    html = page([evaluation(), other], title="Comparison", lead="2 runs.")
-    text = " ".join(" ".join(Parsed(html).texts).split())
-    assert "Comparison" in text
-    assert "2 runs." in text
-    assert "digits, 200 of 360 test images (01234567), linf eps 8/255" in text
-    assert "toy ard 1,234,567 90.0 85.1–93.4" in text
-    assert "50.0 43.1–56.9" in text
-    assert text.count("not run") == 2
-    assert "Wilson 95 % intervals" in text
-    assert "Measured with overproof 0.1.0, torch 2.13, a processor." in text
+def test_identifiers_are_unique_and_anchors_have_their_targets(full):
+    parsed = Parsed(page([full(), full("b", method="kd"), full("c", threat__eps="4/255")], title="T"))
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {address.removeprefix("#") for address in parsed.addresses} <= set(parsed.ids)
 
 
-def test_different_origins_are_all_named(evaluation):
-    html = page([evaluation(), evaluation(hardware="another")], title="T")
-    assert "Measured with overproof 0.1.0, torch 2.13, a processor; overproof 0.1.0, torch 2.13, another." in html
+def test_the_table_shows_every_figure_with_its_interval(finding):
+    text = Parsed(page([finding(), finding(run="other", attacks={})], title="Comparison", lead="2 runs.")).text
+    assert "Comparison 2 runs." in text
+    assert "200 of 200 test images 01234567" in text
+    assert "toy ard 90.0 85.1–93.4 60.0 53.1–66.5 50.5 43.6–57.4 50.0 43.1–56.9 70.0 64.1–75.1 1.2 M" in text
+    assert text.count(" not run") >= 2
+    assert "Wilson's over the test images of one run" in text
+    assert "reduced examples" not in text
 
 
-def test_the_plane_has_a_point_per_run_in_percent(evaluation):
-    script = next(s for s in own_scripts(Parsed(page([evaluation()], title="T"))) if "Plotly.newPlot" in s)
-    assert '"x":[90.0]' in script
-    assert '"y":[50.0]' in script
-    assert '"name":"ard"' in script
+def test_what_must_be_doubted_is_marked_where_it_stands(full, finding):
+    reduced = finding(data__examples=100, selected_on="test")
+    text = Parsed(page([full(), reduced], title="T")).text
+    assert "100 of 200 test images 01234567 reduced examples" in text
+    assert "selected on: test" in text
+    assert "reliability: suspect" in text
+    assert "50 images" in text  # of the certificate
+
+
+def test_a_single_run_shows_tiles_and_its_evidence(full):
+    parsed = Parsed(page([full()], title="T"))
+    text = parsed.text
+    assert "worst case 50.0 % 43.1–56.9" in text
+    assert "suspect The robust accuracy is to be doubted: noise broke 9 of 128 images." in text
+    assert (
+        "Best epoch 2: 45.0 % robust on held-out images. Last epoch 3: 30.0 %. Robust overfitting costs 15.0 points."
+        in text
+    )
+    assert "zero 4 75.0 30.1–95.4 50.0 15.0–85.0" in text
+    assert "overproof train runs/toy/recipe.yaml --out runs/toy-again" in text
+    assert "Not on this page" not in text
+    for part in ("radius-0", "survivors-0", "brackets", "training-0", "selection-0", "controller-0", "reliability-0"):
+        assert part in parsed.data["charts"]
+
+
+def test_a_panel_is_there_only_where_the_run_holds_its_data(finding):
+    parsed = Parsed(page([finding()], title="T"))
+    assert list(parsed.data["charts"]) == ["plane-0"]
+    for title in (
+        "Accuracy against eps",
+        "Survivors",
+        "Between attack and proof",
+        "Training",
+        "Class by class",
+        "The images",
+    ):
+        assert title not in parsed.text
+    assert "not run No probe looked for hidden gradients" in parsed.text
+    assert "certificate: not run; overproof certify toy" in parsed.text
+
+
+def test_a_run_without_the_keys_of_today_is_shown(finding):
+    run = finding()
+    for key in ("suite", "seed", "batch", "search_precision", "warnings", "selected_on", "recipe_seed"):
+        del run.evaluation[key]
+    text = Parsed(page([run], title="T")).text
+    assert "seed not recorded" in text
+    assert "selected on: unknown" in text
+
+
+def test_not_a_number_is_a_word_in_the_table_and_null_in_the_data(full):
+    run = full()
+    run.evaluation["calibration"]["clean"]["ece"] = math.nan
+    html = page([run, full("b", method="kd")], title="T")
+    assert "NaN" in Parsed(html).text
+    data = next(script for script in Parsed(html).scripts if script.startswith("{"))
+    assert json.loads(data, parse_constant=pytest.fail)["charts"]["reliability-0"]["parts"]["clean"]["ece"] is None
+
+
+def test_no_examples_at_all(finding):
+    nothing = {"claim": "", "passed": 0, "of": 0}
+    text = Parsed(page([finding(clean=nothing, worst=nothing, attacks={})], title="T")).text
+    assert "NaN" in text
+
+
+def test_seeds_are_one_row_that_opens(full):
+    parsed = Parsed(page([full("a-0"), full("a-1", seed=1)], title="T"))
+    assert "a ard · 2 seeds" in parsed.text
+    assert "Small points are single seeds" in parsed.text
+
+
+def test_what_recipes_differ_in_is_shown_once_per_row(full):
+    runs = [full("a-0"), full("a-1", seed=1), full("b", method="kd")]
+    text = Parsed(page(runs, title="T")).text
+    assert "In what the recipes differ: 1 key key a b method.kind ard kd" in text

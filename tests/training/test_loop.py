@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from overproof.data.augment import Augment
 from overproof.data.draws import seed_at
 from overproof.errors import InputError
+from overproof.functional import cross_entropy
 from overproof.methods.ard import ARD
+from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.models.weights import freeze
 from overproof.training import loop as loop_module
@@ -435,3 +437,27 @@ class TestNetwork:
         torch.testing.assert_close(network.backbone[1].running_mean, out.mean(dim=(0, 2, 3)))
         torch.testing.assert_close(network.backbone[1].running_var, out.transpose(0, 1).flatten(1).var(dim=1))
         assert loop.student.training
+
+
+class TestMemoryThatRunsOut:
+    class Hungry(Method):
+        """Cross-entropy of at most ``room`` images; beyond it the device has no memory, or breaks otherwise."""
+
+        kind = "hungry"
+        room, problem = 3, torch.OutOfMemoryError("no room")
+
+        def losses(self, step):
+            if len(step.y) > self.room:
+                raise self.problem
+            yield {"label": cross_entropy(step.student(step.x), step.y).mean()}
+
+    @pytest.mark.parametrize(("room", "advice"), [(3, "training.batch=2 fits"), (0, "use a smaller training.batch or")])
+    def test_one_sentence_has_a_size_that_fits(self, looping, monkeypatch, room, advice):
+        monkeypatch.setattr(self.Hungry, "room", room)
+        with pytest.raises(InputError, match=f"^memory ran out in a step on 8 images; {advice}"):
+            list(looping(self.Hungry()).run())
+
+    def test_another_error_stays_what_it_is(self, looping, monkeypatch):
+        monkeypatch.setattr(self.Hungry, "problem", RuntimeError("a defect"))
+        with pytest.raises(RuntimeError, match="a defect"):
+            list(looping(self.Hungry()).run())

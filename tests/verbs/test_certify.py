@@ -171,7 +171,7 @@ def test_what_goes_on_with_a_pair_cannot_be_mixed_up(run, teacher, toy, squares,
     recipe = toy(f"data={{kind: npz, path: {squares(side=6, classes=3)}}}", "training.batch=16")
     other = train(recipe, tmp_path / "other", device="cpu")
     assert refused(run, teacher=other.folder) == (
-        f"{other.folder}: this teacher is for 1x6x6, 3 classes, the test images are 1x8x8, 10 classes"
+        f"{other.folder}: it is for 1x6x6, 3 classes, the data are 1x8x8, 10 classes"
     )
 
 

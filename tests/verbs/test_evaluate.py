@@ -399,8 +399,25 @@ def test_broken_images_are_kept_and_confirmed(run):
     assert (change <= 0.1 + 1e-6).all()
     assert torch.allclose(change, torch.tensor([line["norm"] for line in broken]))
     assert ((kept["images"] >= 0) & (kept["images"] <= 1)).all()
+    assert torch.equal(kept["clean"].float() / 255, clean)
     with torch.no_grad():
         assert (load(run.folder)(kept["images"]).argmax(dim=1) != kept["labels"]).all()
+        assert torch.allclose(load(run.folder)(kept["images"]), kept["attacked_logits"], atol=1e-5)
+        assert torch.allclose(load(run.folder)(clean), kept["clean_logits"], atol=1e-5)
+    assert "teacher_clean_logits" not in kept
+
+
+def test_a_teacher_answers_on_the_broken_images_too(run, finished):
+    other = finished("seed=7").folder
+    found = evaluate(run, examples=60, save_adversarial=True, teacher=other, device="cpu")
+    kept = load_file(run.folder / "adversarial.safetensors")
+    with torch.no_grad():
+        assert torch.allclose(load(other)(kept["images"]), kept["teacher_attacked_logits"], atol=1e-5)
+        assert torch.allclose(load(other)(kept["clean"].float() / 255), kept["teacher_clean_logits"], atol=1e-5)
+    assert found["classes"] == [str(digit) for digit in range(10)]
+    assert found["multiply_adds"] == 64 * 16 + 16 * 10
+    assert found["attacks"]["fgsm"]["survivors"][0] == [0, found["clean"]["passed"]]
+    assert found["attacks"]["fgsm"]["survivors"][-1][1] == found["attacks"]["fgsm"]["passed"]
 
 
 def test_none_broken_is_an_empty_file(run):
@@ -458,9 +475,7 @@ def test_a_teacher_for_other_images_is_refused(run, toy, squares, tmp_path):
         tmp_path / "other",
         device="cpu",
     ).folder
-    assert refused(run, teacher=other) == (
-        f"{other}: this teacher is for 1x6x6, 3 classes, the test images are 1x8x8, 10 classes"
-    )
+    assert refused(run, teacher=other) == (f"{other}: it is for 1x6x6, 3 classes, the data are 1x8x8, 10 classes")
 
 
 def test_another_folder_for_the_results(run, tmp_path):
@@ -628,7 +643,8 @@ def test_outputs_that_are_no_numbers_are_counted(foreign):
 def test_a_network_without_gradients_is_attacked_without_them(foreign):
     word = f"{foreign}:blind"
     assert refused(word, data="digits") == (
-        f"apgd-ce-20 needs gradients and {word} gives none; use square or hopskipjump"
+        f"apgd-ce-20 needs gradients and {word} gives none; use square, hopskipjump or, from another network, a "
+        f"transfer attack such as transfer-mi-fgsm"
     )
     options = {"data": "digits", "examples": 20, "eps": "0.3", "device": "cpu"}
     found = with_probes(word, attacks=("square-100", "hopskipjump"), save_adversarial=True, **options)

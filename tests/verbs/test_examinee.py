@@ -1,8 +1,8 @@
 import sys
 
+import huggingface_hub.constants
 import pytest
-import torch
-from torch import nn
+from tests.formats.fake_hub import FakeHub, serving
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
@@ -11,9 +11,10 @@ from overproof.attacks.pgd import PGD
 from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.evaluation.trial import SUITES, Trial
-from overproof.models.classifier import Classifier
+from overproof.formats.hub import write_repository
 from overproof.signature import Signature
-from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network
+from overproof.verbs.examinee import Examinee, chosen_suite, examinee
+from overproof.verbs.networks import digest_of
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
 
@@ -87,30 +88,22 @@ class TestWho:
         assert not found.model.training
         assert refused(examinee, f"{module}:make", None).startswith(f"{module}:make: say on which images, with --data ")
 
+    def test_a_repository_of_the_hub_is_a_run_whose_results_lie_elsewhere(self, run, tmp_path, monkeypatch):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.chdir(tmp_path)
+        hub = FakeHub()
+        hub.holds("org/toy", write_repository(run.folder, tmp_path / "repository"))
+        with serving(hub) as address:
+            monkeypatch.setenv("HF_ENDPOINT", address)
+            found = examinee("org/toy", None)
+        assert found.folder.as_posix() == found.name == "evaluations/org-toy"
+        assert found.facts == examinee(run, None).facts
+        assert found.threat == run.recipe().threat
+        # A repository on disk is a folder like any other.
+        assert examinee(tmp_path / "repository", None).folder == tmp_path / "repository"
+
     def test_no_run(self, tmp_path):
         assert refused(examinee, tmp_path, None) == f"{tmp_path}: not a run folder (it has no recipe.yaml)"
-
-    def test_a_teacher_is_a_run_or_a_foreign_network_that_fits(self, run, module):
-        assert digest_of(network(run.folder, DIGITS)) == digest_of(run.model()[0])
-        assert isinstance(network(f"{module}:make", DIGITS), Classifier)
-        other = Signature(channels=1, height=8, width=8, classes=3)
-        assert refused(network, run.folder, other) == (
-            f"{run.folder}: this teacher is for 1x8x8, 10 classes, the test images are 1x8x8, 3 classes"
-        )
-
-    def test_a_digest_sees_every_weight_and_every_buffer(self, run):
-        first = run.model()[0]
-        digests = {digest_of(first)}
-        for part in (*first.parameters(), *first.buffers()):
-            with torch.no_grad():
-                part.view(-1)[0] += 1e-3
-            digests.add(digest_of(first))
-        assert len(digests) == 1 + len([*first.parameters(), *first.buffers()])
-        torch.manual_seed(0)
-        norm = Classifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)), DIGITS)
-        before = digest_of(norm)
-        norm.backbone[1].running_mean[3] = 1
-        assert digest_of(norm) != before
 
 
 class TestSuite:

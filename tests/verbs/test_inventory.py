@@ -26,7 +26,8 @@ def test_nothing_is_left_out():
     assert {name for name, _ in inventory("datasets")} == {source.kind for source in Source.__subclasses__()}
     assert [name for name, _ in inventory("recipes")] == recipe_names()
     attacks = [name for name, _ in inventory("attacks")]
-    assert attacks == ["pgd", "apgd", "fab", "square", "hopskipjump", "standard", "quick", "mtard", "rrm", "rrm-l2"]
+    suites = ["standard", "quick", "shipped", "mtard", "rrm", "rrm-l2"]
+    assert attacks == ["pgd", "apgd", "fab", "square", "hopskipjump", *suites]
     assert set(attacks) >= {search.kind for search in get_args(Search)} | set(SUITES)
 
 

@@ -209,8 +209,7 @@ class TestTeachers:
         teacher = self.teacher_of(finished, f"data={{kind: npz, path: {file}}}", "training.batch=16")
         sentence = refused(toy(*self.EDITS, f"teachers.robust={teacher}"), tmp_path / "run")
         assert sentence == (
-            f"teacher 'robust' ({teacher}) was trained for 1x{side}x{side}, {classes} classes, "
-            "the data are 1x8x8, 10 classes"
+            f"teacher 'robust': {teacher}: it is for 1x{side}x{side}, {classes} classes, the data are 1x8x8, 10 classes"
         )
         assert not (tmp_path / "run").exists()
 
@@ -227,17 +226,24 @@ class TestTeachers:
         def try_with(path):
             return refused(toy(*self.EDITS, f"teachers.robust={path}"), tmp_path / "run")
 
-        assert try_with(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: no such run folder"
+        assert try_with(tmp_path / "nowhere") == f"teacher 'robust': {tmp_path / 'nowhere'}: no such run folder"
         broken = copied(finished(), tmp_path / "broken").folder
         weights = broken / "model.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[:-1])
-        assert try_with(broken) == f"{weights}: damaged or exchanged; its digest is not the one in model.json"
+        assert (
+            try_with(broken)
+            == f"teacher 'robust': {weights}: damaged or exchanged; its digest is not the one in model.json"
+        )
         weights.unlink()
-        assert try_with(broken) == f"{broken}: no model.safetensors here, so this is not a finished run"
+        assert (
+            try_with(broken) == f"teacher 'robust': {broken}: no model.safetensors here, so this is not a finished run"
+        )
         weights.write_bytes(whole)
         (broken / "model.json").write_text("{")
-        assert try_with(broken).startswith(f"{broken / 'model.json'}: not a model description of overproof (")
+        assert try_with(broken).startswith(
+            f"teacher 'robust': {broken / 'model.json'}: not a model description of overproof ("
+        )
         assert not (tmp_path / "run").exists()
 
 

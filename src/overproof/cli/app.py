@@ -9,8 +9,10 @@ from overproof.cli.certify import certify
 from overproof.cli.compare import compare
 from overproof.cli.console import leads, warn
 from overproof.cli.evaluate import evaluate
+from overproof.cli.export import export
 from overproof.cli.inventory import list_
 from overproof.cli.quickstart import quickstart
+from overproof.cli.teacher import teacher
 from overproof.cli.train import train
 from overproof.errors import AgreedError, InputError
 
@@ -20,9 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil small robust image classifiers, attack them, prove what can be proved, and ship them.",
 )
-for verb in (quickstart, train, evaluate, certify, compare):
+for verb in (quickstart, train, evaluate, certify, compare, export):
     app.command()(verb)
 app.command(name="list")(list_)
+app.add_typer(teacher, name="teacher")
 
 
 def main() -> NoReturn:

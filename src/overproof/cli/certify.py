@@ -11,7 +11,7 @@ from overproof.cli.options import BoundName, Device, NormName
 
 
 def certify(
-    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
     teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
@@ -33,6 +33,8 @@ def certify(
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """
     from overproof.verbs.certify import certifying
+    from overproof.verbs.compare import write_report
+    from overproof.verbs.examinee import results_folder
 
     course = certifying(
         run,
@@ -56,6 +58,9 @@ def certify(
         found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
     if leads():
         _print_certificate(found)
+        folder = results_folder(run, out)
+        if (folder / "evaluation.json").is_file():
+            say(f"report: {write_report(folder)}")
 
 
 def _print_certificate(found: "dict[str, Any]") -> None:

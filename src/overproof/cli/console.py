@@ -66,7 +66,7 @@ def show_course(
 ) -> "dict[str, Any]":
     """Show a live bar with the stage and the figure ``told`` of an item on a terminal, a line per stage elsewhere."""
     live = out_console.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
         task = bar.add_task(title)
         last = ""

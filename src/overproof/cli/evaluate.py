@@ -5,22 +5,28 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table as Grid
+from rich.text import Text
 
 from overproof.cli.console import leads, out_console, say, show_course, stoppable
 from overproof.cli.options import Device, NormName, PrecisionName
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    run: Annotated[
+        str, typer.Argument(help="A run, FILE.onnx, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")
+    ],
     attacks: Annotated[
         str,
-        typer.Option(help="standard, quick, mtard, rrm, rrm-l2, a YAML file, or attack names, comma-separated."),
+        typer.Option(
+            help="standard, quick, shipped, mtard, rrm, rrm-l2, a YAML file, or attack names, comma-separated."
+        ),
     ] = "",
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
     examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     teacher: Annotated[str | None, typer.Option(help="For transfer attacks and agreement; a run or a network.")] = None,
+    original: Annotated[str | None, typer.Option(help="What FILE.onnx came from; default the run beside it.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
     batch: Annotated[int | None, typer.Option(help="Examples that go through the attacks together.")] = None,
     precision: Annotated[PrecisionName, typer.Option(help="Of the search; successes are confirmed in fp32.")] = (
@@ -36,7 +42,9 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
+    from overproof.verbs.compare import write_report
     from overproof.verbs.evaluate import evaluating
+    from overproof.verbs.examinee import results_folder
 
     course = evaluating(
         run,
@@ -46,6 +54,7 @@ def evaluate(
         examples=examples,
         data=data,
         teacher=teacher,
+        original=original,
         seed=seed,
         batch=batch,
         precision=precision.value,
@@ -59,25 +68,66 @@ def evaluate(
         found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if leads():
         _print_evaluation(found)
+        say(f"report: {write_report(results_folder(run, out))}")
 
 
 def _print_evaluation(found: "dict[str, Any]") -> None:
+    from overproof.report.findings import Findings
     from overproof.report.table import tables
+    from overproof.report.text import shown
 
-    (table,) = tables([found])
+    (table,) = tables([Findings(evaluation=found)])
     (row,) = table.rows
     after = " (each on the survivors)" if found["suite"]["survivors"] else ""
     grid = Grid(title=f"{row.name}; {table.title}; {found['suite']['name']}{after}", title_justify="left")
     grid.add_column("attack")
     for name in ("correct, % with 95 % interval", "forward passes", "backward passes", "seconds"):
         grid.add_column(name, justify="right")
-    for name in table.columns:
-        trial = found["attacks"].get(name, {})
-        passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
-        seconds = (trial or found[name])["seconds"]
-        grid.add_row(name, str(row.cells[name]), *passes, f"{seconds:.1f}")
+    for column in table.columns:
+        if column.group == "attacks" or column.key in ("clean", "worst"):
+            trial = found["attacks"].get(column.label, {}) if column.group == "attacks" else {}
+            passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
+            seconds = (trial or found[column.key])["seconds"]
+            grid.add_row(Text(column.label), shown(row, column), *passes, f"{seconds:.1f}")
     out_console.print(grid)
+    if found["artefact"]:
+        _print_artefact(found["artefact"])
     if found["suite"]["caution"]:
         say(f"{found['suite']['name']}: {found['suite']['caution']}.")
     if found["reliability"]:
         say(found["reliability"]["sentence"])
+
+
+def _print_artefact(found: "dict[str, Any]") -> None:
+    time = found["latency"]
+    say(f"one image on one thread: median {time['median']:.3f} ms, p99 {time['p99']:.3f} ms")
+    say(f"{found['bytes']:,} bytes, {_counted(found['multiply_adds'])} multiply-adds per image")
+    for name in ("original", "teacher"):
+        other = found[name]
+        if other:
+            ratio = ""
+            if found["multiply_adds"] and other["multiply_adds"]:
+                ratio = f", {other['multiply_adds'] / found['multiply_adds']:.1f} times as many"
+            sizes = f"{other['bytes']:,} bytes, {_counted(other['multiply_adds'])} multiply-adds{ratio}"
+            say(f"{name} {other['name']}: {sizes}")
+    if found["original"]:
+        _print_pairs(found["original"])
+
+
+def _counted(count: int | None) -> str:
+    return "an unknown number of" if count is None else f"{count:,}"
+
+
+def _print_pairs(found: "dict[str, Any]") -> None:
+    say(f"beside {found['name']}, the network it came from, example by example:")
+    grid = Grid()
+    grid.add_column("attack")
+    for name in ("its correct, %", "lost by the file", "gained", "difference, points with 95 % interval"):
+        grid.add_column(name, justify="right")
+    for name, one in {"clean": found["clean"], **found["attacks"], "worst": found["worst"]}.items():
+        paired = one["paired"]
+        low, high = paired["interval"]
+        points = f"{100 * paired['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        lost, gained = str(paired["only_before"]), str(paired["only_after"])
+        grid.add_row(name, f"{100 * one['share']:.1f}", lost, gained, points)
+    out_console.print(grid)

@@ -1,11 +1,15 @@
 """The words of `overproof train`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from overproof.cli.console import leads, out_console, say, stoppable, warn
 from overproof.cli.options import Device
@@ -72,19 +76,36 @@ def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], resu
 
 
 def _follow(news: "Iterator[News]", title: str) -> None:
-    """Show a live bar on a terminal, a line per epoch elsewhere."""
-    live = out_console.is_terminal
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"))
-    with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
-        task = bar.add_task(title)
+    """Show a line per epoch; on a terminal also a bar with the time left, and the losses of the moment below it."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeRemainingColumn(),
+        console=out_console,
+    )
+    task = bar.add_task(title)
+    with Live(console=out_console, refresh_per_second=4) if out_console.is_terminal else nullcontext() as live:
         for item in news:
             for warning in item.warnings:
                 warn(warning)
-            done = item.progress.epoch + item.progress.batch / item.progress.batches
-            best = f", best robust {100 * item.best.robust:.1f} %" if item.best else ""
-            bar.update(task, total=item.epochs, completed=done, description=f"{title}{best}")
-            if item.progress.whole and not live:
+            if item.progress.whole:
                 say(_epoch_line(item))
+            if live is not None:
+                done = item.progress.epoch + item.progress.batch / item.progress.batches
+                bar.update(task, total=item.epochs, completed=done)
+                live.update(Group(bar, Text(_moment(item), style="dim")))
+
+
+def _moment(item: "News") -> str:
+    """Return the losses and the learning rate of the epoch that is running, and the best epoch so far."""
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())
+    line = f"{terms}, lr {item.learning_rate:.2g}"
+    if item.best is None:
+        return line
+    best = f"clean {100 * item.best.clean:.1f} %, robust {100 * item.best.robust:.1f} %"
+    return f"{line}; best epoch {item.best.epoch}: {best}"
 
 
 def _epoch_line(item: "News") -> str:

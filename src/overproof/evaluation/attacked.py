@@ -45,9 +45,12 @@ def judge(
     *,
     batch: int = 500,
     seed: int = 0,
+    surrogate: nn.Module | None = None,
     shard: Shard | None = None,
 ) -> Verdicts:
     """Attack every correctly classified example with every trial and return the verdicts.
+
+    ``surrogate`` is what transfer attacks climb.
 
     The set is on the model's device. The model is in eval mode meanwhile. Each pass runs on the examples that the
     passes before it left standing. With a ``shard``, processes share the blocks and have the same verdicts.
@@ -55,7 +58,7 @@ def judge(
     shard = shard or Shard()
     suite = Suite(name="trials", attacks=trials)
     with in_mode(model, training=False):
-        subject = prepare(model)
+        subject = prepare(model, surrogate=surrogate)
         blocks = {}
         for number, block in enumerate(images.batches(batch)):
             if shard.mine(number):

@@ -29,8 +29,8 @@ from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.evaluation.engine import Subject, assail
 from overproof.evaluation.marks import Marks
-from overproof.evaluation.memory import piecewise, ran_out
 from overproof.evaluation.trial import Suite, Trial
+from overproof.memory import piecewise, ran_out
 from overproof.models.classifier import Classifier
 
 Reach = Literal["ibp", "crown_ibp", "crown", "alpha", "split"]

@@ -15,9 +15,9 @@ from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.evaluation.marks import Marks
-from overproof.evaluation.memory import within_memory
 from overproof.evaluation.trial import Search, Suite, Trial
 from overproof.functional import margin
+from overproof.memory import within_memory
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ from overproof.evaluation.certified import (
 )
 from overproof.evaluation.imitation import attack_pair
 from overproof.evaluation.marks import Marks
-from overproof.evaluation.memory import piecewise, ran_out
+from overproof.memory import piecewise, ran_out
 from overproof.models.classifier import Classifier
 
 _NEAR = 0.005  # a bracket of the gap that is this narrow is not split further

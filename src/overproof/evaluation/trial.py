@@ -153,9 +153,30 @@ def rrm(threat: Threat) -> Suite:
     return Suite(name="rrm", attacks=(Trial(name="apgd-ce-50x10", attack=attack),))
 
 
+def shipped(threat: Threat) -> Suite:
+    """Return the attacks on a file that gives outputs and no gradients: transfer, Square and HopSkipJump.
+
+    Transfer attacks climb the network that the file came from. Under l1 there is no HopSkipJump. Each attack is let
+    loose on every example, so that two files can be compared attack by attack.
+    """
+    pgd = PGD(steps=50, best=True)
+    boundary = (Trial(name="hopskipjump-1000", attack=HopSkipJump(queries=1000), loss="margin"),)
+    return Suite(
+        name="shipped",
+        caution="no gradient goes through the file itself, so this is an upper estimate",
+        attacks=(
+            Trial(name="transfer-pgd-50", attack=pgd, surrogate=True),
+            Trial(name="transfer-margin-50", attack=pgd, loss="margin", surrogate=True),
+            Trial(name="square-1000", attack=Square(queries=1000), loss="margin"),
+            *(() if threat.norm == "l1" else boundary),
+        ),
+    ).under(threat)
+
+
 SUITES: dict[str, Callable[[Threat], Suite]] = {
     "standard": standard,
     "quick": quick,
+    "shipped": shipped,
     "mtard": mtard,
     "rrm": rrm,
     "rrm-l2": rrm,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from overproof.evaluation.evidence import Evidence
@@ -89,6 +90,27 @@ class Verdicts:
         """Return which examples the trials of a family broke, bool ``[N]``; None where none of them was run."""
         columns = [column for column, trial in enumerate(self.suite.attacks) if trial.family == family]
         return ~self.marks["survived"][:, columns].all(dim=1) if columns else None
+
+    def survivors(self) -> dict[str, list[list[int]]]:
+        """Return ``[passes, standing]`` rows of each trial: who still stood after so many forward passes of its search.
+
+        The first row, at 0 passes, are the examples that it was let loose on. Passes are those spent on an example;
+        rows lie at most a quarter apart.
+        """
+        return {trial.name: self._survivors(column) for column, trial in enumerate(self.suite.attacks)}
+
+    def _survivors(self, column: int) -> list[list[int]]:
+        before = (
+            self.marks["survived"][:, :column].all(dim=1) if self.suite.survivors else torch.ones_like(self.correct)
+        )
+        loose = self.correct & before
+        spent, stood = self.marks["forward"][loose, column], self.marks["survived"][loose, column]
+        rows, passes = [[0, len(spent)]], 1
+        while len(spent) and rows[-1][0] < int(spent.max()):
+            passes = min(passes, int(spent.max()))
+            rows.append([passes, len(spent) - int((~stood & (spent <= passes)).sum())])
+            passes = max(passes + 1, passes * 5 // 4)
+        return rows
 
     def lines(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return one record per example: what it was taken for, what broke it, how near, and at what cost.

@@ -1,4 +1,4 @@
-"""Networks that are not ours, by the word a user types: a module of their own, RobustBench's, timm's."""
+"""Networks that are not ours, by the word a user types: a module of their own, an ONNX file, RobustBench's, timm's."""
 
 import inspect
 import sys
@@ -15,17 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overproof.environment import package
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
+from overproof.models.onnx_file import OnnxFile
 from overproof.signature import Signature
 
-_FORMS = "package.module:factory, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+_FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
 
 
 def is_foreign(word: str) -> bool:
-    """Tell ``package.module:factory``, ``robustbench:NAME`` and ``timm:NAME`` from the path of a run folder."""
-    kind, colon, _ = word.partition(":")
-    return bool(colon) and "/" not in kind and not Path(word).exists()
+    """Tell ``package.module:factory``, ``FILE.onnx``, ``robustbench:NAME`` and ``timm:NAME`` from a run."""
+    kind, colon, rest = word.partition(":")
+    of_hub = kind == "hub" and "/" in rest
+    return is_onnx(word) or (bool(colon) and "/" not in kind and not of_hub and not Path(word).exists())
+
+
+def is_onnx(word: str) -> bool:
+    """Tell the path of an ONNX file from every other word."""
+    return Path(word).suffix == ".onnx" and not Path(word).is_dir()
 
 
 def foreign(name: str, signature: Signature) -> Classifier:
@@ -36,6 +44,7 @@ def foreign(name: str, signature: Signature) -> Classifier:
     ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for that module.
     ``robustbench:NAME`` is RobustBench's CIFAR-10 Linf network, ``robustbench:DATASET/THREAT/NAME`` any of its others.
     ``timm:NAME`` is timm's network with its pretrained weights, whose own mean and std become the normalisation.
+    ``FILE.onnx`` runs through onnxruntime and gives no gradients.
 
     Eval mode is entered through the network's own ``train(False)``, exactly as an evaluation does: a factory that
     leaves its network in train mode has forgotten, and one that means a part of it to stay random overrides ``train``.
@@ -45,6 +54,8 @@ def foreign(name: str, signature: Signature) -> Classifier:
     images of the signature to ``[2, classes]`` numbers.
     """
     kind, _, rest = name.partition(":")
+    if is_onnx(name):
+        return _fitting(Classifier(OnnxFile.read(Path(name)), signature), signature, name)
     if rest and kind in _ZOOS:
         return _fitting(_ZOOS[kind](name, rest, signature), signature, name)
     if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
@@ -180,12 +191,7 @@ _ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {"robustbench
 
 
 def _package(path: str, name: str) -> ModuleType:
-    try:
-        return import_module(path)
-    except ModuleNotFoundError as problem:  # the package, or one that it needs
-        raise InputError(f"{name} needs the extra: pip install 'overproof[zoo]'") from problem
-    except Exception as problem:
-        raise InputError(f"{name}: {path} is installed but cannot be imported ({_said(problem)})") from problem
+    return package(path, extra="zoo", where=name)
 
 
 # --- what every network must do ---------------------------------------------------------------------------------------

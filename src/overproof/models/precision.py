@@ -1,5 +1,7 @@
 """Which arithmetic a device is good at."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -24,3 +26,18 @@ def choose_precision(wish: Literal["auto", "fp32", "bf16"], device: torch.device
         return wish
     widths = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
     return "bf16" if computes_bf16(device) and max(widths, default=0) >= _WIDE else "fp32"
+
+
+@contextmanager
+def tensor_float(allowed: bool) -> Iterator[None]:
+    """Let GPUs round the factors of fp32 products to TF32's 10 bits, or forbid it; as before, afterwards.
+
+    torch's own settings forbid it for matrices and allow it for convolutions, so neither is what a user expects.
+    """
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matrices.allow_tf32, convolutions.allow_tf32
+    matrices.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matrices.allow_tf32, convolutions.allow_tf32 = before

@@ -70,7 +70,7 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
     Raises ``InputError`` for a missing, damaged or exchanged file.
     """
     description = load_description(folder, name)
-    description_file, weights_file = folder / f"{name}.json", folder / f"{name}.safetensors"
+    description_file, weights_file = _description_file(folder, name), folder / f"{name}.safetensors"
     try:
         options = dict(description["architecture"])
         signature = Signature(**description["signature"])
@@ -95,9 +95,12 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
 
 
 def load_description(folder: Path, name: str = "model") -> dict[str, Any]:
-    """Read ``name.json`` alone; raise ``InputError`` where it or its weights are missing, or it is no description."""
-    file = folder / f"{name}.json"
-    for needed in (file, file.with_suffix(".safetensors")):
+    """Read ``name.json`` (in a Hub repository ``config.json``) alone.
+
+    Raises ``InputError`` where it or its weights are missing, or it is no description.
+    """
+    file = _description_file(folder, name)
+    for needed in (file, folder / f"{name}.safetensors"):
         if not needed.is_file():
             raise InputError(f"{folder}: no {needed.name} here, so this is not a finished run")
     try:
@@ -106,6 +109,12 @@ def load_description(folder: Path, name: str = "model") -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as problem:  # a ValueError is broken JSON, or bytes that are no text
         raise InputError(f"{file}: not a model description of overproof ({problem!r})") from problem
     return description
+
+
+def _description_file(folder: Path, name: str) -> Path:
+    """Return the description's file: ``name.json``, or what the Hub calls the one of a repository."""
+    file, hub = folder / f"{name}.json", folder / "config.json"
+    return hub if name == "model" and hub.is_file() and not file.is_file() else file
 
 
 def from_plain(options: Mapping[str, Any]) -> Architecture:

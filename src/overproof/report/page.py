@@ -1,59 +1,129 @@
-"""The offline page: the tables, and the plane of clean against worst-case accuracy."""
+"""The offline page: everything that runs hold, in one file that requests nothing from anywhere."""
 
-from collections.abc import Sequence
+import math
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from importlib.resources import files
 from typing import Any
 
-from overproof.report.table import Table, tables
+from overproof.report.charts import brackets, of_run, per_class, planes, radii, survivors
+from overproof.report.findings import Findings
+from overproof.report.pictures import album
+from overproof.report.provenance import commands, differences, missing
+from overproof.report.table import tables
+from overproof.report.text import CAPTION
+
+_SCRIPTS = ("table.js", "charts.js", "pictures.js", "page.js")
+
+_ABSENT = {"warnings": (), "suite": {"name": "recipe", "survivors": False}, "selected_on": "unknown"}
+_ABSENT |= dict.fromkeys(("model_digest", "seed", "search_precision"), "not recorded")
 
 
-def page(evaluations: Sequence[dict[str, Any]], *, title: str, lead: str = "") -> str:
-    """Return one self-contained HTML page for evaluations; it requests nothing from anywhere."""
+def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
+    """Return one self-contained HTML page for runs, at least one.
+
+    Its content security policy allows nothing to be fetched and no script to run but those written into it here.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=PackageLoader("overproof", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
-    found = tables(evaluations)
-    origins = {
-        f"overproof {evaluation['versions']['overproof']}, torch {evaluation['versions']['torch']}, "
-        f"{evaluation['hardware']}"
-        for evaluation in evaluations
-    }
-    return environment.get_template("page.html.j2").render(
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and keys stay in their order
+    found = tables(findings)
+    runs = [_run(place, one) for place, one in enumerate(findings)]
+    rows = [row for table in found for row in table.rows]
+    across = _across(findings, found)
+    charts = {**across, **{f"{name}-{run['place']}": chart for run in runs for name, chart in run["charts"].items()}}
+    images = album(findings)
+    methods = list(dict.fromkeys(one.method for one in findings))
+    own = "\n".join(_read(name) for name in _SCRIPTS)
+    own = f'(() => {{\n"use strict";\n{own}}})();'
+    plotly = get_plotlyjs()
+    html = environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
         tables=found,
-        figures=[_plane(table, first=index == 0) for index, table in enumerate(found)],
-        provenance="Measured with " + "; ".join(sorted(origins)) + ".",
+        methods=methods,
+        runs=runs,
+        charts=charts,
+        across=list(across),
+        # Seeds of one recipe differ in nothing else, so one of them stands for its row.
+        compared=[row.name for row in rows],
+        differences=differences([findings[row.places[0]] for row in rows]),
+        caption=CAPTION,
+        style=_read("page.css"),
+        plotly=plotly,
+        own=own,
+        policy=_policy(plotly, own),
+        data=_strict({"charts": charts, "images": images, "methods": methods, "classes": [r["classes"] for r in runs]}),
     )
+    return html.strip() + "\n"
 
 
-def _plane(table: Table, *, first: bool) -> str:
-    """Return a scatter of worst-case against clean accuracy, one trace per method; the script comes with the first."""
-    from plotly import graph_objects
+def _run(place: int, findings: Findings) -> dict[str, Any]:
+    evaluation = findings.evaluation
+    return {
+        "place": place,
+        "name": findings.name,
+        "method": findings.method,
+        "folder": findings.folder,
+        "evaluation": _ABSENT | dict(evaluation),
+        "certificate": findings.certificate,
+        "reliability": evaluation.get("reliability"),
+        "classes": list(findings.classes),
+        "charts": of_run(findings),
+        "per_class": per_class(findings),
+        "overfitting": _overfitting(findings),
+        "pictured": findings.pictures is not None,
+        "commands": commands(findings),
+        "missing": missing(findings),
+    }
 
-    figure = graph_objects.Figure()
-    for method in dict.fromkeys(row.method for row in table.rows):
-        rows = [row for row in table.rows if row.method == method]
-        bars: dict[str, Any] = {}
-        for axis, column in (("x", "clean"), ("y", "worst")):
-            cells = [row.cells[column] for row in rows]
-            bars[axis] = [100 * cell.share for cell in cells]
-            bars[f"error_{axis}"] = {
-                "symmetric": False,
-                "array": [100 * (cell.interval[1] - cell.share) for cell in cells],
-                "arrayminus": [100 * (cell.share - cell.interval[0]) for cell in cells],
-            }
-        figure.add_scatter(mode="markers", name=method, text=[row.name for row in rows], marker_size=10, **bars)
-    figure.update_layout(
-        template="plotly_white",
-        xaxis_title="clean accuracy, %",
-        yaxis_title="accuracy under every attack, %",
-        height=480,
-        margin={"t": 20},
-    )
-    html: str = figure.to_html(full_html=False, include_plotlyjs="inline" if first else False)
-    return html
+
+def _across(findings: Sequence[Findings], found: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Return the charts that put runs beside each other, each with the title of its panel."""
+    charts: dict[str, dict[str, Any]] = {f"plane-{number}": chart for number, chart in enumerate(planes(found))}
+    for number, (title, chart) in enumerate(radii(findings).items()):
+        charts[f"radius-{number}"] = chart | {"title": title}
+    for number, table in enumerate(found):
+        curves = survivors(findings, [place for row in table.rows for place in row.places])
+        if curves:
+            charts[f"survivors-{number}"] = curves | {"title": table.heading}
+    proofs = brackets(findings)
+    return charts | ({"brackets": proofs} if proofs else {})
+
+
+def _overfitting(findings: Findings) -> dict[str, Any] | None:
+    """Return the best validated epoch and the last one."""
+    validated = [epoch["validation"] for epoch in findings.metrics if epoch.get("validation")]
+    if not validated:
+        return None
+    best = max(validated, key=lambda one: (one["robust"], one["clean"], -one["epoch"]))
+    return {"best": best, "last": validated[-1], "drop": best["robust"] - validated[-1]["robust"]}
+
+
+def _policy(*scripts: str) -> str:
+    """Return a content security policy: nothing from anywhere, these scripts alone, images from the page itself."""
+    sums = [b64encode(sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{one}'" for one in sums)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
+
+
+def _strict(value: Any) -> Any:
+    """Return JSON values with null for every number that JSON cannot say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _strict(part) for key, part in value.items()}
+    return [_strict(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _read(name: str) -> str:
+    return files("overproof.report").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")

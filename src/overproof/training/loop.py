@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from overproof.data.draws import drawing, seed_at
 from overproof.data.images import Batch
 from overproof.data.loader import Loader
-from overproof.errors import AgreedError
+from overproof.errors import AgreedError, InputError
+from overproof.memory import ran_out
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.classifier import Classifier
 from overproof.models.precision import choose_precision
@@ -93,7 +94,12 @@ class Loop:
         batches = len(self.loader)
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
-                self._learn(batch)
+                try:
+                    self._learn(batch)
+                except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+                    if not ran_out(problem):
+                        raise
+                    raise InputError(self._too_large(batch)) from problem
                 self.batch += 1
                 if self.batch % _LOOK_EVERY == 0 and self.batch < batches:
                     yield Progress(self.epoch, self.batch, batches, self._look(), whole=False)
@@ -149,17 +155,7 @@ class Loop:
         torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
         batches, updates, part = len(self.loader), self.method.updates, self.loader.part(self.batch)
         x = batch.x.contiguous(memory_format=torch.channels_last)
-        step = Step(
-            x=x,
-            y=batch.y,
-            student=self.student,
-            teachers=self.teachers.shown(x, self.epoch, self.batch),
-            companions={name: cast(Classifier, network) for name, network in self.companions.items()},
-            state=self.memory,
-            progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
-            part=part,
-        )
-        losses = self.method.losses(step)
+        losses = self.method.losses(self._step(x, batch.y, part))
         for update in range(updates):
             terms = self._next(losses, part, self._asked)
             if terms is None:
@@ -168,6 +164,19 @@ class Loop:
         # The wrapper would wait for a backward pass.
         if self._next(losses, part, self._learners) is not None:
             raise RuntimeError(f"{self.method.kind} yields more than the {updates} updates it declares")
+
+    def _step(self, x: Tensor, y: Tensor, part: Part) -> Step:
+        batches = len(self.loader)
+        return Step(
+            x=x,
+            y=y,
+            student=self.student,
+            teachers=self.teachers.shown(x, self.epoch, self.batch),
+            companions={name: cast(Classifier, network) for name, network in self.companions.items()},
+            state=self.memory,
+            progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
+            part=part,
+        )
 
     def _next(self, losses: Iterator[Terms], part: Part, asked: nn.Module) -> Terms | None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"), drawing(part):
@@ -181,9 +190,7 @@ class Loop:
         """
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.learning_rate(epoch)
-        self.optimiser.zero_grad(set_to_none=True)
-        total = torch.stack(list(terms.values())).sum()
-        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
+        self._differentiate(terms, share)
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)
         self.optimiser.step()
@@ -192,6 +199,38 @@ class Loop:
         for name, term in terms.items():
             tally = self._tallies.get(name) or _Tally.empty(self.device)
             self._tallies[name] = tally.add(term.detach() * share, self.batch)
+
+    def _differentiate(self, terms: Terms, share: float = 1.0) -> None:
+        """Leave the gradient of the terms' sum on what learns, and nothing of gradients before."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.stack(list(terms.values())).sum()
+        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
+
+    def _too_large(self, batch: Batch) -> str:
+        """Return a sentence on a batch that memory has no room for; alone, with a size that was seen to fit."""
+        size = self.loader.part(self.batch).whole
+        fits = size // 2 if self.processes.count == 1 else 0
+        while fits and not self._fits(Batch(batch.x[:fits], batch.y[:fits])):
+            fits //= 2
+        advice = f"training.batch={fits} fits" if fits else "use a smaller training.batch or network"
+        return f"memory ran out in a step on {size} images; {advice}"
+
+    def _fits(self, batch: Batch) -> bool:
+        """Whether memory has room for the losses on a batch and for their gradient. Spoils the method's memory."""
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            self.memory = self.method.initial_state(batch)
+            part = Part(whole=len(batch.y))
+            terms = self._next(self.method.losses(self._step(batch.x, batch.y, part)), part, self._learners)
+            if terms is not None:
+                self._differentiate(terms)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+            if not ran_out(problem):
+                raise
+            return False
+        return True
 
     def _look(self) -> dict[str, float]:
         """Return the mean of every term over the epoch so far; raise ``NotFiniteError`` where one is not finite."""

@@ -25,12 +25,14 @@ from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
-from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
+from overproof.models.precision import tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
-from overproof.verbs.examinee import Examinee, digest_of, examinee, network, shown
+from overproof.verbs.examinee import Examinee, examinee, shown
+from overproof.verbs.networks import digest_of, find_network
 
 SCHEMA = 1
 
@@ -100,7 +102,7 @@ def certifying(
     if teacher is not None and noise is not None:
         raise InputError("smoothing certifies one network and no pair; leave out --teacher or --smoothing")
     model = subject.model.to(place)
-    other = None if teacher is None else network(teacher, subject.images.signature).to(place)
+    other = None if teacher is None else find_network(teacher, subject.images.signature).model.to(place)
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     folder = subject.folder if out is None else Path(out)
@@ -124,12 +126,11 @@ def certifying(
     if shard.leads:
         store.open(resume=resume)
     shard.wait()
-    with in_mode(model, training=False):
+    with in_mode(model, training=False), tensor_float(False):
         blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
     found = {
         "schema": SCHEMA,
         **subject.facts,
-        "parameters": parameter_count(model),
         "data": {
             "name": images.name,
             "split": "test",

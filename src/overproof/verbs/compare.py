@@ -1,37 +1,46 @@
-"""``compare``: several evaluated runs in one table per footing, and one page."""
+"""``compare``: what several runs hold, in one table per footing, as text and as one offline page."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from overproof.errors import InputError
 from overproof.files import write_atomically
 from overproof.report.page import page
 from overproof.report.table import Table, tables
-from overproof.run import Run
-from overproof.verbs.evaluate import SCHEMA
+from overproof.report.text import as_csv, as_latex, as_markdown
+from overproof.verbs.findings import findings
 
 
-def compare(folders: Sequence[Path | str], *, out: Path | None = None) -> list[Table]:
-    """Return a table per data set and threat model; with ``out`` also write the page. Raises ``InputError``."""
-    found = [evaluated(Path(folder)) for folder in folders]
-    if not found:
+def compare(
+    folders: Sequence[Path | str],
+    *,
+    out: Path | None = None,
+    csv: Path | None = None,
+    latex: Path | None = None,
+    markdown: Path | None = None,
+) -> list[Table]:
+    """Return a table per data set and threat model; write the offline page ``out`` and the tables as text.
+
+    A run named twice counts once. Raises ``InputError``, before anything is written.
+    """
+    distinct = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+    if not distinct:
         raise InputError("name at least one run to compare")
+    found = [findings(folder) for folder in distinct]
+    laid = tables(found)
     if out is not None:
-        write_atomically(out, page(found, title="Comparison", lead=f"{len(found)} runs.").encode())
-    return tables(found)
+        alone, several = found[0], len(found) > 1
+        title = "Comparison" if several else alone.name
+        lead = f"{len(found)} runs side by side." if several else f"{alone.method}, {alone.evaluation['architecture']}"
+        write_atomically(out, page(found, title=title, lead=lead).encode())
+    for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
+        if file is not None:
+            write_atomically(file, written(laid).encode())
+    return laid
 
 
-def evaluated(folder: Path) -> dict[str, Any]:
-    """Return a run's evaluation; raise ``InputError`` where there is none, or of another network."""
-    run = Run(folder)
-    found = run.evaluation()
-    if found is None:
-        run.recipe()  # no run folder at all is another sentence
-        raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
-    if found.get("schema") != SCHEMA:
-        raise InputError(f"{folder}: its evaluation.json is of another version of overproof; evaluate it again")
-    # What was found about a foreign network lies in a folder without the network.
-    if (folder / "recipe.yaml").is_file() and found["model_digest"] != run.description()["digest"]:
-        raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
-    return found
+def write_report(folder: Path) -> Path:
+    """Write the page of one evaluated run into its folder, and return its path. Raises ``InputError``."""
+    out = folder / "report.html"
+    compare([folder], out=out)
+    return out

@@ -1,7 +1,7 @@
 """``evaluate``: the only reader of the test split; attacks a network and writes down what it withstood."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Threat
 from overproof.data.images import Batch, ImageSet
@@ -26,15 +26,18 @@ from overproof.evaluation.probes import probe
 from overproof.evaluation.reliability import Reliability, from_attacks
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
-from overproof.evaluation.trial import Suite
+from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
-from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.classifier import Classifier
+from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
-from overproof.models.precision import choose_precision
+from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
-from overproof.verbs.examinee import Examinee, chosen_suite, digest_of, examinee, network, shown
+from overproof.verbs.artefact import artefact
+from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
+from overproof.verbs.networks import digest_of, find_network
 
 SCHEMA = 2
 
@@ -53,8 +56,8 @@ class Attacking:
 def evaluate(run: Run | Path | str, **options: Any) -> dict[str, Any]:
     """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
 
-    ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
-    ``data``. The options are those of ``evaluating``. Raises ``InputError``.
+    ``run`` is a run folder, an exported ``FILE.onnx``, or a foreign network (``package.module:factory``, ``timm:NAME``,
+    ``robustbench:NAME``) with ``data``. The options are those of ``evaluating``. Raises ``InputError``.
     """
     course = evaluating(run, **options)
     while True:
@@ -76,6 +79,7 @@ def evaluating(
     device: str = "auto",
     data: Source | str | None = None,
     teacher: Path | str | None = None,
+    original: Path | str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch: int | None = None,
     reliability: bool = True,
@@ -88,6 +92,8 @@ def evaluating(
     ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
     ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded,
     class-balanced subset (0: all). ``teacher`` is what transfer attacks climb and what agreement is measured with.
+    ``original`` is the network that an exported file came from (default: the run in whose folder it lies): transfer
+    attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
     interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
@@ -97,18 +103,25 @@ def evaluating(
     threat, suite = chosen_suite(subject, attacks, norm, eps)
     model, other = subject.model.to(place), None
     if teacher is not None:
-        other = network(teacher, subject.images.signature).to(place)
+        other = find_network(teacher, subject.images.signature).model.to(place)
+    made = artefact(subject, original, place)
+    source = made.original if made and made.original else other
+    if made and source is None and not attacks:
+        suite = replace(suite, attacks=tuple(trial for trial in suite.attacks if not trial.surrogate))
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     size = subject.batch if batch is None else batch
     if size < 1:
         raise InputError(f"batch must be at least 1, got {size}")
-    warnings = _admitted(subject, model, other, shown(images, seed), suite)
+    warnings = _admitted(subject, model, source, shown(images, seed), suite)
+    if made:
+        warnings += made.warnings
     chosen = choose_precision(precision, place, model)
     folder = subject.folder if out is None else Path(out)
     setting = {
         "network": subject.facts["model_digest"],
         "teacher": None if other is None else digest_of(other),
+        "original": None if made is None or made.original is None else digest_of(made.original),
         "seed": seed,
         "examples": len(images),
         "data": images.digest,
@@ -120,12 +133,18 @@ def evaluating(
     if shard.leads:
         store.open(resume=resume)
     shard.wait()
-    course = _Course(model, other, images, suite, store, shard, seed, size, chosen)
-    verdicts = yield from course.run(warnings)
+    course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
+    before, course_before = None, None
+    with tensor_float(False):
+        verdicts = yield from course.run(warnings)
+        if made and made.original:
+            course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
+            before = yield from course_before.run((), beside="original, ")
+    answers = None if other is None else _answers(other, verdicts, images)
     found = {
         "schema": SCHEMA,
         **subject.facts,
-        "parameters": parameter_count(model),
+        "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
         "data": {
             "name": images.name,
             "split": "test",
@@ -133,6 +152,7 @@ def evaluating(
             "of": len(subject.images),
             "digest": images.digest,
         },
+        "classes": list(images.classes),
         "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
         "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
         "seed": seed,
@@ -140,8 +160,9 @@ def evaluating(
         "search_precision": chosen,
         **_figures(verdicts),
         "calibration": _calibration(verdicts),
-        "teacher": None if other is None else {"name": str(teacher), **_imitation(verdicts, other, images)},
+        "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
         "reliability": _reliability(model, verdicts, images, threat, seed).plain() if reliability and threat else None,
+        "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
         "warnings": list(warnings),
         "versions": versions(),
         "hardware": hardware(place),
@@ -149,21 +170,26 @@ def evaluating(
     if shard.leads:
         results = Run(folder)
         if save_adversarial:
-            found["adversarial"] = _save_broken(results, model, verdicts, rows.tolist(), place)
-        results.write_lines("examples.jsonl", verdicts.lines(rows.tolist()))
+            found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
+        results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
         results.write_json("evaluation.json", found)
         store.remove()
+        if course_before:
+            course_before.store.remove()
     return found
 
 
 def _admitted(
-    subject: Examinee, model: Classifier, teacher: nn.Module | None, shown: Batch, suite: Suite
+    subject: Examinee, model: Classifier, surrogate: nn.Module | None, shown: Batch, suite: Suite
 ) -> tuple[str, ...]:
     """Return warnings about the network; raise ``InputError`` for one that the suite cannot attack."""
     warnings = admit(model, shown.x, shown.y, where=subject.name)
     for trial in suite.attacks:
-        if trial.family == "transfer" and teacher is None:
+        if trial.family == "transfer" and surrogate is None:
             raise InputError(f"attack {trial.name!r} searches on a teacher; name one with --teacher")
+        if trial.family == "transfer" and not isinstance(trial.attack, Trial.black_box):
+            assert surrogate is not None
+            need_gradients(trial.name, surrogate, shown.x, where="the network that it searches on")
         if trial.family == "white_box":
             need_gradients(trial.name, model, shown.x, where=subject.name)
     return warnings
@@ -174,7 +200,7 @@ class _Course:
     """The way of all blocks through the suite, with what is done kept in the store."""
 
     model: Classifier
-    teacher: Classifier | None
+    surrogate: Classifier | None
     images: ImageSet
     suite: Suite
     store: Store
@@ -183,15 +209,25 @@ class _Course:
     batch: int
     precision: Literal["fp32", "bf16"]
 
-    def run(self, warnings: tuple[str, ...]) -> Generator[Attacking, None, Verdicts]:
-        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them."""
+    def on(self, model: Classifier, store: Store, *, resume: bool) -> "_Course":
+        """Return the same course for another network, which is what its transfer attacks climb as well."""
+        if self.shard.leads:
+            store.open(resume=resume)
+        self.shard.wait()
+        return replace(self, model=model, surrogate=model, store=store)
+
+    def run(self, warnings: tuple[str, ...], beside: str = "") -> Generator[Attacking, None, Verdicts]:
+        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them.
+
+        ``beside`` goes before the name of every attack.
+        """
         blocks: dict[int, Marks] = {}
         counts: dict[int, Evidence] = {}
         parts = list(self.images.batches(self.batch))
         mine = [number for number in range(len(parts)) if self.shard.mine(number)]
         passes = count_passes(self.suite, self.images.signature.classes)
         with in_mode(self.model, training=False):
-            subject = prepare(self.model, precision=self.precision, surrogate=self.teacher)
+            subject = prepare(self.model, precision=self.precision, surrogate=self.surrogate)
             for place, number in enumerate(mine):
                 before = self._restored(number)
                 if before is not None:
@@ -202,7 +238,7 @@ class _Course:
                     self.store.save(number, marks, whole=done + 1 == passes)
                     if self.shard.leads:
                         yield Attacking(
-                            attack=self._attack_of(done),
+                            attack=beside + self._attack_of(done),
                             done=place * passes + done + 1,
                             total=len(mine) * passes,
                             robust=reduce(add, counts.values()),
@@ -223,6 +259,7 @@ class _Course:
 def _figures(verdicts: Verdicts) -> dict[str, Any]:
     clean, attacks = verdicts.clean, verdicts.attacks
     passes = {name: verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward")}
+    survivors = verdicts.survivors()
     return {
         "clean": clean.plain(),
         "attacks": {
@@ -232,6 +269,7 @@ def _figures(verdicts: Verdicts) -> dict[str, Any]:
                 "w_robust": (clean.share + attacks[trial.name].share) / 2,
                 "forward": passes["forward"][column],
                 "backward": passes["backward"][column],
+                "survivors": survivors[trial.name],
                 "trial": plain(trial),
             }
             for column, trial in enumerate(verdicts.suite.attacks)
@@ -240,18 +278,34 @@ def _figures(verdicts: Verdicts) -> dict[str, Any]:
     }
 
 
+def _lines(verdicts: Verdicts, before: Verdicts | None, rows: list[int]) -> list[dict[str, Any]]:
+    """Return the examples' records, each with what was found of the original network beside it."""
+    lines = verdicts.lines(rows)
+    if before is None:
+        return lines
+    kept = ("prediction", "broken_by", "margin")
+    pairs = zip(lines, before.lines(rows), strict=True)
+    return [one | {"original": {name: other[name] for name in kept}} for one, other in pairs]
+
+
 def _calibration(verdicts: Verdicts) -> dict[str, Any]:
     return {
         name: calibration(verdicts.marks[f"{name}_logits"], verdicts.labels).plain() for name in ("clean", "attacked")
     }
 
 
-def _imitation(verdicts: Verdicts, teacher: Classifier, images: ImageSet) -> dict[str, Any]:
-    """Return how the student agrees with the teacher on clean images and at the worst points found."""
+def _answers(teacher: Classifier, verdicts: Verdicts, images: ImageSet) -> dict[str, Tensor]:
+    """Return the teacher's logits ``[N, K]`` on the clean images and at the worst points found for the student."""
     place = images.labels.device
     with in_mode(teacher, training=False), torch.no_grad():
         clean = torch.cat([teacher(part.x).cpu() for part in images.batches(256)])
         attacked = torch.cat([teacher(part.to(place)).cpu() for part in torch.split(verdicts.marks["image"], 256)])
+    return {"clean": clean, "attacked": attacked}
+
+
+def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]:
+    """Return how the student agrees with the teacher on clean images and at the worst points found."""
+    clean, attacked = answers["clean"], answers["attacked"]
     return {
         "clean": agreement(verdicts.marks["clean_logits"], clean).plain(),
         "attacked": agreement(verdicts.marks["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
@@ -271,18 +325,27 @@ def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat
 
 
 def _save_broken(
-    results: Run, model: Classifier, verdicts: Verdicts, rows: list[int], place: torch.device
+    results: Run,
+    model: Classifier,
+    verdicts: Verdicts,
+    answers: dict[str, Tensor] | None,
+    images: ImageSet,
+    rows: Tensor,
 ) -> dict[str, Any]:
-    """Write the broken images, and confirm each one again as it was written."""
+    """Write the broken images beside the clean ones (uint8) and what was answered; confirm each as it was written."""
     broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     file = results.folder / "adversarial.safetensors"
+    logits = {f"{name}_logits": verdicts.marks[f"{name}_logits"] for name in ("clean", "attacked")}
+    logits |= {f"teacher_{name}_logits": values for name, values in (answers or {}).items()}
     body = {
         "images": verdicts.marks["image"][broken].contiguous(),
+        "clean": images.images.cpu()[broken].contiguous(),
         "labels": verdicts.labels[broken],
-        "index": torch.tensor(rows)[broken],
+        "index": rows[broken],
+        **{name: values[broken].contiguous() for name, values in logits.items()},
     }
     write_atomically(file, save(body))
-    read = load_file(file)
+    read, place = load_file(file), images.labels.device
     with in_mode(model, training=False), torch.no_grad():
         predicted = [model(part.to(place)).argmax(dim=1).cpu() for part in torch.split(read["images"], 256)]
     wrong = torch.cat(predicted) != read["labels"] if predicted else torch.zeros(0, dtype=torch.bool)

@@ -1,14 +1,13 @@
-"""Who is examined: a run folder or a foreign network, with its data, its threat model and its attacks."""
+"""Who is examined: a run folder, a foreign network or an exported file; its data, its threat and its attacks."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import save
 from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
@@ -16,11 +15,14 @@ from overproof.data.images import Batch, ImageSet, Labelled, balanced_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
-from overproof.models.classifier import Classifier
-from overproof.models.foreign import foreign, is_foreign
+from overproof.formats.hub import repository_id
+from overproof.formats.onnx import own_words
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.models.onnx_file import OnnxFile
 from overproof.recipe import build, data_source
-from overproof.run import Run
-from overproof.signature import Signature
+from overproof.run import Run, find_run
+from overproof.verbs.networks import digest_of
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
 _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
@@ -28,7 +30,10 @@ _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examinee:
-    """A network before its examination; ``facts`` is what ``evaluation.json`` says of it."""
+    """A network before its examination; ``facts`` is what ``evaluation.json`` says of it.
+
+    ``suite`` attacks it where neither the user nor a recipe says what does. ``file`` is the exported file that it is.
+    """
 
     name: str
     folder: Path
@@ -38,6 +43,8 @@ class Examinee:
     trials: tuple[Trial, ...] = ()
     examples: int = 0
     batch: int = 500
+    suite: str = "quick"
+    file: OnnxFile | None = None
     facts: Mapping[str, Any]
 
     def rows(self, examples: int | None, seed: int) -> Tensor:
@@ -59,19 +66,19 @@ def shown(images: ImageSet, seed: int) -> Batch:
 
 def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     """Return whom a word names, with test images of its recipe or of ``data``; raise ``InputError``."""
-    if isinstance(word, str) and is_foreign(word):
-        return _foreigner(word, data)
-    run = word if isinstance(word, Run) else Run(Path(word))
+    if not isinstance(word, Run) and is_foreign(str(word)):
+        return _foreigner(str(word), data)
+    run = word if isinstance(word, Run) else find_run(word)
+    home = results_folder(word, None)
+    if (imported := run.imported()) is not None:
+        return _newcomer(run, home, imported, data)
     recipe = run.recipe()
     model, description = run.model()
-    images = (recipe.data if data is None else _source(data)).open("test")
-    if images.signature != model.signature:
-        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
     return Examinee(
-        name=str(run.folder),
-        folder=run.folder,
+        name=str(home),
+        folder=home,
         model=model,
-        images=images,
+        images=_images(run, model, recipe.data if data is None else _source(data)),
         threat=recipe.threat,
         trials=recipe.evaluation.attacks,
         examples=recipe.evaluation.examples,
@@ -83,47 +90,87 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
             "recipe_seed": recipe.seed,
             "model_digest": description["digest"],
             "selected_on": description["selected_on"],
+            "parameters": parameter_count(model),
         },
     )
+
+
+def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None) -> Examinee:
+    """Return an imported network: it has no recipe, and the images it is for may be known or not."""
+    model, description = run.model()
+    known = imported["data"]
+    if data is None and known is None:
+        raise InputError(f"{run.folder}: say on which images, with --data uoft-cs/cifar10, --data digits or a path")
+    source = _source(data) if data is not None else build(Source, known, where=f"{run.folder}: data")
+    return Examinee(
+        name=str(home),
+        folder=home,
+        model=model,
+        images=_images(run, model, source),
+        threat=Threat(),
+        facts={
+            "run": description["name"],
+            "method": "imported",
+            "architecture": description["architecture"]["kind"],
+            "recipe_seed": None,
+            "model_digest": description["digest"],
+            "selected_on": description["selected_on"],
+        },
+    )
+
+
+def _images(run: Run, model: Classifier, source: Source) -> Labelled:
+    images = source.open("test")
+    if images.signature != model.signature:
+        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
+    return images
+
+
+def results_folder(word: Run | Path | str, out: Path | str | None) -> Path:
+    """Return where the results of an examination go: ``out``, the run's own folder, or ``evaluations/NAME``.
+
+    What has no folder of the user's goes to the latter: a foreign network, and a repository in the Hub's cache.
+    """
+    if out is not None:
+        return Path(out)
+    if isinstance(word, Run):
+        return word.folder
+    if isinstance(word, str) and (is_foreign(word) or repository_id(word)):
+        return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
+    return Path(word)
 
 
 def _foreigner(word: str, data: Source | str | None) -> Examinee:
-    if data is None:
+    said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
+    if data is None and "data" not in said:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
-    images = _source(data).open("test")
+    try:
+        source = build(Source, json.loads(said["data"]), where=word) if data is None else _source(data)
+        threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
+        parameters = int(said["parameters"]) if said else None
+    except (KeyError, ValueError) as problem:
+        raise InputError(f"{word}: what its metadata say of data and threat cannot be read ({problem})") from problem
+    images = source.open("test")
     model = foreign(word, images.signature)
+    file = model.backbone if isinstance(model.backbone, OnnxFile) else None
     return Examinee(
         name=word,
-        folder=Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word),
+        folder=results_folder(word, None),
         model=model,
         images=images,
-        threat=Threat(),
+        threat=threat,
+        suite="quick" if file is None else "shipped",
+        file=file,
         facts={
             "run": word,
-            "method": "foreign",
-            "architecture": type(model.backbone).__name__,
+            "method": said.get("method", "foreign"),
+            "architecture": said.get("architecture", type(model.backbone).__name__),
             "recipe_seed": None,
-            "model_digest": digest_of(model),
-            "selected_on": "unknown",
+            "model_digest": digest_of(model) if file is None else file.digest,
+            "selected_on": said.get("selected_on", "unknown"),
+            "parameters": parameter_count(model) if parameters is None else parameters,
         },
     )
-
-
-def network(word: Path | str, signature: Signature) -> Classifier:
-    """Return the network of a run folder or a foreign word, in eval mode; raise ``InputError`` if it does not fit."""
-    if isinstance(word, str) and is_foreign(word):
-        return foreign(word, signature)
-    model, _ = Run(Path(word)).model()
-    if model.signature != signature:
-        raise InputError(f"{word}: this teacher is for {model.signature}, the test images are {signature}")
-    return model
-
-
-def digest_of(model: Classifier) -> str:
-    """Return the SHA-256 of a network's weights and buffers."""
-    return sha256(
-        save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    ).hexdigest()
 
 
 def chosen_suite(
@@ -132,8 +179,8 @@ def chosen_suite(
     """Return the threat model and the suite that words mean for a network; raise ``InputError``.
 
     One word may be a suite's name or a YAML file of one; otherwise they are names of the recipe's attacks, or of
-    attacks of the suites. No words: the recipe's attacks, or ``quick`` where there is no recipe. With an eps of 0
-    there is nothing to fear: no threat, and the suite without its attacks.
+    attacks of the suites. No words: the recipe's attacks, or the subject's suite where there is no recipe. With an eps
+    of 0 there is nothing to fear: no threat, and the suite without its attacks.
     """
     default = subject.threat
     if len(words) == 1 and words[0] in OWN_THREATS and norm is None and eps is None:
@@ -141,7 +188,7 @@ def chosen_suite(
     harmless = eps is not None and _is_zero(eps)
     try:
         threat = Threat(norm=norm or default.norm, eps=default.eps if eps is None or harmless else Radius(eps))
-        suite = _suite(words, subject.trials, threat)
+        suite = _suite(words, subject.trials, threat, subject.suite)
     except ValueError as problem:  # of a radius that cannot be meant, or an attack that is not defined for the norm
         raise InputError(str(problem)) from problem
     if harmless:
@@ -149,9 +196,9 @@ def chosen_suite(
     return threat, suite
 
 
-def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat) -> Suite:
+def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, default: str) -> Suite:
     if not words:
-        return Suite(name="recipe", attacks=trials).under(threat) if trials else SUITES["quick"](threat)
+        return Suite(name="recipe", attacks=trials).under(threat) if trials else SUITES[default](threat)
     if len(words) == 1 and words[0] in SUITES:
         return SUITES[words[0]](threat)
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):

@@ -13,6 +13,7 @@ from overproof.report.page import page
 from overproof.shipped import find_recipe
 from overproof.verbs.certify import certify
 from overproof.verbs.evaluate import evaluate
+from overproof.verbs.findings import findings
 from overproof.verbs.train import train
 
 METHODS = ("natural", "at", "kd", "ard")
@@ -87,12 +88,13 @@ def quickstart_steps(out: Path) -> Iterator[str | Outcome]:
             edits = [f"seed={seed}", f"name=digits-{name}-{seed}"]
             if name in ("kd", "ard"):
                 edits.append(f"teachers.robust={teacher}")
-            evaluations[name].append(_run(_recipe(name, *edits), out / f"{name}-{seed}"))
+            evaluations[name].append(_run(_recipe(name, *edits), out / f"{name}-{seed}", teacher=teacher))
     yield "teacher: certified training, so that something can be proved of it"
     provable = train(_recipe("ibp"), out / "ibp", resume=True, device="cpu")
     yield "student: faithful to it"
     faithful = train(_recipe("faithful", f"teachers.robust={out / 'ibp'}"), out / "faithful", resume=True, device="cpu")
     yield "proof: how far the two can be apart"
+    _run(faithful.recipe(), faithful.folder, teacher=provable.folder)
     certificate = certify(faithful, teacher=provable.folder, bound="crown", examples=PROVED, resume=True, device="cpu")
     lines = tuple(
         Line(
@@ -105,10 +107,10 @@ def quickstart_steps(out: Path) -> Iterator[str | Outcome]:
     )
     report = out / "report.html"
     outcome = Outcome(lines=lines, certificate=certificate, report=report)
-    everything = [one for found in evaluations.values() for one in found]
-    write_atomically(
-        report, page(everything, title="overproof quickstart", lead=f"{outcome.verdict} {outcome.proof}").encode()
-    )
+    folders = [teacher, *(out / f"{name}-{seed}" for name in METHODS for seed in SEEDS), faithful.folder]
+    lead = f"{outcome.verdict} {outcome.proof}"
+    html = page([findings(folder) for folder in folders], title="overproof quickstart", lead=lead)
+    write_atomically(report, html.encode())
     yield outcome
 
 
@@ -116,5 +118,6 @@ def _recipe(name: str, *edits: str) -> Recipe:
     return read(find_recipe(f"digits/{name}"), edits)
 
 
-def _run(recipe: Recipe, out: Path) -> dict[str, Any]:
-    return evaluate(train(recipe, out, resume=True, device="cpu"), device="cpu", resume=True, reliability=False)
+def _run(recipe: Recipe, out: Path, *, teacher: Path | None = None) -> dict[str, Any]:
+    run = train(recipe, out, resume=True, device="cpu")
+    return evaluate(run, device="cpu", resume=True, reliability=False, teacher=teacher, save_adversarial=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.precision import tensor_float
 from overproof.models.weights import build, freeze, save_model
 from overproof.processes import ALONE, Processes, lost
 from overproof.recipe import Recipe, differences, dump, read
@@ -31,6 +33,8 @@ from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
+from overproof.verbs.networks import digest_of, find_network
+from overproof.verbs.tracking import tracked
 
 _Images = ImageSet | EncodedSet
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
@@ -88,9 +92,10 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     """
     processes = Processes.here(cpu=device == "cpu")
     try:
-        for news in _course(recipe, Run(out), resume, device, processes):
-            if processes.leads:
-                yield news
+        with tensor_float(recipe.performance.tf32):
+            for news in _course(recipe, Run(out), resume, device, processes):
+                if processes.leads:
+                    yield news
     except RuntimeError as problem:
         if processes.count > 1 and lost(problem):
             raise InputError(
@@ -118,50 +123,53 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
         best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
-    else:
-        _begin(run, recipe, stage)
-    if splits_batchnorm(loop.student, processes):
-        warnings.append(
-            f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
-        )
-    saved = time.monotonic()
-    clock = _Clock()
-    for progress in loop.run():
-        latest = None
-        if progress.whole:
-            seconds = clock.read()
-            last = progress.epoch == epochs
-            if progress.epoch % recipe.selection.every == 0 or last:
-                network = loop.network()
-                latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
-                if best and collapsed(best, latest):
-                    warnings.append(
-                        f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
-                        f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
-                    )
-                names = ["model"] if latest.better_than(best) else []
-                for name in ([*names, "last"] if last else names) if processes.leads else ():
-                    facts = {**_facts(recipe, loop), **_chosen(latest)}
-                    save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
-                best = latest if names else best
-            if processes.leads:
-                records.append(_record(progress, loop, latest, best, seconds))
-                run.write_metrics(records)
-        # Clocks differ, and saving takes all processes.
-        if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
-            _save(run, stage, best)
-            saved = time.monotonic()
-        if progress.whole:
-            clock = _Clock()
-        yield News(
-            progress=progress,
-            epochs=epochs,
-            learning_rate=loop.optimiser.param_groups[0]["lr"],
-            validation=latest,
-            best=best,
-            warnings=tuple(warnings),
-        )
-        warnings = []
+    with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
+        if not resuming:
+            _begin(run, recipe, stage)
+        if splits_batchnorm(loop.student, processes):
+            warnings.append(
+                f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
+            )
+        saved = time.monotonic()
+        clock = _Clock()
+        for progress in loop.run():
+            latest = None
+            if progress.whole:
+                seconds = clock.read()
+                last = progress.epoch == epochs
+                if progress.epoch % recipe.selection.every == 0 or last:
+                    network = loop.network()
+                    latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
+                    if best and collapsed(best, latest):
+                        warnings.append(
+                            f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
+                            f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
+                        )
+                    names = ["model"] if latest.better_than(best) else []
+                    for name in ([*names, "last"] if last else names) if processes.leads else ():
+                        facts = {**_facts(recipe, stage), **_chosen(latest)}
+                        save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
+                    best = latest if names else best
+                if processes.leads:
+                    records.append(_record(recipe, progress, loop, latest, best, seconds))
+                    run.write_metrics(records)
+                if tell:
+                    tell(records[-1])
+            # Clocks differ, and saving takes all processes.
+            if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
+                _save(run, stage, best)
+                saved = time.monotonic()
+            if progress.whole:
+                clock = _Clock()
+            yield News(
+                progress=progress,
+                epochs=epochs,
+                learning_rate=loop.optimiser.param_groups[0]["lr"],
+                validation=latest,
+                best=best,
+                warnings=tuple(warnings),
+            )
+            warnings = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +182,7 @@ class _Stage:
     held_out: ImageSet
     data: str
     """The digest of the images that are learnt from."""
+    teachers: Mapping[str, str]  # the SHA-256 of each role's weights
 
 
 class _Clock:
@@ -202,10 +211,12 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
 
     images, kept, held, teachers, architecture = processes.together(read_all)
     check_same_images(images, processes)
+    digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
     student = _network(recipe, architecture, images.signature, "initial weights").to(device)
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
+    recipe.performance.prepare([student, *companions.values(), *teachers.values()], device)
     loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
         loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
@@ -213,19 +224,13 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
         classes=images.classes,
         data=kept.digest,
         held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
+        teachers=digests,
     )
 
 
 def _begin(run: Run, recipe: Recipe, stage: _Stage) -> None:
     """Make the run folder with its first state and its recipe."""
-
-    def make() -> None:
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise InputError(f"{run.folder}: cannot be made ({problem.strerror})") from problem
-
-    stage.loop.processes.from_leader(make)
+    stage.loop.processes.from_leader(lambda: make_folder(run.folder))
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
     _save(run, stage, None)
     stage.loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
@@ -247,20 +252,23 @@ def validate(
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
 
 
-def load_teacher(role: str, path: str, images: Labelled) -> Classifier:
-    """Return a teacher from a run folder, frozen; raise ``InputError`` where it is for other images or classes."""
-    teacher, description = Run(Path(path)).model()
-    if teacher.signature != images.signature:
-        raise InputError(
-            f"teacher {role!r} ({path}) was trained for {teacher.signature}, the data are {images.signature}"
-        )
-    if tuple(description["classes"]) != images.classes:
-        pairs = zip(description["classes"], images.classes, strict=True)
+def load_teacher(role: str, word: str, images: Labelled) -> Classifier:
+    """Return the teacher that a word names (see ``find_network``), frozen.
+
+    Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
+    """
+    try:
+        found = find_network(word, images.signature)
+    except InputError as problem:
+        raise InputError(f"teacher {role!r}: {problem}") from problem
+    if found.classes and found.classes != images.classes:
+        pairs = zip(found.classes, images.classes, strict=True)
         index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         raise InputError(
-            f"teacher {role!r} ({path}) was trained on other classes: its {index} is {theirs!r}, here it is {ours!r}"
+            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
+            f"here it is {ours!r}"
         )
-    return freeze(teacher)
+    return freeze(found.model)
 
 
 def collapsed(best: Validation, latest: Validation) -> bool:
@@ -330,12 +338,13 @@ def _due(recipe: Recipe, saved: float) -> bool:
     return time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes
 
 
-def _facts(recipe: Recipe, loop: Loop) -> dict[str, Any]:
+def _facts(recipe: Recipe, stage: _Stage) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipe_digest": recipe.digest,
-        "parameters": parameter_count(loop.student),
-        "precision": loop.precision,
+        "teachers": dict(stage.teachers),
+        "parameters": parameter_count(stage.loop.student),
+        "precision": stage.loop.precision,
         "versions": versions(),
     }
 
@@ -345,7 +354,12 @@ def _chosen(validation: Validation) -> dict[str, Any]:
 
 
 def _record(
-    progress: Progress, loop: Loop, latest: Validation | None, best: Validation | None, seconds: dict[str, float]
+    recipe: Recipe,
+    progress: Progress,
+    loop: Loop,
+    latest: Validation | None,
+    best: Validation | None,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     return {
         "epoch": progress.epoch,
@@ -362,6 +376,7 @@ def _record(
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
+        "compiled": recipe.performance.compiles(loop.device),
         "processes": loop.processes.count,
         **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overproof.evaluation.memory import piecewise, ran_out, within_memory
+from overproof.memory import piecewise, ran_out, within_memory
 
 FULL = torch.OutOfMemoryError("no room")
 ON_A_PROCESSOR = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")

@@ -1,0 +1,165 @@
+"""The model card: what a network is, what it withstood and what was proved, with every number's footing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from overproof.evaluation.evidence import Evidence
+from overproof.report.table import footing
+
+Facts = Mapping[str, Any]
+
+
+def model_card(
+    config: Facts, *, recipe: str | None, evaluation: dict[str, Any] | None, certificate: dict[str, Any] | None
+) -> str:
+    """Return the card as Markdown with the Hub's YAML header (huggingface.co/docs/hub/model-cards).
+
+    ``config`` is the network's description, ``evaluation`` and ``certificate`` the contents of the files of that name.
+    """
+    parts = [
+        f"---\n{yaml.safe_dump(_header(config, recipe, evaluation), sort_keys=False, allow_unicode=True)}---\n",
+        f"# {_title(config)}\n",
+        _what(config),
+        "## Evidence\n",
+        *_evidence(evaluation, certificate),
+        "## Limits\n",
+        *_limits(evaluation, certificate),
+        "## Use\n",
+        _use(config),
+        "## Origin\n",
+        _origin(config),
+    ]
+    if recipe is not None:
+        parts.append(
+            f"<details><summary>The recipe, as run</summary>\n\n```yaml\n{recipe.strip()}\n```\n\n</details>\n"
+        )
+    return "\n".join(parts)
+
+
+def _header(config: Facts, recipe: str | None, evaluation: Facts | None) -> dict[str, Any]:
+    data = (yaml.safe_load(recipe) if recipe else {}).get("data", {})
+    known = [data["id"]] if data.get("kind") == "hub" else []
+    return {
+        "library_name": "overproof",
+        "license": config["license"],
+        "pipeline_tag": "image-classification",
+        "tags": ["adversarial-robustness", "knowledge-distillation"],
+        **({"datasets": known} if known else {}),
+        **({"model-index": [_index(config, evaluation, *known)]} if evaluation else {}),
+    }
+
+
+def _index(config: Facts, evaluation: Facts, data_id: str = "") -> dict[str, Any]:
+    """Return the figures in the form that the Hub lists (``model-index``); a data set's type is its id there."""
+    threat, name = evaluation["threat"], evaluation["data"]["name"]
+    figures = {
+        "Accuracy": evaluation["clean"]["share"],
+        f"Accuracy under attack ({threat['norm']}, eps {threat['eps']})": evaluation["worst"]["share"],
+    }
+    return {
+        "name": _title(config),
+        "results": [
+            {
+                "task": {"type": "image-classification"},
+                "dataset": {"name": name, "type": data_id or name, "split": "test"},
+                "metrics": [{"type": "accuracy", "name": name, "value": value} for name, value in figures.items()],
+            }
+        ],
+    }
+
+
+def _title(config: Facts) -> str:
+    return str(config.get("name") or config["architecture"]["kind"])
+
+
+def _what(config: Facts) -> str:
+    size, classes = config["signature"], config["classes"]
+    names = f": {', '.join(map(str, classes))}" if 0 < len(classes) <= 20 else ""
+    inside = "inside the network" if config["normalisation"] else "not used"
+    return (
+        f"A `{config['architecture']['kind']}` of {config['parameters']:,} parameters for images "
+        f"{size['channels']}x{size['height']}x{size['width']} in [0, 1] and {size['classes']} classes{names}. "
+        f"Normalisation is {inside}.\n"
+    )
+
+
+def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | None) -> Iterator[str]:
+    if evaluation is None and certificate is None:
+        yield "Nothing was measured: trust it with nothing before `overproof evaluate` and `overproof certify`.\n"
+    if evaluation is not None:
+        figures = {"clean": evaluation["clean"], **evaluation["attacks"], "worst": evaluation["worst"]}
+        found = {name: Evidence(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
+        lines = [f"| {name} | {one} | {one.of} |" for name, one in found.items()]
+        yield f"Attacked: {footing(evaluation)}; suite `{evaluation['suite']['name']}`, seed {evaluation['seed']}.\n"
+        yield "\n".join(["| attack | correct, % [95 %] | images |", "|---|---|---|", *lines]) + "\n"
+        yield from _verdicts(evaluation)
+    if certificate is not None:
+        threat, data, proven = certificate["threat"], certificate["data"], certificate["verified"]
+        certified = Evidence(claim=proven["claim"], passed=proven["passed"], of=proven["of"])
+        how = "by bounds" if certificate["kind"] == "bounds" else "of the network smoothed with noise, not of itself"
+        yield (
+            f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {certified} % of "
+            f"{data['examples']} of {data['of']} test images of {data['name']}.\n"
+        )
+
+
+def _verdicts(evaluation: Facts) -> Iterator[str]:
+    calibration, reliability = evaluation.get("calibration"), evaluation.get("reliability")
+    if calibration:
+        yield (
+            f"Calibration error (15 bins): {calibration['clean']['ece']:.3f} on clean images, "
+            f"{calibration['attacked']['ece']:.3f} on attacked ones.\n"
+        )
+    if reliability:
+        yield f"Reliability of the attacks: {reliability['sentence']}\n"
+
+
+def _limits(evaluation: Facts | None, certificate: Facts | None) -> Iterator[str]:
+    limits = ["Measured on the named test images alone; other data, other corruptions and larger changes were not."]
+    if evaluation is not None:
+        threat = evaluation["threat"]
+        limits.append(
+            f"The robust figures are upper estimates for {threat['norm']} changes of at most {threat['eps']}: a "
+            f"stronger attack can only lower them."
+        )
+        if evaluation["suite"]["caution"]:
+            limits.append(f"Of the suite: {evaluation['suite']['caution']}.")
+        if evaluation["selected_on"] == "unknown":
+            limits.append("How its weights were selected is unknown; a choice on these test images would flatter it.")
+    if certificate is None:
+        limits.append("Nothing is proved about it.")
+    else:
+        limits.append("A proof holds for the float32 network in this repository, not for a converted one.")
+    yield "\n".join(f"* {limit}" for limit in limits) + "\n"
+
+
+def _use(config: Facts) -> str:
+    size = config["signature"]
+    return (
+        "```python\nimport overproof\n\n"
+        'network = overproof.load("org/name")  # or the folder of this repository; checks the digest\n'
+        f"logits = network(pixels)  # [N, {size['channels']}, {size['height']}, {size['width']}] in [0, 1] -> "
+        f"[N, {size['classes']}]\n```\n\n"
+        "`model.safetensors` holds no code; `config.json` says the architecture, and how pixels are normalised.\n"
+    )
+
+
+def _origin(config: Facts) -> str:
+    lines = {
+        "SHA-256 of the weights": f"`{config['digest']}`",
+        "SHA-256 of the recipe": f"`{config['recipe_digest']}`" if config.get("recipe_digest") else None,
+        **{
+            f"SHA-256 of the {role} teacher's weights": f"`{digest}`"
+            for role, digest in config.get("teachers", {}).items()
+        },
+        "imported from": _imported(config.get("imported")),
+        "licence": "not stated by its publisher" if config["license"] == "unknown" else config["license"],
+        "written by": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
+    }
+    return "\n".join(f"* {name}: {value}" for name, value in lines.items() if value) + "\n"
+
+
+def _imported(found: Facts | None) -> str | None:
+    return None if found is None else f"`{found['file']}` (SHA-256 `{found['sha256']}`)"

@@ -1,0 +1,136 @@
+"""What a VNN-LIB query says of one concrete point: read as S-expressions and evaluated, both versions alike."""
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from overproof.errors import InputError
+
+Expression = str | list["Expression"]
+_SLACK = 1e-6  # what rounding a point to float32 may take it beyond a bound in decimals
+_TOKEN = re.compile(r"\(|\)|[^\s()]+")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+_INDEXED = re.compile(r"([A-Za-z]\w*)\[([\d,\s]*)\]")
+_COMPARISONS: Mapping[str, Callable[[float, float, float], bool]] = {
+    "<=": lambda a, b, slack: a <= b + slack,
+    ">=": lambda a, b, slack: a >= b - slack,
+    "<": lambda a, b, slack: a < b + slack,
+    ">": lambda a, b, slack: a > b - slack,
+    "==": lambda a, b, slack: abs(a - b) <= slack,
+    "=": lambda a, b, slack: abs(a - b) <= slack,
+    "!=": lambda a, b, slack: a != b,
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Numbers for a query's variables: inputs and outputs by name, arrays of the declared shapes (or flat in 1.0)."""
+
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    outputs: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """The assertions of a query, VNN-LIB 1.0 or 2.0."""
+
+    assertions: tuple[Expression, ...]
+
+    @classmethod
+    def read(cls, text: str) -> "Query":
+        """Return the query of a text; raise ``InputError`` where it is none."""
+        found = [form[1] for form in forms(text) if isinstance(form, list) and len(form) == 2 and form[0] == "assert"]
+        if not found:
+            raise InputError("this is no VNN-LIB query: it asserts nothing")
+        return cls(tuple(found))
+
+    def satisfied_by(self, point: Point) -> bool:
+        """Tell whether a point satisfies every assertion.
+
+        Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6, since a point in float32
+        need not lie within bounds in decimals. Raises ``InputError`` for a variable without a number.
+        """
+        return all(_holds(form, point) for form in self.assertions)
+
+
+def forms(text: str) -> list[Expression]:
+    """Return the top-level S-expressions of a text, comments left out; raise ``InputError`` for unbalanced ones."""
+    stack: list[list[Expression]] = [[]]
+    for token in _tokens(text):
+        if token == "(":
+            stack.append([])
+        elif token == ")":
+            if len(stack) == 1:
+                raise InputError("this is no VNN-LIB query: a parenthesis is closed that was never opened")
+            done = stack.pop()
+            stack[-1].append(done)
+        else:
+            stack[-1].append(token)
+    if len(stack) > 1:
+        raise InputError("this is no VNN-LIB query: a parenthesis is never closed")
+    return stack[0]
+
+
+def _tokens(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        yield from _TOKEN.findall(line.partition(";")[0])
+
+
+def _holds(form: Expression, point: Point) -> bool:
+    if not isinstance(form, list) or not form or not isinstance(form[0], str):
+        raise InputError(f"this is no VNN-LIB query: {form} is no statement")
+    word, parts = form[0], form[1:]
+    if word == "and":
+        return all(_holds(part, point) for part in parts)
+    if word == "or":
+        return any(_holds(part, point) for part in parts)
+    if word not in _COMPARISONS or len(parts) != 2:
+        raise InputError(f"this is no VNN-LIB query: {word!r} is no comparison of two numbers")
+    slack = 0.0 if any(_speaks_of_outputs(part, point) for part in parts) else _SLACK
+    return _COMPARISONS[word](_value(parts[0], point), _value(parts[1], point), slack)
+
+
+def _value(form: Expression, point: Point) -> float:
+    if isinstance(form, str):
+        return float(form) if _NUMBER.fullmatch(form) else _number_of(form, point)
+    values = [_value(part, point) for part in form[1:]]
+    match form[0]:
+        case "+":
+            return sum(values)
+        case "*":
+            return reduce(operator.mul, values, 1.0)
+        case "-":
+            return -values[0] if len(values) == 1 else values[0] - sum(values[1:])
+    raise InputError(f"this is no VNN-LIB query: {form[0]} is no operation on numbers")
+
+
+def _name(variable: str) -> tuple[str, tuple[int, ...]]:
+    """Return a variable's name and indices: ``X[0,3]`` of 2.0, ``X_3`` of 1.0."""
+    if found := _INDEXED.fullmatch(variable):
+        return found[1], tuple(int(part) for part in found[2].split(",") if part.strip())
+    name, _, index = variable.rpartition("_")
+    return (name, (int(index),)) if name and index.isdigit() else (variable, ())
+
+
+def _speaks_of_outputs(form: Expression, point: Point) -> bool:
+    if isinstance(form, list):
+        return any(_speaks_of_outputs(part, point) for part in form[1:])
+    return _name(form)[0] in point.outputs
+
+
+def _number_of(variable: str, point: Point) -> float:
+    name, indices = _name(variable)
+    values = {**point.inputs, **point.outputs}.get(name)
+    if values is None:
+        raise InputError(f"the query speaks of {variable}, for which the point has no number")
+    if len(indices) == 1 != values.ndim:
+        values = values.reshape(-1)  # 1.0 counts in row-major order
+    try:
+        return float(values[indices])
+    except (IndexError, TypeError) as problem:
+        raise InputError(f"the query speaks of {variable}, but {name} has the shape {list(values.shape)}") from problem

@@ -1,0 +1,125 @@
+"""Tables as text for other documents: comma-separated values, LaTeX, Markdown."""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from io import StringIO
+
+from overproof.report.columns import Column
+from overproof.report.table import Row, Table
+
+Written = Callable[[str], str]
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}
+
+
+def as_csv(found: Sequence[Table]) -> str:
+    """Return one line per row, run by run below the means: shares in [0, 1] in full, intervals in columns of their own.
+
+    A figure that was not run is empty. Every line says on what it stands, so tables may follow one another.
+    """
+    columns = {column.key: column for table in found for column in table.columns}
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heads = [head for column in columns.values() for head in _heads(column)]
+    writer.writerow(["footing", "run", "method", "seeds", "marks", *heads])
+    for table in found:
+        for row in (line for whole in table.rows for line in (whole, *whole.members)):
+            figures = [figure for column in columns.values() for figure in _figures(row, column)]
+            writer.writerow([table.title, row.name, row.method, len(row.places), "; ".join(row.marks), *figures])
+    return out.getvalue()
+
+
+def _heads(column: Column) -> list[str]:
+    return [column.label, f"{column.label} low", f"{column.label} high"] if column.better else [column.label]
+
+
+def _figures(row: Row, column: Column) -> list[str]:
+    cell = row.cells.get(column.key)
+    if cell is None:
+        return [""] * len(_heads(column))
+    numbers = [cell.value, *(cell.interval or (None, None))][: len(_heads(column))]
+    return ["" if number is None else "NaN" if math.isnan(number) else f"{number:.6g}" for number in numbers]
+
+
+def as_markdown(found: Sequence[Table]) -> str:
+    """Return the tables as Markdown; bold is better than every other beyond both intervals."""
+    parts = []
+    for table in found:
+        lines = _lines(table, _in_markdown, lambda text: f"**{text}**")
+        head, *body = [f"| {' | '.join(line)} |" for line in lines]
+        rule = f"|---|---|{'---:|' * len(table.columns)}"
+        parts.append("\n".join([f"**{_in_markdown(table.title)}**", "", head, rule, *body, "", CAPTION, ""]))
+    return "\n".join(parts)
+
+
+def as_latex(found: Sequence[Table]) -> str:
+    """Return the tables as LaTeX for the package booktabs; bold is better than every other beyond both intervals."""
+    parts = []
+    for table in found:
+        head, *body = [
+            " & ".join(line) + r" \\" for line in _lines(table, _in_latex, lambda text: rf"\textbf{{{text}}}")
+        ]
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    rf"\caption{{{_in_latex(table.title)}. {_in_latex(CAPTION)}}}",
+                    rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+                    r"\toprule",
+                    head,
+                    r"\midrule",
+                    *body,
+                    r"\bottomrule",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                    "",
+                ]
+            )
+        )
+    return "\n".join(parts)
+
+
+CAPTION = (
+    "Shares in percent with 95 % intervals: Wilson's over the test images of one run; Student's over the seeds where a "
+    "row is several runs, and never narrower than the images allow. Bold is better than every other row beyond both "
+    "intervals."
+)
+"""What must be said below a table."""
+
+
+def _lines(table: Table, written: Written, bold: Written) -> list[list[str]]:
+    lines = [["run", "method", *(written(column.label) for column in table.columns)]]
+    for number, row in enumerate(table.rows):
+        marks = f" ({'; '.join(row.marks)})" if row.marks else ""
+        seeds = f", {len(row.members)} seeds" if row.members else ""
+        cells = []
+        for column in table.columns:
+            text = shown(row, column)
+            cells.append(bold(text) if table.best.get(column.key) == number else text)
+        lines.append([written(f"{row.name}{seeds}{marks}"), written(row.method), *cells])
+    return lines
+
+
+def shown(row: Row, column: Column) -> str:
+    """Return a cell as one piece of text: the figure, its interval and its note, or ``not run``."""
+    cell = row.cells.get(column.key)
+    if cell is None:
+        return "not run"
+    interval = f" [{column.range(cell).replace('–', ', ')}]" if cell.interval else ""
+    return f"{column.text(cell)}{interval}{f' ({cell.note})' if cell.note else ''}"
+
+
+def _in_markdown(text: str) -> str:
+    plain = escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{letter}" if letter in "\\|*_`[]" else letter for letter in plain)
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,0 +1,123 @@
+"""What is exported: a network, the images it is for, and what its file says of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overproof.attacks.ball import Threat
+from overproof.data.images import ImageSet, hold_out
+from overproof.data.sources import Source
+from overproof.environment import versions
+from overproof.errors import InputError
+from overproof.formats.onnx import described
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.recipe import data_source, plain
+from overproof.run import Run, find_run
+from overproof.verbs.networks import digest_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cargo:
+    """A network before its export; ``folder`` is where its files go unless the user says otherwise.
+
+    ``fraction`` and ``seed`` draw the held-out part of the training images, as training did.
+    """
+
+    name: str
+    folder: Path
+    model: Classifier
+    source: Source
+    images: ImageSet
+    threat: Threat
+    digest: str
+    facts: Mapping[str, str]
+    fraction: float = 0.1
+    seed: int = 0
+
+    def split(self) -> tuple[ImageSet, ImageSet]:
+        """Return the training images that the network learnt from, and those held out."""
+        return hold_out(self.images, self.fraction, self.seed)
+
+    def metadata(self, licence: str) -> dict[str, str]:
+        """Return what a file says of itself: classes, threat, data, digest, licence; all values are text."""
+        own = {
+            **self.facts,
+            "classes": json.dumps(list(self.images.classes)),
+            "norm": self.threat.norm,
+            "eps": str(self.threat.eps),
+            "data": json.dumps(plain(self.source)),
+            "digest": self.digest,
+            "parameters": str(parameter_count(self.model)),
+            "version": versions()["overproof"],
+        }
+        return described(own, licence)
+
+
+def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
+    """Return what a word stands for: a run folder, or a foreign network with ``data``; raise ``InputError``."""
+    if isinstance(word, str) and is_foreign(word):
+        return _foreign_cargo(word, data)
+    run = word if isinstance(word, Run) else find_run(word)
+    recipe = run.recipe()
+    model, description = run.model()
+    source = recipe.data if data is None else _source(data)
+    images = source.load("train")
+    if images.signature != model.signature:
+        raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
+    return Cargo(
+        name=str(run.folder),
+        folder=run.folder,
+        model=model,
+        source=source,
+        images=images,
+        threat=recipe.threat,
+        digest=description["digest"],
+        facts={
+            "name": recipe.name,
+            "method": recipe.method.kind,
+            "architecture": recipe.student.kind,
+            "recipe_digest": recipe.digest,
+            "selected_on": str(description.get("selected_on", "unknown")),
+        },
+        fraction=recipe.selection.fraction,
+        seed=recipe.seed,
+    )
+
+
+def _foreign_cargo(word: str, data: Source | str | None) -> Cargo:
+    if is_onnx(word):
+        raise InputError(f"{word}: this is exported already; name the run or the network it came from")
+    if data is None:
+        raise InputError(
+            f"{word}: say on which images it is checked, with --data digits, --data ylecun/mnist or a path"
+        )
+    source = _source(data)
+    images = source.load("train")
+    model = foreign(word, images.signature)
+    return Cargo(
+        name=word,
+        folder=Path("exports") / "".join(letter if letter.isalnum() else "-" for letter in word),
+        model=model.cpu(),
+        source=source,
+        images=images,
+        threat=Threat(),
+        digest=digest_of(model),
+        facts={"name": word, "method": "foreign", "architecture": type(model.backbone).__name__},
+    )
+
+
+def _source(data: Source | str) -> Source:
+    return data if isinstance(data, Source) else data_source(data)
+
+
+def report_of(out: Path) -> Path:
+    """Return where the report of an exported file lies: beside it, under its whole name."""
+    return out.with_name(f"{out.name}.json")
+
+
+def parity_lines(found: Any) -> list[dict[str, Any]]:
+    """Return the parity of each batch size as JSON values."""
+    return [{"batch": one.batch, "difference": one.difference, "agreeing": one.agreeing} for one in found]

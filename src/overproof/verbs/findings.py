@@ -1,0 +1,131 @@
+"""Reading a run folder for a reader: what it holds, written by this version of overproof or by an older one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from overproof.errors import InputError
+from overproof.models.cost import multiply_adds
+from overproof.models.weights import build, from_plain
+from overproof.recipe import plain
+from overproof.report.charts import brackets, of_run, per_class, radii, survivors
+from overproof.report.findings import Findings
+from overproof.report.pictures import read_pictures
+from overproof.report.provenance import commands
+from overproof.report.table import tables
+from overproof.run import Run
+from overproof.signature import Signature
+from overproof.verbs import certify, evaluate
+
+
+def findings(folder: Path) -> Findings:
+    """Return what a run holds; raise ``InputError`` where it is not evaluated, or not the network that is there."""
+    run = Run(folder)
+    evaluation = evaluated(run)
+    certificate, notes = _certificate(run, evaluation)
+    file, kept = folder / "adversarial.safetensors", evaluation.get("adversarial")
+    pictures = read_pictures(file) if kept and file.is_file() else None
+    if kept and kept.get("images") and pictures is None:
+        notes = (*notes, f"broken images: {file.name} is missing, or of an older version without the clean images")
+    found = Findings(
+        evaluation=evaluation,
+        folder=str(folder),
+        certificate=certificate,
+        metrics=run.metrics(),
+        examples=run.examples(),
+        recipe=plain(run.recipe()) if _trained(run) else None,
+        classes=_classes(run, evaluation),
+        multiply_adds=_multiply_adds(run, evaluation),
+        pictures=pictures,
+        notes=notes,
+    )
+    _check(found)
+    return found
+
+
+def evaluated(run: Run) -> dict[str, Any]:
+    """Return a run's evaluation; raise ``InputError`` where there is none, or of another network.
+
+    Schema 1 (overproof 0.1) is read as 2: what it did not record is absent.
+    """
+    folder, found = run.folder, run.evaluation()
+    if found is None:
+        run.recipe()  # no run folder at all is another sentence
+        if not (folder / "model.json").is_file():
+            raise InputError(
+                f"{folder}: not finished yet; continue it with: overproof train ... --out {folder} --resume"
+            )
+        raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
+    schema = found.get("schema")
+    if schema not in (1, evaluate.SCHEMA):
+        raise InputError(
+            f"{folder}: its evaluation.json is of schema {schema!r}, this version of overproof reads 1 and "
+            f"{evaluate.SCHEMA}; evaluate it again"
+        )
+    # What was found about a foreign network lies in a folder without the network.
+    if _trained(run) and found.get("model_digest") != run.description()["digest"]:
+        raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
+    return _migrated(found) if schema == 1 else found
+
+
+def _migrated(found: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation of schema 1 as one of 2: every attack met every example, and three options had one value."""
+    found = {**found, "suite": {"name": "recipe", "survivors": False, "caution": ""}}
+    for attack in found.get("attacks", {}).values():
+        trial = attack.get("trial")
+        if trial is not None:
+            attack["trial"] = {
+                "targets": 0,
+                "surrogate": False,
+                **trial,
+                "attack": {"momentum": 0.0, **trial["attack"]},
+            }
+    return found
+
+
+def _trained(run: Run) -> bool:
+    return (run.folder / "recipe.yaml").is_file()
+
+
+def _certificate(run: Run, evaluation: dict[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Return the certificate of the evaluated network, or None and why it is left out."""
+    found = run.certificate()
+    if found is None:
+        return None, ()
+    if found.get("schema") != certify.SCHEMA:
+        return None, (f"certificate.json: of schema {found.get('schema')!r}, not {certify.SCHEMA}",)
+    if found.get("model_digest") != evaluation.get("model_digest"):
+        return None, ("certificate.json: of another network than evaluation.json",)
+    return found, ()
+
+
+def _classes(run: Run, evaluation: dict[str, Any]) -> tuple[str, ...]:
+    if "classes" in evaluation:
+        return tuple(map(str, evaluation["classes"]))
+    return tuple(run.description()["classes"]) if _trained(run) else ()
+
+
+def _multiply_adds(run: Run, evaluation: dict[str, Any]) -> int | None:
+    """Return what the evaluation recorded, or count again; a foreign network of an older version has none."""
+    if "multiply_adds" in evaluation or not _trained(run):
+        recorded = evaluation.get("multiply_adds")
+        return None if recorded is None else int(recorded)
+    description = run.description()
+    signature = Signature(**description["signature"])
+    with torch.device("meta"):
+        network = build(from_plain(description["architecture"]), signature)
+    return multiply_adds(network, signature)
+
+
+def _check(found: Findings) -> None:
+    """Raise ``InputError`` for results that no page can show."""
+    try:
+        tables([found])
+        for part in (of_run, per_class, commands):
+            part(found)
+        for across in (radii, brackets):
+            across([found])
+        survivors([found], [0])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
+        raise InputError(f"{found.folder}: its results are not as overproof writes them ({problem!r})") from problem

@@ -1,0 +1,131 @@
+"""``teacher import``: somebody else's checkpoint becomes a run folder."""
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import yaml
+
+from overproof.data.sources import Source
+from overproof.environment import versions
+from overproof.errors import InputError
+from overproof.files import make_folder
+from overproof.models.architecture import Architecture
+from overproof.models.classifier import parameter_count
+from overproof.models.layouts import find_weights, load_into
+from overproof.models.untrusted import described_beside, read_untrusted
+from overproof.models.weights import build, save_model
+from overproof.recipe import build as build_value
+from overproof.recipe import data_source, plain
+from overproof.run import Run
+from overproof.signature import Signature
+
+_TOLERANCE = 1e-4  # a published mean has four digits
+
+
+def import_teacher(
+    file: Path | str,
+    *,
+    model: str | Architecture,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    classes: int = 0,
+    data: Source | str | None = None,
+    size: tuple[int, int, int] = (3, 32, 32),
+    key: str = "",
+    digest: str = "",
+    out: Path | str | None = None,
+) -> Run:
+    """Read a checkpoint that other code wrote and write the network as a run folder; return the run.
+
+    ``file`` is a PyTorch or safetensors file, or a folder with ``model.safetensors``. ``model`` is an architecture, its
+    name (``wrn-34-10``) or its YAML (``{kind: wide, depth: 28}``). ``mean`` and ``std`` are the normalisation that the
+    network was trained with, per channel in [0, 1] pixel units; one that lies in the file, or in a ``config.json``
+    beside it, is taken from there. ``classes`` is checked against the file's. ``data`` gives names of classes and the
+    ``size`` (channels, height, width) of the images, and is what the run is evaluated on. ``key`` chooses among several
+    networks in the file, ``digest`` is its expected SHA-256. ``out`` defaults to ``runs/<the file's name>``. Nothing in
+    the file is run, and nothing is written before the network is whole. Raises ``InputError``.
+    """
+    file = Path(file)
+    file = file / "model.safetensors" if file.is_dir() else file
+    folder = Path("runs") / file.stem if out is None else Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists already; choose another --out")
+    name, architecture = _architecture(model)
+    tree = read_untrusted(file, digest=digest)
+    source = data_source(data) if isinstance(data, str) else data
+    images = source.load("test") if source else None
+    channels, height, width = size
+    shape = images.signature if images else Signature(channels=channels, height=height, width=width, classes=0)
+    try:
+        found = find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
+    except InputError as problem:
+        raise InputError(f"{file}: {problem}") from problem
+    if images and found.classes != len(images.classes):
+        raise InputError(f"{file}: it is for {found.classes} classes, {images.name} has {len(images.classes)}")
+    mean, std = _normalisation(file, (mean, std), (found.mean, found.std))
+    signature = replace(shape, classes=found.classes)
+    network = build(architecture, signature, mean=mean, std=std).eval()
+    load_into(network.backbone, found)
+    make_folder(folder)
+    facts = {
+        "name": folder.name,
+        "parameters": parameter_count(network),
+        "versions": versions(),
+        "selected_on": "unknown",
+        "imported": {
+            "file": file.name,
+            "sha256": sha256(file.read_bytes()).hexdigest(),
+            "place": found.place,
+            "prefix": found.prefix,
+            "unused": list(found.unused),
+            "data": plain(source) if source else None,
+        },
+    }
+    save_model(folder, network, architecture, images.classes if images else (), facts=facts)
+    return Run(folder)
+
+
+def _architecture(model: str | Architecture) -> tuple[str, Architecture]:
+    if isinstance(model, Architecture):
+        return model.kind, model
+    try:
+        text = yaml.safe_load(model)
+    except yaml.YAMLError as problem:
+        raise InputError(f"--model {model}: not readable as YAML") from problem
+    if isinstance(text, str) and ":" in text:
+        raise InputError(
+            f"--model {model}: other packages' networks need no import; write {model} where a teacher is named"
+        )
+    architecture = build_value(Architecture, text, where="--model")
+    assert isinstance(architecture, Architecture)
+    return (text if isinstance(text, str) else architecture.kind), architecture
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> Normalisation:
+    """Return the one normalisation that is known; raise ``InputError`` where two of them differ."""
+    beside = described_beside(file) if file.suffix == ".safetensors" else {}
+    config = beside.get("pretrained_cfg") or beside
+    known: dict[str, Normalisation] = {
+        "--mean and --std": given,
+        "the file's own normalising layer": inside,
+        "config.json": (tuple(config.get("mean") or ()), tuple(config.get("std") or ())),
+    }
+    said = {name: pair for name, pair in known.items() if any(pair)}
+    first = next(iter(said.items()), None)
+    if first is None:
+        return (), ()
+    for name, pair in said.items():
+        flat, other = ([value for part in each for value in part] for each in (pair, first[1]))
+        if len(flat) != len(other) or any(abs(a - b) > _TOLERANCE for a, b in zip(flat, other, strict=True)):
+            raise InputError(
+                f"{file}: {first[0]} ({_words(first[1])}) and {name} ({_words(pair)}) contradict each other"
+            )
+    return first[1]
+
+
+def _words(pair: Normalisation) -> str:
+    return " / ".join(", ".join(f"{value:g}" for value in part) or "none" for part in pair)

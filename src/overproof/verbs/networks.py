@@ -1,0 +1,68 @@
+"""Which network a word means: a run's, a Hub repository's, another package's; pinned by its digest or not."""
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from safetensors.torch import save
+
+from overproof.errors import InputError
+from overproof.models.classifier import Classifier
+from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.run import find_run
+from overproof.signature import Signature
+
+_PIN = "#sha256="
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Network:
+    """A network by the word that names it; ``classes`` is empty where nobody said what its classes are called.
+
+    ``digest`` is the SHA-256 of its weights and buffers in safetensors' form.
+    """
+
+    word: str
+    model: Classifier
+    classes: tuple[str, ...]
+    digest: str
+
+
+def find_network(word: Path | str, signature: Signature) -> Network:
+    """Return the network of a word, in eval mode.
+
+    A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``,
+    ``hub:org/name@revision``), ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``;
+    ``#sha256=`` and the digest of the weights behind it pin the network. Raises ``InputError`` where there is none,
+    where it is for other images than the signature's, and for another digest than the pinned one.
+    """
+    digest = ""
+    if isinstance(word, str):
+        word, digest = split_pin(word)
+    if is_onnx(str(word)) or (isinstance(word, str) and is_foreign(word)):
+        model, classes = foreign(str(word), signature), ()
+        found = digest_of(model)
+    else:
+        model, description = find_run(word).model()
+        classes, found = tuple(description["classes"]), description["digest"]
+        if model.signature != signature:
+            raise InputError(f"{word}: it is for {model.signature}, the data are {signature}")
+    if digest and found != digest:
+        raise InputError(f"{word}: this is another network: its SHA-256 is {found}, the pin says {digest}")
+    return Network(word=str(word), model=model, classes=classes, digest=found)
+
+
+def split_pin(word: str) -> tuple[str, str]:
+    """Return a word without its pin, and the pinned digest (``""``: none); raise ``InputError`` for half a digest."""
+    name, mark, digest = word.partition(_PIN)
+    if mark and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise InputError(f"{word}: a pin is {_PIN} and the 64 hexadecimal digits of the weights' SHA-256")
+    return name, digest.lower()
+
+
+def digest_of(model: Classifier) -> str:
+    """Return the SHA-256 of a network's weights and buffers."""
+    return sha256(
+        save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    ).hexdigest()

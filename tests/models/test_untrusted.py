@@ -1,0 +1,175 @@
+import argparse
+import gzip
+import io
+import os
+import re
+import tarfile
+from collections import OrderedDict
+from hashlib import sha256
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.models.checkpoints import Canary, module_in_place, opcodes, safetensors_cut, saved, with_code
+from torch import nn
+
+from overproof.errors import InputError
+from overproof.models.untrusted import described_beside, read_untrusted, tensor_maps
+
+
+def refuses(file, start, **options):
+    with pytest.raises(InputError, match=f"^{re.escape(f'{file}: {start}')}") as caught:
+        read_untrusted(file, **options)
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what can be read -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["new", "before-1.6"])
+def test_tensors_are_read_from_both_forms_of_pytorch_files(zipped, tmp_path):
+    body = {"net": OrderedDict(a=torch.arange(3.0)), "epoch": 7, "deep": {"er": {"b": torch.ones(2)}}}
+    found = read_untrusted(saved(body, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped))
+    assert torch.equal(found["net"]["a"], torch.arange(3.0))
+    assert found["epoch"] == 7
+    maps = dict(tensor_maps(found))
+    assert set(maps) == {"net", "deep.er"}
+    assert torch.equal(maps["deep.er"]["b"], torch.ones(2))
+
+
+def test_safetensors_are_recognised_whatever_their_name(tmp_path):
+    save_file({"a": torch.arange(3.0)}, tmp_path / "x.pt")
+    assert torch.equal(dict(tensor_maps(read_untrusted(tmp_path / "x.pt")))[""]["a"], torch.arange(3.0))
+
+
+def test_a_digest_is_checked_before_anything_is_parsed(tmp_path):
+    file = saved({"a": torch.ones(1)}, tmp_path / "x.pt")
+    digest = sha256(file.read_bytes()).hexdigest()
+    assert read_untrusted(file, digest=digest.upper())
+    refuses(file, f"this is another file: its SHA-256 is {digest}, expected {'0' * 64}", digest="0" * 64)
+    file.write_bytes(b"<html>")
+    refuses(file, "this is another file", digest=digest)
+
+
+# --- records beside the weights ---------------------------------------------------------------------------------------
+
+
+def test_known_records_are_read_without_their_classes(tmp_path):
+    file = saved({"w": torch.ones(1), "args": argparse.Namespace(lr=0.1)}, tmp_path / "x.pt")
+    assert not isinstance(read_untrusted(file)["args"], argparse.Namespace)
+
+
+def test_a_known_records_name_gives_a_payload_no_power(tmp_path):
+    """The same trick through an allowed name: ``builtins.iter`` is never called, and its result is of no class."""
+    file = saved({"w": torch.ones(1), "trick": Canary(iter, [1, 2])}, tmp_path / "x.pt")
+    assert "REDUCE" in opcodes(file)
+    trick = read_untrusted(file)["trick"]
+    assert not hasattr(trick, "__next__") and not hasattr(trick, "__iter__")
+
+
+def test_reading_leaves_torchs_list_of_safe_names_as_it_was(tmp_path):
+    before = torch.serialization.get_safe_globals()
+    read_untrusted(saved({"w": torch.ones(1)}, tmp_path / "x.pt"))
+    with pytest.raises(InputError):
+        read_untrusted(with_code(tmp_path / "y.pt", tmp_path / "canary"))
+    assert torch.serialization.get_safe_globals() == before
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["new", "before-1.6"])
+def test_a_pickle_with_code_is_refused_and_nothing_runs(zipped, tmp_path):
+    canary = tmp_path / "canary"
+    file = with_code(tmp_path / "teacher.pt", canary, zipped=zipped)
+    told = refuses(file, "refused, and nothing of it was run: it holds more than tensors (exec)")
+    assert told.endswith("save the tensors alone: torch.save(network.state_dict(), 'weights.pt')")
+    assert not canary.exists()
+    torch.load(file, weights_only=False)
+    assert canary.exists()  # the canary sings where pickles are trusted
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments"),
+    [(os.system, ("true",)), (eval, ("1",)), (getattr, (1, "real")), (__import__, ("os",))],
+    ids=["system", "eval", "getattr", "import"],
+)
+def test_other_calls_are_refused_as_well(call, arguments, tmp_path):
+    file = saved({"w": torch.ones(1), "hook": Canary(call, *arguments)}, tmp_path / "x.pt")
+    assert call.__name__ in refuses(file, "refused, and nothing of it was run: it holds more than tensors (")
+
+
+def test_a_whole_network_is_refused_with_its_class(tmp_path):
+    with module_in_place("models.wideresnet") as module:
+        net = type("WideResNet", (nn.Linear,), {"__module__": "models.wideresnet"})
+        module.WideResNet = net
+        file = saved(net(2, 2), tmp_path / "x.pt")
+    refuses(file, "refused, and nothing of it was run: it holds more than tensors (models.wideresnet.WideResNet)")
+
+
+@pytest.mark.parametrize(
+    ("body", "start"),
+    [
+        (b"", "this is an empty file; the download failed"),
+        (b"<!DOCTYPE html><html>Google Drive can't scan", "this is a web page, not a network"),
+        (b"\n  <html>404", "this is a web page, not a network"),
+        (b"\xef\xbb\xbf<?xml version", "this is a web page, not a network"),
+        (b'{"error": "not found"}', "this is a JSON text, not a network"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "this is a Git LFS pointer instead of the file"),
+        (gzip.compress(b"x"), "this is a gzip archive; unpack it first"),
+        (b"\x93NUMPY\x01\x00", "this is a NumPy array"),
+        (b"Not found", "not a PyTorch or safetensors file"),
+        (b"\x80\x02", "not a PyTorch or safetensors file, or cut off"),
+    ],
+    ids=["empty", "page", "page-after-blanks", "xml", "json", "lfs", "gzip", "numpy", "text", "two-bytes"],
+)
+def test_what_is_no_checkpoint_is_called_by_its_name(body, start, tmp_path):
+    file = tmp_path / "teacher.pt"
+    file.write_bytes(body)
+    refuses(file, start)
+
+
+def test_a_tar_archive_is_called_one(tmp_path):
+    file, body = tmp_path / "x.pth.tar", b"weights"
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
+        member = tarfile.TarInfo("x.pt")
+        member.size = len(body)
+        archive.addfile(member, io.BytesIO(body))
+    refuses(file, "this is a tar archive; unpack it first")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["new", "before-1.6"])
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.99])
+def test_a_file_that_was_cut_off_is_called_so(zipped, share, tmp_path):
+    file = saved({"a": torch.rand(1000)}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    body = file.read_bytes()
+    file.write_bytes(body[: int(share * len(body))])
+    assert "cut off" in refuses(file, "")
+
+
+def test_safetensors_that_were_cut_off_are_called_so(tmp_path):
+    refuses(safetensors_cut(tmp_path / "x.safetensors"), "damaged or cut off; not a whole safetensors file")
+
+
+def test_a_program_is_not_weights(tmp_path):
+    file = tmp_path / "x.pt"
+    with pytest.warns(DeprecationWarning):
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), file)
+    refuses(file, "this is a TorchScript program, not weights")
+
+
+def test_a_lone_tensor_and_a_missing_file(tmp_path):
+    refuses(saved(torch.ones(2), tmp_path / "x.pt"), "it holds an object of type Tensor, not weights by their names")
+    refuses(tmp_path / "nowhere.pt", "cannot be read (No such file or directory)")
+
+
+def test_the_description_beside_a_file(tmp_path):
+    assert described_beside(tmp_path / "model.safetensors") == {}
+    (tmp_path / "config.json").write_text("[1]")
+    assert described_beside(tmp_path / "model.safetensors") == {}
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    assert described_beside(tmp_path / "model.safetensors") == {"a": 1}
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: not readable as JSON \("):
+        described_beside(tmp_path / "model.safetensors")

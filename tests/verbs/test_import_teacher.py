@@ -1,0 +1,189 @@
+import json
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import torch
+from tests.models.checkpoints import MEAN, STD, hub, madry, robustbench, safetensors_cut, saved, trades, with_code
+
+import overproof
+from overproof.data.sources import Digits
+from overproof.errors import InputError
+from overproof.models.mlp import MLP
+from overproof.models.resnet import ResNet
+from overproof.models.weights import build
+from overproof.signature import Signature
+from overproof.verbs.evaluate import evaluate
+from overproof.verbs.import_teacher import import_teacher
+from overproof.verbs.train import train
+
+SIZE = Signature(channels=3, height=16, width=16, classes=10)
+THIN = ResNet(depth=20, width=0.25)
+WORDS = "{kind: resnet, depth: 20, width: 0.25}"
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    made = build(THIN, SIZE).backbone
+    with torch.no_grad():
+        made(torch.rand(8, 3, 16, 16))
+    return made.eval()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def brought(file, **options):
+    return import_teacher(file, **{"model": WORDS, "size": (3, 16, 16), **options})
+
+
+def refused(*arguments, **options):
+    with pytest.raises(InputError) as caught:
+        brought(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- what comes in ----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_becomes_a_run_that_gives_the_same_logits(network, here):
+    file = saved({"net": network.state_dict(), "epoch": 3}, here / "epoch=199.t7")
+    run = brought(file, classes=10, digest=sha256(file.read_bytes()).hexdigest())
+    assert run.folder.as_posix() == "runs/epoch=199"
+    assert {each.name for each in run.folder.iterdir()} == {"model.json", "model.safetensors"}
+    x = torch.rand(4, 3, 16, 16)
+    assert (overproof.load(run.folder)(x) - network(x)).abs().max() <= 1e-6
+    description = run.description()
+    assert description["classes"] == []
+    assert description["imported"] == {
+        "file": "epoch=199.t7",
+        "sha256": sha256(file.read_bytes()).hexdigest(),
+        "place": "net",
+        "prefix": "",
+        "unused": [],
+        "data": None,
+    }
+
+
+@pytest.mark.parametrize("write", [madry, robustbench, hub], ids=["layer", "buffers", "config.json"])
+def test_a_normalisation_in_the_file_or_beside_it_is_used(write, network, here):
+    for options in ({}, {"mean": MEAN, "std": STD}):
+        model = brought(write(network, here), out=here / f"run{len(options)}", **options).model()[0]
+        x = torch.rand(2, 3, 16, 16)
+        mean, std = (torch.tensor(part)[None, :, None, None] for part in (MEAN, STD))
+        assert (model(x) - network((x - mean) / std)).abs().max() <= 1e-5
+        assert model.normalises
+
+
+def test_a_given_normalisation_is_used(network, here):
+    model = brought(saved(network.state_dict(), here / "x.pt"), mean=MEAN, std=STD).model()[0]
+    assert model.mean.flatten().tolist() == pytest.approx(MEAN)
+
+
+def test_two_normalisations_that_differ_are_refused_with_both(network, here):
+    told = refused(robustbench(network, here), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    assert "--mean and --std (0.5, 0.5, 0.5 / 0.25, 0.25, 0.25) and the file's own normalising layer (0.4914, " in told
+    assert told.endswith("contradict each other")
+    assert not (here / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def digits_file(tmp_path_factory):
+    """Return a file of a network that learnt the digits, as somebody else would have saved it."""
+    images = Digits().load("train")
+    x, y = images.images.float() / 255, images.labels
+    torch.manual_seed(0)
+    network = build(MLP(hidden=(16,)), images.signature)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+        optimiser.step()
+    file = tmp_path_factory.mktemp("files") / "digits.pt"
+    return saved({"state_dict": {f"module.{k}": v for k, v in network.backbone.state_dict().items()}}, file)
+
+
+def digits_teacher(file, **options):
+    return import_teacher(file, model="{kind: mlp, hidden: [16]}", size=(1, 8, 8), **options)
+
+
+def test_an_imported_run_is_evaluated_on_its_images(digits_file, here):
+    run = digits_teacher(digits_file, data="digits")
+    assert run.description()["classes"] == list("0123456789")
+    found = evaluate(run, attacks=("apgd-ce-20",), eps="0.1", examples=40, device="cpu")
+    assert found["method"] == "imported" and found["run"] == "digits" and found["selected_on"] == "unknown"
+    assert found["clean"]["share"] > 0.8
+    assert json.loads((run.folder / "evaluation.json").read_text()) == found
+
+
+def test_without_its_images_they_are_asked_for(digits_file, here):
+    run = digits_teacher(digits_file)
+    with pytest.raises(InputError, match="say on which images, with --data uoft-cs/cifar10, --data digits or a path"):
+        evaluate(run, device="cpu")
+    assert evaluate(run, data="digits", eps=0, examples=20, device="cpu")["clean"]["of"] == 20
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["classes-named", "classes-unnamed"])
+def test_an_imported_run_teaches(named, digits_file, toy, here):
+    run = digits_teacher(digits_file, data="digits" if named else None)
+    edits = ("method={kind: rslad, inner: {steps: 1}}", "training.epochs=1", f"teachers.robust={run.folder}")
+    assert train(toy(*edits), here / "student", device="cpu").metrics()
+
+
+# --- what does not ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_with_a_file_leaves_no_folder(network, here):
+    canary = here / "canary"
+    whole = saved(network.state_dict(), here / "whole.pt").read_bytes()
+    (here / "page.pt").write_text("<!DOCTYPE html><title>Google Drive - Virus scan warning</title>")
+    (here / "cut.pt").write_bytes(whole[:2000])
+    with_code(here / "code.pt", canary)
+    safetensors_cut(here / "cut.safetensors")
+    told = {file: refused(here / file) for file in ("page.pt", "cut.pt", "code.pt", "cut.safetensors", "nowhere.pt")}
+    assert "page.pt: this is a web page, not a network: the link leads to a page" in told["page.pt"]
+    assert told["cut.pt"].endswith("cut.pt: damaged or cut off; fetch it again")
+    assert "code.pt: refused, and nothing of it was run: it holds more than tensors (exec)" in told["code.pt"]
+    assert "damaged or cut off" in told["cut.safetensors"]
+    assert told["nowhere.pt"].endswith("nowhere.pt: cannot be read (No such file or directory)")
+    assert "whole.pt: this is another file: its SHA-256 is " in refused(here / "whole.pt", digest="0" * 64)
+    assert not canary.exists() and not (here / "runs").exists()
+
+
+def test_another_network_is_told_in_words_with_the_file(network, here):
+    file = saved(network.state_dict(), here / "x.pt")
+    told = refused(file, model="{kind: resnet, depth: 32, width: 0.25}")
+    assert told.startswith(f"{file}: it is no resnet: 60 of 200 tensors are missing (layer1.3.conv1.weight, ")
+    assert refused(file, classes=100) == f"{file}: its last layer (fc.weight) is for 10 classes, not 100"
+    told = refused(trades(network, here), model="wrn-34-1O")
+    assert told == "--model: there is no network named 'wrn-34-1O'; the nearest name is 'wrn-34-10'"
+    assert refused(file, model="timm:resnet18") == (
+        "--model timm:resnet18: other packages' networks need no import; write timm:resnet18 where a teacher is named"
+    )
+    assert refused(file, model="{kind: resnet, depth: 19}").startswith("--model: a resnet has depth 18")
+    assert refused(file, model="{").startswith("--model {: not readable as YAML")
+    assert "mean and std need one number per channel (3)" in refused(file, mean=(0.5,), std=(0.5,))
+    assert not (here / "runs").exists()
+
+
+def test_the_data_must_have_as_many_classes(network, here, squares):
+    file = saved(network.state_dict(), here / "x.pt")
+    images = np.zeros((14, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(14) % 7
+    np.savez(here / "seven.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert refused(file, data=str(here / "seven.npz")).endswith("x.pt: it is for 10 classes, seven has 7")
+    assert not (here / "runs").exists()
+
+
+def test_a_run_is_never_overwritten(network, here):
+    file = saved(network.state_dict(), here / "x.pt")
+    run = brought(file)
+    before = (run.folder / "model.safetensors").read_bytes()
+    assert refused(file) == "runs/x: exists already; choose another --out"
+    assert (run.folder / "model.safetensors").read_bytes() == before
+    assert refused(file, out=file) == f"{file}: exists already; choose another --out"
