@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from overproof.run import Run
-from overproof.verbs.compare import evaluated
+from overproof.verbs.findings import evaluated
 
 
 def collect(folder: Path) -> dict[str, Any]:
     """Return what a result table needs of one run: who, how, what it withstood, and what it cost."""
     run = Run(folder)
-    found, records = evaluated(folder), run.metrics()
+    found, records = evaluated(run), run.metrics()
     return {
         "run": found["run"],
         "teachers": run.description().get("teachers")
@@ -28,7 +28,7 @@ def collect(folder: Path) -> dict[str, Any]:
             name: {key: one[key] for key in ("passed", "of", "share")} for name, one in found["attacks"].items()
         },
         "worst": found["worst"],
-        "certificate": certificate(run),
+        **({"certificate": proved} if (proved := certificate(run)) else {}),
         "training_seconds": round(sum(record["seconds"] for record in records), 1),
         "training_processor_seconds": round(sum(record["processor_seconds"] for record in records), 1),
         "epochs": len(records),
