@@ -232,6 +232,8 @@ def examined(study: Study, runs: Mapping[tuple[str, int], Trained], row: str, se
     options, run = dict(study.exams[name]), runs[row, seed]
     root = str(run.folder.parent)
     verb = options.pop("verb")
+    if str(options.get("eps")) == str(run.recipe.threat.eps):
+        del options["eps"]  # the recipe's own: the same question as without it
     command, _, left = VERBS[verb]
     needs, target = [run.folder], str(run.folder)
     if "file" in options:

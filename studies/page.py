@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def svg(study: Study, result: Mapping[str, Any]) -> str:
     legend = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     if len(study.figure.y) > 1:
         parts += [
-            f'<text x="{_LEFT + 8}" y="{_TOP + 14 + 16 * place}" fill="{COLOURS[place % len(COLOURS)]}">{escape(name)}</text>'
-            for place, name in enumerate(study.figure.y)
+            f'<text x="{_LEFT + 8}" y="{_TOP + 14 + 16 * place}" fill="{colour}">{escape(name)}</text>'
+            for place, (name, colour) in enumerate(zip(study.figure.y, cycle(COLOURS), strict=False))
         ]
     rows = [legend[at : at + 4] for at in range(0, len(legend), 4)]
     parts += [
@@ -165,9 +166,8 @@ def _axes(study: Study, x: _Scale, y: _Scale) -> list[str]:
         parts.append(f'<text x="{_LEFT - 6}" y="{place + 4}" text-anchor="end">{tick:g}</text>')
     up = _titled(study, study.figure.y[0]) if len(study.figure.y) == 1 else ""
     middle = (_TOP + floor) / 2
-    parts.append(
-        f'<text x="{(_LEFT + _WIDTH) / 2}" y="{floor + 36}" text-anchor="middle">{_titled(study, study.figure.x)}</text>'
-    )
+    under = _titled(study, study.figure.x)
+    parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{floor + 36}" text-anchor="middle">{under}</text>')
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{up}</text>')
     return parts
 
@@ -264,8 +264,8 @@ def _read(file: Path) -> dict[str, Any]:
     return {"study": file.stem, "command": f"make study NAME={file.stem}", "runs": []}
 
 
-NOTE = """Over several seeds: mean ± half of the 95 % Student interval over seeds; of one seed: Wilson's 95 % interval over \
-images, for shares. Accuracies in percent; minutes are of training."""
+NOTE = """Mean ± half of the 95 % Student interval over seeds; of one seed: Wilson's 95 % interval over images, for
+shares. Accuracies in percent; minutes are of training."""
 
 INDEX = """# The papers' claims, measured
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from overproof.errors import InputError
 from overproof.files import make_folder, write_atomically
-from overproof.recipe import plain
+from overproof.recipe import leaves, plain
 from overproof.run import Run
 from studies.course import record_of
 from studies.grid import Cell, Column, Study, Trained, cells, examined, trained
@@ -65,7 +65,8 @@ def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -
         "figures": {
             name: _figure(left[column.of], column, f"{study.name}: columns.{name}")
             for name, column in study.columns.items()
-            if column.of in left
+            # An option that a row's method does not have leaves its place in the table empty.
+            if column.of in left and (column.of != "recipe" or column.at in dict(leaves(left["recipe"])))
         },
     }
 
