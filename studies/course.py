@@ -33,6 +33,7 @@ class Course:
     after: Callable[[], None]
     device: str = "auto"
     deadline: float = float("inf")
+    program: tuple[str, ...] = (sys.executable, "-m", "overproof")
     failed: list[Cell] = field(default_factory=list)
 
     def run(self) -> bool:
@@ -87,7 +88,7 @@ class Course:
         self.tell(f"[{number}/{total}] {cell.title} ({cell.folder})")
         record = _Record(cell)
         log = self.root / ".locks" / f"{cell.run.folder.name}-{cell.folder.name}.log"
-        command = [sys.executable, "-m", "overproof", *cell.words]
+        command = [*self.program, *cell.words]
         if cell.words[0] != "export":
             command += ["--device", self.device]
         if cell.exam:
