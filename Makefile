@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit bench docs clean
+.PHONY: quickstart test format lint types unit bench study docs clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -32,6 +32,9 @@ docs: $(READY)  ## the pages that are made from code
 
 bench: $(READY)  ## every speed claim as a ratio; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+study: $(READY)  ## one of the papers' claims, run or continued: make study NAME=ard-vs-at
+	$(BIN)/python -m studies $(NAME)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

@@ -15,12 +15,21 @@ from overproof.shipped import recipe_folder, recipe_names
 from overproof.training.cost import passes
 
 DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))  # the studies lie beside the package, and this file is run as a script
+
+from studies.page import pages as study_pages  # noqa: E402
 
 
 def pages() -> dict[Path, str]:
     """Return every generated page's text by its path."""
     found = {DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()}
-    return {DOCS / "methods" / "index.md": index_page(), DOCS / "results.md": results_page(), **found}
+    return {
+        DOCS / "methods" / "index.md": index_page(),
+        DOCS / "results.md": results_page(),
+        DOCS / "speedrun.md": speedrun_page(),
+        **study_pages(),
+        **found,
+    }
 
 
 def index_page() -> str:
@@ -98,7 +107,9 @@ def results_page() -> str:
         speed="\n\n".join(
             speed_table(file)
             for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
-            if not file.name.startswith(("parity-", "footprint", "bounds", "loading", "schedules", "teachers"))
+            if not file.name.startswith(
+                ("parity-", "footprint", "bounds", "loading", "schedules", "teachers", "speedrun")
+            )
         ),
         faithful=faithful_table(DOCS.parent / "docs" / "results" / "faithful.json"),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
@@ -211,6 +222,24 @@ def bounds_tables(file: Path) -> str:
     return "\n\n".join("\n".join(table) for table in (networks, pair, split, steps))
 
 
+def speedrun_page() -> str:
+    """Return the records of the speedrun: every group of runs of one recipe pair on one machine is a line."""
+    file = DOCS.parent / "benchmarks" / "results" / "speedrun.json"
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for run in json.loads(file.read_text()) if file.is_file() else []:
+        place = (run["data"], run["hardware"], f"torch {run['versions']['torch']}", run["commit"])
+        groups.setdefault(place, []).append(run)
+    lines = ["| data | n | minutes | clean | `standard` | seeds | hardware | versions | commit |", "|" + "---|" * 9]
+    for (data, machine, torch, commit), runs in groups.items():
+        minutes = Spread.of([run["minutes"] for run in runs])
+        width = f" ± {minutes.half_width:.2f}" if minutes.seeds > 1 else ""
+        clean, robust = (Spread.of([run[key]["share"] for run in runs]) for key in ("clean", "standard"))
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        figures = [data, str(len(runs)), f"{minutes.mean:.2f}{width}", str(clean), str(robust)]
+        lines.append("| " + " | ".join([*figures, seeds, machine, torch, commit]) + " |")
+    return SPEEDRUN.format(table="\n".join(lines) if groups else "**Not run yet.**")
+
+
 def footprint_table(file: Path) -> str:
     """Return the peak memory of both sides and the share of an evaluation that its files take."""
     found = json.loads(file.read_text())
@@ -265,10 +294,31 @@ def mentions(recipe: str, kind: str) -> bool:
     return f"method: {{kind: {kind}" in (recipe_folder() / f"{recipe}.yaml").read_text()
 
 
+SPEEDRUN = """# Speedrun
+
+The least total time, teacher and student, to a small robust student; as airbench is for clean accuracy. The clock is
+the training's, validation included: processor minutes on a CPU, wall minutes on a GPU; evaluation is not counted. A
+record counts where the student's accuracy under `standard` on 1,000 class-balanced test images reaches the goal.
+
+| data | threat | student | goal | device |
+|---|---|---|---|---|
+| CIFAR-10 | L-inf 8/255 | MobileNetV2 or smaller | 45 % | one CUDA GPU |
+| MNIST | L-inf 0.3 | at least 10 times smaller than its teacher | 88 % | two cores |
+
+    python -m benchmarks.speedrun cifar10 --runs 5
+    python -m benchmarks.speedrun mnist --runs 5
+
+Recipes: `recipes/*/speedrun-teacher.yaml`, `recipes/*/speedrun-student.yaml`. Mean ± half of the 95 % Student interval
+over the n runs. This page is made from `benchmarks/results/speedrun.json` by `make docs`.
+
+{table}
+"""
+
 RESULTS = """# Results
 
 Tables are made from the files under `docs/results` by `make docs`; no figure in them is typed. Percent of the test
-split. With several seeds: mean ± 95 % Student interval over seeds; with one: Wilson 95 % interval over images.
+split. With several seeds: mean ± 95 % Student interval over seeds; with one: Wilson 95 % interval over images. The
+papers' claims, one study each: [studies](results/index.md).
 
 ## MNIST, L-inf 0.3: one teacher, one student, several ways to teach it
 

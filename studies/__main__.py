@@ -1,0 +1,74 @@
+"""``python -m studies NAME``: run a study, or continue it; its figures go to ``docs/results/studies/NAME.json``."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from overproof.errors import InputError
+from studies.course import Course
+from studies.grid import RUNS, cells, find_study, study_names
+from studies.result import RESULTS, result_file, write_result
+
+MORE = 75
+"""The exit status where the time ran out and there is more to do (EX_TEMPFAIL)."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the words of the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
+    parser.add_argument("name", nargs="?", help=f"a study or its file: {', '.join(study_names())}")
+    parser.add_argument("--list", action="store_true", help="say what there is, and what is done, and stop")
+    parser.add_argument("--until", type=float, metavar="MINUTES", help="stop after so long; the next call continues")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"where the runs lie; default {RUNS}")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the figures go")
+    options = parser.parse_args(words)
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        if options.name is None:
+            for name in study_names():
+                study = find_study(name)
+                print(f"{name}: {study.title}; planned {study.budget_minutes:g} minutes")
+            return 0
+        study = find_study(options.name)
+        found = cells(study, options.runs)
+        if options.list:
+            for cell in found:
+                print(f"{'done' if cell.done else 'to do'}  {cell.title}: overproof {' '.join(cell.words)}")
+            print(f"{sum(cell.done for cell in found)} of {len(found)} done")
+            return 0
+        course = Course(
+            found,
+            options.runs,
+            tell=lambda line: print(line, flush=True),
+            after=lambda: write_result(study, options.runs, options.results),
+            device=options.device,
+            deadline=float("inf") if options.until is None else started + 60 * options.until,
+        )
+        whole = course.run()
+        write_result(study, options.runs, options.results)
+    except InputError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept, the same command continues", file=sys.stderr)
+        return 130
+    left = sum(not cell.done for cell in found)
+    print(f"{len(found) - left} of {len(found)} done; figures: {result_file(study, options.results)}")
+    if course.failed:
+        return 1
+    return 0 if whole else MORE
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

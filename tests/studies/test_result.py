@@ -1,0 +1,60 @@
+"""A toy study from its file to its figures, with real processes; and what a column may not point at."""
+
+import json
+
+import pytest
+import yaml
+from studies.__main__ import main
+from studies.grid import Column
+from studies.result import _figure
+from tests.studies.test_grid import content
+
+from overproof.errors import InputError
+
+COLUMNS = {
+    "clean": {"of": "quick", "at": "clean.share"},
+    "alpha": {"of": "recipe", "at": "method.alpha"},
+    "minutes": {"of": "training", "at": "processor_minutes"},
+    "all minutes": {"of": "training", "at": "processor_minutes_with_teachers"},
+}
+
+
+def test_a_study_runs_and_another_one_finds_its_runs_done(tmp_path, capfd):
+    text = content(seeds=[0], exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 20}}, columns=COLUMNS)
+    text["runs"]["teacher"]["exams"] = []
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text | {"title": name}, sort_keys=False))
+    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    assert main([str(tmp_path / "one.yaml"), *places, "--until", "0"]) == 75
+    assert main([str(tmp_path / "one.yaml"), *places]) == 0
+    first = json.loads((tmp_path / "results" / "one.json").read_text())
+    said = capfd.readouterr().out
+    assert said.count("done in") == 3
+    assert main([str(tmp_path / "other.yaml"), *places]) == 0
+    assert "done in" not in capfd.readouterr().out
+    second = json.loads((tmp_path / "results" / "other.json").read_text())
+    assert first["runs"] == second["runs"]
+    ard, teacher = first["runs"]
+    assert set(teacher["figures"]) == {"minutes", "all minutes"}
+    assert ard["figures"]["alpha"] == {"value": 1.0}
+    whole = ard["figures"]["minutes"]["value"] + teacher["figures"]["minutes"]["value"]
+    assert ard["figures"]["all minutes"]["value"] == pytest.approx(whole)
+    (evaluation,) = (tmp_path / "runs" / ard["folder"] / "exams").glob("*/evaluation.json")
+    found = json.loads(evaluation.read_text())
+    assert ard["figures"]["clean"] == {
+        "value": found["clean"]["share"],
+        "interval": found["clean"]["interval"],
+    }
+    for name, cell in ard["cells"].items():
+        assert cell["command"].startswith("overproof ") and cell["commits"] and cell["hardware"], name
+        assert cell["versions"]["torch"] and cell["minutes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("at", "sentence"), [("clean.sahre", "has no 'clean.sahre'"), ("clean", "is no number"), ("list.3", "has no")]
+)
+def test_a_column_that_points_at_nothing_is_one_sentence(at, sentence):
+    left = {"clean": {"share": 0.5}, "list": [1]}
+    with pytest.raises(InputError, match=sentence):
+        _figure(left, Column(of="quick", at=at, form="number"), "toy: columns.clean")
+    assert _figure(left, Column(of="quick", at="list.0", form="number"), "") == {"value": 1}
