@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from overproof.cli import completion
+from overproof.cli import app, completion
 from overproof.evaluation.trial import SUITES
 from overproof.shipped import recipe_names
 from overproof.verbs.export import TARGETS
@@ -11,14 +11,16 @@ from overproof.verbs.inventory import _ROOMS
 
 
 @pytest.fixture
-def tab(monkeypatch, run_cli):
+def tab(monkeypatch, capsys):
     """Return a function: what bash would offer for the last word, asked as the installed completion script asks."""
 
     def run(*words):
         monkeypatch.setenv("_OVERPROOF_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", " ".join(["overproof", *words]))
         monkeypatch.setenv("COMP_CWORD", str(len(words)))
-        _, out, err = run_cli()
+        with pytest.raises(SystemExit):
+            app(prog_name="overproof")
+        out, err = capsys.readouterr()
         assert err == ""
         return out.split()
 
@@ -51,7 +53,7 @@ def test_tab_offers_what_begins_so(tab, words, offered):
 def test_tab_does_not_wait_for_torch():
     code = """
 import sys
-from overproof.cli import completion
+from overproof.cli import app, completion
 for words in (completion.recipes, completion.rooms, completion.suites, completion.formats):
     assert words("") and words("zzz") == []
 print(sorted({"torch", "numpy", "yaml", "pydantic"} & set(sys.modules)))
