@@ -24,6 +24,7 @@ def on_files(files: Files, config: Any) -> Files:
         text = (ROOT / source).read_text().replace("](docs/", "](")
         for other, name in ELSEWHERE.items():
             text = text.replace(f"]({other})", f"]({name})")
+        text = text.replace("](notebooks/distil_and_prove.ipynb)", "](notebook.md)")
         files.append(File.generated(config, page, content=text))
     notebook = ROOT / "docs" / "notebooks" / "distil_and_prove.ipynb"
     files.append(File.generated(config, "notebook.md", content=notebook_page(json.loads(notebook.read_text()))))
