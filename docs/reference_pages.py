@@ -151,8 +151,8 @@ def _keys(value: Any, path: str = "") -> Iterable[tuple[str, str]]:
 RECIPE_HEAD = """# The recipe
 
 Made from the dataclasses that a recipe becomes. `--set a.b.c=value` edits any key; an unknown one is answered with the
-nearest right one. `preset: NAME`, where a method has presets, fills in the rest of its mapping. Attacks inherit norm and
-eps from `threat` unless they name their own. Whatever is not written is written into the run's `recipe.yaml`.
+nearest right one. `preset: NAME`, where a method has presets, fills in the rest of its mapping. Attacks inherit norm
+and eps from `threat` unless they name their own. Whatever is not written is written into the run's `recipe.yaml`.
 """
 
 FILES_HEAD = """# Files
@@ -164,12 +164,13 @@ checkpoints, which are read with `weights_only=True`.
 |---|---|---|
 | `recipe.yaml` | `train` | the whole [recipe](recipe.md), defaults included |
 | `metrics.jsonl` | `train` | a line per epoch |
-| `model.safetensors`, `model.json` | `train`, `teacher import` | the network with the best held-out robust accuracy, in float32, and what it is |
+| `model.safetensors`, `model.json` | `train`, `teacher import` | the best epoch's network, and what it is |
 | `last.safetensors`, `last.json` | `train` | the network of the last epoch |
 | `checkpoint/` | `train` | the exact state, two of them; its digest is in its name |
 | `evaluation.json`, `examples.jsonl` | `evaluate` | the findings; a line per example |
 | `adversarial.safetensors` | `evaluate --save-adversarial` | broken images, the clean ones, labels, what was answered |
-| `certificate.json`, `certificate.jsonl`, `counterexamples.safetensors` | `certify` | the proofs; a line per example; counter-examples |
+| `certificate.json`, `certificate.jsonl` | `certify` | the proofs; a line per example |
+| `counterexamples.safetensors` | `certify` | images that falsify |
 | `teacher.json` | `teacher check` | the verdict and its figures |
 | `report.html` | `evaluate`, `certify` | [the page](../report.md) |
 | `model.onnx`, `model-int8.onnx`, `model.pt2`, `vnnlib/` | `export` | [the forms it ships in](../shipping.md) |

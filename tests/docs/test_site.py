@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-ma
 def site(tmp_path_factory):
     """Build with every connection refused: a proxy that is not there."""
     out = tmp_path_factory.mktemp("site")
-    nowhere = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **nowhere}, timeout=240)
     assert found.returncode == 0, found.stderr

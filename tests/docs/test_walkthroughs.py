@@ -3,7 +3,6 @@
 import re
 import shlex
 import sys
-from glob import glob
 from pathlib import Path
 
 import pytest
@@ -41,8 +40,7 @@ def call(tmp_path, monkeypatch, capsys):
     def run(words):
         smaller = SMALLER.get(words[0], "").split()
         smaller = [] if words[:2] == ["teacher", "import"] else smaller
-        shell = [match for word in words for match in (sorted(glob(word)) if "*" in word else [word])]
-        monkeypatch.setattr(sys, "argv", ["overproof", *shell, *smaller])
+        monkeypatch.setattr(sys, "argv", ["overproof", *words, *smaller])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
@@ -88,5 +86,5 @@ def test_the_own_teacher(call, tmp_path):
     commands = written("distil.md")
     assert [words[0] for words in commands] == ["teacher", "teacher", *["train", "evaluate"] * 2, "compare"]
     out = [call(words) for words in commands]
-    assert "is unfit to teach" in out[1] or "unfit" in out[1]  # its weights are random
+    assert "unfit" in out[1]  # its weights are random
     assert "my-ard (2 seeds)" in out[-1]

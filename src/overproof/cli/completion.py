@@ -1,7 +1,5 @@
 """What the Tab key offers; it answers while the user waits, so nothing here imports torch."""
 
-from overproof.shipped import recipe_names
-
 ROOMS = ("methods", "attacks", "models", "datasets", "recipes")
 SUITES = ("standard", "quick", "shipped", "mtard", "rrm", "rrm-l2")
 FORMATS = ("onnx", "int8", "torch", "vnnlib", "hub")
@@ -9,6 +7,8 @@ FORMATS = ("onnx", "int8", "torch", "vnnlib", "hub")
 
 def recipes(incomplete: str) -> list[str]:
     """Return the shipped recipes that begin so; the shell adds files where there is none."""
+    from overproof.shipped import recipe_names
+
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 

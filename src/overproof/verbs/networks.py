@@ -32,9 +32,9 @@ class Network:
 def find_network(word: Path | str, signature: Signature) -> Network:
     """Return the network of a word, in eval mode.
 
-    A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``, ``hub:org/name@REV``),
-    ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``; ``#sha256=`` and the digest of the
-    weights behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
+    A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``,
+    ``hub:org/name@REV``), ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``;
+    ``#sha256=`` and the digest of the weights behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
     signature's, and for another digest than the pinned one.
     """
     digest = ""
