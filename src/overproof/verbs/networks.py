@@ -34,8 +34,8 @@ def find_network(word: Path | str, signature: Signature) -> Network:
 
     A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``,
     ``hub:org/name@REV``), ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``;
-    ``#sha256=`` and the digest of the weights behind it pin the network. Raises ``InputError`` where there is none, where it is for other images than the
-    signature's, and for another digest than the pinned one.
+    ``#sha256=`` and the digest of the weights behind it pin the network. Raises ``InputError`` where
+    there is none, where it is for other images than the signature's, and for another digest than the pinned one.
     """
     digest = ""
     if isinstance(word, str):
