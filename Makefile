@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit bench study docs clean
+.PHONY: quickstart test format lint types unit bench study docs site clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -29,6 +29,9 @@ format: $(READY)
 
 docs: $(READY)  ## the pages that are made from code
 	$(BIN)/python docs/generate.py
+
+site: docs  ## the documentation as pages that open from the file system: site/index.html
+	$(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## every speed claim as a ratio; writes benchmarks/results/
 	$(BIN)/python -m benchmarks

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reference_pages import files_page, recipe_page
+
 from overproof.evaluation.evidence import Evidence, Spread
 from overproof.methods.catalogue import methods
 from overproof.recipe import plain
@@ -22,13 +24,14 @@ from studies.page import pages as study_pages  # noqa: E402
 
 def pages() -> dict[Path, str]:
     """Return every generated page's text by its path."""
-    found = {DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()}
     return {
         DOCS / "methods" / "index.md": index_page(),
         DOCS / "results.md": results_page(),
         DOCS / "speedrun.md": speedrun_page(),
+        DOCS / "reference" / "recipe.md": recipe_page(),
+        DOCS / "reference" / "files.md": files_page(),
         **study_pages(),
-        **found,
+        **{DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()},
     }
 
 
@@ -455,10 +458,11 @@ Wrap any network as `overproof.models.classifier.Classifier(network, signature)`
 
 def main() -> None:
     """Write every page, or check that each is as it would be written."""
-    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text() != text]
+    found = pages()
+    stale = [path for path, text in found.items() if not path.is_file() or path.read_text() != text]
     if "--check" in sys.argv:
         sys.exit(f"out of date, run make docs: {', '.join(path.name for path in stale)}" if stale else 0)
-    for path, text in pages().items():
+    for path, text in found.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 

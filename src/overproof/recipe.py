@@ -206,7 +206,7 @@ def plain(value: Any) -> Plain:
 
 def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | None = None) -> Any:
     """Return the value that ``text`` describes for a type hint; raise ``InputError`` naming the place."""
-    kinds = _alternatives(hint)
+    kinds = alternatives(hint)
     if not kinds:
         return _sequence(hint, text, where, threat) if get_origin(hint) is tuple else _leaf(hint, text, where)
     if text is None and NoneType in get_args(hint):
@@ -242,7 +242,7 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | N
     if cls is Recipe:
         threat = build(Threat, text.get("threat", {}), where=f"{where}.threat")
     values = {}
-    for name, hint in _hints(cls).items():
+    for name, hint in hints(cls).items():
         default = _default(known[name])
         if name not in text and default is MISSING:
             raise InputError(f"{where}: key {name!r} is missing")
@@ -326,18 +326,19 @@ def _reader(hint: Any) -> TypeAdapter[Any]:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
+    """Return the type of every field, in order."""
     names = {part.name for part in fields(cls)}
     return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
 
 
-def _alternatives(hint: Any) -> dict[str, type]:
+def alternatives(hint: Any) -> dict[str, type]:
     """Return the dataclasses a hint allows, by kind; nothing for a leaf or a sequence."""
     open_kinds: dict[Any, Mapping[str, type]] = {Method: methods(), Architecture: FAMILIES, Source: SOURCES}
     if hint in open_kinds:
         return dict(open_kinds[hint])
     if get_origin(hint) in (Union, UnionType):
-        return {kind: cls for part in get_args(hint) for kind, cls in _alternatives(part).items()}
+        return {kind: cls for part in get_args(hint) for kind, cls in alternatives(part).items()}
     return {getattr(hint, "kind", hint.__name__): hint} if is_dataclass(hint) and isinstance(hint, type) else {}
 
 

@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import typer.main
+
+from overproof.cli import app
+from overproof.shipped import find_recipe
 
 
 def in_a_process(code, *words):
@@ -51,3 +55,38 @@ def test_no_words_show_the_help(run_cli):
     code, out, err = run_cli()
     assert code == 2
     assert "Usage" in out + err
+
+
+def commands():
+    """Yield every command that can be called, by its words."""
+
+    def below(command, words):
+        if hasattr(command, "commands"):
+            for name, one in command.commands.items():
+                yield from below(one, [*words, name])
+        else:
+            yield pytest.param(words, command, id=" ".join(words))
+
+    return list(below(typer.main.get_command(app), []))
+
+
+def test_every_verb_is_among_the_commands():
+    assert len(commands()) == 9
+
+
+@pytest.mark.parametrize(("words", "command"), commands())
+def test_help_ends_with_an_example_that_can_be_called(words, command):
+    *_, last = command.help.strip().splitlines()
+    program, *typed = last.strip().removeprefix("Example: ").split()
+    assert last.strip().startswith("Example: ") and program == "overproof"
+    assert typed[: len(words)] == words
+    # Reads the words as the command line would, and does nothing: an unknown option raises.
+    parsed = command.make_context(" ".join(words), typed[len(words) :], resilient_parsing=False).params
+    if words == ["train"]:
+        find_recipe(parsed["recipe"])
+
+
+@pytest.mark.parametrize(("words", "command"), commands())
+def test_every_word_and_option_is_explained(words, command):
+    silent = [one.name for one in command.params if not (getattr(one, "help", None) or one.metavar)]
+    assert silent == []

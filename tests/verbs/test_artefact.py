@@ -111,7 +111,7 @@ class TestOriginal:
     def test_a_run_has_none(self, shipped):
         assert artefact(examinee(shipped.folder, None), None, CPU) is None
         assert refused(shipped.folder, original=shipped.folder) == (
-            f"{shipped.folder}: original is the network that an exported file came from; this is no file"
+            f"{shipped.folder}: original is the network an exported file came from; this is no file, leave it out"
         )
 
 

@@ -128,7 +128,7 @@ def test_what_one_finds_wrong_all_say_before_anything_is_written(group, toy, tmp
         "2 processes cannot share a batch of 45 evenly; use training.batch=44, or a number of processes that divides "
         "it",
         f"{taken}: exists already; continue it with --resume or choose another --out",
-        f"{tmp_path / 'nowhere'}: no such run folder",
+        f"teacher 'robust': {tmp_path / 'nowhere'}: no such run folder",
     ]
     assert not later.exists()
 

@@ -202,5 +202,5 @@ class TestBadInput:
     def test_another_norm_needs_a_radius_in_linf(self, finished):
         run = finished("threat={norm: l2, eps: 0.5}", "training.epochs=1")
         assert refused(run) == (
-            f"{run.folder}: queries are boxes, linf balls, and it was made for l2; say which with eps"
+            f"{run.folder}: queries are boxes, linf balls, and it was made for l2; say which with --eps"
         )

@@ -7,6 +7,7 @@ import typer
 from rich.table import Table as Grid
 from rich.text import Text
 
+from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, show_course, stoppable
 from overproof.cli.options import Device, NormName, PrecisionName
 
@@ -18,7 +19,7 @@ def evaluate(
     attacks: Annotated[
         str,
         typer.Option(
-            help="standard, quick, shipped, mtard, rrm, rrm-l2, a YAML file, or attack names, comma-separated."
+            help=f"{', '.join(SUITES)}, a YAML file, or attack names, comma-separated.", autocompletion=suites
         ),
     ] = "",
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,

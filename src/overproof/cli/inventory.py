@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
+from overproof.cli.completion import ROOMS, rooms
 from overproof.cli.console import out_console
 
 
-def list_(what: Annotated[str, typer.Argument(metavar="methods|attacks|models|datasets|recipes")]) -> None:
+def list_(what: Annotated[str, typer.Argument(metavar="|".join(ROOMS), autocompletion=rooms)]) -> None:
     """List what there is to choose from.
 
     Example: overproof list methods

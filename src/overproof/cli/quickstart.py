@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where the runs and report.html go.")] = Path("runs/quickstart"),
 ) -> None:
-    """Train robust teachers and small students on embedded digits, attack, prove and compare: some minutes."""
+    """Train robust teachers and small students on embedded digits, attack, prove and compare: some minutes.
+
+    Example: overproof quickstart --out runs/first
+    """
     from overproof.verbs.quickstart import quickstart_steps
 
     with stoppable("finished runs are kept, and the same command continues"):

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from overproof.cli.completion import recipes
 from overproof.cli.console import leads, out_console, say, stoppable, warn
 from overproof.cli.options import Device
 from overproof.errors import InputError
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe or sweep file, or the name of a shipped recipe: mnist/ard.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe or sweep file, or the name of a shipped recipe: mnist/ard.", autocompletion=recipes
+        ),
+    ],
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe, e.g. --set method.inner.steps=20."),

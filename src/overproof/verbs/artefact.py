@@ -64,7 +64,7 @@ def artefact(subject: Examinee, original: Path | str | None, device: torch.devic
     if subject.file is None:
         if original is not None:
             raise InputError(
-                f"{subject.name}: original is the network that an exported file came from; this is no file"
+                f"{subject.name}: original is the network an exported file came from; this is no file, leave it out"
             )
         return None
     package("onnx", extra="export", where=f"{subject.name}: counting its multiply-adds")

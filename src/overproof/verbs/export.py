@@ -171,7 +171,7 @@ def _hub(
 ) -> dict[str, Any]:
     """Write a repository of the Hub, with its card and the run's evidence; push it to ``org/name`` where asked."""
     if not (subject.folder / "model.json").is_file():
-        raise InputError(f"{subject.name}: is no run folder, and a repository holds a run's weights and evidence")
+        raise InputError(f"{subject.name}: is no run folder; a repository holds a run's weights and evidence")
     written = write_repository(subject.folder, out, licence=licence)
     address = None if push is None else push_repository(written, push, private=private)
     names = sorted(file.name for file in written.iterdir())

@@ -128,4 +128,6 @@ def _check(found: Findings) -> None:
             across([found])
         survivors([found], [0])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
-        raise InputError(f"{found.folder}: its results are not as overproof writes them ({problem!r})") from problem
+        raise InputError(
+            f"{found.folder}: its results are not as overproof writes them ({problem!r}); evaluate it again"
+        ) from problem

@@ -137,7 +137,7 @@ def _threat(subject: Cargo, eps: str | float | None) -> Threat:
     if subject.threat.norm != "linf" and eps is None:
         raise InputError(
             f"{subject.name}: queries are boxes, linf balls, and it was made for {subject.threat.norm}; "
-            f"say which with eps"
+            "say which with --eps"
         )
     try:
         return Threat(norm="linf", eps=subject.threat.eps if eps is None else Radius(eps))
@@ -249,7 +249,7 @@ def _robustness(model: Classifier, file: _File, asked: _Images, known: _Known) -
         name = f"robust-{index:05d}.vnnlib"
         _agree(name, broken, answers, proved=known.verdicts.get(index) == "verified")
         if index in known.images and not answers[-1]:
-            raise InputError(f"{name}: the counter-example of certificate.json does not satisfy it")
+            raise InputError(f"{name}: the counter-example of certificate.json does not satisfy it; run certify anew")
         verdict = "sat" if answers.any() else "unsat" if known.verdicts.get(index) == "verified" else None
         questions.append(_Question(file=name, index=index, label=label, text=text, known=verdict))
     return questions

@@ -199,7 +199,7 @@ def _axes(file: Path, text: Any) -> Mapping[str, list[Any]]:
         raise InputError(f"{file}: axes map paths to lists of values, for example seed: [0, 1, 2]")
     for path, values in text.items():
         if path == "name":
-            raise InputError(f"{file}: axes.name: cells are named after their values")
+            raise InputError(f"{file}: axes.name: cells are named after their values; leave it out")
         if not isinstance(values, list) or not values:
             raise InputError(f"{file}: axes.{path}: expected a list of values, got {values!r}")
     return {str(path): values for path, values in text.items()}

@@ -1,0 +1,95 @@
+"""The site builds strictly without a network, has every page, and loads nothing from elsewhere."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
+
+pytestmark = pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is in the extra dev")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build with every connection refused: a proxy that is not there."""
+    out = tmp_path_factory.mktemp("site")
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **nowhere}, timeout=240)
+    assert found.returncode == 0, found.stderr
+    return out
+
+
+class Loads(HTMLParser):
+    """What a page makes the browser fetch; links that a reader may follow are not among it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag in LOADED and given.get(LOADED[tag]):
+            self.found.append(given[LOADED[tag]])
+        self.found += re.findall(r"url\(([^)]*)\)", given.get("style") or "")
+
+    def handle_data(self, data):
+        if self.lasttag == "style":
+            self.found += re.findall(r"(?:url\(|@import )([^);]*)", data)
+
+
+def test_no_page_loads_anything_from_elsewhere(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 40
+    loads = 0
+    for page in pages:
+        reader = Loads()
+        reader.feed(page.read_text())
+        assert [one for one in reader.found if re.match(r"\s*['\"]?(https?:|//)", one)] == [], page
+        loads += len(reader.found)
+    assert loads > 2 * len(pages)  # the theme's own styles and script, so the reader does see what is loaded
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:|//)", style.read_text()), style
+
+
+def test_every_written_page_is_there_and_nothing_else(site):
+    written = {page.relative_to(ROOT / "docs").with_suffix("") for page in (ROOT / "docs").rglob("*.md")}
+    written = {page for page in written if page.parts[0] != "browser"}
+    elsewhere = {Path(name) for name in ("index", "contributing", "changelog", "notebook", "404")}
+    assert {page.relative_to(site).with_suffix("") for page in site.rglob("*.html")} == written | elsewhere
+    assert not [file for file in site.rglob("*") if file.suffix in (".ipynb", ".pyc") or file.parts[-2] == "results"]
+    assert [file.name for file in site.rglob("*.py")] == ["classify.py"]
+
+
+def test_links_of_pages_from_elsewhere_lead_to_pages(site):
+    home = (site / "index.html").read_text()
+    for target in ("results.html#parity", "methods/index.html", "contributing.html", "changelog.html"):
+        assert f'href="{target}"' in home
+    assert 'href="architecture.html"' in (site / "contributing.html").read_text()
+
+
+def test_the_notebook_is_a_page_with_its_code(site):
+    cells = json.loads((ROOT / "docs" / "notebooks" / "distil_and_prove.ipynb").read_text())["cells"]
+    text = re.sub(r"<[^>]*>", "", (site / "notebook.html").read_text())
+    assert "What can be proved?" in text
+    assert "overproof.certify(student" in text
+    assert sum(cell["cell_type"] == "code" for cell in cells) >= 5
+
+
+def test_a_link_that_leads_nowhere_fails(tmp_path):
+    """Strictness is a setting, and settings get lost."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("[gone](gone.md)\n")
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\ntheme: {name: material, font: false}\n")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode != 0
+    assert "gone.md" in found.stderr
