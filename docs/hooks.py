@@ -1,4 +1,4 @@
-"""What mkdocs is told beside mkdocs.yml: pages whose text lives elsewhere in the repository, and the methods' list."""
+"""What mkdocs is told beside mkdocs.yml: pages whose text lives elsewhere in the repository, and folders as lists."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,18 @@ ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHA
 
 
 def on_config(config: Any) -> Any:
-    """Put every method's page below *Methods*."""
-    kinds = sorted(file.stem for file in (ROOT / "docs" / "methods").glob("*.md") if file.stem != "index")
-    pages = ["methods/index.md", *({f"{kind}": f"methods/{kind}.md"} for kind in kinds)]
-    config.nav = [{"Methods": pages} if entry == {"Methods": "methods/"} else entry for entry in config.nav]
+    """Put the pages of a folder below its entry."""
+    config.nav = [_listed(entry) for entry in config.nav]
     return config
+
+
+def _listed(entry: Any) -> Any:
+    """Return an entry of the navigation; one that names a folder with all of the folder's pages."""
+    ((title, folder),) = entry.items()
+    if not (isinstance(folder, str) and folder.endswith("/")):
+        return entry
+    names = sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md") if file.stem != "index")
+    return {title: [f"{folder}index.md", *({name: f"{folder}{name}.md"} for name in names)]}
 
 
 def on_files(files: Files, config: Any) -> Files:
