@@ -13,7 +13,7 @@ class Performance:
     """The recipe's ``performance`` node.
 
     ``compile``: ``networks`` compiles students, companions and teachers by ``torch.compile``, which rounds otherwise;
-    ``auto`` does so on CUDA and not on processors, where compiled ResNet-18 took 1.4 times as long. ``tf32`` lets GPUs
+    ``auto`` does so on CUDA alone. ``tf32`` lets GPUs
     round the factors of fp32 products to 10 bits while training; an evaluation never does.
     """
 

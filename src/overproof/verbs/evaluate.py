@@ -140,33 +140,35 @@ def evaluating(
         if made and made.original:
             course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
             before = yield from course_before.run((), beside="original, ")
-    answers = None if other is None else _answers(other, verdicts, images)
-    found = {
-        "schema": SCHEMA,
-        **subject.facts,
-        "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
-        "data": {
-            "name": images.name,
-            "split": "test",
-            "examples": len(images),
-            "of": len(subject.images),
-            "digest": images.digest,
-        },
-        "classes": list(images.classes),
-        "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
-        "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
-        "seed": seed,
-        "batch": size,
-        "search_precision": chosen,
-        **_figures(verdicts),
-        "calibration": _calibration(verdicts),
-        "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
-        "reliability": _reliability(model, verdicts, images, threat, seed).plain() if reliability and threat else None,
-        "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
-        "warnings": list(warnings),
-        "versions": versions(),
-        "hardware": hardware(place),
-    }
+        answers = None if other is None else _answers(other, verdicts, images)
+        found = {
+            "schema": SCHEMA,
+            **subject.facts,
+            "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
+            "data": {
+                "name": images.name,
+                "split": "test",
+                "examples": len(images),
+                "of": len(subject.images),
+                "digest": images.digest,
+            },
+            "classes": list(images.classes),
+            "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
+            "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
+            "seed": seed,
+            "batch": size,
+            "search_precision": chosen,
+            **_figures(verdicts),
+            "calibration": _calibration(verdicts),
+            "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
+            "reliability": _reliability(model, verdicts, images, threat, seed).plain()
+            if reliability and threat
+            else None,
+            "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
+            "warnings": list(warnings),
+            "versions": versions(),
+            "hardware": hardware(place),
+        }
     if shard.leads:
         results = Run(folder)
         if save_adversarial:

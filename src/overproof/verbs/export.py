@@ -19,7 +19,7 @@ from overproof.errors import InputError, nearest
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.parity import BATCHES, Paired, same_logits
 from overproof.evaluation.trial import Trial
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
 from overproof.formats.footprint import latency
 from overproof.formats.hub import push as push_repository
 from overproof.formats.hub import write_repository
@@ -157,10 +157,7 @@ def _written(subject: Cargo, out: Path, body: bytes, report: Mapping[str, Any]) 
         **report,
         "versions": versions(),
     }
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{out.parent}: cannot be made ({problem.strerror or problem})") from problem
+    make_folder(out.parent)
     write_atomically(out, body)
     write_atomically(report_of(out), (json.dumps(found, indent=1) + "\n").encode())
     return found

@@ -18,7 +18,7 @@ from overproof.environment import package, versions
 from overproof.errors import InputError
 from overproof.evaluation.imitation import attack_pair
 from overproof.evaluation.parity import same_logits
-from overproof.files import check_absent, write_folder
+from overproof.files import check_absent, make_folder, write_folder
 from overproof.formats import vnnlib
 from overproof.formats.onnx import to_onnx
 from overproof.formats.queries import Point, Query
@@ -125,10 +125,7 @@ def ask(
         report["pair"] = {"teacher": str(teacher), "gamma": gamma, **_summary(both, lead.parity)}
     report["versions"] = versions()
     files["report.json"] = (json.dumps(report, indent=1) + "\n").encode()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{out.parent}: cannot be made ({problem.strerror or problem})") from problem
+    make_folder(out.parent)
     write_folder(out, files)
     return report
 
