@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from overproof.errors import InputError
 from studies.course import Course
-from studies.grid import RUNS, cells, find_study, study_names
-from studies.result import RESULTS, result_file, write_result
+from studies.grid import RUNS, Cell, cells, find_study, study_names
+from studies.result import RESULTS, left_to_do, result_file, write_result
 
 MORE = 75
 """The exit status where the time ran out and there is more to do (EX_TEMPFAIL)."""
@@ -37,13 +37,15 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         study = find_study(options.name)
         found = cells(study, options.runs)
+        waiting = left_to_do(study, found, options.results)
         if options.list:
             for cell in found:
-                print(f"{'done' if cell.done else 'to do'}  {cell.title}: overproof {' '.join(cell.words)}")
-            print(f"{sum(cell.done for cell in found)} of {len(found)} done")
+                state = "to do" if cell in waiting and not cell.done else "done"
+                print(f"{state:5}  {cell.title}: overproof {' '.join(cell.words)}")
+            print(f"{len(found) - _left(waiting)} of {len(found)} done")
             return 0
         course = Course(
-            found,
+            waiting,
             options.runs,
             tell=lambda line: print(line, flush=True),
             after=lambda: write_result(study, options.runs, options.results),
@@ -58,11 +60,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is done is kept, the same command continues", file=sys.stderr)
         return 130
-    left = sum(not cell.done for cell in found)
-    print(f"{len(found) - left} of {len(found)} done; figures: {result_file(study, options.results)}")
+    print(f"{len(found) - _left(waiting)} of {len(found)} done; figures: {result_file(study, options.results)}")
     if course.failed:
         return 1
     return 0 if whole else MORE
+
+
+def _left(waiting: Sequence[Cell]) -> int:
+    return sum(not cell.done for cell in waiting)
 
 
 def _stop(number: int, frame: object) -> NoReturn:

@@ -238,6 +238,15 @@ def _provenance(study: Study, runs: Sequence[Mapping[str, Any]]) -> str:
     )
     facts.append(f"Test images: {_joined(examples)}." if examples else "")
     facts.append(f"Hardware: {_joined(places)}. Versions: {_joined(versions)}. Commits: {_joined(commits)}.")
+    taught: dict[str, set[str]] = {}
+    for run in runs:
+        for teacher in run["teachers"].values():
+            taught.setdefault(teacher["folder"], set()).add(teacher["model_digest"][:8])
+    facts += [
+        f"Not one teacher: {name} was trained more than once, to other weights ({_joined(digests)})."
+        for name, digests in taught.items()
+        if len(digests) > 1
+    ]
     first = runs[-1]["cells"]
     facts.append(
         "Commands, of the last run in the table:\n\n" + "\n".join(f"    {cell['command']}" for cell in first.values())

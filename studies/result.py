@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from overproof.errors import InputError
@@ -21,26 +23,56 @@ def result_file(study: Study, folder: Path = RESULTS) -> Path:
 
 
 def write_result(study: Study, root: Path, folder: Path = RESULTS) -> dict[str, Any]:
-    """Write the figures of everything that is done, whole or not at all; return them."""
-    content = gather(study, root)
+    """Write the figures of everything that is done, whole or not at all; return them.
+
+    What was found before, of the same recipe, stays where its run does not lie here, or lies here examined less.
+    """
+    before = _recorded(study, folder)
+    content = gather(study, root, before)
     make_folder(folder)
     write_atomically(result_file(study, folder), (json.dumps(content, indent=1) + "\n").encode())
     return content
 
 
-def gather(study: Study, root: Path) -> dict[str, Any]:
-    """Return every finished run of a study with its figures, and where each of them is from."""
+def gather(study: Study, root: Path, before: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
+    """Return every finished run of a study with its figures, and where each of them is from.
+
+    ``before`` holds what a file says of runs, by their folders' names.
+    """
     runs = trained(study, root)
     own = {cell.run.folder: cell for cell in cells(study, root) if not cell.exam}
-    return {
-        "study": study.name,
-        "command": f"make study NAME={study.name}",
-        "runs": [_entry(study, runs, own[run.folder]) for run in _in_order(study, runs) if run.done],
-    }
+    found = []
+    for run in (runs[row, seed] for row in study.runs for seed in study.seeds_of(row)):
+        entry = _entry(study, runs, own[run.folder]) if run.done else None
+        earlier = before.get(run.folder.name)
+        if earlier and (entry is None or len(earlier["cells"]) > len(entry["cells"])):
+            # Rows may share a run.
+            entry = {**earlier, "run": run.row}
+        if entry:
+            found.append(entry)
+    return {"study": study.name, "command": f"make study NAME={study.name}", "runs": found}
 
 
-def _in_order(study: Study, runs: dict[tuple[str, int], Trained]) -> list[Trained]:
-    return [runs[row, seed] for row in study.runs for seed in study.seeds_of(row)]
+def left_to_do(study: Study, found: Sequence[Cell], folder: Path = RESULTS) -> list[Cell]:
+    """Return the cells whose figures no file holds, and what those need; each as it was.
+
+    A run that another machine trained and examined is not repeated here, unless it has to teach or to be examined.
+    """
+    before, needed, left = _recorded(study, folder), set[Path](), []
+    for cell in reversed(found):
+        entry = before.get(cell.run.folder.name, {"cells": {}})
+        same = entry["cells"].get(cell.exam or "training", {}).get("command") == _command(cell)
+        if not same or cell.folder in needed:
+            left.append(cell)
+            if not cell.done:
+                needed |= set(cell.needs)
+    return left[::-1]
+
+
+def _recorded(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what a study's file holds of runs, by their folders' names, which mean recipe, teachers and seed."""
+    file = result_file(study, folder)
+    return {entry["folder"]: entry for entry in json.loads(file.read_text())["runs"]} if file.is_file() else {}
 
 
 def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -> dict[str, Any]:
@@ -60,7 +92,10 @@ def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -
         "set": planned.set,
         "recipe_digest": run.recipe.digest,
         "model_digest": Run(run.folder).description()["digest"],
-        "teachers": {role: teacher.folder.name for role, teacher in run.teachers.items()},
+        "teachers": {
+            role: {"folder": one.folder.name, "model_digest": Run(one.folder).description()["digest"]}
+            for role, one in run.teachers.items()
+        },
         "cells": provenance,
         "figures": {
             name: _figure(left[column.of], column, f"{study.name}: columns.{name}")
@@ -104,13 +139,17 @@ def _provenance(cell: Cell, left: dict[str, Any]) -> dict[str, Any]:
     record = record_of(cell)
     wall = record["wall_seconds"]
     return {
-        "command": " ".join(["overproof", *(_quoted(word) for word in cell.words)]),
+        "command": _command(cell),
         "commits": record["commits"],
         "minutes": left["minutes"] if not cell.exam else None if wall is None else wall / 60,
         "hardware": left.get("hardware"),
         "versions": left.get("versions"),
         "examples": (left.get("data") or {}).get("examples") if cell.exam else None,
     }
+
+
+def _command(cell: Cell) -> str:
+    return " ".join(["overproof", *(_quoted(word) for word in cell.words)])
 
 
 def _quoted(word: str) -> str:

@@ -16,7 +16,7 @@ RESULT = {
     "study": "toy",
     "command": "make study NAME=toy",
     "runs": [
-        {"run": name, "seed": seed, "folder": f"{name}-{seed}", "cells": {}, "figures": figures}
+        {"run": name, "seed": seed, "folder": f"{name}-{seed}", "teachers": {}, "cells": {}, "figures": figures}
         for name, seed, figures in (
             ("ard", 0, {"clean": {"value": 0.8}, "minutes": {"value": 2.0}, "kind": {"value": "ard"}}),
             ("ard", 1, {"clean": {"value": 0.82}, "minutes": {"value": 4.0}, "kind": {"value": "ard"}}),
@@ -52,6 +52,15 @@ def test_a_figure_changed_in_the_file_changes_the_page_and_the_picture(study):
     other["runs"][0]["figures"]["clean"]["value"] = 0.7
     assert page(study, RESULT, drawn=True) != page(study, other, drawn=True)
     assert svg(study, RESULT) != svg(study, other)
+
+
+def test_students_of_a_teacher_that_was_trained_twice_are_told_apart(study):
+    other = copy.deepcopy(RESULT)
+    for run, digest in zip(other["runs"][:2], ("aaaaaaaa1", "bbbbbbbb2"), strict=True):
+        run["teachers"] = {"robust": {"folder": "teacher-0", "model_digest": digest}}
+    assert "Not one teacher: teacher-0" in page(study, other, drawn=True)
+    other["runs"][1]["teachers"] = other["runs"][0]["teachers"]
+    assert "Not one teacher" not in page(study, other, drawn=True)
 
 
 def test_the_page_reads_and_links_its_picture(study):

@@ -1,6 +1,7 @@
 """A toy study from its file to its figures, with real processes; and what a column may not point at."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -48,6 +49,31 @@ def test_a_study_runs_and_another_one_finds_its_runs_done(tmp_path, capfd):
     for name, cell in ard["cells"].items():
         assert cell["command"].startswith("overproof ") and cell["commits"] and cell["hardware"], name
         assert cell["versions"]["torch"] and cell["minutes"] > 0
+
+
+def test_what_another_machine_found_is_kept_and_its_teacher_trained_again_for_what_is_new(tmp_path, capfd):
+    text = content(seeds=[0], exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 20}}, columns=COLUMNS)
+    text["runs"]["teacher"]["exams"] = []
+    file, results = tmp_path / "toy.yaml", tmp_path / "results" / "toy.json"
+    words = [str(file), "--runs", str(tmp_path / "runs"), "--results", str(results.parent)]
+
+    def run(*more, **changes):
+        file.write_text(yaml.safe_dump(text | changes, sort_keys=False))
+        assert main([*words, *more]) == 0
+        return capfd.readouterr().out
+
+    run()
+    first = results.read_text()
+    shutil.rmtree(tmp_path / "runs")  # here is another machine, with the file of results alone
+    assert "3 of 3 done" in run("--list") and "done in" not in run()
+    assert results.read_text() == first
+    said = run(seeds=[0, 1])
+    assert said.count("done in") == 3 and "ard, seed 0" not in said  # the teacher, the new seed and its exam
+    ard, new, teacher = json.loads(results.read_text())["runs"]
+    assert ard == json.loads(first)["runs"][0] and new["seed"] == 1
+    # The same processor gave the same weights; where it does not, the page says so.
+    assert ard["teachers"] == new["teachers"] == {"robust": {key: teacher[key] for key in ("folder", "model_digest")}}
+    assert "done in" in run(exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 10}})
 
 
 @pytest.mark.parametrize(
