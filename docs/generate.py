@@ -2,15 +2,14 @@
 
 import inspect
 import json
-import re
 import sys
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from reference_pages import files_page, recipe_page
 
-from overproof.evaluation.evidence import Evidence, Spread
+from overproof.evaluation.evidence import Spread
 from overproof.methods.catalogue import methods
 from overproof.recipe import plain
 from overproof.shipped import recipe_folder, recipe_names
@@ -19,7 +18,9 @@ from overproof.training.cost import passes
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # the studies lie beside the package, and this file is run as a script
 
+from studies.grid import find_study  # noqa: E402
 from studies.page import pages as study_pages  # noqa: E402
+from studies.page import summary  # noqa: E402
 
 
 def pages() -> dict[Path, str]:
@@ -68,42 +69,10 @@ Recipes: {", ".join(f"`{name}`" for name in recipes) or "none yet"}.
 
 def results_page() -> str:
     """Return the page of measured tables; every figure comes from a file under ``docs/results``."""
-    runs = json.loads((DOCS / "results" / "mnist.json").read_text())
-    footing = {(run["data"]["digest"], str(run["threat"])) for run in runs}
-    assert len(footing) == 1, "figures on different images or threats do not belong in one table"
-    # Students of different teachers are not seeds of one another.
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        name = re.sub(r"-\d+$", "", run["run"]).removeprefix("mnist-")
-        own = [run["model_digest"]] if name.endswith("teacher") else []
-        teachers = " ".join(digest[:8] for digest in [*own, *run["teachers"].values()])
-        groups.setdefault((name, teachers), []).append(run)
-    names = dict.fromkeys(name for name, _ in groups)
-    rows = [result_row(name, teachers, group) for (name, teachers), group in sorted(groups.items())]
-    attacks = list(runs[0]["attacks"])
-    head = [
-        "network",
-        "method",
-        "teacher",
-        "parameters",
-        "seeds",
-        "clean",
-        *attacks,
-        "worst",
-        "processor minutes",
-        "student forward batches",
-    ]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
-    machines = ", ".join(sorted({f"{run['hardware']}, {run['precision']}" for run in runs}))
-    versions = ", ".join(sorted({f"torch {run['versions']['torch']}" for run in runs}))
     resumed = json.loads((DOCS / "results" / "resume.json").read_text())
-    sizes = sorted({run["parameters"] for run in runs})
     return RESULTS.format(
-        table=table,
-        machines=machines,
-        versions=versions,
-        times=sizes[-1] / sizes[0],
-        students=" ".join(name for name in names if not name.endswith("teacher")),
+        methods=summary(find_study("all-methods")),
+        faithful=summary(find_study("faithful")),
         kills=resumed["kills"],
         alone=resumed["model.safetensors"]["alone"][:16],
         resumed=resumed["model.safetensors"]["killed and resumed"][:16],
@@ -114,51 +83,10 @@ def results_page() -> str:
                 ("parity-", "footprint", "bounds", "loading", "schedules", "teachers", "speedrun")
             )
         ),
-        faithful=faithful_table(DOCS.parent / "docs" / "results" / "faithful.json"),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
-
-
-def faithful_table(file: Path) -> str:
-    """Return what was attacked and proved of one teacher's students: a mean over seeds and its interval each."""
-    head = ["method", "seeds", "clean", "standard", "certified", "gap attacked", "gap proven", "bounds apart"]
-    head += ["agreement proven", "not refuted", "processor minutes"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in json.loads(file.read_text()):
-        groups.setdefault(re.sub(r"-\d+$", "", run["run"]).removeprefix("mnist-"), []).append(run)
-    rows = []
-    for name, runs in groups.items():
-
-        def cell(of: Callable[[dict[str, Any]], float], runs: list[dict[str, Any]] = runs) -> str:
-            return str(Spread.of([of(run) for run in runs])) if len(runs) > 1 else f"{100 * of(runs[0]):.1f}"
-
-        beside = [
-            cell(lambda run, part=part, side=side: run["certificate"]["teacher"][part][side])
-            if runs[0]["certificate"]["teacher"]
-            else ""
-            for part, side in (
-                ("gap", "attacked"),
-                ("gap", "proven"),
-                ("gap", "separate"),
-                ("agreement", "proven"),
-                ("agreement", "standing"),
-            )
-        ]
-        minutes = sum(run["training_processor_seconds"] for run in runs) / len(runs) / 60
-        rows.append(
-            [
-                name,
-                str(len(runs)),
-                cell(lambda run: run["clean"]["share"]),
-                cell(lambda run: run["worst"]["share"]),
-                cell(lambda run: run["certificate"]["verified"]["share"]),
-                *beside,
-                f"{minutes:.1f}",
-            ]
-        )
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def speed_table(file: Path) -> str:
@@ -257,36 +185,12 @@ def footprint_table(file: Path) -> str:
     )
 
 
-def result_row(name: str, teachers: str, runs: list[dict[str, Any]]) -> list[str]:
-    """Return one method's line: mean and 95 % Student interval over seeds, or the Wilson interval of a single run."""
-
-    def cell(of: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
-        if len(runs) == 1:
-            found = of(runs[0])
-            return str(Evidence(claim="", passed=found["passed"], of=found["of"]))
-        return str(Spread.of([of(run)["share"] for run in runs]))
-
-    minutes = sum(run["training_processor_seconds"] for run in runs) / len(runs) / 60
-    passes = sum(run["student_passes"] for run in runs) / len(runs)
-    return [
-        name,
-        f"`{runs[0]['method']}`",
-        teachers,
-        f"{runs[0]['parameters']:,}",
-        str(len(runs)),
-        cell(lambda run: run["clean"]),
-        *(cell(lambda run, attack=attack: run["attacks"][attack]) for attack in runs[0]["attacks"]),
-        cell(lambda run: run["worst"]),
-        f"{minutes:.1f}",
-        f"{passes:,.0f}",
-    ]
-
-
 def first_sentence(kind: str) -> str:
     """Return the card's first paragraph in one line."""
     return " ".join(inspect.cleandoc(methods()[kind].__doc__ or "").split("\n\n")[0].split("\nFormula")[0].split())
 
 
+@cache
 def cost_line(kind: str) -> str:
     """Return what a batch costs in passes of each network."""
     return "; ".join(f"{name} {cost}" for name, cost in passes(methods()[kind]()).items())
@@ -321,58 +225,15 @@ RESULTS = """# Results
 
 Tables are made from the files under `docs/results` by `make docs`; no figure in them is typed. Percent of the test
 split. With several seeds: mean ± 95 % Student interval over seeds; with one: Wilson 95 % interval over images. The
-papers' claims, one study each: [studies](results/index.md).
+papers' claims, one study each: [studies](results/index.md); the first two tables here are from there.
 
-## MNIST, L-inf 0.3: one teacher, one student, several ways to teach it
+## MNIST, L-inf 0.3: one teacher, one student, every method
 
-Teacher: convnet 32-64-256, 15 epochs. Student: convnet 8-16-64, {times:.1f} times fewer parameters. All students: 8
-epochs, AdamW, one cycle, searches of 7 steps with a growing radius over the first half; the best epoch by PGD-10 on
-held-out training images. Attacks: FGSM; PGD-20 with 3 random restarts. These are first-order attacks on cross-entropy:
-an upper estimate of robustness. Students of different teachers (first digits of the SHA-256 of its weights) stand on
-lines of their own: f0e11443 is the recipe of f5ecf7c4 on a slower processor without bf16. Minutes are processor time of
-training on one thread, validation included, whatever else the machine did. Forward batches count the student alone.
-
-{table}
-
-Hardware: {machines}; {versions}.
-
-Commands, with `OVERPROOF_DATA` at the folder that holds `mnist`:
-
-    overproof train mnist/teacher && overproof evaluate runs/mnist-teacher
-    for seed in 0 1 2; do for m in {students}; do
-      overproof train mnist/$m --set seed=$seed --set name=mnist-$m-$seed && overproof evaluate runs/mnist-$m-$seed
-    done; done
-    python docs/collect.py docs/results/mnist.json runs/mnist-* && make docs
+{methods}
 
 ## MNIST, L-inf 0.1: what is proved of students of one teacher
 
-Teacher: convnet 16-32-100, 20 epochs of `ibp`. Students: convnet 4-8-50, 8.0 times fewer parameters, 20 epochs each;
-`ard` and `rslad` with 7 steps of search and a radius that grows over the first half (without it ARD's loss stayed
-where it was for five epochs, and that run was stopped), `kd` on clean images, `faithful` with bounds by interval
-arithmetic, and `faithful- attacked` with nine tenths of its gap found by a search of 3 steps. 500 test images,
-balanced by class. *Standard*: correct under the `standard` suite. *Certified*: by the cascade, at most 1 s of
-splitting per image. *Gap*: how far the student's confidence in the label can be from the teacher's within the ball,
-mean over the images that the teacher gets right, in hundredths; *attacked* is found, *proven* is an upper bound
-(*bounds apart*: without the bounds of the pair). *Agreement*: the same class all over the ball. Mean ± 95 % Student
-interval over seeds.
-
 {faithful}
-
-Reading, of one seed (the others, and RSLAD's figures, are to come): splitting and the bounds of the pair tighten
-ARD's gap far more than faithful's, so that little is left between the two. Faithful's proven gap is nearly attained
-by attack: it is the student that is less sure, not the bound that is loose. The aim, half of ARD's proven gap, is not
-met here.
-
-Commands:
-
-    overproof train mnist/ibp-0.1 && overproof certify runs/mnist-ibp-0.1 --examples 500
-    overproof evaluate runs/mnist-ibp-0.1 --attacks standard --examples 500
-    for seed in 0 1 2; do for m in kd ard rslad faithful; do
-      overproof train mnist/$m-0.1 --set seed=$seed --set name=mnist-$m-0.1-$seed
-      overproof certify runs/mnist-$m-0.1-$seed --teacher runs/mnist-ibp-0.1 --examples 500
-      overproof evaluate runs/mnist-$m-0.1-$seed --attacks standard --examples 500
-    done; done
-    python docs/collect.py docs/results/faithful.json runs/mnist-*-0.1 runs/mnist-*-0.1-* && make docs
 
 ## Resuming
 

@@ -47,15 +47,28 @@ def page(study: Study, result: Mapping[str, Any], *, drawn: bool) -> str:
     runs = result["runs"]
     reduced = f"\n**Reduced form**: {study.reduced}\n" if study.reduced else ""
     parts = [f"# {study.title}\n{reduced}\n**Claim.** {study.claim.strip()}\n\n**Source.** {study.source.strip()}"]
-    parts.append(table(study, result) if runs else f"**{NOT_RUN.capitalize()}.**")
-    if runs:
-        missing = [name for name in study.runs if not any(run["run"] == name for run in runs)]
-        parts.append(NOTE + (f" {NOT_RUN.capitalize()}: {', '.join(missing)}." if missing else ""))
+    parts += _found(study, result)
     if drawn:
         parts.append(f"![{study.title}](figures/{study.name}.svg)")
     parts.append(f"**Reading.** {study.reading.strip() or NOT_RUN}")
     parts.append(f"## How it was made\n\n    {result['command']}\n\n{_provenance(study, runs)}")
     return "\n\n".join(parts) + "\n"
+
+
+def summary(study: Study, results: Path = RESULTS) -> str:
+    """Return a study's table and reading for another page of the documentation, with where the rest of it is."""
+    parts = _found(study, _read(result_file(study, results)))
+    more = f"Teachers, commands, seeds, minutes and hardware: [the study](results/study-{study.name}.md)."
+    return "\n\n".join([*parts, *filter(None, [study.reading.strip()]), more])
+
+
+def _found(study: Study, result: Mapping[str, Any]) -> list[str]:
+    """Return the table and what it means, or that there is none yet."""
+    runs = result["runs"]
+    if not runs:
+        return [f"**{NOT_RUN.capitalize()}.**"]
+    missing = [name for name in study.runs if not any(run["run"] == name for run in runs)]
+    return [table(study, result), NOTE + (f" {NOT_RUN.capitalize()}: {', '.join(missing)}." if missing else "")]
 
 
 def table(study: Study, result: Mapping[str, Any]) -> str:

@@ -173,12 +173,18 @@ class TestAttacked:
         equal({"attacked": terms["attacked"]}, {"attacked": wanted}, step.student)
         torch.testing.assert_close(terms["gap"], 0.7 * alone["gap"])
 
-    def test_the_search_climbs_the_distance_of_the_confidences(self, monkeypatch):
-        told = tell(monkeypatch)
-        step = step_for(self.METHOD, progress=0.2)
-        only(self.METHOD.losses(step))
-        assert told.searches == [self.METHOD.inner.at(0.2)] and told.models == [step.student]
-        climbs(told, lambda x: (prob(step.teachers["robust"](x)) - prob(step.student(x)))[ROWS, Y].abs())
+    @pytest.mark.parametrize("gap", ["log", "plain"])
+    def test_the_search_climbs_what_is_descended(self, gap, monkeypatch):
+        told, method = tell(monkeypatch), replace(self.METHOD, gap=gap)
+        step = step_for(method, progress=0.2)
+        only(method.losses(step))
+        assert told.searches == [method.inner.at(0.2)] and told.models == [step.student]
+
+        def penalty(x):
+            gap = (prob(step.teachers["robust"](x)) - prob(step.student(x)))[ROWS, Y].abs()
+            return gap if method.gap == "plain" else -torch.log(1 - gap)
+
+        climbs(told, penalty)
 
     @pytest.mark.parametrize("gap", ["log", "plain"])
     def test_what_is_found_is_never_more_than_what_is_proven(self, gap):

@@ -28,7 +28,6 @@ from overproof.methods.certified import (
 )
 from overproof.methods.distillation import check_mix, check_weights, softened_kl
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +101,13 @@ class Faithful(Method):
         return Bounds(-found.upper, -found.lower)
 
     def _found(self, step: Step, search: PGD) -> Tensor:
-        """Return the penalty of the largest gap that a search finds, ``[N]``."""
+        """Return the largest penalty that a search finds, ``[N]``; it climbs what is descended."""
         teacher, student, y = step.teachers["robust"], step.student, step.y
-        adv = search(student, step.x, lambda x: (_confidence(teacher, x, y) - _confidence(student, x, y)).abs())
-        with torch.no_grad():
-            there = teacher(adv)
-        return self._penalty(_at_point(there, y), _at_point(student(adv), y))
+
+        def penalty(x: Tensor) -> Tensor:
+            return self._penalty(_at_point(teacher(x), y), _at_point(student(x), y))
+
+        return penalty(search(student, step.x, penalty))
 
     def _penalty(self, teacher: Bounds, student: Bounds) -> Tensor:
         """Return what is descended for a bound on the gap, ``[N]``, from bounds of both networks' margins."""
@@ -125,8 +125,3 @@ def _at_point(logits: Tensor, y: Tensor) -> Bounds:
     """Return the margins of logits ``[N, K]`` as bounds of no width, ``[N, K - 1]``."""
     values = -(margins(y, logits.shape[1]).to(logits) @ logits[:, :, None]).squeeze(2)
     return Bounds(values, values)
-
-
-def _confidence(network: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    confidence: Tensor = network(x).softmax(dim=1).gather(1, y[:, None]).squeeze(1)
-    return confidence
