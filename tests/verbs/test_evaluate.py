@@ -139,7 +139,7 @@ def test_more_than_there_are_and_zero_mean_all(run):
 def test_attacks_are_picked_by_name_in_the_order_asked(run):
     found = evaluate(run, attacks=("pgd-5", "fgsm"), examples=30, device="cpu")
     assert list(found["attacks"]) == ["pgd-5", "fgsm"]
-    assert list(evaluate(run, attacks=("pgd-5",), examples=30, device="cpu")["attacks"]) == ["pgd-5"]
+    assert list(evaluate(run, attacks="pgd-5", examples=30, device="cpu")["attacks"]) == ["pgd-5"]
     assert refused(run, attacks=("pgd-6",)) == "there is no attack or suite 'pgd-6' (did you mean 'pgd-5'?)"
 
 

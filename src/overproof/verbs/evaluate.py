@@ -71,7 +71,7 @@ def evaluate(run: Run | Path | str, **options: Any) -> dict[str, Any]:
 def evaluating(
     run: Run | Path | str,
     *,
-    attacks: tuple[str, ...] = (),
+    attacks: str | tuple[str, ...] = (),
     eps: str | float | None = None,
     norm: Norm | None = None,
     examples: int | None = None,
@@ -100,13 +100,14 @@ def evaluating(
     ``InputError``.
     """
     subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
-    threat, suite = chosen_suite(subject, attacks, norm, eps)
+    words = (attacks,) if isinstance(attacks, str) else attacks
+    threat, suite = chosen_suite(subject, words, norm, eps)
     model, other = subject.model.to(place), None
     if teacher is not None:
         other = find_network(teacher, subject.images.signature).model.to(place)
     made = artefact(subject, original, place)
     source = made.original if made and made.original else other
-    if made and source is None and not attacks:
+    if made and source is None and not words:
         suite = replace(suite, attacks=tuple(trial for trial in suite.attacks if not trial.surrogate))
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
