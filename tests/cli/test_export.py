@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import overproof
+from overproof.cli.export import _pace
 
 
 @pytest.fixture
@@ -20,7 +21,13 @@ class TestExport:
         assert lines[0] == f"{run} -> {run / 'model.onnx'}"
         size = (run / "model.onnx").stat().st_size
         assert lines[1].startswith(f"{size:,} bytes, sha256 ")
-        assert [line.rpartition(", ")[2] for line in lines[2:]] == [
+        assert lines[2] == "run from the file, beside the network itself:"
+        assert [line.partition(" logits within ")[0] for line in lines[3:]] == [
+            "  1 image: ",
+            "   7 images:",
+            "  64 images:",
+        ]
+        assert [line.rpartition(", ")[2] for line in lines[3:]] == [
             "same class 1 of 1",
             "same class 7 of 7",
             "same class 64 of 64",
@@ -36,7 +43,25 @@ class TestExport:
         assert "calibrated by percentile on 64 training images" in out
         assert f"clean: correct in float {clean['float']}, in INT8 {clean['int8']}; lost " in out
         assert f"under transfer-pgd-20 and square-200: correct in float {robust['float']}, in INT8 " in out
-        assert "one image on one thread, INT8: median " in out
+        float_bytes = found["float"]["bytes"]
+        assert f"{found['bytes']:,} bytes, {float_bytes / found['bytes']:.1f} times smaller than in float; " in out
+        assert "one image on one thread here:\n  float: median " in out and "\n  INT8:  median " in out
+        assert out.splitlines()[-1] == _pace(found["float"]["latency"]["median"], found["latency"]["median"])
+
+    @pytest.mark.parametrize(
+        ("before", "after", "said"),
+        [
+            (
+                0.05,
+                0.07,
+                "INT8 is 1.4 times slower here: take it for its size, or measure it where it will run",
+            ),
+            (0.09, 0.03, "INT8 is 3.0 times faster here"),
+            (0.050, 0.053, "INT8 is as fast as float here"),
+        ],
+    )
+    def test_int8_that_is_slower_is_called_slower(self, before, after, said):
+        assert _pace(before, after) == said
 
     def test_torch(self, run_cli, run):
         code, out, err = run_cli("export", run, "--to", "torch")
@@ -47,8 +72,10 @@ class TestExport:
         words = ["--examples", "3", "--teacher", finished, "--eps", "0.02", "--gamma", "0.5", "--timeout", "9"]
         code, out, err = run_cli("export", run, "--to", "vnnlib", *words, "--seed", "4", "--data", "digits")
         assert (code, err) == (0, "")
-        assert "robust/: 3 queries, VNN-LIB 1.0, is another class possible within linf 0.02; known to be sat " in out
-        assert f"pair/: 6 queries, VNN-LIB 2.0 with {finished}, another class or margins 0.5 apart" in out
+        assert "within linf 0.02 of each of 3 test images:" in out
+        assert "robust/, 3 queries in VNN-LIB 1.0: is another class possible?\n    known already: yes (sat) " in out
+        assert "pair/, 6 queries in VNN-LIB 2.0: can it and " in out
+        assert f"can it and {finished} disagree about the class, or their margins by 0.5?" in " ".join(out.split())
         assert (run / "vnnlib" / "robust" / "instances.csv").read_text().count(",9\n") == 3
 
     def test_bad_input_is_one_line(self, refused, run):

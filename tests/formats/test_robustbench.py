@@ -128,6 +128,19 @@ def test_robustbench_finds_our_network_through_timm(run, timm):
     assert told == "person2026better_mlp_3_cifar10_linf: it has 10 classes, not 100"
 
 
+def test_the_real_timm_is_asked_as_robustbench_asks_it(run):
+    timm = pytest.importorskip("timm")
+    folder, network = run
+    name = register(folder, "Person2026Better_MLP-4", dataset="cifar10", threat="L2")
+    x = torch.rand(2, 3, 4, 4)
+    assert torch.equal(ask(timm, "Person2026Better_MLP-4", "cifar10", "L2")(x), network(x))
+    fresh = timm.create_model(name)
+    assert fresh.normalises and not torch.equal(fresh(x), network(x))
+    assert name in timm.list_models("person2026better*")
+    assert refused(timm.create_model, name, num_classes=100) == f"{name}: it has 10 classes, not 100"
+
+
+@pytest.mark.filterwarnings("ignore")  # what its own imports deprecate
 def test_the_real_packages_find_it(run):
     pytest.importorskip("timm")
     load_model = pytest.importorskip("robustbench.utils").load_model

@@ -1,5 +1,6 @@
 import re
 import sys
+from dataclasses import replace
 from enum import Enum
 from importlib.util import find_spec
 from textwrap import dedent
@@ -15,6 +16,10 @@ from overproof.models.foreign import foreign, is_foreign
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=8, width=8, classes=4)
+UNUSABLE = (
+    "RobustBench cannot be imported here ({}); no extra of ours brings it, install it from "
+    "https://github.com/RobustBench/robustbench"
+)
 NETS = """
     import torch
     from torch import nn
@@ -120,9 +125,10 @@ def here(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def refuses(name, sentence, signature=SIGNATURE):
-    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+def refuses(name, sentence, signature=SIGNATURE, *, whole=True):
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}{'$' if whole else ''}") as caught:
         foreign(name, signature)
+    assert "\n" not in str(caught.value)
 
 
 # --- which words ------------------------------------------------------------------------------------------------------
@@ -260,10 +266,17 @@ def test_what_it_raised_is_told_in_one_line(name, start, here):
 # --- the zoos ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(bool(find_spec("timm") or find_spec("robustbench")), reason="the extra is installed")
-@pytest.mark.parametrize("name", ["timm:resnet18", "robustbench:Standard", "robustbench:cifar100/L2/X"])
-def test_without_the_packages_the_extra_is_named(name):
-    refuses(name, f"{name} needs the extra: pip install 'overproof[zoo]'")
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    refuses("timm:resnet18", "timm:resnet18 needs the extra: pip install 'overproof[zoo]'")
+
+
+@pytest.mark.parametrize("name", ["robustbench:Standard", "robustbench:cifar100/L2/X"])
+def test_without_robustbench_its_repository_is_named(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robustbench.utils", None)
+    monkeypatch.setitem(sys.modules, "robustbench", ModuleType("robustbench"))
+    why = "ModuleNotFoundError: import of robustbench.utils halted; None in sys.modules"
+    refuses(name, f"{name}: {UNUSABLE.format(why)}")
 
 
 def test_a_folder_of_the_packages_name_is_not_the_package(here):
@@ -358,6 +371,35 @@ def test_the_classes_of_a_zoos_network_must_be_those_of_the_data(timm):
     )
 
 
+def test_the_real_timm_loads_weights_and_tells_their_normalisation(tmp_path, monkeypatch):
+    """All of its own loading but for the download: its entry of the network names a file of ours."""
+    timm = pytest.importorskip("timm")
+    from timm.models import _registry
+
+    torch.manual_seed(1)
+    original = timm.create_model("test_resnet").eval()
+    torch.save(original.state_dict(), tmp_path / "weights.pth")
+    (full,) = (name for name in _registry._model_pretrained_cfgs if name.startswith("test_resnet."))
+    entry = replace(_registry._model_pretrained_cfgs[full], file=str(tmp_path / "weights.pth"))
+    monkeypatch.setitem(_registry._model_pretrained_cfgs, full, entry)
+    signature = Signature(channels=3, height=160, width=160, classes=1000)
+    model = foreign(f"timm:{full}", signature)
+    x = torch.rand(2, 3, 160, 160)
+    mean, std = (torch.tensor(entry_of).reshape(1, 3, 1, 1) for entry_of in (entry.mean, entry.std))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), original((x - mean) / std), atol=1e-5, rtol=1e-5)
+        logits, hidden = model.features(x)
+        torch.testing.assert_close(model.head(hidden), logits)
+    refuses(
+        f"timm:{full}", f"timm:{full}: it is for 3x160x160 images, the data are 3x8x8, 4 classes; where", whole=False
+    )
+
+
+def test_the_real_timm_names_what_it_does_not_have():
+    pytest.importorskip("timm")
+    refuses("timm:resnet19", "timm:resnet19: timm cannot load it (did you mean 'resnet", whole=False)
+
+
 class Data(Enum):
     cifar_10 = "cifar10"
     cifar_100 = "cifar100"
@@ -429,15 +471,36 @@ def test_what_robustbench_does_not_have_is_told_with_the_nearest_name(name, sent
     refuses(name, f"{name}: {sentence}")
 
 
-@pytest.mark.parametrize("kind", ["timm", "robustbench"])
-def test_a_package_that_needs_another_missing_one_or_is_broken_says_so(kind, here, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # what its own imports deprecate
+def test_the_real_robustbench_names_what_it_does_not_have():
+    pytest.importorskip("robustbench.utils")
+    wanted = "cifar10/Linf/Wang2023Better_WRN-28-1"
+    told = f"robustbench:{wanted}: RobustBench has no {wanted} (did you mean 'cifar10/Linf/Wang2023Better_WRN-28-10'"
+    refuses(f"robustbench:{wanted}", told, whole=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "broken"),
+    [
+        (
+            "timm",
+            " needs the extra: pip install 'overproof[zoo]'",
+            ": timm is installed but cannot be imported (ValueError: made for another torch)",
+        ),
+        (
+            "robustbench",
+            ": " + UNUSABLE.format("ModuleNotFoundError: No module named 'not_there_at_all'"),
+            ": " + UNUSABLE.format("ValueError: made for another torch"),
+        ),
+    ],
+)
+def test_a_package_that_needs_another_missing_one_or_is_broken_says_so(kind, missing, broken, here, monkeypatch):
     folder = here / "elsewhere" / kind
     folder.mkdir(parents=True)
     monkeypatch.syspath_prepend(str(folder.parent))
-    monkeypatch.delitem(sys.modules, kind, raising=False)
+    for name in (kind, f"{kind}.utils", f"{kind}.model_zoo"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (folder / "__init__.py").write_text("import not_there_at_all")
-    refuses(f"{kind}:x", f"{kind}:x needs the extra: pip install 'overproof[zoo]'")
+    refuses(f"{kind}:x", f"{kind}:x{missing}")
     (folder / "__init__.py").write_text("raise ValueError('made for another torch')")
-    path = "timm" if kind == "timm" else "robustbench.utils"
-    told = f"{path} is installed but cannot be imported (ValueError: made for another torch)"
-    refuses(f"{kind}:x", f"{kind}:x: {told}")
+    refuses(f"{kind}:x", f"{kind}:x{broken}")

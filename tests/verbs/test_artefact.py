@@ -153,6 +153,15 @@ class TestEvaluation:
         assert found["attacks"]["square-1000"]["backward"] == found["attacks"]["hopskipjump"]["backward"] == 0
         assert found["attacks"]["transfer-pgd-50"]["backward"] > 0
 
+    def test_the_verdict_doubts_the_attacks_and_does_not_call_absent_gradients_hidden(self, shipped):
+        options = {"attacks": ("square-100",), "examples": 20, "device": "cpu", "out": shipped.folder / "y"}
+        found = evaluate(shipped.folder / "model-int8.onnx", **options)["reliability"]
+        assert [sign["name"] for sign in found["signs"]] == ["white-box", "determinism", "batch composition"]
+        assert found["sentence"] == (
+            "The robust accuracy is to be doubted: only black-box attacks were run; without gradients of the network "
+            "an attack is weak."
+        )
+
     def test_what_it_costs_stands_beside_the_teachers(self, evaluated, shipped):
         found, _ = evaluated
         file = found["artefact"]

@@ -56,21 +56,21 @@ def export(
 
 def _say_parity(found: "dict[str, Any]") -> None:
     say(f"{found['bytes']:,} bytes, sha256 {found['sha256'][:16]}")
-    _say_batches("the network itself", found["parity"])
+    _say_batches("run from the file", found["parity"])
 
 
-def _say_batches(beside: str, parity: "list[dict[str, Any]]") -> None:
+def _say_batches(how: str, parity: "list[dict[str, Any]]") -> None:
+    say(f"{how}, beside the network itself:")
     for one in parity:
-        say(
-            f"beside {beside}, batch {one['batch']}: logits differ by at most {one['difference']:.2g}, "
-            f"same class {one['agreeing']} of {one['batch']}"
-        )
+        images = "1 image:  " if one["batch"] == 1 else f"{one['batch']:2} images:"
+        say(f"  {images} logits within {one['difference']:.1e}, same class {one['agreeing']} of {one['batch']}")
 
 
 def _say_cost(found: "dict[str, Any]") -> None:
     whole, cost = found["float"], found["cost"]
-    say(f"{found['bytes']:,} bytes, in float {whole['bytes']:,}; sha256 {found['sha256'][:16]}")
-    _say_batches("the network itself, in float", whole["parity"])
+    small = whole["bytes"] / found["bytes"]
+    say(f"{found['bytes']:,} bytes, {small:.1f} times smaller than in float; sha256 {found['sha256'][:16]}")
+    _say_batches("run in float, before quantising", whole["parity"])
     calibration = found["calibration"]
     say(f"calibrated by {calibration['method']} on {calibration['images']} training images")
     say(f"on {cost['images']} held-out images: same class as in float {cost['agreeing']} of {cost['images']}")
@@ -78,11 +78,23 @@ def _say_cost(found: "dict[str, Any]") -> None:
         one = cost[name]
         paired = one["paired"]
         say(
-            f"{label}: correct in float {one['float']}, in INT8 {one['int8']}; lost {paired['only_before']}, "
+            f"  {label}: correct in float {one['float']}, in INT8 {one['int8']}; lost {paired['only_before']}, "
             f"gained {paired['only_after']}; {_points(paired)}"
         )
-    for name, one in (("float", whole["latency"]), ("INT8", found["latency"])):
-        say(f"one image on one thread, {name}: median {one['median']:.3f} ms, p99 {one['p99']:.3f} ms")
+    before, after = whole["latency"], found["latency"]
+    say("one image on one thread here:")
+    for name, one in (("float:", before), ("INT8: ", after)):
+        say(f"  {name} median {one['median']:.3f} ms, p99 {one['p99']:.3f} ms")
+    say(_pace(before["median"], after["median"]))
+
+
+def _pace(before: float, after: float) -> str:
+    """Return whether INT8 pays in time as well; medians within a tenth of each other are no difference."""
+    if after > 1.1 * before:
+        return f"INT8 is {after / before:.1f} times slower here: take it for its size, or measure it where it will run"
+    if before > 1.1 * after:
+        return f"INT8 is {before / after:.1f} times faster here"
+    return "INT8 is as fast as float here"
 
 
 def _points(paired: "dict[str, Any]") -> str:
@@ -91,15 +103,18 @@ def _points(paired: "dict[str, Any]") -> str:
 
 
 def _say_queries(found: "dict[str, Any]") -> None:
-    parts = [("robust", "VNN-LIB 1.0, is another class possible")]
+    parts = [("robust", "VNN-LIB 1.0", "is another class possible?")]
     if found["pair"]:
-        gamma = found["pair"]["gamma"]
-        parts.append(("pair", f"VNN-LIB 2.0 with {found['pair']['teacher']}, another class or margins {gamma:g} apart"))
-    for name, label in parts:
+        gamma, teacher = found["pair"]["gamma"], found["pair"]["teacher"]
+        parts.append(
+            ("pair", "VNN-LIB 2.0", f"can it and {teacher} disagree about the class, or their margins by {gamma:g}?")
+        )
+    say(f"within linf {found['eps']} of each of {len(found['images'])} test images:")
+    for name, version, question in parts:
         known = found[name]["known"]
         say(
-            f"{name}/: {found[name]['queries']} queries, {label} within linf {found['eps']}; known to be sat "
-            f"{known['sat']}, unsat {known['unsat']}, open {known['open']}"
+            f"  {name}/, {found[name]['queries']} queries in {version}: {question}\n"
+            f"    known already: yes (sat) {known['sat']}, no (unsat) {known['unsat']}; open {known['open']}"
         )
 
 

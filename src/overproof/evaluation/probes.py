@@ -68,13 +68,15 @@ class _Subject:
         return self.stands(attack(self.model, self.x, score))
 
 
-def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int) -> list[Sign]:
+def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int, gradients: bool = True) -> list[Sign]:
     """Examine a network on at most 128 correctly classified examples of pixels ``x`` ``[N, C, H, W]``, labels ``[N]``.
 
     The network is examined as its owner left it, in the mode in which he measures its accuracy; afterwards buffers and
     random states are as before. Compute in full precision: bf16 alone makes logits depend on their batch. Costs at most
     110 forward and backward passes over all examples, 160 more and 100 forward ones over those that the short search
-    does not break. Raises ``InputError`` without examples or where there are not as many labels.
+    does not break. ``gradients=False`` leaves those passes out, for a file whose gradients are absent and not hidden:
+    what is left are determinism and the rest of the batch. Raises ``InputError`` without examples or where there are
+    not as many labels.
     """
     if not len(x) or y.shape != x.shape[:1]:
         raise InputError(f"a probe needs images and as many labels, got {list(x.shape)} and {list(y.shape)}")
@@ -83,6 +85,8 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int)
         shown = x[:EXAMPLES].detach()
         determinism = _determinism(model, shown)
         signs = [determinism, _batch_composition(model, shown, determinism.figures["change"])]
+        if not gradients:
+            return signs
         found = _correct(model, x.detach(), y, threat, seed)
         if not len(found.y):
             return [*signs, _nothing_to_attack(len(x))]

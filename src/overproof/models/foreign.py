@@ -155,12 +155,12 @@ def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
     if len(place) not in (0, 2):
         raise InputError(f"{name}: write robustbench:NAME or robustbench:DATASET/THREAT/NAME")
     dataset, threat = place or ("cifar10", "Linf")
-    load_model = _package("robustbench.utils", name).load_model
+    load_model = _robustbench_part("utils", name).load_model
     try:
         # Its networks take pixels in [0, 1]; whatever normalisation they have is inside.
         return Classifier(load_model(model_name=model, dataset=dataset, threat_model=threat), signature)
     except Exception as problem:  # unknown names, downloads and weights fail each in its own way
-        zoo = _package("robustbench.model_zoo", name).model_dicts
+        zoo = _robustbench_part("model_zoo", name).model_dicts
         known = {f"{data.value}/{what.value}/{each}" for data in zoo for what in zoo[data] for each in zoo[data][what]}
         wanted = f"{dataset}/{threat}/{model}"
         if wanted not in known:
@@ -169,7 +169,7 @@ def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
 
 
 def _timm(name: str, rest: str, signature: Signature) -> Classifier:
-    timm = _package("timm", name)
+    timm = package("timm", extra="zoo", where=name)
     try:
         network = timm.create_model(rest, pretrained=True)
     except Exception as problem:  # unknown names, downloads and weights fail each in its own way
@@ -190,8 +190,14 @@ def _timm(name: str, rest: str, signature: Signature) -> Classifier:
 _ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {"robustbench": _robustbench, "timm": _timm}
 
 
-def _package(path: str, name: str) -> ModuleType:
-    return package(path, extra="zoo", where=name)
+def _robustbench_part(part: str, name: str) -> ModuleType:
+    try:
+        return import_module(f"robustbench.{part}")
+    except Exception as problem:  # its requirements leave out packages that it imports
+        raise InputError(
+            f"{name}: RobustBench cannot be imported here ({_said(problem)}); no extra of ours brings it, install it "
+            f"from https://github.com/RobustBench/robustbench"
+        ) from problem
 
 
 # --- what every network must do ---------------------------------------------------------------------------------------

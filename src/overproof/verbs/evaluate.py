@@ -32,6 +32,7 @@ from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
+from overproof.models.onnx_file import OnnxFile
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
@@ -324,7 +325,8 @@ def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat
         transfer=verdicts.broken_in("transfer"),
     )
     x, y = shown(images, seed)
-    return Reliability(signs=(*signs, *probe(model, x, y, threat, seed=seed)))
+    of_file = isinstance(model.backbone, OnnxFile)
+    return Reliability(signs=(*signs, *probe(model, x, y, threat, seed=seed, gradients=not of_file)))
 
 
 def _save_broken(
