@@ -144,7 +144,7 @@ const CHARTS = {
       const shade = colour(run.method), x = run.curve.map((point) => point[0]);
       const line = (place, style, fill, label) => ({
         type: "scatter", mode: "lines+markers", x, y: percent(run.curve.map((point) => point[place])), line: { color: shade, dash: style, width: 2 },
-        marker: { size: 6, color: shade, symbol: symbol(run.method) }, fill, fillcolor: faded(shade, 0.13), name: text(run.name), legendgroup: run.name,
+        marker: { size: 6, color: shade, symbol: symbol(run.method) }, fill, fillcolor: faded(shade, 0.13), name: `${text(run.name)}, ${text(run.region)}`, legendgroup: run.name,
         showlegend: place === 1, hovertemplate: `<b>${text(run.name)}</b><br>${label} %{y:.1f} % at gamma %{x}<extra></extra>`,
       });
       traces.push(line(1, "solid", "none", "proven"), line(2, "dot", "tonexty", "not refuted"));
@@ -208,7 +208,7 @@ function isoLines(x, y) {
     const from = Math.max(x[0], 2 * w - y[1]), to = Math.min(x[1], 2 * w - y[0]);
     if (to - from < 0.04 * (x[1] - x[0])) continue;
     traces.push({
-      type: "scatter", mode: "lines+text", x: [from, to], y: [2 * w - from, 2 * w - to], text: ["", `W ${w}`], textposition: "top left",
+      type: "scatter", mode: "lines+text", x: [from, to], y: [2 * w - from, 2 * w - to], text: ["", `W ${w}`], textposition: to < x[1] ? "top right" : "bottom left",
       textfont: { size: 11, color: css("--quiet") }, line: { color: faded(css("--quiet"), 0.6), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false,
     });
   }
@@ -225,17 +225,20 @@ function plain(x, lines) {
 function whole(epochs) { return epochs.at(-1) - epochs[0] < 12 ? { dtick: 1 } : {}; }
 function decades(element) { return { type: "log", dtick: element.clientWidth < 560 ? 1 : "D2" }; }
 
+// What holds in different regions is not the same claim, so the region stands beside the name.
+function labelled(run) { return `${text(run.name)}<br><span style="font-size:11px">${text(run.region)}, ${run.images} images</span>`; }
+
 function ranges(runs, ends, about, title, written, limits) {
   const traces = runs.map((run) => {
     const shade = colour(run.method), found = ends(run);
     return {
-      type: "scatter", mode: "lines+markers", x: found, y: [text(run.name), text(run.name)], line: { color: shade, width: 7 },
+      type: "scatter", mode: "lines+markers", x: found, y: [labelled(run), labelled(run)], line: { color: shade, width: 7 },
       marker: { symbol: "line-ns", size: 20, color: shade, line: { color: shade, width: 3 } }, showlegend: false,
       hovertemplate: `<b>${text(run.name)}</b><br>${found.map(written).join(" to ")}<br>${about(run)}<extra></extra>`,
     };
   });
   const names = axis("", { type: "category", range: [runs.length - 0.5, -0.5] });
-  return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 120 } })];
+  return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 12 } })];
 }
 
 // Plotly lies in the page as text, and is read when the first chart is drawn: the tables need not wait for it.
