@@ -38,6 +38,13 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Name the theme's search dialog for those who hear the page."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
+
+
 def notebook_page(notebook: dict[str, Any]) -> str:
     """Return a notebook's cells as Markdown."""
     cells = [

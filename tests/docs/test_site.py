@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CHROMIUM = Path("/usr/bin/chromium")
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
 pytestmark = pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is in the extra dev")
@@ -94,3 +95,43 @@ def test_a_link_that_leads_nowhere_fails(tmp_path):
     found = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode != 0
     assert "gone.md" in found.stderr
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in the extra dev")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is missing; apt-get install chromium")
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # what the driver's own event loop leaves behind
+def test_the_search_works_from_the_file_system(site, chromium):
+    """The theme's search is a worker, which a browser starts for no file; ours does its work in a frame."""
+    tab, complaints = chromium.new_page(), []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: None if request.url.startswith("file:") else complaints.append(request.url))
+    tab.goto((site / "start.html").as_uri())
+    tab.locator(".md-search__input").press_sequentially("certify")
+    tab.locator(".md-search-result__item", has_text="Proofs").first.wait_for()
+    assert complaints == []
+    tab.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "start", "results"])
+def test_pages_fit_a_phone_and_axe_finds_nothing_serious(site, chromium, name, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is in the extra dev"
+    )
+    context = chromium.new_context(viewport={"width": 360, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto((site / f"{name}.html").as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    found = [one for one in axe.Axe().run(tab).response["violations"] if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found] == []
+    context.close()

@@ -24,12 +24,12 @@ def test_a_full_run_has_every_figure(full):
         "ECE attacked": 0.2,
         "agreement": 0.95,
         "agreement attacked": 0.75,
-        "gap": 0.05,
-        "gap attacked": 0.15,
+        "confidence gap": 0.05,
+        "confidence gap attacked": 0.15,
         "parameters": 1234567,
         "multiply-adds": 4321,
-        "minutes": 1.5,
-        "passes": 60,
+        "training minutes": 1.5,
+        "training passes": 60,
     }
     assert found["certified linf 4/255"].note == "50 images"  # of 200 that were attacked
 

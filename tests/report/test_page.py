@@ -178,3 +178,17 @@ def test_what_recipes_differ_in_is_shown_once_per_row(full):
     runs = [full("a-0"), full("a-1", seed=1), full("b", method="kd")]
     text = Parsed(page(runs, title="T")).text
     assert "In what the recipes differ: 1 key key a b method.kind ard kd" in text
+
+
+def test_what_was_not_run_is_said_where_the_figures_stand(full, finding):
+    alone, several = Parsed(page([finding()], title="T")), Parsed(page([finding(), finding(run="b")], title="T"))
+    assert "certified not run ECE not run agreement not run confidence gap not run" in alone.text
+    assert "not run for any of these: certified, ECE, agreement, confidence gap." in several.text
+    assert "for any of these" not in Parsed(page([full(), finding()], title="T")).text
+
+
+def test_every_column_is_explained_and_the_recipe_is_there_to_read(full):
+    text = Parsed(page([full(recipe={"note": HOSTILE})], title="T")).text
+    assert "ECE Expected calibration error on clean images, 15 bins; 0 is best." in text
+    assert "method: {kind: ard, alpha: 1.0}" in text
+    assert "alert(1)" in text  # as words: Parsed would have taken a script for one

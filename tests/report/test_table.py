@@ -83,7 +83,7 @@ def test_seeds_are_one_row_with_students_interval(full):
     assert worst.value == pytest.approx(0.5)
     assert worst.interval == pytest.approx((0.5 - half, 0.5 + half))
     assert cells(table, row)["parameters"].value == 1234567
-    assert cells(table, row)["minutes"].interval is None
+    assert cells(table, row)["training minutes"].interval is None
     assert table.has_seeds
 
 
@@ -184,3 +184,9 @@ def test_under_unlike_attacks_no_worst_case_is_best(finding):
     other["attacks"] = {"square": other["attacks"]["fgsm"]}
     (table,) = tables([finding(**one), finding(**other)])
     assert set(table.best) == {"clean"}
+
+
+def test_what_a_headline_lacks_in_every_row_is_named(full, finding):
+    (nothing,), (mixed,) = tables([finding()]), tables([full(), finding(run="other")])
+    assert nothing.not_run == ("certified", "ECE", "agreement", "confidence gap")
+    assert mixed.not_run == ()  # the empty cells of the other row say it

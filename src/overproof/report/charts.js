@@ -33,7 +33,7 @@ function layout(x, y, more = {}) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { t: 12, r: 16, b: 48, l: 56 },
     font: { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 13, color: css("--ink") },
     hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font: { color: css("--ink"), size: 13 }, align: "left" },
-    legend: { orientation: "h", y: -0.27, yanchor: "top", x: 0, font: { size: 12 } }, xaxis: x, yaxis: y, hovermode: "closest", ...more,
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 12 } }, xaxis: x, yaxis: y, hovermode: "closest", ...more,
   };
 }
 function once(seen, name) {
@@ -48,9 +48,9 @@ const CHARTS = {
     const ends = (key, place) => points.map((point) => 100 * point[key][place]).filter(Number.isFinite);
     const range = (key) => {
       const single = points.flatMap((point) => point.runs.map((run) => 100 * run[key === "clean" ? 1 : 2]));
-      const middle = [...ends(key, 0), ...single];
-      const low = Math.min(...middle, 100), high = Math.max(...middle, 0);
-      const pad = Math.max(2.5, 0.14 * (high - low));
+      const all = [...ends(key, 1), ...ends(key, 2), ...single];
+      const low = Math.min(...all, 100), high = Math.max(...all, 0);
+      const pad = Math.max(2, 0.06 * (high - low));
       return [Math.max(-2, low - pad), Math.min(100.6, high + pad)];
     };
     const [x, y] = [range("clean"), range("worst")];
@@ -77,11 +77,11 @@ const CHARTS = {
         hovertemplate: `<b>${text(point.name)}</b>${point.seeds > 1 ? `, ${point.seeds} seeds` : ""}<br>clean ${span("clean")}<br>worst case ${span("worst")}<extra></extra>`,
       });
     }
-    return [traces, layout(axis("clean accuracy, %", { range: x }), axis("worst-case accuracy, %", { range: y }))];
+    return [traces, layout(axis("clean accuracy, %", { range: x }), axis("worst-case accuracy, %", { range: y }), { showlegend: seen.size > 1 })];
   },
 
   radius(chart) {
-    const series = only(chart.series), traces = [], seen = new Set(), forms = new Set();
+    const series = only(chart.series), traces = [], seen = new Set();
     const widest = Math.max(...series.flatMap((line) => [...line.attacked, ...line.certified].map((point) => point[0])), 0);
     for (const line of series) {
       const shade = colour(line.method), name = text(line.name);
@@ -98,13 +98,12 @@ const CHARTS = {
           name: text(line.method), legendgroup: line.method, showlegend: once(seen, line.method), ...bars,
           hovertemplate: `<b>${name}</b>, ${form}<br>eps %{x:.4g}: %{y:.1f} %<extra></extra>`,
         });
-        forms.add(form);
       };
       draw(line.attacked, "attacked", "solid", true);
       draw(line.certified, "certified", "dash", true);
       draw(line.probe.filter((point) => point[0] <= 2.2 * widest), "probe", "dot", false);
     }
-    return [traces, layout(axis(`eps, ${chart.norm}`, { rangemode: "tozero" }), axis("accuracy, %", { range: [-2, 102] }))];
+    return [traces, layout(axis(`eps, ${chart.norm}`, { rangemode: "tozero" }), axis("accuracy, %", { range: [-2, 102] }), { showlegend: seen.size > 1 })];
   },
 
   survivors(chart, element) {
@@ -120,7 +119,14 @@ const CHARTS = {
       showlegend: once(seen, many ? line.method : line.attack),
       hovertemplate: `<b>${text(line.run)}</b>, ${text(line.attack)}<br>after %{x:.0f} passes: %{y:.1f} %<extra></extra>`,
     }));
-    return [traces, layout(axis("forward passes per image", { type: "log", dtick: "D2" }), axis("still correct, %", { range: [-2, 102] }))];
+    const dashed = many ? [...new Set(lines.map((line) => line.attack))] : [];
+    if (dashed.length > 1) {
+      traces.push(...dashed.map((attack) => ({
+        type: "scatter", mode: "lines", x: [null], y: [null], name: text(attack), hoverinfo: "skip",
+        line: { width: 2, color: css("--quiet"), dash: DASHES[attacks.indexOf(attack) % DASHES.length] },
+      })));
+    }
+    return [traces, layout(axis("forward passes per image", decades(element)), axis("still correct, %", { range: [-2, 102] }))];
   },
 
   accuracies(chart) {
@@ -132,18 +138,18 @@ const CHARTS = {
       (run) => `${run.region}, ${run.counted} images, beside ${run.teacher}<br>less sure ${run.gap.under.map((v) => v.toFixed(3)).join(" to ")}<br>surer ${run.gap.over.map((v) => v.toFixed(3)).join(" to ")}`,
       "mean confidence gap", (value) => value.toFixed(3), { rangemode: "tozero" });
   },
-  faithful(chart) {
+  faithful(chart, element) {
     const traces = [];
     for (const run of only(chart.runs).filter((one) => one.curve)) {
       const shade = colour(run.method), x = run.curve.map((point) => point[0]);
       const line = (place, style, fill, label) => ({
         type: "scatter", mode: "lines+markers", x, y: percent(run.curve.map((point) => point[place])), line: { color: shade, dash: style, width: 2 },
-        marker: { size: 6, color: shade, symbol: symbol(run.method) }, fill, fillcolor: faded(shade, 0.13), name: text(run.name), legendgroup: run.name,
+        marker: { size: 6, color: shade, symbol: symbol(run.method) }, fill, fillcolor: faded(shade, 0.13), name: `${text(run.name)}, ${text(run.region)}`, legendgroup: run.name,
         showlegend: place === 1, hovertemplate: `<b>${text(run.name)}</b><br>${label} %{y:.1f} % at gamma %{x}<extra></extra>`,
       });
       traces.push(line(1, "solid", "none", "proven"), line(2, "dot", "tonexty", "not refuted"));
     }
-    return [traces, layout(axis("gamma, largest gap allowed", { type: "log", dtick: "D2" }), axis("faithful images, %", { range: [-2, 102] }))];
+    return [traces, layout(axis("gamma, largest gap allowed", decades(element)), axis("faithful images, %", { range: [-2, 102] }))];
   },
 
   training(chart) {
@@ -202,7 +208,7 @@ function isoLines(x, y) {
     const from = Math.max(x[0], 2 * w - y[1]), to = Math.min(x[1], 2 * w - y[0]);
     if (to - from < 0.04 * (x[1] - x[0])) continue;
     traces.push({
-      type: "scatter", mode: "lines+text", x: [from, to], y: [2 * w - from, 2 * w - to], text: ["", `W ${w}`], textposition: "top left",
+      type: "scatter", mode: "lines+text", x: [from, to], y: [2 * w - from, 2 * w - to], text: ["", `W ${w}`], textposition: to < x[1] ? "top right" : "bottom left",
       textfont: { size: 11, color: css("--quiet") }, line: { color: faded(css("--quiet"), 0.6), width: 1, dash: "dot" }, hoverinfo: "skip", showlegend: false,
     });
   }
@@ -216,19 +222,23 @@ function plain(x, lines) {
     marker: { size: 6, symbol: SYMBOLS[place % SYMBOLS.length] }, hovertemplate: `${text(name)}<br>epoch %{x}: %{y:.4g}<extra></extra>`,
   }));
 }
-function whole(epochs) { return epochs.length < 12 ? { dtick: 1 } : {}; }
+function whole(epochs) { return epochs.at(-1) - epochs[0] < 12 ? { dtick: 1 } : {}; }
+function decades(element) { return { type: "log", dtick: element.clientWidth < 560 ? 1 : "D2" }; }
+
+// What holds in different regions is not the same claim, so the region stands beside the name.
+function labelled(run) { return `${text(run.name)}<br><span style="font-size:11px">${text(run.region)}, ${run.images} images</span>`; }
 
 function ranges(runs, ends, about, title, written, limits) {
   const traces = runs.map((run) => {
     const shade = colour(run.method), found = ends(run);
     return {
-      type: "scatter", mode: "lines+markers", x: found, y: [text(run.name), text(run.name)], line: { color: shade, width: 7 },
+      type: "scatter", mode: "lines+markers", x: found, y: [labelled(run), labelled(run)], line: { color: shade, width: 7 },
       marker: { symbol: "line-ns", size: 20, color: shade, line: { color: shade, width: 3 } }, showlegend: false,
       hovertemplate: `<b>${text(run.name)}</b><br>${found.map(written).join(" to ")}<br>${about(run)}<extra></extra>`,
     };
   });
   const names = axis("", { type: "category", range: [runs.length - 0.5, -0.5] });
-  return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 120 } })];
+  return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 12 } })];
 }
 
 // Plotly lies in the page as text, and is read when the first chart is drawn: the tables need not wait for it.

@@ -116,7 +116,7 @@ FIXED: Mapping[str, Column] = {
         ),
         Column(
             key="gap",
-            label="gap",
+            label="confidence gap",
             unit="number",
             group="confidence",
             better=-1,
@@ -124,7 +124,7 @@ FIXED: Mapping[str, Column] = {
         ),
         Column(
             key="gap_attacked",
-            label="gap attacked",
+            label="confidence gap attacked",
             unit="number",
             group="confidence",
             better=-1,
@@ -140,14 +140,14 @@ FIXED: Mapping[str, Column] = {
         ),
         Column(
             key="minutes",
-            label="minutes",
+            label="training minutes",
             unit="minutes",
             group="cost",
             about="Wall-clock minutes of training; only to be compared on the same, otherwise idle machine.",
         ),
         Column(
             key="passes",
-            label="passes",
+            label="training passes",
             unit="count",
             group="cost",
             about="Forward and backward passes of a batch in training, all networks together.",

@@ -5,7 +5,7 @@ const THEMES = ["auto", "light", "dark"];
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  document.getElementById("theme").textContent = `Theme: ${theme}`;
+  document.querySelector("#theme .choice").textContent = theme;
   paint();
   redraw();
 }

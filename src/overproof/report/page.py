@@ -58,6 +58,7 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         compared=[row.name for row in rows],
         differences=differences([findings[row.places[0]] for row in rows]),
         caption=CAPTION,
+        meanings=dict.fromkeys((column.label, column.about) for table in found for column in table.columns),
         style=_read("page.css"),
         plotly=plotly,
         own=own,
@@ -78,6 +79,7 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
         "certificate": findings.certificate,
         "reliability": evaluation.get("reliability"),
         "classes": list(findings.classes),
+        "recipe": _written(findings.recipe),
         "charts": of_run(findings),
         "per_class": per_class(findings),
         "overfitting": _overfitting(findings),
@@ -85,6 +87,16 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
         "commands": commands(findings),
         "missing": missing(findings),
     }
+
+
+def _written(recipe: Mapping[str, Any] | None) -> str:
+    """Return a recipe as YAML, in the order of its keys."""
+    import yaml
+
+    if recipe is None:
+        return ""
+    written: str = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return written
 
 
 def _across(findings: Sequence[Findings], found: Sequence[Any]) -> dict[str, dict[str, Any]]:

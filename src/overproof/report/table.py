@@ -50,9 +50,19 @@ class Table:
         return tuple(mark for mark in self.rows[0].marks if all(mark in row.marks for row in self.rows))
 
     @property
+    def not_run(self) -> tuple[str, ...]:
+        """What belongs into a headline and none of the rows has, by the labels of its columns."""
+        proved = any(column.group == "proof" for column in self.columns)
+        known = {column.key for column in self.columns}
+        return (*(() if proved else ("certified",)), *(FIXED[key].label for key in _HEADLINE if key not in known))
+
+    @property
     def has_seeds(self) -> bool:
         """Whether a row is a mean over seeds."""
         return any(row.members for row in self.rows)
+
+
+_HEADLINE = ("ece", "agreement", "gap")
 
 
 def tables(findings: Sequence[Findings]) -> list[Table]:

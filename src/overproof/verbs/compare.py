@@ -5,6 +5,7 @@ from pathlib import Path
 
 from overproof.errors import InputError
 from overproof.files import write_atomically
+from overproof.report.findings import Findings
 from overproof.report.page import page
 from overproof.report.table import Table, tables
 from overproof.report.text import as_csv, as_latex, as_markdown
@@ -31,12 +32,19 @@ def compare(
     if out is not None:
         alone, several = found[0], len(found) > 1
         title = "Comparison" if several else alone.name
-        lead = f"{len(found)} runs side by side." if several else f"{alone.method}, {alone.evaluation['architecture']}"
+        lead = f"{len(found)} runs side by side." if several else _about(alone)
         write_atomically(out, page(found, title=title, lead=lead).encode())
     for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
         if file is not None:
             write_atomically(file, written(laid).encode())
     return laid
+
+
+def _about(alone: Findings) -> str:
+    """Return in one line what a run is."""
+    evaluation = alone.evaluation
+    size = evaluation.get("parameters")
+    return " · ".join([alone.method, evaluation["architecture"], *([f"{size:,} parameters"] if size else [])])
 
 
 def write_report(folder: Path) -> Path:
