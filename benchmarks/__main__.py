@@ -11,8 +11,19 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.attacks import attacked
 from benchmarks.ratio import Ratio, ratio
-from benchmarks.steps import ard, bare_passes, loop_step, steps_worth_timing, textbook_step
+from benchmarks.steps import (
+    CPU,
+    ard,
+    bare_passes,
+    loop_step,
+    matmul,
+    operations,
+    shortened,
+    steps_worth_timing,
+    textbook_step,
+)
 from benchmarks.textbook import KINDS
 from benchmarks.textbook import step as scripted_step
 from overproof.environment import hardware, versions
@@ -58,9 +69,9 @@ def overhead(rounds: int, batch: int) -> Iterator[Claim]:
 
 
 def methods(rounds: int, batch: int) -> Iterator[Claim]:
-    """Every method's step against the passes its cost counts."""
-    for kind, cls in catalogue().items():
-        method = cls()
+    """Every method's step, with a search of three steps, against the passes its cost counts."""
+    for kind in catalogue():
+        method = shortened(kind)
         steps = steps_worth_timing(method)
         found = ratio(
             loop_step(method, "resnet18", batch // 4, "bf16", steps),
@@ -77,22 +88,41 @@ def methods(rounds: int, batch: int) -> Iterator[Claim]:
 
 def textbook(rounds: int, batch: int) -> Iterator[Claim]:
     """Steps written as the official scripts are, fp32 and NCHW, against ours, the same work each."""
-    place = torch.device("cpu")
-    for kind in KINDS:
+    for kind, name in (*((kind, "resnet18") for kind in KINDS), ("ard", "mobilenetv2")):
         method = catalogue()[kind]()
         search = search_of(method)
         found = ratio(
-            scripted_step(kind, "resnet18", batch // 2, search.steps if search else 0, place),
-            loop_step(method, "resnet18", batch // 2, "auto"),
+            scripted_step(kind, name, batch // 2, search.steps if search else 0, CPU),
+            loop_step(method, name, batch // 2, "auto"),
             rounds,
         )
-        target = 2.2 if computes_bf16(place) else 1.0
+        target = 2.2 if computes_bf16(CPU) else 1.0
         yield Claim(
-            f"{kind}, resnet18, batch {batch // 2}: the official script's way / our step",
+            f"{kind}, {name}, batch {batch // 2}: the official script's way / our step",
             f">= {target}",
             found,
             found.median >= target,
         )
+
+
+def matmul_rate(rounds: int, batch: int) -> Iterator[Claim]:
+    """The rate at which a step gets through its products, over that of one large bf16 product."""
+    n = 4096
+    found = ratio(loop_step(ard(), "resnet18", batch, "bf16"), matmul(n), rounds)
+    share = operations(ard(), "resnet18", batch) / found.seconds_a / (2 * n**3 / found.seconds_b)
+    yield Claim(
+        f"resnet18, PGD-10 ARD, batch {batch}: {100 * share:.0f} % of the bf16 matmul rate (ratio: step / product)",
+        ">= 85 %",
+        found,
+        share >= 0.85,
+    )
+
+
+def evaluation(rounds: int, batch: int) -> Iterator[Claim]:
+    """Attacks by pyautoattack against ours: a robust network's whole ``standard``, and passes of large networks."""
+    for name, theirs, ours in attacked(batch):
+        found = ratio(theirs, ours, max(1, rounds // 2))
+        yield Claim(f"{name}: pyautoattack / ours", ">= 3", found, found.median >= 3)
 
 
 def startup(rounds: int, batch: int) -> Iterator[Claim]:
@@ -118,14 +148,22 @@ def _python(code: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-SUITES = {"precision": precision, "overhead": overhead, "methods": methods, "textbook": textbook, "startup": startup}
+SUITES = {
+    "precision": precision,
+    "overhead": overhead,
+    "methods": methods,
+    "textbook": textbook,
+    "matmul": matmul_rate,
+    "evaluation": evaluation,
+    "startup": startup,
+}
 
 
 def main() -> None:
     """Run the suites named (all), print a table, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("suites", nargs="*", default=list(SUITES), help=", ".join(SUITES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     place = hardware(torch.device("cpu"))

@@ -3,12 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
+from overproof.models.precision import computes_bf16
 from overproof.training.averaging import EMA, SWA
 
 
@@ -158,6 +159,16 @@ class Training:
             raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
         if self.clip < 0 or self.warmup < 0:
             raise ValueError(f"clip and warmup cannot be negative, got {self.clip} and {self.warmup}")
+
+    def on(self, device: torch.device) -> "Training":
+        """Return what this device can do of it: fp32 in the place of bf16 where bf16 is not computed natively."""
+        if computes_bf16(device):
+            return self
+        return replace(
+            self,
+            precision="fp32" if self.precision == "bf16" else self.precision,
+            teacher_precision="fp32" if self.teacher_precision == "bf16" else self.teacher_precision,
+        )
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate at a fractional epoch: base times schedule times warm-up."""

@@ -126,6 +126,8 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
     with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
         if not resuming:
             _begin(run, recipe, stage)
+        if loop.training != recipe.training:
+            warnings.append(f"{hardware(loop.device)} computes no bf16: fp32 is used")
         if splits_batchnorm(loop.student, processes):
             warnings.append(
                 f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
@@ -223,7 +225,15 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
     recipe.performance.prepare([student, *companions.values(), *whole.values()], device)
     loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
-        loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
+        loop=Loop(
+            recipe.method,
+            student,
+            teachers,
+            loader,
+            recipe.training.on(device),
+            recipe.seed,
+            companions=companions,
+        ),
         architecture=architecture,
         classes=images.classes,
         data=kept.digest,
