@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter, process_time
 
 import torch
 
@@ -34,6 +35,11 @@ from overproof.models.precision import computes_bf16
 RESULTS = Path(__file__).parent / "results"
 
 
+def timed(a: Callable[[], object], b: Callable[[], object], rounds: int) -> Ratio:
+    """Return the ratio of the processor's times where there is one thread, else of the clock's on the wall."""
+    return ratio(a, b, rounds, process_time if torch.get_num_threads() == 1 else perf_counter)
+
+
 @dataclass(frozen=True)
 class Claim:
     """What is claimed, how it is bounded, and what was measured."""
@@ -47,7 +53,7 @@ class Claim:
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
     """bf16 and channels-last in our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(textbook_step(name, batch), loop_step(ard(), name, batch, "bf16"), rounds)
+        found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "bf16"), rounds)
         yield Claim(
             f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our bf16 channels-last step",
             ">= 2.0",
@@ -59,7 +65,7 @@ def precision(rounds: int, batch: int) -> Iterator[Claim]:
 def overhead(rounds: int, batch: int) -> Iterator[Claim]:
     """Our step against nothing but its network passes, same precision and layout."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(loop_step(ard(), name, batch, "bf16"), bare_passes(ard(), name, batch, "bf16"), rounds)
+        found = timed(loop_step(ard(), name, batch, "bf16"), bare_passes(ard(), name, batch, "bf16"), rounds)
         yield Claim(
             f"{name}, PGD-10 ARD, batch {batch}: our step / its bare network passes",
             "<= 1.05",
@@ -73,7 +79,7 @@ def methods(rounds: int, batch: int) -> Iterator[Claim]:
     for kind in catalogue():
         method = shortened(kind)
         steps = steps_worth_timing(method)
-        found = ratio(
+        found = timed(
             loop_step(method, "resnet18", batch // 4, "bf16", steps),
             bare_passes(method, "resnet18", batch // 4, "bf16", steps),
             rounds,
@@ -91,7 +97,7 @@ def textbook(rounds: int, batch: int) -> Iterator[Claim]:
     for kind, name in (*((kind, "resnet18") for kind in KINDS), ("ard", "mobilenetv2")):
         method = catalogue()[kind]()
         search = search_of(method)
-        found = ratio(
+        found = timed(
             scripted_step(kind, name, batch // 2, search.steps if search else 0, CPU),
             loop_step(method, name, batch // 2, "auto"),
             rounds,
@@ -108,7 +114,7 @@ def textbook(rounds: int, batch: int) -> Iterator[Claim]:
 def matmul_rate(rounds: int, batch: int) -> Iterator[Claim]:
     """The rate at which a step gets through its products, over that of one large bf16 product."""
     n = 4096
-    found = ratio(loop_step(ard(), "resnet18", batch, "bf16"), matmul(n), rounds)
+    found = timed(loop_step(ard(), "resnet18", batch, "bf16"), matmul(n), rounds)
     share = operations(ard(), "resnet18", batch) / found.seconds_a / (2 * n**3 / found.seconds_b)
     yield Claim(
         f"resnet18, PGD-10 ARD, batch {batch}: {100 * share:.0f} % of the bf16 matmul rate (ratio: step / product)",
@@ -121,7 +127,7 @@ def matmul_rate(rounds: int, batch: int) -> Iterator[Claim]:
 def evaluation(rounds: int, batch: int) -> Iterator[Claim]:
     """Attacks by pyautoattack against ours: a robust network's whole ``standard``, and passes of large networks."""
     for name, theirs, ours in attacked(batch):
-        found = ratio(theirs, ours, max(1, rounds // 2))
+        found = timed(theirs, ours, max(1, rounds // 2))
         yield Claim(f"{name}: pyautoattack / ours", ">= 3", found, found.median >= 3)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
+from time import process_time
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def main() -> None:
         for batch in (16, 64):
             in_turn, at_once = ways(name, batch)
             torch.testing.assert_close(at_once(), in_turn(), rtol=1e-3, atol=1e-4)
-            found = ratio(in_turn, at_once, 7)
+            found = ratio(in_turn, at_once, 7, process_time)
             results["in turn / at once"][f"{name}, batch {batch}"] = asdict(found)
             print(f"{name}, batch {batch}: in turn / at once {found}", flush=True)
             RESULT.write_text(json.dumps(results, indent=1) + "\n")
