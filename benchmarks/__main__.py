@@ -15,12 +15,14 @@ import torch
 from benchmarks.attacks import attacked
 from benchmarks.ratio import Ratio, ratio
 from benchmarks.steps import (
+    CIFAR,
     CPU,
     ard,
     bare_passes,
     loop_step,
     matmul,
     operations,
+    search_passes,
     shortened,
     steps_worth_timing,
     textbook_step,
@@ -30,7 +32,9 @@ from benchmarks.textbook import step as scripted_step
 from overproof.environment import hardware, versions
 from overproof.methods.catalogue import methods as catalogue
 from overproof.methods.witness import search_of
+from overproof.models.convnet import ConvNet
 from overproof.models.precision import computes_bf16
+from overproof.signature import Signature
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -51,11 +55,11 @@ class Claim:
 
 
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
-    """bf16 and channels-last in our loop against the same step in fp32 NCHW."""
+    """Precision, layout and stillness of our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
-        found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "bf16"), rounds)
+        found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "auto"), rounds)
         yield Claim(
-            f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our bf16 channels-last step",
+            f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our step, precision auto",
             ">= 2.0",
             found,
             found.median >= 2.0,
@@ -111,6 +115,22 @@ def textbook(rounds: int, batch: int) -> Iterator[Claim]:
         )
 
 
+def still(rounds: int, batch: int) -> Iterator[Claim]:
+    """A search's passes through a network in eval mode against those through a network held still."""
+    small, mnist = ConvNet(channels=(8, 16), hidden=(64,)), Signature(channels=1, height=28, width=28, classes=10)
+    networks = [(name, name, CIFAR, batch // 2) for name in ("resnet18", "mobilenetv2", "resnet20")]
+    for name, architecture, like, size in (*networks, ("convnet 8-16", small, mnist, 2 * batch)):
+        for precision in ("bf16", "fp32"):
+            ways = [search_passes(architecture, like, size, precision, held) for held in (False, True)]
+            found = timed(*ways, rounds)
+            yield Claim(
+                f"{name}, {precision}, batch {size}, 10 passes: in eval mode / held still",
+                ">= 1.0",
+                found,
+                found.median >= 1,
+            )
+
+
 def matmul_rate(rounds: int, batch: int) -> Iterator[Claim]:
     """The rate at which a step gets through its products, over that of one large bf16 product."""
     n = 4096
@@ -159,6 +179,7 @@ SUITES = {
     "overhead": overhead,
     "methods": methods,
     "textbook": textbook,
+    "still": still,
     "matmul": matmul_rate,
     "evaluation": evaluation,
     "startup": startup,

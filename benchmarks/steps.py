@@ -20,6 +20,7 @@ from overproof.models.architecture import Architecture
 from overproof.models.catalogue import named
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
+from overproof.models.mode import in_mode
 from overproof.models.still import held_still
 from overproof.models.weights import build, channels_last, freeze
 from overproof.signature import Signature
@@ -191,6 +192,25 @@ def bare_passes(
             step()
 
     return steps_in_a_row
+
+
+def search_passes(
+    architecture: str | Architecture, like: Signature, batch: int, precision: str, still: bool
+) -> Callable[[], None]:
+    """Return a function that makes the ten passes of a search, of a network held still or merely in eval mode."""
+    model = network(architecture, 0, like=like)
+    channels_last(model)
+    x = (noise(batch, like=like).images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def search() -> None:
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            held_still(model) if still else in_mode(model, training=False),
+        ):
+            for _ in range(10):
+                _to_pixels(model, x)
+
+    return search
 
 
 def _to_pixels(one: nn.Module, x: Tensor) -> None:
