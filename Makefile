@@ -33,8 +33,10 @@ docs: $(READY)  ## the pages that are made from code
 site: docs  ## the documentation as pages that open from the file system: site/index.html
 	$(BIN)/mkdocs build --strict
 
-bench: $(READY)  ## every speed claim as a ratio; writes benchmarks/results/
+bench: $(READY)  ## every speed claim as a ratio, how cost grows, peak memory; writes benchmarks/results/
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.slopes 3
+	$(BIN)/python -m benchmarks.footprint
 
 study: $(READY)  ## one of the papers' claims, run or continued: make study NAME=ard-vs-at
 	$(BIN)/python -m studies $(NAME)

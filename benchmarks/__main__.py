@@ -8,19 +8,40 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter, process_time
 
 import torch
 
+from benchmarks.attacks import attacked
 from benchmarks.ratio import Ratio, ratio
-from benchmarks.steps import ard, bare_passes, loop_step, steps_worth_timing, textbook_step
+from benchmarks.steps import (
+    CIFAR,
+    CPU,
+    ard,
+    bare_passes,
+    loop_step,
+    matmul,
+    operations,
+    search_passes,
+    shortened,
+    steps_worth_timing,
+    textbook_step,
+)
 from benchmarks.textbook import KINDS
 from benchmarks.textbook import step as scripted_step
 from overproof.environment import hardware, versions
 from overproof.methods.catalogue import methods as catalogue
 from overproof.methods.witness import search_of
+from overproof.models.convnet import ConvNet
 from overproof.models.precision import computes_bf16
+from overproof.signature import Signature
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def timed(a: Callable[[], object], b: Callable[[], object], rounds: int) -> Ratio:
+    """Return the ratio of the processor's times where there is one thread, else of the clock's on the wall."""
+    return ratio(a, b, rounds, process_time if torch.get_num_threads() == 1 else perf_counter)
 
 
 @dataclass(frozen=True)
@@ -34,11 +55,11 @@ class Claim:
 
 
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
-    """bf16 and channels-last in our loop against the same step in fp32 NCHW."""
+    """Precision, layout and stillness of our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(textbook_step(name, batch), loop_step(ard(), name, batch, "bf16"), rounds)
+        found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "auto"), rounds)
         yield Claim(
-            f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our bf16 channels-last step",
+            f"{name}, PGD-10 ARD, batch {batch}: fp32 NCHW step / our step, precision auto",
             ">= 2.0",
             found,
             found.median >= 2.0,
@@ -48,7 +69,7 @@ def precision(rounds: int, batch: int) -> Iterator[Claim]:
 def overhead(rounds: int, batch: int) -> Iterator[Claim]:
     """Our step against nothing but its network passes, same precision and layout."""
     for name in ("resnet18", "mobilenetv2"):
-        found = ratio(loop_step(ard(), name, batch, "bf16"), bare_passes(ard(), name, batch, "bf16"), rounds)
+        found = timed(loop_step(ard(), name, batch, "bf16"), bare_passes(ard(), name, batch, "bf16"), rounds)
         yield Claim(
             f"{name}, PGD-10 ARD, batch {batch}: our step / its bare network passes",
             "<= 1.05",
@@ -58,11 +79,11 @@ def overhead(rounds: int, batch: int) -> Iterator[Claim]:
 
 
 def methods(rounds: int, batch: int) -> Iterator[Claim]:
-    """Every method's step against the passes its cost counts."""
-    for kind, cls in catalogue().items():
-        method = cls()
+    """Every method's step, with a search of three steps, against the passes its cost counts."""
+    for kind in catalogue():
+        method = shortened(kind)
         steps = steps_worth_timing(method)
-        found = ratio(
+        found = timed(
             loop_step(method, "resnet18", batch // 4, "bf16", steps),
             bare_passes(method, "resnet18", batch // 4, "bf16", steps),
             rounds,
@@ -77,22 +98,57 @@ def methods(rounds: int, batch: int) -> Iterator[Claim]:
 
 def textbook(rounds: int, batch: int) -> Iterator[Claim]:
     """Steps written as the official scripts are, fp32 and NCHW, against ours, the same work each."""
-    place = torch.device("cpu")
-    for kind in KINDS:
+    for kind, name in (*((kind, "resnet18") for kind in KINDS), ("ard", "mobilenetv2")):
         method = catalogue()[kind]()
         search = search_of(method)
-        found = ratio(
-            scripted_step(kind, "resnet18", batch // 2, search.steps if search else 0, place),
-            loop_step(method, "resnet18", batch // 2, "auto"),
+        found = timed(
+            scripted_step(kind, name, batch // 2, search.steps if search else 0, CPU),
+            loop_step(method, name, batch // 2, "auto"),
             rounds,
         )
-        target = 2.2 if computes_bf16(place) else 1.0
+        target = 2.2 if computes_bf16(CPU) else 1.0
         yield Claim(
-            f"{kind}, resnet18, batch {batch // 2}: the official script's way / our step",
+            f"{kind}, {name}, batch {batch // 2}: the official script's way / our step",
             f">= {target}",
             found,
             found.median >= target,
         )
+
+
+def still(rounds: int, batch: int) -> Iterator[Claim]:
+    """A search's passes through a network in eval mode against those through a network held still."""
+    small, mnist = ConvNet(channels=(8, 16), hidden=(64,)), Signature(channels=1, height=28, width=28, classes=10)
+    networks = [(name, name, CIFAR, batch // 2) for name in ("resnet18", "mobilenetv2", "resnet20")]
+    for name, architecture, like, size in (*networks, ("convnet 8-16", small, mnist, 2 * batch)):
+        for precision in ("bf16", "fp32"):
+            ways = [search_passes(architecture, like, size, precision, held) for held in (False, True)]
+            found = timed(*ways, rounds)
+            yield Claim(
+                f"{name}, {precision}, batch {size}, 10 passes: in eval mode / held still",
+                ">= 1.0",
+                found,
+                found.median >= 1,
+            )
+
+
+def matmul_rate(rounds: int, batch: int) -> Iterator[Claim]:
+    """The rate at which a step gets through its products, over that of one large bf16 product."""
+    n = 4096
+    found = timed(loop_step(ard(), "resnet18", batch, "bf16"), matmul(n), rounds)
+    share = operations(ard(), "resnet18", batch) / found.seconds_a / (2 * n**3 / found.seconds_b)
+    yield Claim(
+        f"resnet18, PGD-10 ARD, batch {batch}: {100 * share:.0f} % of the bf16 matmul rate (ratio: step / product)",
+        ">= 85 %",
+        found,
+        share >= 0.85,
+    )
+
+
+def evaluation(rounds: int, batch: int) -> Iterator[Claim]:
+    """Attacks by pyautoattack against ours: a robust network's whole ``standard``, and passes of large networks."""
+    for name, theirs, ours in attacked(batch):
+        found = timed(theirs, ours, max(1, rounds // 2))
+        yield Claim(f"{name}: pyautoattack / ours", ">= 3", found, found.median >= 3)
 
 
 def startup(rounds: int, batch: int) -> Iterator[Claim]:
@@ -118,14 +174,23 @@ def _python(code: str) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-SUITES = {"precision": precision, "overhead": overhead, "methods": methods, "textbook": textbook, "startup": startup}
+SUITES = {
+    "precision": precision,
+    "overhead": overhead,
+    "methods": methods,
+    "textbook": textbook,
+    "still": still,
+    "matmul": matmul_rate,
+    "evaluation": evaluation,
+    "startup": startup,
+}
 
 
 def main() -> None:
     """Run the suites named (all), print a table, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("suites", nargs="*", default=list(SUITES), help=", ".join(SUITES))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     place = hardware(torch.device("cpu"))

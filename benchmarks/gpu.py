@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.ratio import ratio
-from benchmarks.steps import CIFAR, CPU, ard, bare_passes, loop, network, noise, textbook_step
+from benchmarks.steps import CPU, ard, bare_passes, loop, matmul, network, noise, operations, textbook_step
 from overproof.attacks.ball import Radius, Threat
 from overproof.bounds.crown import bound
 from overproof.bounds.region import Region
@@ -30,10 +30,8 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.trial import SUITES
 from overproof.methods.catalogue import methods as catalogue
-from overproof.models.cost import multiply_adds
 from overproof.models.precision import tensor_float
 from overproof.models.weights import freeze
-from overproof.training.cost import passes
 from overproof.training.performance import Performance
 
 Part = Callable[["Bench"], dict[str, Any]]
@@ -146,17 +144,12 @@ def against_bare_passes(bench: Bench) -> dict[str, Any]:
 def of_the_matmul_rate(bench: Bench) -> dict[str, Any]:
     """The share of the device's measured bf16 matmul rate that a ResNet-18 ARD step reaches; target 0.35."""
     n = 256 if bench.small else 8192
-    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=bench.place) for _ in range(2))
-    matmul = bench.settled(lambda: a @ b)
-    adds = multiply_adds(network(bench.networks[0], 0, bench.place), CIFAR)
-    cost = passes(ard(bench.steps))
-    # A backward pass to the pixels has one forward pass's products, a backward pass to the weights as well has two.
-    forwards = cost["robust"].forward + cost["student"].forward + bench.steps
-    forwards += 2 * (cost["student"].backward - bench.steps)
-    found: dict[str, Any] = {"multiply_adds": adds, "passes": forwards}
+    product = bench.settled(matmul(n, bench.place))
+    work = operations(ard(bench.steps), bench.networks[0], bench.batch)
+    found: dict[str, Any] = {"operations": work}
     for compile in bench.compiled:
-        one = ratio(bench.settled(bench.step(bench.networks[0], "bf16", compile)), matmul, bench.rounds)
-        rate = 2 * adds * forwards * bench.batch / one.seconds_a
+        one = ratio(bench.settled(bench.step(bench.networks[0], "bf16", compile)), product, bench.rounds)
+        rate = work / one.seconds_a
         found[compile] = {"rate": rate, "share": rate / (2 * n**3 / one.seconds_b)}
     return found
 

@@ -1,6 +1,7 @@
 """One training step three ways: in the project's loop, in textbook fp32, and as nothing but its network passes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -12,11 +13,15 @@ from overproof.data.images import ImageSet
 from overproof.data.loader import Loader
 from overproof.functional import cross_entropy, kl
 from overproof.methods.ard import ARD
+from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.witness import search_of
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import named
 from overproof.models.classifier import Classifier
+from overproof.models.cost import multiply_adds
+from overproof.models.mode import in_mode
+from overproof.models.still import held_still
 from overproof.models.weights import build, channels_last, freeze
 from overproof.signature import Signature
 from overproof.training.cost import passes
@@ -35,6 +40,15 @@ AS_IT_IS = Performance(compile="off")
 def ard(steps: int = 10) -> ARD:
     """Return the method the precision claims are about."""
     return ARD(alpha=1.0, temperature=5.0, inner=PGD(steps=steps))
+
+
+def shortened(kind: str, steps: int = 3) -> Method:
+    """Return a method at its defaults but for its search, which has so many steps; inside a wrapper too."""
+    method = methods()[kind]()
+    search = search_of(method)
+    if search is not None:
+        method = replace(method, inner=replace(search, steps=steps))  # type: ignore[type-var]
+    return replace(method, base=shortened(method.base.kind, steps)) if hasattr(method, "base") else method  # type: ignore[type-var]
 
 
 def network(name: str | Architecture, seed: int, place: torch.device = CPU, like: Signature = CIFAR) -> Classifier:
@@ -105,6 +119,24 @@ def textbook_step(name: str, batch: int, steps: int = 10, place: torch.device = 
     return step
 
 
+def matmul(n: int, place: torch.device = CPU) -> Callable[[], object]:
+    """Return a function that multiplies two n x n matrices in bf16: 2 n^3 operations."""
+    a, b = (torch.randn(n, n, dtype=torch.bfloat16, device=place) for _ in range(2))
+    return lambda: a @ b
+
+
+def operations(method: Method, name: str, batch: int) -> int:
+    """Return the operations in the products of one step: two per multiply-add of every pass.
+
+    A backward pass to the pixels has one forward pass's products, a backward pass to the weights as well has two.
+    """
+    cost, search = passes(method), search_of(method)
+    steps = search.steps if search else 0
+    forwards = cost["student"].forward + steps + 2 * (cost["student"].backward - steps)
+    forwards += sum(cost[role].forward + cost[role].backward for role in method.roles)
+    return 2 * multiply_adds(network(name, 0), CIFAR) * forwards * batch
+
+
 def steps_worth_timing(method: Method) -> int:
     """Return how many steps make about as much work as one step with a search: an epoch has hundreds, not one."""
     return max(1, 24 // passes(method)["student"].forward)
@@ -114,7 +146,7 @@ def bare_passes(
     method: Method, name: str, batch: int, precision: str, repeats: int = 1, place: torch.device = CPU
 ) -> Callable[[], None]:
     """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its steps."""
-    student = network(name, 0, place)
+    student = network(name, 0, place)  # in train mode
     others = {role: freeze(network(name, 1, place)) for role in method.roles}
     peers = {other: network(name, 2, place) for other in method.companions}
     for one in (student, *others.values(), *peers.values()):
@@ -136,10 +168,10 @@ def bare_passes(
                 with torch.no_grad():
                     for _ in range(cost[role].forward - cost[role].backward):
                         teacher(x)
-            student.eval()
-            for _ in range(steps):
-                _to_pixels(student, x)
-            student.train()
+            if steps:  # with the passes that a search makes of a network held still
+                with held_still(student):
+                    for _ in range(steps):
+                        _to_pixels(student, x)
             with torch.no_grad():
                 for other, (one, _) in learners.items():
                     for _ in range(cost[other].forward - cost[other].backward):
@@ -160,6 +192,25 @@ def bare_passes(
             step()
 
     return steps_in_a_row
+
+
+def search_passes(
+    architecture: str | Architecture, like: Signature, batch: int, precision: str, still: bool
+) -> Callable[[], None]:
+    """Return a function that makes the ten passes of a search, of a network held still or merely in eval mode."""
+    model = network(architecture, 0, like=like)
+    channels_last(model)
+    x = (noise(batch, like=like).images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def search() -> None:
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            held_still(model) if still else in_mode(model, training=False),
+        ):
+            for _ in range(10):
+                _to_pixels(model, x)
+
+    return search
 
 
 def _to_pixels(one: nn.Module, x: Tensor) -> None:

@@ -78,10 +78,8 @@ def results_page() -> str:
         resumed=resumed["model.safetensors"]["killed and resumed"][:16],
         speed="\n\n".join(
             speed_table(file)
-            for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*.json"))
-            if not file.name.startswith(
-                ("parity-", "footprint", "bounds", "loading", "schedules", "teachers", "speedrun")
-            )
+            for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*threads-of-*.json"))
+            if not file.name.startswith("gpu-")
         ),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),

@@ -53,6 +53,15 @@ def test_it_learns_nothing_and_moves_with_its_buffers(name):
     assert FrozenConv2d.suits(SUITED[name])
 
 
+@pytest.mark.parametrize("name", [name for name in NOT_SUITED if name != "mirrored border"])
+def test_what_is_not_suited_goes_the_librarys_way(name):
+    convolution = NOT_SUITED[name]
+    x = torch.randn(3, convolution.in_channels, 9, 9, requires_grad=True)
+    told, found = convolution(x), FrozenConv2d(convolution)(x)
+    assert torch.equal(found, told)
+    assert torch.equal(*(torch.autograd.grad(one.square().sum(), x)[0] for one in (told, found)))
+
+
 @pytest.mark.parametrize("name", NOT_SUITED)
 def test_other_convolutions_are_not_suited(name):
     assert not FrozenConv2d.suits(NOT_SUITED[name])

@@ -21,6 +21,15 @@ def test_auto_is_bf16_only_where_it_is_native_and_the_network_wide(native):
     assert choose_precision("auto", CPU, nn.Linear(3, 512)) == "fp32"
 
 
+def test_depthwise_convolutions_are_computed_in_fp32_on_processors_alone(native, monkeypatch):
+    depthwise = nn.Sequential(WIDE, nn.Conv2d(64, 64, 3, groups=64))
+    grouped = nn.Sequential(WIDE, nn.Conv2d(64, 64, 3, groups=2))
+    assert choose_precision("auto", CPU, depthwise) == "fp32"
+    assert choose_precision("auto", CPU, grouped) == ("bf16" if native else "fp32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert choose_precision("auto", torch.device("cuda"), depthwise) == "bf16"
+
+
 def test_a_wish_is_granted(native):
     assert choose_precision("bf16", CPU, NARROW) == "bf16"
     assert choose_precision("fp32", CPU, WIDE) == "fp32"

@@ -11,16 +11,21 @@ from torch import nn
 from overproof.data.augment import Augment
 from overproof.data.loader import Loader
 from overproof.functional import cross_entropy
+from overproof.methods.adaad import AdaAD
 from overproof.methods.ard import ARD
 from overproof.methods.awp import AWP
 from overproof.methods.catalogue import methods
 from overproof.methods.fast_ard import FastARD
 from overproof.methods.free_at import FreeAT
+from overproof.methods.igdm import IGDM
+from overproof.methods.kd import KD
 from overproof.methods.method import Method
 from overproof.methods.mtard import MTARD
 from overproof.methods.natural import Natural
+from overproof.methods.rrm import RRM
 from overproof.methods.saad import SAAD
 from overproof.models.classifier import Classifier
+from overproof.models.resnet import ResNet
 from overproof.models.weights import freeze
 from overproof.processes import ALONE, Processes
 from overproof.signature import Signature
@@ -28,7 +33,7 @@ from overproof.training import loop as loop_module
 from overproof.training.averaging import EMA
 from overproof.training.loop import Loop, NotFiniteError
 from overproof.training.optimisation import SGD, Constant, Training
-from overproof.training.parallel import Learners, distributed, splits_batchnorm
+from overproof.training.parallel import Learners, distributed, sharded, splits_batchnorm
 
 
 def plain_net(seed, sharp=1.0):
@@ -40,15 +45,18 @@ def plain_net(seed, sharp=1.0):
     return Classifier(layers, Signature(channels=1, height=4, width=4, classes=3))
 
 
+MOVED = Augment(crop=1, flip=True, cutout=1)
+
+
 @pytest.fixture
 def loop(images):
     """Return a function: a loop over batches of 8, 8, 8 and 5 that processes share."""
     images = images.at(torch.arange(29))
 
-    def make(method, processes=ALONE, *, network=plain_net, images=images, seed=0, **options):
+    def make(method, processes=ALONE, *, network=plain_net, images=images, seed=0, augment=MOVED, **options):
         options = {"epochs": 2, "batch": 8, "optimiser": SGD(lr=0.05), "schedule": Constant()} | options
         training = Training(precision="fp32", averaging=EMA(decay=0.5), clip=1.0, **options)
-        loader = Loader(images, training.batch, Augment(crop=1, flip=True, cutout=1), seed, processes)
+        loader = Loader(images, training.batch, augment, seed, processes)
         teachers = {role: freeze(plain_net(n, sharp=8.0)) for n, role in enumerate(method.roles, start=10)}
         companions = {name: network(50) for name in method.companions}
         return Loop(method, network(0), teachers, loader, training, seed, companions=companions)
@@ -186,6 +194,70 @@ class TestBatchNorm:
         assert not splits_batchnorm(net(), ALONE)
         assert not splits_batchnorm(plain_net(0), two)
         assert not splits_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(net()), two)
+
+
+KEPT = {"teacher_cache": True, "augment": Augment(flip=True, bank=1)}
+
+
+class TestShardedTeachers:
+    """FSDP: each process holds its share of a teacher's weights, and the answers are the whole teacher's."""
+
+    @staticmethod
+    def teacher():
+        """A network with stride, BatchNorm, and a head whose rows cannot be dealt evenly."""
+        signature = Signature(channels=3, height=16, width=16, classes=7)
+        torch.manual_seed(0)
+        return freeze(
+            Classifier(ResNet(depth=18, width=0.125).build(signature), signature, mean=[0.5] * 3, std=[0.2] * 3)
+        )
+
+    def test_answers_and_gradients_to_the_pixels_are_the_whole_teachers(self, group):
+        def asked(teacher, x):
+            point = x.clone().requires_grad_()
+            difference = teacher(point) - teacher(1 - point)  # two forward passes before one backward pass
+            logits, hidden = teacher.features(point)
+            score = difference.square().sum() + logits.sum() + hidden.square().sum()
+            with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+                rough = teacher(x)
+            return [difference.detach(), hidden.detach(), *torch.autograd.grad(score, point), rough]
+
+        def work(processes):
+            torch.manual_seed(processes.rank)  # each asks about images of its own
+            x = torch.rand(5, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+            whole, shards = self.teacher(), self.teacher()
+            sharded(shards, processes, torch.device("cpu"))
+            found = [asked(shards, x) for _ in range(2)]
+            return distance(found, [asked(whole, x)] * 2), held(shards), shards.training
+
+        whole = self.teacher()
+        norms = sum(value.numel() for value in whole.parameters() if value.dim() == 1) - 7  # but for the head's bias
+        for count in (2, 3):
+            found = group(work, count=count)
+            assert all(far < 1e-6 and not training for far, _, training in found)
+            shares = [share for _, share, _ in found]
+            assert sum(shares) == held(whole) + (count - 1) * norms
+            assert max(shares) < 1.2 * held(whole) / count
+
+    @pytest.mark.parametrize(
+        ("method", "options"),
+        [(AdaAD(), {}), (IGDM(), {}), (RRM(), KEPT), (KD(), {"teacher_precision": "bf16"})],
+        ids=lambda value: getattr(value, "kind", ""),
+    )
+    def test_a_run_ends_where_it_ends_with_whole_ones(self, loop, group, method, options):
+        def work(processes, *, fsdp=True):
+            course = loop(method, processes, teacher_fsdp=fsdp, **options)
+            return finish(course), [held(teacher) for teacher in course.teachers.networks.values()]
+
+        (wanted, whole), (alone, same) = work(ALONE, fsdp=False), work(ALONE)
+        assert distance(alone, wanted) == 0 and same == whole
+        first, second = group(work)
+        assert distance([first[0], second[0]], [wanted, wanted]) < 1e-5
+        assert [sum(shares) for shares in zip(first[1], second[1], strict=True)] == whole  # no teacher has a norm
+
+
+def held(network):
+    """Return how many numbers of a network's weights are in this process."""
+    return sum(getattr(value, "to_local", lambda value=value: value)().numel() for value in network.parameters())
 
 
 class TestWrapper:

@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 
 from overproof.data.images import ImageSet
 from overproof.errors import AgreedError, InputError
 from overproof.processes import ALONE, Processes
-from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
+from overproof.verbs.agreement import check_same_images, check_same_recipe, check_same_teachers, check_shareable
 
 
 def said(check):
@@ -55,6 +57,16 @@ def test_one_set_of_images_for_all(group):
         * 3
     )
     check_same_images(images(), ALONE)
+
+
+def test_one_teacher_in_each_role_for_all(group):
+    def work(processes):
+        mine = {"robust": "aa", "clean": "bb" if processes.leads else "cc"}
+        return [said(partial(check_same_teachers, one, processes)) for one in (mine, {"robust": "aa"}, {})]
+
+    sentence = "process 1 of 2: its teacher 'clean' is not the first process's; all must read the same network"
+    assert group(work) == [[sentence, None, None]] * 2
+    check_same_teachers({"robust": "aa"}, ALONE)
 
 
 @pytest.mark.parametrize(("images", "batch", "count"), [(100, 10, 1), (101, 10, 1), (22, 10, 2), (8, 8, 8)])

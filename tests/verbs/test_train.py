@@ -15,6 +15,7 @@ from overproof.errors import InputError
 from overproof.recipe import dump, parse
 from overproof.run import Run, load
 from overproof.training import loop as loop_module
+from overproof.training import optimisation
 from overproof.training.checkpoint import checkpoints, load_checkpoint
 from overproof.verbs import train as verb
 from overproof.verbs.train import (
@@ -138,7 +139,8 @@ class TestRunFolder:
         other = train(toy("seed=1"), tmp_path / "other", device="cpu")
         assert other.model()[1]["digest"] != finished().model()[1]["digest"]
 
-    def test_normalisation_and_precision_are_kept(self, toy, tmp_path):
+    def test_normalisation_and_precision_are_kept(self, toy, tmp_path, monkeypatch):
+        monkeypatch.setattr(optimisation, "computes_bf16", lambda device: True)
         run = train(
             toy("training.epochs=1", "training.precision=bf16", "normalise={mean: [0.5], std: [0.25]}"),
             tmp_path / "run",
@@ -148,6 +150,15 @@ class TestRunFolder:
         assert description["normalisation"] == {"mean": [0.5], "std": [0.25]}
         assert description["precision"] == run.metrics()[0]["precision"] == "bf16"
         assert float(network.normalised(torch.ones(1, 1, 8, 8)).mean()) == 2.0
+
+    def test_a_precision_that_the_device_lacks_falls_back_and_says_so_once(self, toy, tmp_path, monkeypatch):
+        monkeypatch.setattr(optimisation, "computes_bf16", lambda device: False)
+        recipe = toy("training.precision=bf16", "training.teacher_precision=bf16")
+        said = [one.warnings for one in training(recipe, tmp_path / "run", device="cpu")]
+        assert len(said) == 2 and said[1] == ()
+        assert [sentence.partition(" computes ")[2] for sentence in said[0]] == ["no bf16: fp32 is used"]
+        assert [record["precision"] for record in Run(tmp_path / "run").metrics()] == ["fp32"] * 2
+        assert recipe.training.on(torch.device("cpu")).teacher_precision == "fp32"
 
 
 class TestForms:

@@ -1,7 +1,7 @@
 """Projected gradient descent: the search every method trains with and every evaluation starts with."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -12,6 +12,7 @@ from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
 from overproof.attacks.goal import Goal
 from overproof.data.draws import drawn
 from overproof.models.mode import in_mode
+from overproof.models.still import held_still
 
 Objective = Callable[[Tensor], Tensor]
 """Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
@@ -68,7 +69,7 @@ class PGD:
 
     def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
-        with in_mode(model, training=False) if self.mode == "eval" else nullcontext():
+        with self._held(model, objective):
             found, score = self._climb(x, objective)
             for _ in range(self.restarts - 1):
                 other, other_score = self._climb(x, objective)
@@ -88,6 +89,12 @@ class PGD:
         step = None if self.step is None else Radius(share * self.step * self.steps / steps)
         eps = self.eps if share == 1 else Radius(share * self.eps)
         return replace(self, eps=eps, step=step, steps=steps, ramp=0.0, steps_ramp=0.0)
+
+    def _held(self, model: nn.Module, objective: Objective) -> AbstractContextManager[None]:
+        """Return what the model is searched in; what an evaluation's goal decides is decided by the model as it is."""
+        if self.mode == "train":
+            return nullcontext()
+        return in_mode(model, training=False) if isinstance(objective, Goal) else held_still(model)
 
     def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""

@@ -53,6 +53,11 @@ class AWP(Method):
         """Return what the base asks for."""
         return self.base.fitted(student, teachers)
 
+    @property
+    def bounds_teachers(self) -> bool:
+        """Whether the base does."""
+        return self.base.bounds_teachers
+
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return the base's memory."""
         return self.base.initial_state(like)

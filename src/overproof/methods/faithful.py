@@ -72,6 +72,11 @@ class Faithful(Method):
         if (self.inner is None) != (self.attacked == 0):
             raise ValueError("attacked is the share of the gap that the search inner finds; give both or neither")
 
+    @property
+    def bounds_teachers(self) -> bool:
+        """Whether the teacher is bounded, and not only asked at the images."""
+        return self.teacher_bounds != "clean"
+
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``distil``, ``label`` (below alpha 1), ``gap``, ``attacked`` with ``inner``, ``balance``."""
         prepare(step, scaled_start=self.scaled_start)

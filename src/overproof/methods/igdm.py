@@ -50,6 +50,11 @@ class IGDM(Method):
         """The base's."""
         return self.base.updates
 
+    @property
+    def bounds_teachers(self) -> bool:
+        """Whether the base does."""
+        return self.base.bounds_teachers
+
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return the base's memory."""
         return self.base.initial_state(like)

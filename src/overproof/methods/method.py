@@ -55,6 +55,11 @@ class Method(ABC):
         """How many losses it yields, and so how many optimiser steps it takes, per batch."""
         return 1
 
+    @property
+    def bounds_teachers(self) -> bool:
+        """Whether it reads the weights of its teachers, and does not only ask them."""
+        return False
+
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return the memory at the start of a run, shaped and placed like this batch."""
         del like

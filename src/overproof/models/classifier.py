@@ -1,6 +1,6 @@
 """The one wrapper around every network: pixels in [0, 1] in, logits (and the penultimate representation) out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).reshape(1, channels, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).reshape(1, channels, 1, 1))
         self.backbone = backbone
+        # Held still (``still.py``), another form of the backbone answers; it is kept for the next time.
+        self.stand_in: Callable[[Tensor], Tensor] | None = None
+        self.still: object = None
 
     def normalised(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for pixels ``[N, C, H, W]``, or ``x`` itself where nothing is normalised."""
@@ -46,7 +49,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``."""
-        return _at_least_float32(self.backbone(self.normalised(x)))
+        return _at_least_float32((self.stand_in or self.backbone)(self.normalised(x)))
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, K]`` and the penultimate representation ``[N, F]`` of one forward pass.

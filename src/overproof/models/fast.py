@@ -1,5 +1,6 @@
 """A copy of a network that answers nearly the same and faster: for searching, never for deciding."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Literal
 
@@ -28,7 +29,7 @@ class Fast(nn.Module):
             self._dtype, backbone = torch.float32, backbone.float()
         for name, module in list(backbone.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
-                _replace(backbone, name, FrozenConv2d(module))
+                replace_module(backbone, name, FrozenConv2d(module))
         self._backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalised.backbone = nn.Identity()
 
@@ -50,6 +51,15 @@ def folded(network: nn.Module) -> nn.Module:
         graph = fx.symbolic_trace(network)
     except Exception:  # whatever a foreign forward does with a proxy
         return network
+    fold(graph, lambda convolution, norm: fuse_conv_bn_eval(convolution.eval(), norm.eval()))
+    return graph
+
+
+def fold(graph: fx.GraphModule, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module | None]) -> None:
+    """Put what ``fuse`` makes of them in the place of a convolution and the BatchNorm that directly follows it.
+
+    In place, wherever both are used once, and ``fuse`` makes something of them.
+    """
     modules = dict(graph.named_modules())
     for node in list(graph.graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None
@@ -62,16 +72,15 @@ def folded(network: nn.Module) -> nn.Module:
             and isinstance(norm, nn.BatchNorm2d)
             and norm.running_mean is not None
             and shared.count(str(before.target)) == shared.count(str(node.target)) == 1
+            and (fused := fuse(convolution, norm)) is not None
         ):
-            fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
             modules[str(before.target)] = fused  # a second BatchNorm that follows belongs to this one
-            _replace(graph, str(before.target), fused)
+            replace_module(graph, str(before.target), fused)
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
     graph.delete_all_unused_submodules()
     graph.graph.lint()
     graph.recompile()
-    return graph
 
 
 class _ExactLinear(nn.Module):
@@ -92,10 +101,11 @@ def _in_bfloat16(network: nn.Module) -> nn.Module:
     if not name:
         return exact
     network.to(torch.bfloat16)
-    _replace(network, name, exact)
+    replace_module(network, name, exact)
     return network
 
 
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another one, by its dotted name."""
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, module)

@@ -9,13 +9,17 @@ from typing_extensions import override
 
 
 class FrozenConv2d(nn.Module):
-    """A convolution without gradients to its weights.
+    """A convolution without gradients to its weights; one that is padded by zeros.
 
     Libraries compute the input gradient of a convolution with kernels written for training; on processors those are
     several times slower than the forward ones, most of all for few channels. Here it is a forward convolution with
     turned weights: with stride s there are s * s of them, one per position of a pixel between two windows, and their
-    outputs are woven together.
+    outputs are woven together. Where that does not suit, the library's own is left.
     """
+
+    weight: Tensor
+    bias: Tensor | None
+    turned: Tensor | None
 
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
@@ -33,15 +37,26 @@ class FrozenConv2d(nn.Module):
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.register_buffer("weight", convolution.weight.detach())
-        self.register_buffer("bias", None if convolution.bias is None else convolution.bias.detach())
-        self.stride, self.padding, self.groups = convolution.stride[0], int(convolution.padding[0]), convolution.groups
-        self.register_buffer("turned", _turned(convolution.weight.detach(), self.stride, self.groups))
+        self.stride, self.padding = convolution.stride, convolution.padding
+        self.dilation, self.groups = convolution.dilation, convolution.groups
+        self.turns = self.suits(convolution)
+        self.take(convolution.weight.detach(), None if convolution.bias is None else convolution.bias.detach())
+
+    def take(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Use these weights ``[C', C / groups, k, k]`` and this bias ``[C']`` from now on."""
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        turned = _turned(weight, self.stride[0], self.groups) if self.turns else None
+        if turned is not None and weight.is_contiguous(memory_format=torch.channels_last):
+            turned = turned.contiguous(memory_format=torch.channels_last)
+        self.register_buffer("turned", turned)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, C, H, W]`` to ``[N, C', H', W']``."""
-        place = self.stride, self.padding, self.groups
+        if not self.turns:
+            return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        place = self.stride[0], int(self.padding[0]), self.groups
         found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.turned, *place)  # type: ignore[no-untyped-call]
         return found
 

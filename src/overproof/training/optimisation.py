@@ -3,12 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
+from overproof.models.precision import computes_bf16
 from overproof.training.averaging import EMA, SWA
 
 
@@ -136,7 +137,8 @@ class Training:
     ``auto`` is bf16 autocast where the device computes bf16 natively and the student has convolutions wide enough to
     gain from it, else fp32. ``teacher_precision`` is the student's, unless it says otherwise (``auto`` looks at the
     teacher). ``teacher_cache`` keeps the teachers' answers to unattacked images, one per image and draw of
-    ``augment.bank``. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
+    ``augment.bank``. ``teacher_fsdp`` shards the teachers' weights among the processes of a run, for teachers that no
+    device has room for. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
     """
 
     epochs: int = 100
@@ -149,6 +151,7 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     teacher_precision: Literal["student", "auto", "fp32", "bf16"] = "student"
     teacher_cache: bool = False
+    teacher_fsdp: bool = False
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
@@ -156,6 +159,16 @@ class Training:
             raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
         if self.clip < 0 or self.warmup < 0:
             raise ValueError(f"clip and warmup cannot be negative, got {self.clip} and {self.warmup}")
+
+    def on(self, device: torch.device) -> "Training":
+        """Return what this device can do of it: fp32 in the place of bf16 where bf16 is not computed natively."""
+        if computes_bf16(device):
+            return self
+        return replace(
+            self,
+            precision="fp32" if self.precision == "bf16" else self.precision,
+            teacher_precision="fp32" if self.teacher_precision == "bf16" else self.teacher_precision,
+        )
 
     def learning_rate(self, epoch: float) -> float:
         """Return the learning rate at a fractional epoch: base times schedule times warm-up."""

@@ -1,4 +1,4 @@
-"""The networks that learn, as several processes share them: DDP averages what their parts of a batch taught."""
+"""A run's networks, as several processes share them: DDP averages what is learnt, FSDP holds teachers in shards."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -41,6 +41,30 @@ def distributed(learners: Learners, processes: Processes, device: torch.device) 
     # Bounds take gradients of |W|, whose layout may not be the weight's: one small copy, which no user can spare.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return nn.parallel.DistributedDataParallel(learners)
+
+
+def sharded(teacher: Classifier, processes: Processes, device: torch.device) -> None:
+    """Leave each process its share of a frozen network's weights, on the device, in place (FSDP2).
+
+    The weights of a layer are gathered when it is asked, forward and backward, and let go of afterwards; what is no
+    matrix (norms, buffers) stays whole. Every process must ask the network equally often, for logits or for features.
+    """
+    from torch.distributed import fsdp
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(device.type, (processes.count,))
+    whole = set(teacher.parameters())
+    for layer in list(teacher.modules()):
+        own = set(layer.parameters(recurse=False))
+        if any(value.dim() > 1 for value in own):
+            fsdp.fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+            whole -= own
+    # The network is the root, which fetches the next layer's weights while one computes.
+    fsdp.fully_shard(teacher, mesh=mesh, ignored_params=whole)
+    fsdp.register_fsdp_forward_method(teacher, "features")
+    teacher.to(device)
+    # Nobody writes into a representation, which may be a view.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
 
 
 def splits_batchnorm(network: nn.Module, processes: Processes) -> bool:

@@ -1,4 +1,6 @@
-"""What several processes must agree on before they train together: recipe, images, and a batch that can be shared."""
+"""What processes must agree on before they train together: recipe, images, teachers, and a batch that can be shared."""
+
+from collections.abc import Mapping
 
 from overproof.data.images import Labelled
 from overproof.errors import InputError
@@ -30,6 +32,17 @@ def check_same_images(images: Labelled, processes: Processes) -> None:
             )
         if images.digest != digest:
             raise InputError("its training images are not the first process's; all must read the same set")
+
+    processes.together(check)
+
+
+def check_same_teachers(digests: Mapping[str, str], processes: Processes) -> None:
+    """Raise ``InputError`` where processes read different teachers."""
+    first = processes.from_leader(lambda: digests)
+
+    def check() -> None:
+        if other := [role for role, digest in digests.items() if digest != first[role]]:
+            raise InputError(f"its teacher {other[0]!r} is not the first process's; all must read the same network")
 
     processes.together(check)
 

@@ -32,7 +32,7 @@ from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
-from overproof.verbs.agreement import check_same_images, check_same_recipe, check_shareable
+from overproof.verbs.agreement import check_same_images, check_same_recipe, check_same_teachers, check_shareable
 from overproof.verbs.networks import digest_of, find_network
 from overproof.verbs.tracking import tracked
 
@@ -126,6 +126,8 @@ def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Proc
     with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
         if not resuming:
             _begin(run, recipe, stage)
+        if loop.training != recipe.training:
+            warnings.append(f"{hardware(loop.device)} computes no bf16: fp32 is used")
         if splits_batchnorm(loop.student, processes):
             warnings.append(
                 f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
@@ -206,20 +208,32 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
         kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
         check_trainable(kept, recipe.training.batch)
         check_shareable(len(kept), recipe.training.batch, processes)
-        teachers = {role: load_teacher(role, path, images).to(device) for role, path in recipe.teachers.items()}
+        teachers = {role: load_teacher(role, path, images) for role, path in recipe.teachers.items()}
         return images, kept, held, teachers, _fitted(recipe, teachers)
 
     images, kept, held, teachers, architecture = processes.together(read_all)
     check_same_images(images, processes)
     digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
+    check_same_teachers(digests, processes)
     student = _network(recipe, architecture, images.signature, "initial weights").to(device)
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    recipe.performance.prepare([student, *companions.values(), *teachers.values()], device)
+    whole = {} if recipe.training.teacher_fsdp and processes.count > 1 else teachers  # the loop shards the others
+    for teacher in whole.values():
+        teacher.to(device)
+    recipe.performance.prepare([student, *companions.values(), *whole.values()], device)
     loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
-        loop=Loop(recipe.method, student, teachers, loader, recipe.training, recipe.seed, companions=companions),
+        loop=Loop(
+            recipe.method,
+            student,
+            teachers,
+            loader,
+            recipe.training.on(device),
+            recipe.seed,
+            companions=companions,
+        ),
         architecture=architecture,
         classes=images.classes,
         data=kept.digest,

@@ -1,0 +1,98 @@
+"""A network held still while a search climbs it: the same answers in fewer operations."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from overproof.models.classifier import Classifier
+from overproof.models.fast import fold, replace_module
+from overproof.models.frozen import FrozenConv2d
+from overproof.models.mode import in_mode
+
+
+@contextmanager
+def held_still(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode, and let every ``Classifier`` in it answer by its ``Still``; undone on leaving.
+
+    The weights must not change meanwhile. No gradient reaches those of convolutions; the one to the pixels is right.
+    """
+    with in_mode(model, training=False), ExitStack() as until:
+        for one in model.modules():
+            # A compiler folds what it compiles, and would compile anew whenever the stand-in comes and goes.
+            if isinstance(one, Classifier) and one._compiled_call_impl is None:
+                until.enter_context(_standing_in(one))
+        yield
+
+
+@contextmanager
+def _standing_in(model: Classifier) -> Iterator[None]:
+    if not isinstance(model.still, Still):
+        model.still = Still(model.backbone)
+    before, model.stand_in = model.stand_in, model.still if model.still.fetch() else None
+    try:
+        yield
+    finally:
+        model.stand_in = before
+
+
+class Still:
+    """A backbone as a search asks it: every BatchNorm folded into the convolution before it, and the gradient of a
+    convolution's input computed as a forward convolution.
+
+    Made once for a backbone in eval mode, whose modules it shares but for those convolutions; their weights are those
+    of the last ``fetch``. No module of its own: it is neither saved nor trained.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        self._pairs: list[tuple[FrozenConv2d, nn.Conv2d, nn.BatchNorm2d | None]] = []
+        if not any(isinstance(module, nn.Conv2d) for module in backbone.modules()):
+            return
+        try:
+            self._graph = fx.symbolic_trace(backbone)
+        except Exception:  # whatever a foreign forward does with a proxy: it answers itself
+            return
+        if any(node.op == "get_attr" for node in self._graph.graph.nodes):
+            return  # a tensor of its own, which may be replaced behind the graph's back
+        fold(self._graph, self._folded)
+        for name, module in list(self._graph.named_modules()):
+            if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
+                replace_module(self._graph, name, self._frozen(module))
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Map normalised images ``[N, C, H, W]`` to logits ``[N, K]``."""
+        logits: Tensor = self._graph(inputs)
+        return logits
+
+    @torch.no_grad()
+    def fetch(self) -> bool:
+        """Take over the weights as they are, in the precision they are used in; return whether there are any."""
+        for frozen, convolution, norm in self._pairs:
+            weight, bias = convolution.weight, convolution.bias
+            if norm is not None:
+                scale, shift = _affine(norm)
+                weight, bias = weight * scale[:, None, None, None], shift if bias is None else shift + scale * bias
+            # Autocast would round them again in every pass: it remembers what it rounded of parameters only.
+            dtype = torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype
+            frozen.take(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+        return bool(self._pairs)
+
+    def _folded(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> FrozenConv2d | None:
+        return self._frozen(convolution, norm) if convolution.padding_mode == "zeros" else None
+
+    def _frozen(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> FrozenConv2d:
+        frozen = FrozenConv2d(convolution)
+        self._pairs.append((frozen, convolution, norm))
+        return frozen
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the factor and the summand ``[C]`` of a BatchNorm in eval mode."""
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)  # ``fold`` asks for both
+    scale = (variance + norm.eps).rsqrt()
+    if norm.affine:
+        scale = scale * norm.weight
+        return scale, norm.bias - mean * scale
+    return scale, -mean * scale
