@@ -373,22 +373,6 @@ class TestTeacherCache:
         assert recipe(self.TEACHER + f"augment: {augment}").training.teacher_cache
 
 
-class TestShardedTeachers:
-    FAITHFUL = "teachers: {robust: runs/t}\ntraining: {teacher_fsdp: true}\nmethod: "
-
-    @pytest.mark.parametrize("method", ["{kind: faithful}", "{kind: awp, base: {kind: faithful}}"])
-    def test_what_is_bounded_is_needed_whole(self, method):
-        kind = "awp" if "awp" in method else "faithful"
-        assert refused(self.FAITHFUL + method) == (
-            f"recipe: method {kind!r} bounds its teacher, which takes whole weights; leave training.teacher_fsdp "
-            "off, or set teacher_bounds to clean"
-        )
-
-    @pytest.mark.parametrize("method", ["{kind: faithful, teacher_bounds: clean}", "{kind: igdm}", "{kind: adaad}"])
-    def test_what_is_asked_is_not(self, method):
-        assert recipe(self.FAITHFUL + method).training.teacher_fsdp
-
-
 class TestText:
     def test_no_yaml_no_mapping_no_code(self, tmp_path):
         for text, part in (

@@ -131,11 +131,6 @@ class Recipe:
                 "training.teacher_cache keeps one answer per image and draw, and this augmentation draws without end; "
                 "set augment.bank to a number of draws, or training.teacher_cache to false"
             )
-        if self.training.teacher_fsdp and self.method.bounds_teachers:
-            raise ValueError(
-                f"method {self.method.kind!r} bounds its teacher, which takes whole weights; leave "
-                "training.teacher_fsdp off, or set teacher_bounds to clean"
-            )
 
     @property
     def digest(self) -> str:

@@ -126,6 +126,7 @@ class TestTrain:
         assert refused("train", grid, "--cell", "2").endswith("there is no cell 2; its 2 are numbered from 0")
         assert "use one of the two" in refused("train", grid, "--cell", "0", "--jobs", "2")
         assert "--jobs must be at least 1" in refused("train", grid, "--jobs", "0")
+        assert "--shard-teachers is for one run on several processes" in refused("train", grid, "--shard-teachers")
         assert refused("train", recipe, "--jobs", "2").endswith(
             "--jobs and --cell are for sweeps, and this is a recipe"
         )

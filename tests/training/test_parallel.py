@@ -53,13 +53,15 @@ def loop(images):
     """Return a function: a loop over batches of 8, 8, 8 and 5 that processes share."""
     images = images.at(torch.arange(29))
 
-    def make(method, processes=ALONE, *, network=plain_net, images=images, seed=0, augment=MOVED, **options):
+    def make(
+        method, processes=ALONE, *, network=plain_net, images=images, seed=0, augment=MOVED, shards=False, **options
+    ):
         options = {"epochs": 2, "batch": 8, "optimiser": SGD(lr=0.05), "schedule": Constant()} | options
         training = Training(precision="fp32", averaging=EMA(decay=0.5), clip=1.0, **options)
         loader = Loader(images, training.batch, augment, seed, processes)
         teachers = {role: freeze(plain_net(n, sharp=8.0)) for n, role in enumerate(method.roles, start=10)}
         companions = {name: network(50) for name in method.companions}
-        return Loop(method, network(0), teachers, loader, training, seed, companions=companions)
+        return Loop(method, network(0), teachers, loader, training, seed, companions=companions, shard_teachers=shards)
 
     return make
 
@@ -244,11 +246,11 @@ class TestShardedTeachers:
         ids=lambda value: getattr(value, "kind", ""),
     )
     def test_a_run_ends_where_it_ends_with_whole_ones(self, loop, group, method, options):
-        def work(processes, *, fsdp=True):
-            course = loop(method, processes, teacher_fsdp=fsdp, **options)
+        def work(processes, *, shards=True):
+            course = loop(method, processes, shards=shards, **options)
             return finish(course), [held(teacher) for teacher in course.teachers.networks.values()]
 
-        (wanted, whole), (alone, same) = work(ALONE, fsdp=False), work(ALONE)
+        (wanted, whole), (alone, same) = work(ALONE, shards=False), work(ALONE)
         assert distance(alone, wanted) == 0 and same == whole
         first, second = group(work)
         assert distance([first[0], second[0]], [wanted, wanted]) < 1e-5

@@ -208,6 +208,19 @@ class TestTeachers:
         assert run.metrics()[0]["passes"]["robust"] == {"forward": 11, "backward": 0}
         assert {file: file.read_bytes() for file in finished().folder.glob("*.*")} == before
 
+    @pytest.mark.parametrize(
+        "method",
+        ["{kind: faithful}", "{kind: awp, base: {kind: faithful}}", "{kind: igdm, base: {kind: adaad}}"],
+    )
+    def test_a_teacher_that_is_bounded_cannot_be_sharded(self, finished, toy, tmp_path, method):
+        recipe = toy(*self.EDITS, f"method={method}", f"teachers.robust={self.teacher_of(finished)}")
+        if "faithful" not in method:
+            train(recipe, tmp_path / "run", device="cpu", shard_teachers=True)  # a single process keeps it whole
+            return
+        with pytest.raises(InputError, match="bounds its teacher, which takes whole weights; leave --shard-teachers"):
+            train(recipe, tmp_path / "run", device="cpu", shard_teachers=True)
+        assert not (tmp_path / "run").exists()
+
     def test_is_silent_by_construction(self, finished):
         teacher = load_teacher("robust", self.teacher_of(finished), Digits().load("train"))
         assert not any(value.requires_grad for value in teacher.parameters())

@@ -37,6 +37,9 @@ def train(
     device: Device = "auto",
     jobs: Annotated[int | None, typer.Option(help="Cells of a sweep trained at a time; default 1.")] = None,
     cell: Annotated[int | None, typer.Option(help="Train this cell of a sweep alone, counted from 0.")] = None,
+    shard_teachers: Annotated[
+        bool, typer.Option("--shard-teachers", help="Share the teachers' weights among the processes of this run.")
+    ] = False,
 ) -> None:
     """Train a student (or a teacher) by a recipe, or every cell of a sweep.
 
@@ -56,6 +59,8 @@ def train(
         settled = read(file, sets or ())
         folder = out or default_folder(settled)
     elif cell is None:
+        if shard_teachers:
+            raise InputError(f"{recipe}: --shard-teachers is for one run on several processes, and this is a sweep")
         _train_sweep(sweep, out or sweep.folder, 1 if jobs is None else jobs, sets or (), resume, device)
         return
     elif jobs is not None:
@@ -64,7 +69,8 @@ def train(
         settled = sweep.cell(cell).recipe
         folder = (out or sweep.folder) / sweep.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
-        _follow(training(settled, folder, resume=resume, device=device), settled.name)
+        news = training(settled, folder, resume=resume, device=device, shard_teachers=shard_teachers)
+        _follow(news, settled.name)
     if leads():
         say(overfitting(Run(folder)))
         say(f"run folder: {folder}")

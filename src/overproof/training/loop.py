@@ -68,6 +68,7 @@ class Loop:
         seed: int,
         *,
         companions: Mapping[str, Classifier] | None = None,
+        shard_teachers: bool = False,
     ) -> None:
         self.method, self.student, self.teachers = method, student, Teachers(teachers, loader, training)
         self._learners = Learners(student, companions or {})
@@ -78,7 +79,7 @@ class Loop:
         self.processes = loader.processes
         channels_last(self._learners)
         for teacher in teachers.values():
-            if training.teacher_fsdp and self.processes.count > 1:
+            if shard_teachers and self.processes.count > 1:
                 sharded(teacher, self.processes, self.device)
             else:
                 channels_last(teacher)

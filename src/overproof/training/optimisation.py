@@ -137,8 +137,7 @@ class Training:
     ``auto`` is bf16 autocast where the device computes bf16 natively and the student has convolutions wide enough to
     gain from it, else fp32. ``teacher_precision`` is the student's, unless it says otherwise (``auto`` looks at the
     teacher). ``teacher_cache`` keeps the teachers' answers to unattacked images, one per image and draw of
-    ``augment.bank``. ``teacher_fsdp`` shards the teachers' weights among the processes of a run, for teachers that no
-    device has room for. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
+    ``augment.bank``. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
     """
 
     epochs: int = 100
@@ -151,7 +150,6 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     teacher_precision: Literal["student", "auto", "fp32", "bf16"] = "student"
     teacher_cache: bool = False
-    teacher_fsdp: bool = False
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:

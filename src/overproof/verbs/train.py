@@ -66,16 +66,22 @@ class News:
 
 
 def train(
-    recipe: Recipe | Path | str, out: Path | str | None = None, *, resume: bool = False, device: str = "auto"
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    shard_teachers: bool = False,
 ) -> Run:
     """Train to the end and return the run.
 
     ``recipe`` is a value, a file, or the name of a shipped recipe; ``out`` defaults to ``runs/<the recipe's name>``.
-    Raises ``InputError`` for what cannot be used, before anything is written.
+    ``shard_teachers`` leaves each of several processes its share of the teachers' weights. Raises ``InputError`` for
+    what cannot be used, before anything is written.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read(find_recipe(str(recipe)))
     folder = default_folder(recipe) if out is None else Path(out)
-    for _ in training(recipe, folder, resume=resume, device=device):
+    for _ in training(recipe, folder, resume=resume, device=device, shard_teachers=shard_teachers):
         pass
     return Run(folder)
 
@@ -85,7 +91,9 @@ def default_folder(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
 
 
-def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "auto") -> Iterator[News]:
+def training(
+    recipe: Recipe, out: Path, *, resume: bool = False, device: str = "auto", shard_teachers: bool = False
+) -> Iterator[News]:
     """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield.
 
     Started by ``accelerate launch`` or ``torchrun``, all processes train together; the leading one writes and has news.
@@ -93,7 +101,7 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
     processes = Processes.here(cpu=device == "cpu")
     try:
         with tensor_float(recipe.performance.tf32):
-            for news in _course(recipe, Run(out), resume, device, processes):
+            for news in _course(recipe, Run(out), resume, device, processes, shard_teachers):
                 if processes.leads:
                     yield news
     except RuntimeError as problem:
@@ -105,11 +113,13 @@ def training(recipe: Recipe, out: Path, *, resume: bool = False, device: str = "
         raise
 
 
-def _course(recipe: Recipe, run: Run, resume: bool, device: str, processes: Processes) -> Iterator[News]:
+def _course(
+    recipe: Recipe, run: Run, resume: bool, device: str, processes: Processes, shard_teachers: bool
+) -> Iterator[News]:
     """Train as one of several processes; yield the same news in each."""
     check_same_recipe(recipe, processes)
     resuming = processes.from_leader(lambda: _check_folder(recipe, run, resume))
-    stage = _set_up(recipe, pick_device(device), processes)
+    stage = _set_up(recipe, pick_device(device), processes, shard_teachers)
     loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
     records: list[dict[str, Any]] = []
@@ -200,10 +210,15 @@ class _Clock:
         }
 
 
-def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stage:
+def _set_up(recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool) -> _Stage:
     """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
 
     def read_all() -> tuple[_Images, _Images, _Images, dict[str, Classifier], Architecture]:
+        if shard_teachers and recipe.method.bounds_teachers:
+            raise InputError(
+                f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
+                "out, or set its teacher_bounds to clean"
+            )
         images = recipe.data.open("train")
         kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
         check_trainable(kept, recipe.training.batch)
@@ -219,7 +234,7 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    whole = {} if recipe.training.teacher_fsdp and processes.count > 1 else teachers  # the loop shards the others
+    whole = {} if shard_teachers and processes.count > 1 else teachers  # the loop shards the others
     for teacher in whole.values():
         teacher.to(device)
     recipe.performance.prepare([student, *companions.values(), *whole.values()], device)
@@ -233,6 +248,7 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes) -> _Stag
             recipe.training.on(device),
             recipe.seed,
             companions=companions,
+            shard_teachers=shard_teachers,
         ),
         architecture=architecture,
         classes=images.classes,
