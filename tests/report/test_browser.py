@@ -53,6 +53,7 @@ def opened(chromium, tmp_path):
         file = tmp_path / "report.html"
         file.write_text(html)
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(120_000)  # a busy machine is no defect of the page
         contexts.append(context)
         tab = context.new_page()
         tab.on("console", heard)
@@ -83,6 +84,15 @@ def scrolled(tab):
     return tab
 
 
+def eventually(tab, condition):
+    """Ask until it holds; Playwright's own waiting evaluates text in the page, which the page's policy forbids."""
+    for _ in range(600):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    pytest.fail(f"never: {condition}")
+
+
 def names(tab):
     return tab.locator("#results section:has(h3:text('8/255')) tbody:visible").evaluate_all(
         "bodies => bodies.map((body) => body.dataset.name)"
@@ -96,7 +106,7 @@ def test_every_chart_is_drawn_for_everyone_and_nothing_is_asked_for(opened, runs
     """At three widths: no request and no complaint (see ``opened``), and axe finds no serious violation."""
     tab = scrolled(opened(runs, width=width, height=height, scheme=scheme))
     waiting = "[...document.querySelectorAll('.chart')].filter((c) => c.offsetParent && !c.querySelector('.main-svg'))"
-    tab.wait_for_function(f"{waiting}.length === 0")
+    eventually(tab, f"{waiting}.length === 0")
     assert tab.locator(".chart:visible").count() >= 10
     # The page itself never scrolls sideways; wide tables do, inside their own frame.
     assert tab.evaluate("document.documentElement.scrollWidth") == width
@@ -140,10 +150,10 @@ def test_filtering_by_method_and_by_columns(opened, runs):
     tab = opened(runs)
     traces = "document.getElementById('chart-plane-1').data.filter((trace) => trace.error_x).length"
     tab.locator("#chart-plane-1").scroll_into_view_if_needed()
-    tab.wait_for_function(f"{traces} === 2")
+    eventually(tab, f"{traces} === 2")
     tab.locator("label.chip", has_text="kd").click()
     assert names(tab) == ["ard"]
-    tab.wait_for_function(f"{traces} === 1")
+    eventually(tab, f"{traces} === 1")
     tab.locator("label.chip", has_text="kd").click()
     assert names(tab) == ["ard", "kd"]
     assert tab.locator("th:visible", has_text="fgsm").count() == 2
@@ -214,7 +224,7 @@ def test_dark_by_wish_and_by_system(opened, runs):
     dark = tab.evaluate(paper)
     assert (dark == light, tab.locator("#theme").text_content()) == (False, "Theme: dark")
     tab.locator("#chart-plane-1").scroll_into_view_if_needed()
-    tab.wait_for_function("document.getElementById('chart-plane-1').layout?.font.color === '#e7e8e6'")
+    eventually(tab, "document.getElementById('chart-plane-1').layout?.font.color === '#e7e8e6'")
     tab.locator("#theme").click()
     tab.emulate_media(color_scheme="dark")
     assert (tab.evaluate(paper), tab.locator("#theme").text_content()) == (dark, "Theme: auto")
@@ -232,6 +242,7 @@ def test_without_scripts_all_tables_and_runs_are_there(chromium, tmp_path, runs)
 
 def test_printing_draws_everything_in_light(opened, runs, tmp_path):
     tab = opened(runs, scheme="dark")
+    eventually(tab, "Boolean(window.Plotly)")
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert tab.evaluate(
         "[...document.querySelectorAll('.chart')].every((c) => !c.offsetParent || c.querySelector('.main-svg'))"
@@ -260,5 +271,5 @@ def test_thirty_runs_of_ten_attacks_and_two_hundred_images(opened, full, tmp_pat
     )
     loaded = tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000
     print(f"{len(html) / 1e6:.1f} MB; {busy:.2f} s of processor time, {loaded:.2f} s on the clock")
-    assert len(html) < 15e6
+    assert len(html) < 11e6
     assert busy < 2

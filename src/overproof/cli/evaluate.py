@@ -19,11 +19,12 @@ def evaluate(
     attacks: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(SUITES)}, a YAML file, or attack names, comma-separated.", autocompletion=suites
+            help=f"{', '.join(SUITES)}, a YAML file, or attack names, comma-separated; default the recipe's.",
+            autocompletion=suites,
         ),
     ] = "",
-    eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
-    norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Another radius than the recipe's, e.g. 8/255.")] = None,
+    norm: Annotated[NormName | None, typer.Option(help="Another norm than the recipe's.")] = None,
     examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     teacher: Annotated[str | None, typer.Option(help="For transfer attacks and agreement; a run or a network.")] = None,
@@ -34,7 +35,9 @@ def evaluate(
         PrecisionName.auto
     ),
     reliability: Annotated[bool, typer.Option(help="Probe the network for hidden gradients.")] = True,
-    save_adversarial: Annotated[bool, typer.Option("--save-adversarial", help="Keep the broken images.")] = False,
+    save_adversarial: Annotated[
+        bool, typer.Option("--save-adversarial", help="Keep the broken images, and show them on the page.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",

@@ -30,7 +30,9 @@ def train(
     ],
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Edit the recipe, e.g. --set method.inner.steps=20."),
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Edit the recipe; may be repeated: --set method.inner.steps=20."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<name>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, to the bit.")] = False,

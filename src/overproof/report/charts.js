@@ -241,20 +241,24 @@ function ranges(runs, ends, about, title, written, limits) {
   return [traces, layout(axis(title, limits), names, { height: 120 + 46 * runs.length, margin: { t: 12, r: 20, b: 56, l: 12 } })];
 }
 
-// Plotly lies in the page as text, and is read when the first chart is drawn: the tables need not wait for it.
+// Plotly lies in the page packed, and is read when the first chart is drawn: the tables need not wait for it.
+let plotly = null;
 function ready() {
-  const kept = document.getElementById("plotly");
-  if (!kept) return;
+  plotly ??= unpack(document.getElementById("plotly").textContent);
+  return plotly;
+}
+async function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const script = document.createElement("script");
-  script.textContent = kept.textContent;
-  kept.replaceWith(script);
+  script.textContent = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(script);
 }
 
-function draw(element) {
-  ready();
+async function draw(element) {
+  drawn.add(element);
+  await ready();
   const chart = DATA.charts[element.dataset.chart];
   const [traces, figure] = CHARTS[element.dataset.kind](chart, element);
-  drawn.add(element);
   if (figure.height) element.style.minHeight = `${figure.height}px`;
   return Plotly.react(element, traces, figure, { responsive: true, displayModeBar: false });
 }

@@ -53,6 +53,7 @@ function start() {
   paint();
   watchCharts();
   watchPictures();
+  setTimeout(ready, 2000); // printing cannot wait for it
 }
 
 start();
