@@ -135,8 +135,8 @@ def roundtrip(name: str, x: Tensor, y: Tensor, test: Tensor, labels: Tensor) -> 
 def main() -> None:
     """Take every network through and print and write the rows."""
     torch.set_num_threads(1)
-    x, y = digits("train", 1024)
-    test, labels = digits("test", 360)
+    x, y = digits("train", 256)
+    test, labels = digits("test", 200)
     rows = {}
     for name in (*OURS, *TIMM):
         rows[name] = roundtrip(name, x, y, test, labels)

@@ -23,7 +23,7 @@ class TestExport:
         assert lines[1].startswith(f"{size:,} bytes, sha256 ")
         assert lines[2] == "run from the file, beside the network itself:"
         assert [line.partition(" logits within ")[0] for line in lines[3:]] == [
-            "  1 image: ",
+            "   1 image: ",
             "   7 images:",
             "  64 images:",
         ]

@@ -62,7 +62,7 @@ def _say_parity(found: "dict[str, Any]") -> None:
 def _say_batches(how: str, parity: "list[dict[str, Any]]") -> None:
     say(f"{how}, beside the network itself:")
     for one in parity:
-        images = "1 image:  " if one["batch"] == 1 else f"{one['batch']:2} images:"
+        images = " 1 image: " if one["batch"] == 1 else f"{one['batch']:2} images:"
         say(f"  {images} logits within {one['difference']:.1e}, same class {one['agreeing']} of {one['batch']}")
 
 
@@ -112,10 +112,8 @@ def _say_queries(found: "dict[str, Any]") -> None:
     say(f"within linf {found['eps']} of each of {len(found['images'])} test images:")
     for name, version, question in parts:
         known = found[name]["known"]
-        say(
-            f"  {name}/, {found[name]['queries']} queries in {version}: {question}\n"
-            f"    known already: yes (sat) {known['sat']}, no (unsat) {known['unsat']}; open {known['open']}"
-        )
+        say(f"  {name}/, {found[name]['queries']} queries in {version}: {question}")
+        say(f"    known already: yes (sat) {known['sat']}, no (unsat) {known['unsat']}; open {known['open']}")
 
 
 def _say_repository(found: "dict[str, Any]") -> None:
