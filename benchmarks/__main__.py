@@ -55,7 +55,7 @@ class Claim:
 
 
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
-    """Precision, layout and stillness of our loop against the same step in fp32 NCHW."""
+    """Precision, layout and a network held still in our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
         found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "auto"), rounds)
         yield Claim(
