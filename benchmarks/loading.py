@@ -33,7 +33,7 @@ from overproof.training.loop import Loop
 from overproof.training.optimisation import SGD, Constant, Training
 
 RESULT = Path(__file__).parent / "results" / "loading.json"
-SIDE, IMAGES, BATCH, CLASSES, WORKERS, ROUNDS = 224, 192, 32, 4, 2, 5
+SIDE, IMAGES, BATCH, CLASSES, WORKERS, ROUNDS = 224, 192, 32, 4, 2, 3
 MODEL = ConvNet(channels=(16, 32, 64, 128), kernel=3, stride=(2, 2, 2, 2), padding=1, hidden=(64,))  # 49 MMAC
 
 

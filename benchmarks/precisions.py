@@ -33,19 +33,19 @@ from overproof.training.loop import Loop
 from overproof.training.optimisation import AdamW, Training
 
 RESULT = Path(__file__).parent / "results" / "precisions.json"
-EPS = Radius("0.1")
+EPS = Radius("0.05")
 SEEDS = (0, 1, 2)
 NETWORK = ConvNet(channels=(16, 32), kernel=3, stride=(1, 2), hidden=(64,))
 TRAIN, TEST = Digits().load("train"), Digits().load("test")
 
 
 def made(kind: str) -> Method:
-    """Return a method at the defaults, but for its threat and a search of three steps; inside a wrapper too."""
+    """Return a method at the defaults, but for its threat and a search of three steps at most; inside a wrapper too."""
     cls = methods()[kind]
     method = cls(threat=Threat(eps=EPS)) if hasattr(cls(), "threat") else cls()
     search = search_of(method)
     if search is not None:
-        method = replace(method, inner=replace(search, eps=EPS, step=None, steps=3))
+        method = replace(method, inner=replace(search, eps=EPS, step=None, steps=min(search.steps, 3)))
     return replace(method, base=made(method.base.kind)) if hasattr(method, "base") else method
 
 
@@ -56,7 +56,7 @@ def trained(
     torch.manual_seed(seed)
     networks = {name: build(NETWORK, TRAIN.signature) for name in ("student", *method.companions)}
     student = networks.pop("student")
-    training = Training(epochs=epochs, batch=32, optimiser=AdamW(lr=0.005), precision=precision)  # type: ignore[arg-type]
+    training = Training(epochs=epochs, batch=32, optimiser=AdamW(lr=0.01), precision=precision)  # type: ignore[arg-type]
     roles = {role: teachers[role] for role in method.roles}
     loop = Loop(method, student, roles, Loader(TRAIN, 32, Augment(crop=1), seed), training, seed, companions=networks)
     for _ in loop.run():

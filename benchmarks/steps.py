@@ -43,11 +43,11 @@ def ard(steps: int = 10) -> ARD:
 
 
 def shortened(kind: str, steps: int = 3) -> Method:
-    """Return a method at its defaults but for its search, which has so many steps; inside a wrapper too."""
+    """Return a method at its defaults but for its search, which has so many steps at most; inside a wrapper too."""
     method = methods()[kind]()
     search = search_of(method)
     if search is not None:
-        method = replace(method, inner=replace(search, steps=steps))  # type: ignore[type-var]
+        method = replace(method, inner=replace(search, steps=min(search.steps, steps)))  # type: ignore[type-var]
     return replace(method, base=shortened(method.base.kind, steps)) if hasattr(method, "base") else method  # type: ignore[type-var]
 
 

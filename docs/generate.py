@@ -217,6 +217,10 @@ Recipes: `recipes/*/speedrun-teacher.yaml`, `recipes/*/speedrun-student.yaml`. M
 over the n runs. This page is made from `benchmarks/results/speedrun.json` by `make docs`.
 
 {table}
+
+The MNIST record: a teacher of the student's convolutions with a wide hidden layer (4 epochs), a growing radius and a
+growing number of steps, one cycle, an average of the weights, one validation, searches on a network held still. What
+each is worth alone was not measured.
 """
 
 RESULTS = """# Results
@@ -264,6 +268,7 @@ bounded by CROWN or alpha-CROWN; and steps of certified training (`ibp-alone`: k
 ## Speed
 
 `make bench`: every claim as a ratio in one process, the two sides in turn; median [smallest, largest] of the pairs.
+Processor time where there is one thread.
 
 {speed}
 """
