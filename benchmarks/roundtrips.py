@@ -83,7 +83,7 @@ def network(name: str, x: Tensor, y: Tensor) -> Classifier:
         body = timm.create_model(name, pretrained=False, num_classes=SIGNATURE.classes, **TIMM[name])
         model = Classifier(body, SIGNATURE, **normalisation)
     with torch.no_grad():
-        _measure(model, x[:64])
+        _measure(model, x)
         hidden = torch.cat([model.features(part)[1] for part in torch.split(x, 64)]).double()
         hidden = torch.cat([hidden, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
         square = hidden.T @ hidden
@@ -96,11 +96,12 @@ def network(name: str, x: Tensor, y: Tensor) -> Classifier:
 
 
 def _measure(model: nn.Module, x: Tensor) -> None:
-    """Give every BatchNorm the statistics of these images, and leave the model in eval mode."""
-    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for layer in layers:
-        layer.momentum = 1.0
-    model.train()
+    """Give every BatchNorm the statistics of these images, without dropout, and leave the model in eval mode."""
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+            layer.train()
     model(x)
     model.eval()
 

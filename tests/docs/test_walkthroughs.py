@@ -1,16 +1,25 @@
-"""The commands of the pages start and distil are run as they stand, with smaller settings behind them."""
+"""The commands of README and pages are run as they stand, with smaller settings behind them."""
 
+import io
+import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 
 from overproof import cli
 from overproof.models.convnet import ConvNet
+from overproof.models.resnet import ResNet
 from overproof.models.weights import build
+from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,15 +28,30 @@ SMALLER = {
     " --set selection.every=1 --set selection.examples=20",
     "evaluate": "--device cpu --attacks tiny.yaml --examples 20 --no-reliability",
     "certify": "--device cpu --examples 5 --bound ibp",
-    "teacher": "--device cpu --examples 20",
+    "smoothing": "--device cpu --examples 2 --samples 200",
+    "file": "--device cpu --examples 2 --no-reliability",
+    "check": "--device cpu --examples 20",
+    "int8": "--examples 64",
+    "vnnlib": "--examples 2",
 }
+"""What is put behind a command, by the first of its words, or ends of them, that is here; later options win."""
+SMALL = {"wrn-34-10": "{kind: wide, depth: 10, width: 1}", "resnet18": "{kind: resnet, width: 0.25}"}
+"""What stands for a network that is too large for a test."""
 
 
 def written(page):
-    """Return the commands of a page's bash blocks, in order, as words."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("overproof ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+    """Return the commands of a page's blocks, in order, as words."""
+    lines = [line.strip() for line in (DOCS / page).read_text().splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("overproof ")]
+
+
+def smaller(words):
+    """Return the settings behind a command."""
+    if words[0] == "evaluate" and words[1].endswith(".onnx"):
+        return SMALLER["file"].split()
+    if "--smoothing" in words:
+        return SMALLER["smoothing"].split()
+    return next((SMALLER[word].split() for word in words if word in SMALLER), [])
 
 
 @pytest.fixture
@@ -38,9 +62,8 @@ def call(tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny.yaml").write_text(suite)
 
     def run(words):
-        smaller = SMALLER.get(words[0], "").split()
-        smaller = [] if words[:2] == ["teacher", "import"] else smaller
-        monkeypatch.setattr(sys, "argv", ["overproof", *words, *smaller])
+        spread = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
+        monkeypatch.setattr(sys, "argv", ["overproof", *(SMALL.get(word, word) for word in spread), *smaller(words)])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
@@ -88,3 +111,75 @@ def test_the_own_teacher(call, tmp_path):
     out = [call(words) for words in commands]
     assert "unfit" in out[1]  # its weights are random
     assert "my-ard (2 seeds)" in out[-1]
+
+
+class TestReference:
+    """Pages that show commands by themselves, on runs that the reader has: here they are made first, on noise."""
+
+    @pytest.fixture
+    def reader(self, call, tmp_path, monkeypatch):
+        """Put down what a reader has: data, runs, checkpoints and a package; return how he calls the command line."""
+        monkeypatch.setenv("OVERPROOF_DATA", str(tmp_path / "data"))
+        for name, shape in (("mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+            for split, count in (("train", 200), ("test", 40)):
+                noise = np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
+                file = tmp_path / "data" / name / f"{split}-00000-of-00001.parquet"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                parquet.write_table(self.table(noise), file)
+        runs, small = Path("runs"), "student={kind: convnet, channels: [4], hidden: [8]}"
+        call(["train", "mnist/teacher", "--set", small])
+        call(["train", "mnist/ard", "--set", small])
+        call(["train", "cifar10/at", "--set", small])
+        copies = {"teacher": "mnist-teacher", "student": "mnist-ard", "cifar-resnet": "cifar10-at"}
+        for copy, original in copies.items():
+            shutil.copytree(runs / original, runs / copy)
+        seen = Signature(channels=3, height=32, width=32, classes=10)
+        for file, network in (("model_cifar_wrn.pt", WideResNet(depth=10, width=1)), ("best.pth", ResNet(width=0.25))):
+            torch.save(build(network, seen).backbone.state_dict(), file)
+        Path("my_package").mkdir()
+        lines = ["from torch import nn", "def student(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))"]
+        Path("my_package", "models.py").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(tmp_path)
+
+        def run(words):
+            if words[0] == "train" and "--out" not in words:
+                shutil.rmtree(runs / words[1].replace("/", "-"), ignore_errors=True)
+            return call([*words, "--set", small] if words[0] == "train" else words)
+
+        yield run
+        for name in ("my_package", "my_package.models"):
+            sys.modules.pop(name, None)
+
+    @staticmethod
+    def table(images):
+        """Return images, labelled in turn, in the hub's schema."""
+        files = [io.BytesIO() for _ in images]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(file, "PNG")
+        label = {"names": list("0123456789"), "_type": "ClassLabel"}
+        features = {"image": {"_type": "Image"}, "label": label}
+        cells = [{"bytes": file.getvalue(), "path": None} for file in files]
+        table = pa.table({"image": cells, "label": [number % 10 for number in range(len(images))]})
+        return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+    @pytest.mark.parametrize(
+        ("page", "count"),
+        [
+            ("../README.md", 11),
+            ("certification.md", 3),
+            ("evaluation.md", 2),
+            ("report.md", 2),
+            ("shipping.md", 5),
+            ("teachers.md", 3),
+        ],
+    )
+    def test_every_command_runs(self, reader, page, count):
+        commands = written(page)
+        assert len(commands) >= count
+        if page == "report.md":
+            for name in ("mnist-teacher", "mnist-ard"):
+                reader(["evaluate", f"runs/{name}"])
+        if page == "../README.md":  # begins with nothing
+            shutil.rmtree("runs")
+        for words in commands:
+            reader(words)

@@ -14,8 +14,8 @@ from overproof.errors import InputError
 from overproof.formats.hub import write_repository
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
-from overproof.verbs.networks import digest_of, find_network, split_pin
-from overproof.verbs.train import load_teacher, train
+from overproof.verbs.networks import digest_of, find_network, load_teacher, split_pin
+from overproof.verbs.train import train
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
 DIGEST = "ab" * 32

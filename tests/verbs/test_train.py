@@ -18,11 +18,11 @@ from overproof.training import loop as loop_module
 from overproof.training import optimisation
 from overproof.training.checkpoint import checkpoints, load_checkpoint
 from overproof.verbs import train as verb
+from overproof.verbs.networks import load_teacher
 from overproof.verbs.train import (
     Validation,
     collapsed,
     default_folder,
-    load_teacher,
     overfitting,
     train,
     training,

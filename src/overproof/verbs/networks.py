@@ -7,9 +7,11 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from overproof.data.images import Labelled
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.models.weights import freeze
 from overproof.run import find_run
 from overproof.signature import Signature
 
@@ -51,6 +53,25 @@ def find_network(word: Path | str, signature: Signature) -> Network:
     if digest and found != digest:
         raise InputError(f"{word}: this is another network: its SHA-256 is {found}, the pin says {digest}")
     return Network(word=str(word), model=model, classes=classes, digest=found)
+
+
+def load_teacher(role: str, word: str, images: Labelled) -> Classifier:
+    """Return the teacher that a word names (see ``find_network``), frozen.
+
+    Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
+    """
+    try:
+        found = find_network(word, images.signature)
+    except InputError as problem:
+        raise InputError(f"teacher {role!r}: {problem}") from problem
+    if found.classes and found.classes != images.classes:
+        pairs = zip(found.classes, images.classes, strict=True)
+        index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise InputError(
+            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
+            f"here it is {ours!r}"
+        )
+    return freeze(found.model)
 
 
 def split_pin(word: str) -> tuple[str, str]:

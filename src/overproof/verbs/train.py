@@ -12,7 +12,7 @@ import torch
 
 from overproof.data.draws import seed_at
 from overproof.data.encoded import EncodedSet
-from overproof.data.images import ImageSet, Labelled, balanced_subset, check_trainable, hold_out
+from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
 from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -22,7 +22,7 @@ from overproof.files import make_folder, write_atomically
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
-from overproof.models.weights import build, freeze, save_model
+from overproof.models.weights import build, save_model
 from overproof.processes import ALONE, Processes, lost
 from overproof.recipe import Recipe, differences, dump, read
 from overproof.run import Run
@@ -33,7 +33,7 @@ from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_same_teachers, check_shareable
-from overproof.verbs.networks import digest_of, find_network
+from overproof.verbs.networks import digest_of, load_teacher
 from overproof.verbs.tracking import tracked
 
 _Images = ImageSet | EncodedSet
@@ -280,25 +280,6 @@ def validate(
         shard = Shard(processes.rank, processes.count)
         verdicts = judge(network, images, (recipe.selection.trial,), seed=recipe.seed, shard=shard)
     return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
-
-
-def load_teacher(role: str, word: str, images: Labelled) -> Classifier:
-    """Return the teacher that a word names (see ``find_network``), frozen.
-
-    Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
-    """
-    try:
-        found = find_network(word, images.signature)
-    except InputError as problem:
-        raise InputError(f"teacher {role!r}: {problem}") from problem
-    if found.classes and found.classes != images.classes:
-        pairs = zip(found.classes, images.classes, strict=True)
-        index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise InputError(
-            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
-            f"here it is {ours!r}"
-        )
-    return freeze(found.model)
 
 
 def collapsed(best: Validation, latest: Validation) -> bool:
