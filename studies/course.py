@@ -154,7 +154,7 @@ class _Record:
         seconds, before = time.monotonic() - self._started, record_of(self._cell)
         self.minutes = seconds / 60
         commits = list(dict.fromkeys([*before["commits"], self._commit]))
-        content = {"commits": commits, "wall_seconds": round((before["wall_seconds"] or 0) + seconds, 1)}
+        content = {"commits": commits, "wall_seconds": round((before["wall_seconds"] or 0) + seconds, 3)}
         if self._cell.folder.is_dir():  # a training that was refused has none
             write_atomically(_record_file(self._cell), (json.dumps(content) + "\n").encode())
 
