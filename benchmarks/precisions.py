@@ -6,13 +6,13 @@ searched and judged in fp32. The teachers are trained once, in fp32. Writes ``be
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from overproof.attacks.ball import Radius, Threat
+from benchmarks.steps import shortened
+from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.loader import Loader
@@ -25,7 +25,6 @@ from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.methods.pgd_at import PGDAT
-from overproof.methods.witness import search_of
 from overproof.models.classifier import Classifier
 from overproof.models.convnet import ConvNet
 from overproof.models.weights import build, freeze
@@ -37,16 +36,6 @@ EPS = Radius("0.05")
 SEEDS = (0, 1, 2)
 NETWORK = ConvNet(channels=(16, 32), kernel=3, stride=(1, 2), hidden=(64,))
 TRAIN, TEST = Digits().load("train"), Digits().load("test")
-
-
-def made(kind: str) -> Method:
-    """Return a method at the defaults, but for its threat and a search of three steps at most; inside a wrapper too."""
-    cls = methods()[kind]
-    method = cls(threat=Threat(eps=EPS)) if hasattr(cls(), "threat") else cls()
-    search = search_of(method)
-    if search is not None:
-        method = replace(method, inner=replace(search, eps=EPS, step=None, steps=min(search.steps, 3)))
-    return replace(method, base=made(method.base.kind)) if hasattr(method, "base") else method
 
 
 def trained(
@@ -85,7 +74,7 @@ def main() -> None:
     differences = []
     for kind in methods():
         found = {
-            precision: [robust(trained(made(kind), teachers, seed, precision)) for seed in SEEDS]
+            precision: [robust(trained(shortened(kind, str(EPS)), teachers, seed, precision)) for seed in SEEDS]
             for precision in ("fp32", "bf16")
         }
         pairs = [rough - exact for exact, rough in zip(found["fp32"], found["bf16"], strict=True)]

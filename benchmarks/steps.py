@@ -7,6 +7,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.images import ImageSet
@@ -42,13 +43,15 @@ def ard(steps: int = 10) -> ARD:
     return ARD(alpha=1.0, temperature=5.0, inner=PGD(steps=steps))
 
 
-def shortened(kind: str, steps: int = 3) -> Method:
-    """Return a method at its defaults but for its search, which has so many steps at most; inside a wrapper too."""
-    method = methods()[kind]()
+def shortened(kind: str, eps: str = "8/255") -> Method:
+    """Return a method at its defaults but for its radius and a search of three steps at most; inside a wrapper too."""
+    method, radius = methods()[kind](), Radius(eps)
+    if hasattr(method, "threat"):
+        method = replace(method, threat=Threat(eps=radius))  # type: ignore[type-var]
     search = search_of(method)
     if search is not None:
-        method = replace(method, inner=replace(search, steps=min(search.steps, steps)))  # type: ignore[type-var]
-    return replace(method, base=shortened(method.base.kind, steps)) if hasattr(method, "base") else method  # type: ignore[type-var]
+        method = replace(method, inner=replace(search, eps=radius, step=None, steps=min(search.steps, 3)))  # type: ignore[type-var]
+    return replace(method, base=shortened(method.base.kind, eps)) if hasattr(method, "base") else method  # type: ignore[type-var]
 
 
 def network(name: str | Architecture, seed: int, place: torch.device = CPU, like: Signature = CIFAR) -> Classifier:
@@ -146,7 +149,7 @@ def bare_passes(
     method: Method, name: str, batch: int, precision: str, repeats: int = 1, place: torch.device = CPU
 ) -> Callable[[], None]:
     """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its steps."""
-    student = network(name, 0, place)  # in train mode
+    student = network(name, 0, place)
     others = {role: freeze(network(name, 1, place)) for role in method.roles}
     peers = {other: network(name, 2, place) for other in method.companions}
     for one in (student, *others.values(), *peers.values()):

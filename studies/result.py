@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from overproof.errors import InputError
@@ -34,7 +33,7 @@ def write_result(study: Study, root: Path, folder: Path = RESULTS) -> dict[str, 
     return content
 
 
-def gather(study: Study, root: Path, before: Mapping[str, dict[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
+def gather(study: Study, root: Path, before: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return every finished run of a study with its figures, and where each of them is from.
 
     ``before`` holds what a file says of runs, by their folders' names.

@@ -4,36 +4,20 @@ from copy import deepcopy
 
 import pytest
 import torch
+from tests.contracts.every_model import SIGNATURE, SMALL
 from torch import nn
 
 from overproof.attacks.goal import Goal
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.dm_wide import DMWideResNet
 from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
 from overproof.models.mode import in_mode
-from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.still import held_still
-from overproof.models.vgg import VGG
 from overproof.models.weights import channels_last
-from overproof.models.wide import WideResNet
-from overproof.signature import Signature
 
-SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)
-FAMILIES = [
-    ConvNet(channels=(4, 8), hidden=(10,)),
-    ResNet(depth=18, width=0.125),
-    ResNet(depth=20, width=0.5),
-    PreActResNet(width=0.125),
-    WideResNet(depth=10, width=1),
-    DMWideResNet(depth=10, width=2),
-    MobileNetV2(width=0.25),
-    VGG(depth=11, width=0.125),
-]
+FAMILIES = [one for one in SMALL if not isinstance(one, MLP)]
 every_family = pytest.mark.parametrize("architecture", FAMILIES, ids=repr)
 
 

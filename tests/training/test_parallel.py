@@ -61,7 +61,9 @@ def loop(images):
         loader = Loader(images, training.batch, augment, seed, processes)
         teachers = {role: freeze(plain_net(n, sharp=8.0)) for n, role in enumerate(method.roles, start=10)}
         companions = {name: network(50) for name in method.companions}
-        return Loop(method, network(0), teachers, loader, training, seed, companions=companions, shard_teachers=shards)
+        for teacher in teachers.values() if shards and processes.count > 1 else ():
+            sharded(teacher, processes, images.images.device)
+        return Loop(method, network(0), teachers, loader, training, seed, companions=companions)
 
     return make
 

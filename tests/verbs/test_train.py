@@ -208,18 +208,20 @@ class TestTeachers:
         assert run.metrics()[0]["passes"]["robust"] == {"forward": 11, "backward": 0}
         assert {file: file.read_bytes() for file in finished().folder.glob("*.*")} == before
 
-    @pytest.mark.parametrize(
-        "method",
-        ["{kind: faithful}", "{kind: awp, base: {kind: faithful}}", "{kind: igdm, base: {kind: adaad}}"],
-    )
+    @pytest.mark.parametrize("method", ["{kind: faithful}", "{kind: awp, base: {kind: faithful}}"])
     def test_a_teacher_that_is_bounded_cannot_be_sharded(self, finished, toy, tmp_path, method):
         recipe = toy(*self.EDITS, f"method={method}", f"teachers.robust={self.teacher_of(finished)}")
-        if "faithful" not in method:
-            train(recipe, tmp_path / "run", device="cpu", shard_teachers=True)  # a single process keeps it whole
-            return
-        with pytest.raises(InputError, match="bounds its teacher, which takes whole weights; leave --shard-teachers"):
-            train(recipe, tmp_path / "run", device="cpu", shard_teachers=True)
+        sentence = refused(recipe, tmp_path / "run", shard_teachers=True)
+        assert "bounds its teacher, which takes whole weights; leave --shard-teachers out" in sentence
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("method", ["{kind: faithful, teacher_bounds: clean}", "{kind: igdm}"])
+    def test_one_that_is_asked_can_and_a_single_process_keeps_it_whole(self, finished, toy, tmp_path, method):
+        recipe = toy(*self.EDITS, f"method={method}", f"teachers.robust={self.teacher_of(finished)}")
+        whole, same = (
+            train(recipe, tmp_path / f"{shards}", device="cpu", shard_teachers=shards) for shards in (False, True)
+        )
+        assert whole.model()[1]["digest"] == same.model()[1]["digest"]
 
     def test_is_silent_by_construction(self, finished):
         teacher = load_teacher("robust", self.teacher_of(finished), Digits().load("train"))

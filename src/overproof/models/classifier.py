@@ -39,9 +39,8 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).reshape(1, channels, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).reshape(1, channels, 1, 1))
         self.backbone = backbone
-        # Held still (``still.py``), another form of the backbone answers; it is kept for the next time.
+        # Held still (``still.py``), another form of the backbone answers.
         self.stand_in: Callable[[Tensor], Tensor] | None = None
-        self.still: object = None
 
     def normalised(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for pixels ``[N, C, H, W]``, or ``x`` itself where nothing is normalised."""

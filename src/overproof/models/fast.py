@@ -47,12 +47,19 @@ def folded(network: nn.Module) -> nn.Module:
     A network that cannot be traced (its course depends on its input) is returned as it is. The network itself is not
     changed, but the copy may share its tensors.
     """
-    try:
-        graph = fx.symbolic_trace(network)
-    except Exception:  # whatever a foreign forward does with a proxy
+    graph = followed(network)
+    if graph is None:
         return network
     fold(graph, lambda convolution, norm: fuse_conv_bn_eval(convolution.eval(), norm.eval()))
     return graph
+
+
+def followed(network: nn.Module) -> fx.GraphModule | None:
+    """Return a network's graph, which shares its modules; None where no trace can follow it."""
+    try:
+        return fx.symbolic_trace(network)
+    except Exception:  # whatever a foreign forward does with a proxy
+        return None
 
 
 def fold(graph: fx.GraphModule, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module | None]) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from overproof.models.classifier import Classifier
-from overproof.models.fast import fold, replace_module
+from overproof.models.fast import fold, followed, replace_module
 from overproof.models.frozen import FrozenConv2d
 from overproof.models.mode import in_mode
 
@@ -29,9 +31,10 @@ def held_still(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _standing_in(model: Classifier) -> Iterator[None]:
-    if not isinstance(model.still, Still):
-        model.still = Still(model.backbone)
-    before, model.stand_in = model.stand_in, model.still if model.still.fetch() else None
+    if model not in _forms:
+        _forms[model] = Still(model.backbone)
+    form = _forms[model]
+    before, model.stand_in = model.stand_in, form if form.fetch() else None
     try:
         yield
     finally:
@@ -50,12 +53,11 @@ class Still:
         self._pairs: list[tuple[FrozenConv2d, nn.Conv2d, nn.BatchNorm2d | None]] = []
         if not any(isinstance(module, nn.Conv2d) for module in backbone.modules()):
             return
-        try:
-            self._graph = fx.symbolic_trace(backbone)
-        except Exception:  # whatever a foreign forward does with a proxy: it answers itself
+        graph = followed(backbone)
+        # Without a graph it answers itself, as with a tensor of its own, which may be replaced behind the graph's back.
+        if graph is None or any(node.op == "get_attr" for node in graph.graph.nodes):
             return
-        if any(node.op == "get_attr" for node in self._graph.graph.nodes):
-            return  # a tensor of its own, which may be replaced behind the graph's back
+        self._graph = graph
         fold(self._graph, self._folded)
         for name, module in list(self._graph.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
@@ -72,8 +74,11 @@ class Still:
         for frozen, convolution, norm in self._pairs:
             weight, bias = convolution.weight, convolution.bias
             if norm is not None:
-                scale, shift = _affine(norm)
-                weight, bias = weight * scale[:, None, None, None], shift if bias is None else shift + scale * bias
+                mean, variance = (
+                    cast(Tensor, norm.running_mean),
+                    cast(Tensor, norm.running_var),
+                )  # ``fold`` asks for both
+                weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
             # Autocast would round them again in every pass: it remembers what it rounded of parameters only.
             dtype = torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype
             frozen.take(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
@@ -88,11 +93,4 @@ class Still:
         return frozen
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the factor and the summand ``[C]`` of a BatchNorm in eval mode."""
-    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)  # ``fold`` asks for both
-    scale = (variance + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-        return scale, norm.bias - mean * scale
-    return scale, -mean * scale
+_forms: WeakKeyDictionary[Classifier, Still] = WeakKeyDictionary()

@@ -139,5 +139,6 @@ def freeze(model: Classifier) -> Classifier:
 
 
 def channels_last(model: torch.nn.Module) -> None:
-    """Lay convolution weights out channels-last, in place; the numbers do not change."""
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Lay convolution weights out channels-last, in place; the numbers do not change, and shards stay as they are."""
+    if not any(hasattr(value, "device_mesh") for value in model.parameters()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,6 +9,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
+import yaml
+
 from overproof.report.charts import brackets, of_run, per_class, planes, radii, survivors
 from overproof.report.findings import Findings
 from overproof.report.pictures import album
@@ -93,8 +95,6 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
 
 def _written(recipe: Mapping[str, Any] | None) -> str:
     """Return a recipe as YAML, in the order of its keys."""
-    import yaml
-
     if recipe is None:
         return ""
     written: str = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, default_flow_style=None)

@@ -15,6 +15,8 @@ from overproof.evaluation.evidence import Spread
 from overproof.report.columns import FIXED, Cell, Column, columns_of, marks_of
 from overproof.report.findings import Findings, Plain
 
+_HEADLINE = ("ece", "agreement", "gap")  # and a certificate, whose column depends on its radius
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -60,9 +62,6 @@ class Table:
     def has_seeds(self) -> bool:
         """Whether a row is a mean over seeds."""
         return any(row.members for row in self.rows)
-
-
-_HEADLINE = ("ece", "agreement", "gap")
 
 
 def tables(findings: Sequence[Findings]) -> list[Table]:

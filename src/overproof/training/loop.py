@@ -23,7 +23,7 @@ from overproof.processes import ALONE, Part, Processes
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
-from overproof.training.parallel import Learners, distributed, sharded
+from overproof.training.parallel import Learners, distributed
 from overproof.training.teachers import Teachers
 
 _LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
@@ -51,8 +51,7 @@ class Loop:
     """One run of a method: everything that changes while it trains, and nothing else.
 
     Seeds torch's global generator before every batch, because each draw is a function of (seed, epoch, batch). Student
-    and teachers must be on the loader's device (teachers that are sharded are brought there); their convolutions are
-    laid out channels-last, where they are whole.
+    and teachers must be on the loader's device; their convolutions are laid out channels-last.
 
     Where the loader shares its batches among several processes, each of them has a loop: they take every step together,
     and must call ``network`` and ``state`` together.
@@ -68,7 +67,6 @@ class Loop:
         seed: int,
         *,
         companions: Mapping[str, Classifier] | None = None,
-        shard_teachers: bool = False,
     ) -> None:
         self.method, self.student, self.teachers = method, student, Teachers(teachers, loader, training)
         self._learners = Learners(student, companions or {})
@@ -77,12 +75,8 @@ class Loop:
         self.device = loader.images.device
         self.precision = choose_precision(training.precision, self.device, student)
         self.processes = loader.processes
-        channels_last(self._learners)
-        for teacher in teachers.values():
-            if shard_teachers and self.processes.count > 1:
-                sharded(teacher, self.processes, self.device)
-            else:
-                channels_last(teacher)
+        for network in (self._learners, *teachers.values()):
+            channels_last(network)
         self._asked = distributed(self._learners, self.processes, self.device)
         self._learning = list(self._learners.parameters())
         self.optimiser = training.optimiser.build(self._learning)

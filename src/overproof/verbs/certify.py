@@ -131,13 +131,7 @@ def certifying(
     found = {
         "schema": SCHEMA,
         **subject.facts,
-        "data": {
-            "name": images.name,
-            "split": "test",
-            "examples": len(images),
-            "of": len(subject.images),
-            "digest": images.digest,
-        },
+        "data": subject.said_of(images),
         "threat": plain(plan.threat),
         "seed": seed,
         "batch": batch,

@@ -32,7 +32,6 @@ from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
-from overproof.models.onnx_file import OnnxFile
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.run import Run
@@ -143,34 +142,28 @@ def evaluating(
             course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
             before = yield from course_before.run((), beside="original, ")
         answers = None if other is None else _answers(other, verdicts, images)
-        found = {
-            "schema": SCHEMA,
-            **subject.facts,
-            "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
-            "data": {
-                "name": images.name,
-                "split": "test",
-                "examples": len(images),
-                "of": len(subject.images),
-                "digest": images.digest,
-            },
-            "classes": list(images.classes),
-            "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
-            "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
-            "seed": seed,
-            "batch": size,
-            "search_precision": chosen,
-            **_figures(verdicts),
-            "calibration": _calibration(verdicts),
-            "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
-            "reliability": _reliability(model, verdicts, images, threat, seed).plain()
-            if reliability and threat
-            else None,
-            "artefact": made and made.figures(verdicts, before, shown(images, seed).x, teacher, other),
-            "warnings": list(warnings),
-            "versions": versions(),
-            "hardware": hardware(place),
-        }
+        trust = _reliability(subject, verdicts, images, threat, seed) if reliability and threat else None
+        shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
+    found = {
+        "schema": SCHEMA,
+        **subject.facts,
+        "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
+        "data": subject.said_of(images),
+        "classes": list(images.classes),
+        "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
+        "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
+        "seed": seed,
+        "batch": size,
+        "search_precision": chosen,
+        **_figures(verdicts),
+        "calibration": _calibration(verdicts),
+        "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
+        "reliability": trust and trust.plain(),
+        "artefact": shipped,
+        "warnings": list(warnings),
+        "versions": versions(),
+        "hardware": hardware(place),
+    }
     if shard.leads:
         results = Run(folder)
         if save_adversarial:
@@ -316,7 +309,7 @@ def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]
     }
 
 
-def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat: Threat, seed: int) -> Reliability:
+def _reliability(subject: Examinee, verdicts: Verdicts, images: ImageSet, threat: Threat, seed: int) -> Reliability:
     signs = from_attacks(
         of=len(verdicts.labels),
         clean=int(verdicts.correct.sum()),
@@ -325,8 +318,7 @@ def _reliability(model: Classifier, verdicts: Verdicts, images: ImageSet, threat
         transfer=verdicts.broken_in("transfer"),
     )
     x, y = shown(images, seed)
-    of_file = isinstance(model.backbone, OnnxFile)
-    return Reliability(signs=(*signs, *probe(model, x, y, threat, seed=seed, gradients=not of_file)))
+    return Reliability(signs=(*signs, *probe(subject.model, x, y, threat, seed=seed, gradients=subject.file is None)))
 
 
 def _save_broken(

@@ -57,6 +57,16 @@ class Examinee:
             raise InputError(f"examples must be 0 (all) or more, got {count}")
         return balanced_subset(self.images, count or len(self.images), seed)
 
+    def said_of(self, images: ImageSet) -> dict[str, Any]:
+        """Return what a file of results says of the images that it is about."""
+        return {
+            "name": images.name,
+            "split": "test",
+            "examples": len(images),
+            "of": len(self.images),
+            "digest": images.digest,
+        }
+
 
 def shown(images: ImageSet, seed: int) -> Batch:
     """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""

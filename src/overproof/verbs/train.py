@@ -31,7 +31,7 @@ from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint, save_checkpoint
 from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
-from overproof.training.parallel import splits_batchnorm
+from overproof.training.parallel import sharded, splits_batchnorm
 from overproof.verbs.agreement import check_same_images, check_same_recipe, check_same_teachers, check_shareable
 from overproof.verbs.networks import digest_of, load_teacher
 from overproof.verbs.tracking import tracked
@@ -234,10 +234,13 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes, shard_te
     companions = {
         name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
     }
-    whole = {} if shard_teachers and processes.count > 1 else teachers  # the loop shards the others
-    for teacher in whole.values():
-        teacher.to(device)
-    recipe.performance.prepare([student, *companions.values(), *whole.values()], device)
+    prepared = [student, *companions.values()]
+    for teacher in teachers.values():
+        if shard_teachers and processes.count > 1:
+            sharded(teacher, processes, device)
+        else:
+            prepared.append(teacher.to(device))
+    recipe.performance.prepare(prepared, device)
     loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
     return _Stage(
         loop=Loop(
@@ -248,7 +251,6 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes, shard_te
             recipe.training.on(device),
             recipe.seed,
             companions=companions,
-            shard_teachers=shard_teachers,
         ),
         architecture=architecture,
         classes=images.classes,
