@@ -31,6 +31,7 @@ from overproof.evaluation.attacked import judge
 from overproof.evaluation.trial import SUITES
 from overproof.methods.catalogue import methods as catalogue
 from overproof.models.precision import tensor_float
+from overproof.models.still import held_still, replayed_when_still
 from overproof.models.weights import freeze
 from overproof.training.performance import Performance
 
@@ -46,7 +47,7 @@ class Bench:
         self.steps = 1 if small else 10
         self.rounds = 1 if small else 5
         self.networks = ("resnet20",) if small else ("resnet18", "mobilenetv2")
-        self.compiled = ("off",) if small else ("off", "networks")
+        self.compiled = ("off",) if small else ("off", "networks", "graphs")
 
     def settled(self, work: Callable[[], object]) -> Callable[[], None]:
         """Return the work as it is timed: until the device has done all of it."""
@@ -119,6 +120,32 @@ def nothing_waits(bench: Bench) -> dict[str, Any]:
     return {"waits": waits, "ok": not waits}
 
 
+def replayed_as_asked(bench: Bench) -> dict[str, Any]:
+    """Logits and gradients of a network held still, by CUDA graphs and without, while its weights move."""
+    if bench.place.type != "cuda":
+        return {"ok": True, "note": "only CUDA has graphs"}
+    found = {}
+    for precision, close in (("fp32", 1e-4), ("bf16", 2e-2)):
+        plain, twin = network("resnet20", 0, bench.place), network("resnet20", 0, bench.place)
+        replayed_when_still(twin)
+        x = noise(16, bench.place).images.float() / 255
+        apart = 0.0
+        for _ in range(3):
+            sides = []
+            for one in (plain, twin):
+                with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"), held_still(one):
+                    point = x.clone().requires_grad_()
+                    logits = one(point)
+                    sides.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), point)))
+                with torch.no_grad():
+                    for value in one.parameters():
+                        value.mul_(1.01)
+            for a, b in zip(*sides, strict=True):
+                apart = max(apart, float((a - b).norm() / b.norm()))
+        found[precision] = {"apart": apart, "ok": apart <= close}
+    return {"differences": found, "ok": all(one["ok"] for one in found.values())}
+
+
 def against_the_textbook(bench: Bench) -> dict[str, Any]:
     """A textbook fp32 NCHW step over our step, as it is and compiled; target 5 for ResNet-18."""
     found = {}
@@ -167,8 +194,8 @@ def an_epoch(bench: Bench) -> dict[str, Any]:
             place=bench.place,
             performance=Performance(compile=compile),  # type: ignore[arg-type]
         ).run()
-        if compile == "networks":
-            next(run)  # compiles
+        if compile != "off":
+            next(run)  # compiles, or records
         started = time.perf_counter()
         while not next(run).whole:
             pass
@@ -192,6 +219,7 @@ CHECKS: dict[str, Part] = {
     "same as on the processor": same_as_on_the_processor,
     "bounds are the same": bounds_are_the_same,
     "nothing waits": nothing_waits,
+    "replayed as asked": replayed_as_asked,
 }
 MEASURES: dict[str, Part] = {
     "against the textbook": against_the_textbook,

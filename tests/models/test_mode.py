@@ -1,7 +1,9 @@
 import pytest
+import torch
 from torch import nn
 
-from overproof.models.mode import in_mode
+from overproof.attacks.pgd import PGD
+from overproof.models.mode import compiled_for_pixels, in_mode
 
 
 @pytest.fixture
@@ -42,3 +44,44 @@ def test_what_the_body_changes_is_undone_too(network, modes):
     with in_mode(network, training=False):
         network[2].train()
     assert modes(network) == before
+
+
+@pytest.fixture
+def pair():
+    """Return a compiled and a plain network in one model, each with one weight that its owner froze."""
+    pair = nn.ModuleList([nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(2)])
+    pair[0].compile(backend="eager")
+    for network in pair:
+        network[1].bias.requires_grad_(False)
+    yield pair
+    torch.compiler.reset()
+
+
+def test_only_compiled_networks_need_no_gradient_meanwhile(pair):
+    def learning():
+        return [value.requires_grad for value in pair.parameters()]
+
+    with compiled_for_pixels(pair):
+        assert learning() == [False, False, True, False]
+    assert learning() == [True, False, True, False]
+    with pytest.raises(KeyError), compiled_for_pixels(pair):
+        raise KeyError
+    assert learning() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_a_search_asks_a_compiled_network_for_the_gradient_to_the_pixels_alone(mode, pair):
+    seen = []
+
+    def objective(network, x):
+        seen.append(network[1].weight.requires_grad)
+        return network(x).square().sum(dim=1)
+
+    x, found = torch.rand(2, 1, 2, 2), []
+    pair[0].load_state_dict(pair[1].state_dict())
+    for network in pair:
+        torch.manual_seed(0)
+        found.append(PGD(steps=2, mode=mode)(network, x, lambda z, network=network: objective(network, z)))
+    assert seen == [False, False, True, True]
+    assert torch.equal(*found)
+    assert pair[0][1].weight.requires_grad

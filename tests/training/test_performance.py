@@ -7,11 +7,27 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("wish", "on_cpu", "on_cuda"), [("auto", False, True), ("off", False, False), ("networks", True, True)]
+    ("wish", "on_cpu", "on_cuda"),
+    [
+        ("auto", "off", "networks"),
+        ("off", "off", "off"),
+        ("networks", "networks", "networks"),
+        ("graphs", "off", "graphs"),
+    ],
 )
-def test_where_networks_are_compiled(wish, on_cpu, on_cuda):
+def test_what_is_compiled_where(wish, on_cpu, on_cuda):
     options = Performance(compile=wish)
     assert (options.compiles(CPU), options.compiles(CUDA)) == (on_cpu, on_cuda)
+
+
+def test_graphs_are_of_searches_on_cuda_alone(net, monkeypatch):
+    seen = []
+    monkeypatch.setattr("overproof.training.performance.replayed_when_still", seen.append)
+    student = net()
+    Performance(compile="graphs").prepare([student], CPU)
+    assert not seen
+    Performance(compile="graphs").prepare([student], CUDA)
+    assert seen == [student] and student._compiled_call_impl is None
 
 
 @pytest.fixture

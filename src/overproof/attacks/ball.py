@@ -97,7 +97,7 @@ class Linf(Ball):
 
     @override
     def project(self, z: Tensor, x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(z, x - self.eps), x + self.eps).clamp_(0, 1)
+        return torch.clamp(z, x - self.eps, x + self.eps).clamp_(0, 1)
 
     @override
     def steepest(self, gradient: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
 from overproof.attacks.goal import Goal
 from overproof.data.draws import drawn
-from overproof.models.mode import in_mode
+from overproof.models.mode import compiled_for_pixels, in_mode
 from overproof.models.still import held_still
 
 Objective = Callable[[Tensor], Tensor]
@@ -69,7 +69,7 @@ class PGD:
 
     def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
-        with self._held(model, objective):
+        with compiled_for_pixels(model), self._held(model, objective):
             found, score = self._climb(x, objective)
             for _ in range(self.restarts - 1):
                 other, other_score = self._climb(x, objective)
@@ -116,7 +116,8 @@ class PGD:
             if self.momentum:
                 size = gradient.flatten(1).abs().mean(dim=1).clamp_min(1e-12)
                 gradient = memory = self.momentum * memory + gradient / per_example(size, x)
-            x_adv = area.project(x_adv + length * area.steepest(self._free(gradient, x_adv)), x)
+            direction = area.steepest(self._free(gradient, x_adv))
+            x_adv = area.project(torch.add(x_adv, direction, alpha=length), x)
         if self.best or self.restarts > 1:
             best, best_score = _better(x_adv, _height(x_adv, objective), best, best_score)
         else:

@@ -40,16 +40,23 @@ class FrozenConv2d(nn.Module):
         self.stride, self.padding = convolution.stride, convolution.padding
         self.dilation, self.groups = convolution.dilation, convolution.groups
         self.turns = self.suits(convolution)
-        self.take(convolution.weight.detach(), None if convolution.bias is None else convolution.bias.detach())
+        bias = None if convolution.bias is None else convolution.bias.detach().clone()
+        self.take(convolution.weight.detach().clone(), bias)
 
-    def take(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Use these weights ``[C', C / groups, k, k]`` and this bias ``[C']`` from now on."""
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+    def take(self, weight: Tensor, bias: Tensor | None, *, in_place: bool = False) -> None:
+        """Use these weights ``[C', C / groups, k, k]`` and this bias ``[C']`` from now on.
+
+        In place, they are copied to where those before lie, if they are alike; else they are kept as they are.
+        """
         turned = _turned(weight, self.stride[0], self.groups) if self.turns else None
         if turned is not None and weight.is_contiguous(memory_format=torch.channels_last):
             turned = turned.contiguous(memory_format=torch.channels_last)
-        self.register_buffer("turned", turned)
+        for name, value in (("weight", weight), ("bias", bias), ("turned", turned)):
+            held = getattr(self, name, None)
+            if in_place and value is not None and held is not None and _alike(value, held):
+                held.copy_(value)
+            else:
+                self.register_buffer(name, value.clone() if in_place and value is not None else value)
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -87,6 +94,10 @@ class _Convolution(torch.autograd.Function):
         if below or right:
             woven = F.pad(woven, (0, right, 0, below))
         return woven[:, :, padding : padding + height, padding : padding + width], *[None] * 6
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.stride(), one.dtype, one.device) == (other.shape, other.stride(), other.dtype, other.device)
 
 
 def _turned(weight: Tensor, stride: int, groups: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Borrowing a model's mode: whoever changes it gives it back, module by module, whatever happens."""
+"""Borrowing a model: whoever changes its mode, or what learns, gives it back as it was, whatever happens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +19,26 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
+
+
+@contextmanager
+def compiled_for_pixels(model: nn.Module) -> Iterator[None]:
+    """Let the weights of the compiled networks in a model need no gradient; on leaving, they need it as before.
+
+    A compiled backward pass computes every gradient that its forward pass might be asked for, so one to the pixels
+    alone would cost as much as a step of training. Networks that are not compiled leave out what nobody asks for.
+    """
+    learning = {
+        value
+        for network in model.modules()
+        if network._compiled_call_impl is not None
+        for value in network.parameters()
+        if value.requires_grad
+    }
+    for value in learning:
+        value.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for value in learning:
+            value.requires_grad_()

@@ -13,6 +13,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.fast import fold, followed, replace_module
 from overproof.models.frozen import FrozenConv2d
 from overproof.models.mode import in_mode
+from overproof.models.replay import Replay
 
 
 @contextmanager
@@ -27,6 +28,13 @@ def held_still(model: nn.Module) -> Iterator[None]:
             if isinstance(one, Classifier) and one._compiled_call_impl is None:
                 until.enter_context(_standing_in(one))
         yield
+
+
+def replayed_when_still(model: nn.Module) -> None:
+    """From now on, let every ``Classifier`` in a model on CUDA be asked by CUDA graphs while it is held still."""
+    for one in model.modules():
+        if isinstance(one, Classifier):
+            _forms[one] = Still(one.backbone, replayed=True)
 
 
 @contextmanager
@@ -46,11 +54,12 @@ class Still:
     convolution's input computed as a forward convolution.
 
     Made once for a backbone in eval mode, whose modules it shares but for those convolutions; their weights are those
-    of the last ``fetch``. No module of its own: it is neither saved nor trained.
+    of the last ``fetch``. No module of its own: it is neither saved nor trained. ``replayed`` asks it by CUDA graphs.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, *, replayed: bool = False) -> None:
         self._pairs: list[tuple[FrozenConv2d, nn.Conv2d, nn.BatchNorm2d | None]] = []
+        self._replay: Replay | None = None
         if not any(isinstance(module, nn.Conv2d) for module in backbone.modules()):
             return
         graph = followed(backbone)
@@ -62,10 +71,12 @@ class Still:
         for name, module in list(self._graph.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
                 replace_module(self._graph, name, self._frozen(module))
+        if replayed:
+            self._replay, self._places = Replay(self._graph), _places(self._graph)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map normalised images ``[N, C, H, W]`` to logits ``[N, K]``."""
-        logits: Tensor = self._graph(inputs)
+        logits: Tensor = (self._replay or self._graph)(inputs)
         return logits
 
     @torch.no_grad()
@@ -81,7 +92,16 @@ class Still:
                 weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
             # Autocast would round them again in every pass: it remembers what it rounded of parameters only.
             dtype = torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype
-            frozen.take(weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype))
+            frozen.take(
+                weight.detach().to(dtype),
+                None if bias is None else bias.detach().to(dtype),
+                in_place=self._replay is not None,
+            )
+        if self._replay is not None:
+            self._replay.rest()
+            if (places := _places(self._graph)) != self._places:
+                self._replay.forget()
+                self._places = places
         return bool(self._pairs)
 
     def _folded(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> FrozenConv2d | None:
@@ -91,6 +111,11 @@ class Still:
         frozen = FrozenConv2d(convolution)
         self._pairs.append((frozen, convolution, norm))
         return frozen
+
+
+def _places(graph: nn.Module) -> list[tuple[int, torch.dtype]]:
+    """Return where a graph's tensors lie, which a recording of its passes relies on."""
+    return [(value.data_ptr(), value.dtype) for value in (*graph.parameters(), *graph.buffers())]
 
 
 _forms: WeakKeyDictionary[Classifier, Still] = WeakKeyDictionary()

@@ -7,25 +7,35 @@ from typing import Literal
 import torch
 from torch import nn
 
+from overproof.models.still import replayed_when_still
+
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
     """The recipe's ``performance`` node.
 
     ``compile``: ``networks`` compiles students, companions and teachers by ``torch.compile``, which rounds otherwise;
-    ``auto`` does so on CUDA alone. ``tf32`` lets GPUs
-    round the factors of fp32 products to 10 bits while training; an evaluation never does.
+    ``graphs`` replays the passes of searches as CUDA graphs, and does nothing on processors; ``auto`` is ``networks``
+    on CUDA and ``off`` elsewhere. ``tf32`` lets GPUs round the factors of fp32 products to 10 bits while training; an
+    evaluation never does.
     """
 
-    compile: Literal["auto", "off", "networks"] = "auto"
+    compile: Literal["auto", "off", "networks", "graphs"] = "auto"
     tf32: bool = True
 
-    def compiles(self, device: torch.device) -> bool:
-        """Whether networks are compiled on this device."""
-        return self.compile == "networks" or (self.compile == "auto" and device.type == "cuda")
+    def compiles(self, device: torch.device) -> Literal["off", "networks", "graphs"]:
+        """Return what is compiled on this device."""
+        if self.compile == "networks":
+            return "networks"
+        if device.type != "cuda" or self.compile == "off":
+            return "off"
+        return "networks" if self.compile == "auto" else "graphs"
 
     def prepare(self, networks: Iterable[nn.Module], device: torch.device) -> None:
-        """Compile the networks in place, at their first call; weights and their names stay what they are."""
-        if self.compiles(device):
-            for network in networks:
+        """Let the networks be compiled or recorded, in place, when they are first asked; their weights stay theirs."""
+        compiled = self.compiles(device)
+        for network in networks:
+            if compiled == "networks":
                 network.compile()
+            elif compiled == "graphs":
+                replayed_when_still(network)

@@ -389,7 +389,7 @@ def _record(
         },
         "state": {name: value.tolist() for name, value in loop.memory.items() if value.numel() <= _SHORT},
         "precision": loop.precision,
-        "compiled": recipe.performance.compiles(loop.device),
+        "compile": recipe.performance.compiles(loop.device),
         "processes": loop.processes.count,
         **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),
