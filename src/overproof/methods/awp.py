@@ -70,18 +70,14 @@ class AWP(Method):
         found: list[Tensor] = []
         searching = search_of(self.base) is not None
         weights: list[Tensor] = [value for value in step.student.parameters() if value.dim() > 1]
-        directions = self._directions(recorded(self.base, found) if searching else self.base, step, weights)
-        with torch.no_grad():
-            moved = [weight + push for weight, push in zip(weights, directions, strict=True)]
-            before = _exchange(weights, moved)
+        pushes = self._pushes(recorded(self.base, found) if searching else self.base, step, weights)
+        before = _pushed(weights, pushes)
         try:
             yield from (recorded(self.base, found, repeat=True) if searching else self.base).losses(step)
         finally:
-            # What the optimiser did at the perturbed weights is kept; the displacement alone is taken back.
-            with torch.no_grad():
-                _exchange(weights, [old + (w - at) for old, w, at in zip(before, weights, moved, strict=True)])
+            _taken_back(weights, pushes, before)
 
-    def _directions(self, base: Method, step: Step, weights: list[Tensor]) -> list[Tensor]:
+    def _pushes(self, base: Method, step: Step, weights: list[Tensor]) -> list[Tensor]:
         """Return every weight's displacement; the rehearsal leaves the method's memory and BatchNorm as they were."""
         networks = (step.student, *step.companions.values())
         buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
@@ -95,15 +91,30 @@ class AWP(Method):
         return [
             torch.zeros_like(weight)
             if gradient is None
-            else self.gamma * weight.detach().norm() * gradient / (gradient.norm() + 1e-20)
+            else gradient.mul_(self.gamma * weight.detach().norm() / (gradient.norm() + 1e-20))
             for weight, gradient in zip(weights, pooled, strict=True)
         ]
 
 
-def _exchange(weights: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-    """Write values into weights, in place; return what was there."""
+# In place wherever it can be: of a small batch, passes over the weights are a large part of a step.
+
+
+@torch.no_grad()
+def _pushed(weights: list[Tensor], pushes: list[Tensor]) -> list[Tensor]:
+    """Displace the weights; return what they were."""
     before = [weight.clone() for weight in weights]
-    for weight, value in zip(weights, values, strict=True):
-        weight.copy_(value)
+    for weight, push in zip(weights, pushes, strict=True):
+        weight.add_(push)
     torch.clear_autocast_cache()  # it holds low-precision copies of what was there
     return before
+
+
+@torch.no_grad()
+def _taken_back(weights: list[Tensor], pushes: list[Tensor], before: list[Tensor]) -> None:
+    """Take back the displacement alone, to the bit: what the optimiser did at the displaced weights is kept.
+
+    The pushes are used up.
+    """
+    for weight, push, old in zip(weights, pushes, before, strict=True):
+        weight.sub_(push.add_(old)).add_(old)
+    torch.clear_autocast_cache()
