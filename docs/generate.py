@@ -82,6 +82,7 @@ def results_page() -> str:
             if not file.name.startswith("gpu-")
         ),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
+        slopes=slopes_table(DOCS.parent / "benchmarks" / "results" / "slopes.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         roundtrips=roundtrips_table(DOCS.parent / "benchmarks" / "results" / "roundtrips.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
@@ -183,6 +184,13 @@ def roundtrips_table(file: Path) -> str:
     return "\n".join(lines)
 
 
+def slopes_table(file: Path) -> str:
+    """Return how the time of a step grows with each size."""
+    axes = json.loads(file.read_text())["axes"]
+    lines = [f"| {name} | {one['sizes'][0]} | {one['sizes'][-1]} | {one['slope']:.2f} |" for name, one in axes.items()]
+    return "\n".join(["| what grows | from | to | slope |", "|---|---|---|---|", *lines])
+
+
 def footprint_table(file: Path) -> str:
     """Return the peak memory of both sides and the share of an evaluation that its files take."""
     found = json.loads(file.read_text())
@@ -234,7 +242,7 @@ over the n runs. This page is made from `benchmarks/results/speedrun.json` by `m
 
 The MNIST record: a teacher of the student's convolutions with a wide hidden layer (4 epochs), a growing radius and a
 growing number of steps, one cycle, an average of the weights, one validation, searches on a network held still. What
-each is worth alone was not measured.
+each is worth: [one left out at a time](results/study-speedrun.md), `make study NAME=speedrun`.
 """
 
 RESULTS = """# Results
@@ -281,6 +289,13 @@ heads fitted to the digits (32x32), as ONNX, as a `torch.export` program and in 
 Random bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
 
 {roundtrips}
+
+## How cost grows
+
+`python -m benchmarks.slopes`: the slope of log time over log size of one PGD-10 ARD step, ResNet-20 in fp32 (for width a
+convnet of two layers), one thread.
+
+{slopes}
 
 ## Memory
 
