@@ -33,7 +33,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.name is None:
             for name in study_names():
                 study = find_study(name)
-                print(f"{name}: {study.title}; planned {study.budget_minutes:g} minutes")
+                found = cells(study, options.runs)
+                done = len(found) - _left(left_to_do(study, found, options.results))
+                print(f"{name}: {study.title}; {done} of {len(found)} done, planned {study.budget_minutes:g} minutes")
             return 0
         study = find_study(options.name)
         found = cells(study, options.runs)

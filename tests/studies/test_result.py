@@ -1,6 +1,7 @@
 """A toy study from its file to its figures, with real processes; and what a column may not point at."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -74,6 +75,19 @@ def test_what_another_machine_found_is_kept_and_its_teacher_trained_again_for_wh
     # The same processor gave the same weights; where it does not, the page says so.
     assert ard["teachers"] == new["teachers"] == {"robust": {key: teacher[key] for key in ("folder", "model_digest")}}
     assert "done in" in run(exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 10}})
+
+
+def test_without_a_name_every_study_is_told_with_what_is_done(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("studies.__main__.study_names", lambda: ("ard-fast", "rrm"))
+
+    def told(*words):
+        assert main(words) == 0
+        return capfd.readouterr().out.splitlines()
+
+    fresh = told("--runs", str(tmp_path / "runs"), "--results", str(tmp_path))
+    said = [re.sub(r"\d{2,}", "N", line).rpartition("; ")[2] for line in fresh]
+    assert said == ["0 of N done, planned N minutes"] * 2
+    assert "; 14 of 14 done" in told()[0]  # what is committed counts
 
 
 @pytest.mark.parametrize(
