@@ -292,8 +292,8 @@ Random bodies are harder on INT8 than trained ones; of the vision transformer it
 
 ## How cost grows
 
-`python -m benchmarks.slopes`: the slope of log time over log size of one PGD-10 ARD step, ResNet-20 in fp32 (for width a
-convnet of two layers), one thread.
+`python -m benchmarks.slopes`: the slope of log time over log size of one PGD-10 ARD step, ResNet-20 in fp32 (for width
+a convnet of two layers), one thread.
 
 {slopes}
 

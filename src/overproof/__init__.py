@@ -6,6 +6,7 @@ Names are imported when they are first used, so that ``import overproof`` costs 
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from overproof.verbs.import_teacher import import_teacher
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
+
+__version__ = version("overproof")
 
 _HOMES = {
     "InputError": "overproof.errors",

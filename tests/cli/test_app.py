@@ -2,11 +2,14 @@ import os
 import resource
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import typer.main
 
+import overproof
 from overproof.cli import app
+from overproof.environment import versions
 from overproof.shipped import find_recipe
 
 
@@ -28,7 +31,9 @@ class TestLightness:
     def test_importing_the_package_imports_nothing_heavy(self):
         assert in_a_process(f"import sys, overproof; dir(overproof); {self.HEAVY}") == "[]\n"
 
-    @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["evaluate", "x", "--norm", "l7"]])
+    @pytest.mark.parametrize(
+        "words", [["--help"], ["--version"], ["train", "--help"], ["trian"], ["evaluate", "x", "--norm", "l7"]]
+    )
     def test_help_and_misspelt_words_answer_without_torch(self, words):
         code = f"""
 import sys
@@ -49,6 +54,14 @@ except SystemExit:
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
         for verb in ("train", "evaluate", "certify", "compare", "quickstart", "list"):
             assert verb in out
+
+
+def test_versions_are_told(run_cli):
+    code, out, err = run_cli("--version")
+    told = versions()
+    assert (code, err) == (0, "")
+    assert out == f"overproof {told['overproof']}, torch {metadata.version('torch')}, Python {told['python']}\n"
+    assert overproof.__version__ == told["overproof"]
 
 
 def test_no_words_show_the_help(run_cli):

@@ -16,7 +16,10 @@ def test_one_backward_and_one_optimiser_step(modules):
 
 
 def test_only_searches_ask_autograd(modules):
-    """Attacks, the weight-space wrapper, and the climbs and choices of bounds: none of them touches a model."""
+    """Attacks, what they replay, the weight-space wrapper, and the climbs and choices of bounds.
+
+    None of them touches a model.
+    """
     found = [
         str(module.path)
         for module in modules
@@ -25,6 +28,7 @@ def test_only_searches_ask_autograd(modules):
     ]
     assert {path for path in found if not path.startswith("attacks/")} <= {
         "methods/awp.py",
+        "models/replay.py",
         "bounds/slopes.py",
         "bounds/split.py",
     }

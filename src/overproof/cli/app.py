@@ -1,7 +1,9 @@
 """The verbs, put together: reads words, calls them; bad input is one line and exit status 2."""
 
+import platform
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,12 +18,24 @@ from overproof.cli.teacher import teacher
 from overproof.cli.train import train
 from overproof.errors import AgreedError, InputError
 
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Distil small robust image classifiers, attack them, prove what can be proved, and ship them.",
-)
+app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _tell_versions(wanted: bool) -> None:
+    if wanted:
+        print(f"overproof {version('overproof')}, torch {version('torch')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _overproof(
+    versions: Annotated[
+        bool, typer.Option("--version", callback=_tell_versions, is_eager=True, help="Print the versions, and stop.")
+    ] = False,
+) -> None:
+    """Distil small robust image classifiers, attack them, prove what can be proved, and ship them."""
+
+
 for verb in (quickstart, train, evaluate, certify, compare, export):
     app.command()(verb)
 app.command(name="list")(list_)

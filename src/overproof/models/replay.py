@@ -79,7 +79,7 @@ class Tape:
         torch.cuda.current_stream().wait_stream(aside)
 
     @torch.no_grad()
-    def forward(self, inputs: Tensor) -> Tensor:
+    def play(self, inputs: Tensor) -> Tensor:
         """Replay the forward pass on inputs like the recorded ones."""
         self.waiting, self.plays = True, self.plays + 1
         self._inputs.copy_(inputs)
@@ -87,7 +87,7 @@ class Tape:
         return self._outputs.clone()
 
     @torch.no_grad()
-    def backward(self, gradient: Tensor) -> Tensor:
+    def rewind(self, gradient: Tensor) -> Tensor:
         """Replay the backward pass of the last forward pass, from the gradient of its outputs."""
         self.waiting = False
         self._incoming.copy_(gradient)
@@ -99,7 +99,7 @@ class _Played(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, inputs: Tensor, tape: Tape) -> Tensor:
-        found = tape.forward(inputs)
+        found = tape.play(inputs)
         ctx.tape, ctx.play = tape, tape.plays
         return found
 
@@ -109,4 +109,4 @@ class _Played(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         if ctx.tape.plays != ctx.play:
             raise RuntimeError("this forward pass was replayed again since; its gradient is lost")
-        return ctx.tape.backward(gradient), None
+        return ctx.tape.rewind(gradient), None
