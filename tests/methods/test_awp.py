@@ -2,6 +2,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch import nn
 
 from overproof.attacks.pgd import PGD
 from overproof.methods.adaad import AdaAD
@@ -11,6 +12,7 @@ from overproof.methods.fast_ard import FastARD
 from overproof.methods.fast_at import FastAT
 from overproof.methods.free_at import FreeAT
 from overproof.methods.kd import KD
+from overproof.methods.method import Step
 from overproof.methods.mtard import MTARD
 from overproof.methods.natural import Natural
 from overproof.methods.peeraid import PeerAiD
@@ -252,3 +254,26 @@ def test_what_the_base_needs_is_passed_on():
 def test_bad_options_are_refused(options, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         AWP(**options)
+
+
+class Doubled(nn.Module):
+    """Two weights that are added up, so that autograd hands both of them one gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (nn.Parameter(size * torch.ones(3, 4)) for size in (1.0, 2.0))
+
+    def forward(self, x):
+        return x.flatten(1) @ (self.one + self.other).T
+
+
+def test_weights_that_share_a_gradient_are_pushed_each_by_its_own_length():
+    student, x, y = Doubled(), torch.rand(5, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1])
+    before = [value.detach().clone() for value in student.parameters()]
+    losses = AWP(base=Natural(), gamma=0.5).losses(Step(x=x, y=y, student=student, teachers={}, state={}, progress=1.0))
+    next(losses)
+    pushes = [now.detach() - old for now, old in zip(student.parameters(), before, strict=True)]
+    for push, old in zip(pushes, before, strict=True):
+        torch.testing.assert_close(push.norm(), 0.5 * old.norm())
+    torch.testing.assert_close(pushes[1], 2 * pushes[0])
+    losses.close()

@@ -91,19 +91,20 @@ class AWP(Method):
         return [
             torch.zeros_like(weight)
             if gradient is None
-            else gradient.mul_(self.gamma * weight.detach().norm() / (gradient.norm() + 1e-20))
+            else gradient * (self.gamma * weight.detach().norm() / (gradient.norm() + 1e-20))
             for weight, gradient in zip(weights, pooled, strict=True)
         ]
 
 
-# In place wherever it can be: of a small batch, passes over the weights are a large part of a step.
+# In place, but for the gradients, which weights may share: of a small batch, such passes are a large part of a step.
 
 
 @torch.no_grad()
 def _pushed(weights: list[Tensor], pushes: list[Tensor]) -> list[Tensor]:
     """Displace the weights; return what they were."""
-    before = [weight.clone() for weight in weights]
+    before = []
     for weight, push in zip(weights, pushes, strict=True):
+        before.append(weight.clone())
         weight.add_(push)
     torch.clear_autocast_cache()  # it holds low-precision copies of what was there
     return before
