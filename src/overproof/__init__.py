@@ -6,7 +6,6 @@ Names are imported when they are first used, so that ``import overproof`` costs 
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from overproof.verbs.import_teacher import import_teacher
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
-
-__version__ = version("overproof")
 
 _HOMES = {
     "InputError": "overproof.errors",
@@ -58,6 +55,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("overproof")
     if name not in _HOMES:
         raise AttributeError(f"module 'overproof' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Recorded passes answer as the function does, with the weights as they are; no GPU is needed to see it.
+"""Recorded passes answer as the network does, with the weights as they are; no GPU is needed to see it.
 
 In the place of CUDA's graphs stands a record of every operation that ran; a replay runs them on the same tensors.
 """
@@ -66,8 +66,12 @@ def records(monkeypatch):
     return made
 
 
-def cube(x):
-    return x**3
+class Cube(nn.Module):
+    def forward(self, x):
+        return x**3
+
+
+cube = Cube()
 
 
 def slope(function, x):
@@ -90,7 +94,7 @@ def test_answers_are_kept_when_the_next_ones_are_given(records):
     assert [one.tolist() for one in (*first, *second)] == [[1, 1], [3, 3], [8, 8], [12, 12]]
 
 
-def test_a_second_pass_before_the_gradient_of_the_first_is_made_by_the_function(records):
+def test_a_second_pass_before_the_gradient_of_the_first_is_made_by_the_network(records):
     replay = Replay(cube)
     x, z = torch.ones(2, requires_grad=True), torch.full((2,), 2.0, requires_grad=True)
     found = torch.autograd.grad((replay(x) * replay(z)).sum(), (x, z))
@@ -102,16 +106,16 @@ def test_a_gradient_that_is_lost_is_not_made_up(records):
     replay = Replay(cube)
     x = torch.ones(2, requires_grad=True)
     first = replay(x)
-    replay.rest()
+    replay.renew()
     replay(x)
     with pytest.raises(RuntimeError, match="its gradient is lost"):
         first.sum().backward()
 
 
-def test_a_pass_whose_gradient_nobody_asks_for_blocks_nothing_after_a_rest(records):
+def test_a_pass_whose_gradient_nobody_asks_for_blocks_nothing_afterwards(records):
     replay = Replay(cube)
     replay(torch.ones(2, requires_grad=True))
-    replay.rest()
+    replay.renew()
     assert slope(replay, torch.ones(2))[1].tolist() == [3, 3]
     assert [record.replays for record in records] == [2, 1]
 

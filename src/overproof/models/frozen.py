@@ -56,7 +56,7 @@ class FrozenConv2d(nn.Module):
             if in_place and value is not None and held is not None and _alike(value, held):
                 held.copy_(value)
             else:
-                self.register_buffer(name, value.clone() if in_place and value is not None else value)
+                self.register_buffer(name, value)
 
     @override
     def forward(self, x: Tensor) -> Tensor:

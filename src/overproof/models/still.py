@@ -72,7 +72,7 @@ class Still:
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
                 replace_module(self._graph, name, self._frozen(module))
         if replayed:
-            self._replay, self._places = Replay(self._graph), _places(self._graph)
+            self._replay = Replay(self._graph)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map normalised images ``[N, C, H, W]`` to logits ``[N, K]``."""
@@ -85,10 +85,8 @@ class Still:
         for frozen, convolution, norm in self._pairs:
             weight, bias = convolution.weight, convolution.bias
             if norm is not None:
-                mean, variance = (
-                    cast(Tensor, norm.running_mean),
-                    cast(Tensor, norm.running_var),
-                )  # ``fold`` asks for both
+                # ``fold`` asks for both statistics.
+                mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
                 weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
             # Autocast would round them again in every pass: it remembers what it rounded of parameters only.
             dtype = torch.bfloat16 if torch.is_autocast_enabled(weight.device.type) else weight.dtype
@@ -98,10 +96,7 @@ class Still:
                 in_place=self._replay is not None,
             )
         if self._replay is not None:
-            self._replay.rest()
-            if (places := _places(self._graph)) != self._places:
-                self._replay.forget()
-                self._places = places
+            self._replay.renew()
         return bool(self._pairs)
 
     def _folded(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> FrozenConv2d | None:
@@ -111,11 +106,6 @@ class Still:
         frozen = FrozenConv2d(convolution)
         self._pairs.append((frozen, convolution, norm))
         return frozen
-
-
-def _places(graph: nn.Module) -> list[tuple[int, torch.dtype]]:
-    """Return where a graph's tensors lie, which a recording of its passes relies on."""
-    return [(value.data_ptr(), value.dtype) for value in (*graph.parameters(), *graph.buffers())]
 
 
 _forms: WeakKeyDictionary[Classifier, Still] = WeakKeyDictionary()
