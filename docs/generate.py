@@ -283,10 +283,9 @@ bounded by CROWN or alpha-CROWN; and steps of certified training (`ibp-alone`: k
 
 ## Shipped files
 
-`python -m benchmarks.roundtrips`: every family of ours and ten networks of timm, bodies of random weights and
-heads fitted to the digits (32x32), as ONNX, as a `torch.export` program and in INT8 (min-max,
-128 images).
-Random bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
+`python -m benchmarks.roundtrips`: every family of ours and ten networks of timm, bodies of random weights and heads
+fitted to the digits (32x32), as ONNX, as a `torch.export` program and in INT8 (min-max, 128 images). Random
+bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
 
 {roundtrips}
 

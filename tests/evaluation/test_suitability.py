@@ -184,7 +184,7 @@ CASES = {
     "not-robust": (
         {"robust": evidence(0)},
         "doubtful: it withstands nothing (0.0 % under attack): a teacher of clean answers alone, for roles such as "
-        "'clean'; its students are not robust",
+        "'clean'; what is distilled from it on clean images alone withstands nothing either",
     ),
     "weaker": (
         {"student": Student(name="runs/at", clean=evidence(800), robust=evidence(560))},

@@ -189,7 +189,7 @@ class Suitability:
         if self.robust.share <= chance:
             return "doubtful", (
                 f"it withstands nothing ({_percent(self.robust)} under attack): a teacher of clean answers alone, for "
-                f"roles such as 'clean'; its students are not robust"
+                f"roles such as 'clean'; what is distilled from it on clean images alone withstands nothing either"
             )
         student = self.student
         if student is not None and self.robust.share <= student.robust.share:
