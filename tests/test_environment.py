@@ -1,11 +1,11 @@
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 
+import overproof
 from overproof.environment import hardware, memory, package, pick_device, room, versions
 from overproof.errors import InputError
 
@@ -26,7 +26,7 @@ def test_an_absent_device_is_an_input_error(wish):
 
 def test_versions_are_those_installed():
     assert versions() == {
-        "overproof": version("overproof"),
+        "overproof": overproof.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
 
+__version__ = "0.6.0"
+
 _HOMES = {
     "InputError": "overproof.errors",
     "Recipe": "overproof.recipe",
@@ -55,8 +57,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("importlib.metadata").version("overproof")
     if name not in _HOMES:
         raise AttributeError(f"module 'overproof' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -4,13 +4,13 @@ import os
 import platform
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
 from types import ModuleType
 
 import torch
 
+import overproof
 from overproof.errors import InputError
 
 
@@ -43,7 +43,7 @@ def room(device: torch.device) -> int:
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
     return {
-        "overproof": version("overproof"),
+        "overproof": overproof.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -1,12 +1,26 @@
 """One version everywhere."""
 
 import re
-import tomllib
+import sys
 from importlib.metadata import version
+from subprocess import run
+
+import overproof
 
 
-def test_project_changelog_and_installation_agree(root):
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+def test_package_changelog_and_installation_agree(root):
     changes = re.findall(r"^## (\S+)", (root / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
-    assert project["version"] == changes[0] == version("overproof")
+    assert overproof.__version__ == changes[0] == version("overproof")
     assert len(set(changes)) == len(changes)
+
+
+def test_the_source_tree_knows_its_version_where_nothing_is_installed(root):
+    # As on a machine without registries: the tree on the path, and no metadata (-S: no site-packages).
+    asked = "import overproof; print(overproof.__version__)"
+    told = run(
+        [sys.executable, "-S", "-c", asked],
+        env={"PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() == overproof.__version__, told.stderr

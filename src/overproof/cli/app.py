@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import overproof
 from overproof.cli.certify import certify
 from overproof.cli.compare import compare
 from overproof.cli.console import leads, warn
@@ -23,7 +24,7 @@ app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_e
 
 def _tell_versions(wanted: bool) -> None:
     if wanted:
-        print(f"overproof {version('overproof')}, torch {version('torch')}, Python {platform.python_version()}")
+        print(f"overproof {overproof.__version__}, torch {version('torch')}, Python {platform.python_version()}")
         raise typer.Exit
 
 
