@@ -238,6 +238,20 @@ def test_the_weights_and_their_gradients_stay(attack, student, tiny_batch):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
+def test_autocast_remembers_nothing_of_the_scores_that_are_compared(student, tiny_batch):
+    # Up to torch 2.10 the weights would get no gradient afterwards.
+    remembered = []
+
+    def objective(x):
+        if not torch.is_grad_enabled():
+            remembered.append(torch.is_autocast_cache_enabled())
+        return cross_entropy(student(x), tiny_batch.y)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        PGD(steps=2, best=True)(student, tiny_batch.x, objective)
+    assert remembered == [False]
+
+
 def test_it_searches_in_eval_mode_and_gives_every_mode_back(student, tiny_batch, modes):
     before, seen = modes(student), []
 

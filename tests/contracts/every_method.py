@@ -110,6 +110,23 @@ def test_runs_under_bf16_autocast(cls, preset, make_step):
     assert_a_gradient_everywhere(step, gradients)
 
 
+@every_method
+def test_autocast_remembers_no_pass_without_a_gradient(cls, preset, make_step):
+    # Up to torch 2.10 a weight that it had rounded in such a pass got no gradient in the passes that follow.
+    method = shrunk(made(cls, preset))
+    step = make_step(method)
+    remembered = []
+
+    def look(network, inputs):
+        if torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled():
+            remembered.append(torch.is_autocast_cache_enabled())
+
+    for network in networks(step).values():
+        network.register_forward_pre_hook(look)
+    run(method, step, autocast=True)
+    assert not any(remembered)
+
+
 def test_under_autocast_a_method_that_moves_weights_is_answered_by_the_moved_ones(make_step):
     # Autocast keeps low-precision copies of weights it has seen, which know nothing of AWP's displacement.
     found = {}

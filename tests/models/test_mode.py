@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from overproof.attacks.pgd import PGD
-from overproof.models.mode import compiled_for_pixels, in_mode
+from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
 
 
 @pytest.fixture
@@ -44,6 +44,19 @@ def test_what_the_body_changes_is_undone_too(network, modes):
     with in_mode(network, training=False):
         network[2].train()
     assert modes(network) == before
+
+
+def test_a_pass_without_a_gradient_takes_none_from_those_that_follow():
+    network, x = nn.Linear(2, 2), torch.rand(3, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with no_gradient():
+            assert not network(x).requires_grad and not torch.is_autocast_cache_enabled()
+        assert torch.is_autocast_cache_enabled() and torch.is_grad_enabled()
+        network(x).sum().backward()
+        with pytest.raises(KeyError), no_gradient():
+            raise KeyError
+        assert torch.is_autocast_cache_enabled() and torch.is_grad_enabled()
+    assert network.weight.grad.abs().sum() > 0
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
 from overproof.attacks.goal import Goal
 from overproof.data.draws import drawn
-from overproof.models.mode import compiled_for_pixels, in_mode
+from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
 from overproof.models.still import held_still
 
 Objective = Callable[[Tensor], Tensor]
@@ -150,7 +150,7 @@ def _height(x_adv: Tensor, objective: Objective) -> Tensor:
     """Return the score ``[N]`` without a gradient."""
     if isinstance(objective, Goal):
         return objective.unjudged().assess(x_adv)[0]
-    with torch.no_grad():
+    with no_gradient():
         return objective(x_adv)
 
 

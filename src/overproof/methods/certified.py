@@ -27,6 +27,7 @@ from overproof.functional import cross_entropy
 from overproof.methods.distillation import check_weights
 from overproof.methods.method import Step, Terms
 from overproof.models.classifier import Classifier
+from overproof.models.mode import no_gradient
 
 _TOLERANCE = 0.5  # Shi et al.'s tau: a mean width may double from the image to a layer, a ratio may fall to a half
 _traces: WeakKeyDictionary[nn.Module, dict[torch.Size, Traced]] = WeakKeyDictionary()
@@ -228,7 +229,7 @@ def initialise(network: nn.Module) -> None:
 def update_statistics(step: Step) -> None:
     """Show the student the clean batch without a gradient, where it has a BatchNorm whose statistics bounds read."""
     if any(isinstance(module, _BatchNorm) and module.training for module in step.student.modules()):
-        with torch.no_grad():
+        with no_gradient():
             step.student(step.x)
 
 

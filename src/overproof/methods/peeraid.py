@@ -4,13 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.methods.distillation import KLScale, check_mix, check_weights, softened_kl
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.mode import in_mode
+from overproof.models.mode import in_mode, no_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,7 @@ class PeerAiD(Method):
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``peer_label``, ``peer_student``, ``label``, ``peer`` and ``own``."""
         student, peer = step.student, step.companions["peer"]
-        with torch.no_grad(), in_mode(peer, training=False):
+        with no_gradient(), in_mode(peer, training=False):
             around = peer(step.x)
         adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), around))
         by_peer, first = peer(adv), student(adv)

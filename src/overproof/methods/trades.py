@@ -4,12 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.mode import in_mode
+from overproof.models.mode import in_mode, no_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class TRADES(Method):
         """Yield the terms ``label`` and ``robust``."""
         student = step.student
         # The search's target does not move, so it is asked for once and not in every step.
-        with torch.no_grad(), in_mode(student, training=self.inner.mode == "train" and student.training):
+        with no_gradient(), in_mode(student, training=self.inner.mode == "train" and student.training):
             around = student(step.x)
         adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), around))
         clean = student(step.x)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -19,6 +20,22 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, was in before:
             module.training = was
+
+
+@contextmanager
+def no_gradient() -> Iterator[None]:
+    """Be ``torch.no_grad()`` for a network that learns in the same step: autocast remembers nothing of its passes.
+
+    Up to torch 2.10 autocast kept what it had rounded of weights without a gradient, and gave it to the passes that
+    learn as well, whose weights then got none.
+    """
+    remembered = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(remembered)
 
 
 @contextmanager
