@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit bench study docs site clean
+.PHONY: quickstart test format lint types unit oldest bench study docs site clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -22,6 +22,12 @@ types: $(READY)
 
 unit: $(READY)
 	$(BIN)/pytest --cov --cov-report=term
+
+oldest:  ## the tests with the oldest packages that pyproject.toml allows; downloads a torch of its own
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install --quiet uv
+	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	$(VENV)-oldest/bin/pytest
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -154,7 +154,8 @@ class _Scale:
     def at(self, value: float) -> float:
         """Return the place of a figure."""
         share = (self.factor * value - self.low) / (self.high - self.low)
-        return round(self.start + share * (self.end - self.start), 1)
+        # The first rounding takes away the last digits, which differ between versions and would decide ties.
+        return round(round(self.start + share * (self.end - self.start), 6), 1)
 
     @property
     def ticks(self) -> list[float]:

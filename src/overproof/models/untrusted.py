@@ -139,7 +139,7 @@ def _pytorch(file: Path, body: bytes) -> Any:
 def _reason(said: str) -> str:
     wanted = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|allowlisted via \S+ but got) (.+)", said)
     if wanted:
-        name = (wanted[1] or wanted[2]).rstrip(".")
+        name = (wanted[1] or wanted[2]).rstrip(".").removeprefix("builtins.")
         return (
             f"refused, and nothing of it was run: it holds more than tensors ({name}), which would run code while it "
             f"is read; where you trust it, save the tensors alone: torch.save(network.state_dict(), 'weights.pt')"
