@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit oldest bench study docs site clean
+.PHONY: quickstart test format lint types unit oldest newest bench study docs site clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -23,11 +23,15 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/pytest --cov --cov-report=term
 
-oldest:  ## the tests with the oldest packages that pyproject.toml allows; downloads a torch of its own
-	$(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/pip install --quiet uv
-	$(VENV)-oldest/bin/uv pip install --quiet --python $(VENV)-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
-	$(VENV)-oldest/bin/pytest
+oldest: RESOLUTION := lowest-direct
+oldest: EXTRAS := dev
+newest: RESOLUTION := highest
+newest: EXTRAS := dev,zoo,lightning
+oldest newest:  ## the tests with the oldest packages that pyproject.toml allows, and with the newest; each downloads a torch
+	$(PYTHON) -m venv $(VENV)-$@
+	$(VENV)-$@/bin/pip install --quiet uv
+	$(VENV)-$@/bin/uv pip install --quiet --python $(VENV)-$@/bin/python --resolution $(RESOLUTION) --editable '.[$(EXTRAS)]'
+	$(VENV)-$@/bin/pytest
 
 format: $(READY)
 	$(BIN)/ruff format .

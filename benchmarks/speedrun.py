@@ -1,8 +1,9 @@
 """``python -m benchmarks.speedrun mnist``: the least total time, teacher and student, to a small robust student.
 
-Trains ``DATA/speedrun-teacher`` and ``DATA/speedrun-student`` from nothing, evaluates the student by ``standard`` on
-1,000 test images, and adds one record a run to ``benchmarks/results/speedrun.json``. The clock is the trainings', with
-their validation: processor minutes on a CPU, wall minutes on a GPU.
+Trains ``DATA/speedrun-teacher`` and ``DATA/speedrun-student`` from nothing (``--alone``: ``DATA/speedrun-alone``, a
+student without a teacher), evaluates the student by ``standard`` on 1,000 test images, and adds one record a run to
+``benchmarks/results/speedrun.json``. The clock is the trainings', with their validation: processor minutes on a CPU,
+wall minutes on a GPU.
 """
 
 import argparse
@@ -26,19 +27,26 @@ EXAMPLES = 1000
 
 
 def speedrun(
-    data: str, seed: int, folder: Path, *, device: str = "auto", sets: tuple[str, ...] = (), attacks: str = "standard"
+    data: str,
+    seed: int,
+    folder: Path,
+    *,
+    alone: bool = False,
+    device: str = "auto",
+    sets: tuple[str, ...] = (),
+    attacks: str = "standard",
 ) -> dict[str, Any]:
     """Train teacher and student of one seed in ``folder``, evaluate the student, and return the record."""
     place = pick_device(device)
     runs: dict[str, Run] = {}
-    for role in ("teacher", "student"):
+    for role in ("alone",) if alone else ("teacher", "student"):
         edits = [*sets, f"seed={seed}"]
         edits += [f"teachers.robust={runs['teacher'].folder}"] if runs else []
         recipe = read(find_recipe(f"{data}/speedrun-{role}"), edits)
         runs[role] = train(recipe, folder / f"{role}-{seed}", device=device)
     clock = "seconds" if place.type == "cuda" else "processor_seconds"
     minutes = {role: sum(record[clock] for record in run.metrics()) / 60 for role, run in runs.items()}
-    found = evaluate(runs["student"], attacks=(attacks,), examples=EXAMPLES, device=device, reliability=False)
+    found = evaluate(runs[role], attacks=(attacks,), examples=EXAMPLES, device=device, reliability=False)
     return {
         "data": data,
         "seed": seed,
@@ -68,11 +76,12 @@ def main() -> None:
     parser.add_argument("data", choices=("mnist", "cifar10"))
     parser.add_argument("--runs", type=int, default=1, help="how many seeds")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--alone", action="store_true", help="a student without a teacher")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     for seed in range(options.seed, options.seed + options.runs):
         with tempfile.TemporaryDirectory() as folder:
-            record = speedrun(options.data, seed, Path(folder), device=options.device)
+            record = speedrun(options.data, seed, Path(folder), alone=options.alone, device=options.device)
         add(record)
         robust = 100 * record["standard"]["share"]
         print(f"seed {seed}: {record['minutes']:.2f} {record['clock']} minutes, standard {robust:.1f} %", flush=True)

@@ -158,15 +158,17 @@ def speedrun_page() -> str:
     file = DOCS.parent / "benchmarks" / "results" / "speedrun.json"
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in json.loads(file.read_text()) if file.is_file() else []:
-        place = (run["data"], run["hardware"], f"torch {run['versions']['torch']}", run["commit"])
+        kind = "none" if "alone" in run["of"] else "trained"
+        place = (run["data"], kind, run["hardware"], f"torch {run['versions']['torch']}", run["commit"])
         groups.setdefault(place, []).append(run)
-    lines = ["| data | n | minutes | clean | `standard` | seeds | hardware | versions | commit |", "|" + "---|" * 9]
-    for (data, machine, torch, commit), runs in groups.items():
+    heads = ("data", "teacher", "n", "minutes", "clean", "`standard`", "seeds", "hardware", "versions", "commit")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for (data, teacher, machine, torch, commit), runs in groups.items():
         minutes = Spread.of([run["minutes"] for run in runs])
         width = f" ± {minutes.half_width:.2f}" if minutes.seeds > 1 else ""
         clean, robust = (Spread.of([run[key]["share"] for run in runs]) for key in ("clean", "standard"))
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        figures = [data, str(len(runs)), f"{minutes.mean:.2f}{width}", str(clean), str(robust)]
+        figures = [data, teacher, str(len(runs)), f"{minutes.mean:.2f}{width}", str(clean), str(robust)]
         lines.append("| " + " | ".join([*figures, seeds, machine, torch, commit]) + " |")
     return SPEEDRUN.format(table="\n".join(lines) if groups else "**Not run yet.**")
 

@@ -28,7 +28,7 @@ TINY = [
     (5, (2, 2, 2, 2), 0.0),
     (7, (3, 4, 3), 0.0),
 ]
-WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, climb=Climb(steps=40, rate=0.25, decay=0.92))
+WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, climb=Climb(steps=80, rate=0.25, decay=0.95))
 every_tiny = pytest.mark.parametrize(("seed", "widths", "leak"), TINY)
 
 
@@ -95,7 +95,7 @@ def test_every_row_comes_to_its_exact_minimum(seed, widths, leak):
     for proof, exact in zip(all_that_can_be_proved(seed, widths, leak), case.exact.tolist(), strict=True):
         assert proof.finished
         assert -proof.worst <= exact + 1e-7
-        assert -proof.worst == pytest.approx(exact, abs=1e-3)
+        assert -proof.worst == pytest.approx(exact, abs=3e-4)
 
 
 def test_most_of_these_networks_need_splitting():
@@ -113,7 +113,7 @@ def test_the_least_of_several_rows(seed, widths, leak):
     case = tiny_case(seed, widths, leak)
     proof = case.least()
     assert -proof.worst <= case.exact.min().item() + 1e-7
-    assert -proof.worst == pytest.approx(case.exact.min().item(), abs=1e-3)
+    assert -proof.worst == pytest.approx(case.exact.min().item(), abs=3e-4)
 
 
 @every_tiny
@@ -182,7 +182,7 @@ def test_a_goal_that_cannot_be_reached_is_finished_only_when_nothing_is_left():
     case = tiny_case(1, rows=1)
     proof = case.least(enough=case.exact.item() + 1.0)
     assert proof.finished
-    assert -proof.worst == pytest.approx(case.exact.item(), abs=1e-3)
+    assert -proof.worst == pytest.approx(case.exact.item(), abs=3e-4)
 
 
 def test_a_goal_that_holds_at_once_needs_one_part():

@@ -17,12 +17,14 @@ def twin(student, teacher, ascend, alpha, t, classes, rate=0.1):
     for x, y in BATCHES:
         target = teacher(x)
         for _ in range(3):
-            rows = delta[: len(x)].clone().requires_grad_()
-            adv = torch.clamp(x + rows, 0, 1)
+            rows = delta[: len(x)]
+            adv = torch.clamp(x + rows, 0, 1).requires_grad_()
             loss = alpha * t**2 * kl(target, student(adv), t).mean() / classes
             loss = loss + (1 - alpha) * ce(student(x), y).mean()
             told.append(loss.detach())
-            *slopes, slope = torch.autograd.grad(loss, [*student.parameters(), rows], retain_graph=True)
+            *slopes, slope = torch.autograd.grad(loss, [*student.parameters(), adv], retain_graph=True)
+            # A pixel at 0 or 1, as many are, has a gradient; one beyond has none.
+            slope = slope * ((x + rows >= 0) & (x + rows <= 1))
             if ascend == "cross_entropy":
                 point = adv.detach().requires_grad_()
                 (slope,) = torch.autograd.grad(ce(student(point), y).sum(), point)

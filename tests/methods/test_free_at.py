@@ -24,9 +24,11 @@ def twin(student, replays, *, clamp, rate=0.1):
     delta, deltas = torch.zeros_like(X), []
     for x, y in BATCHES:
         for _ in range(replays):
-            rows = delta[: len(x)].clone().requires_grad_()
-            adv = torch.clamp(x + rows, 0, 1) if clamp else x + rows
-            *slopes, slope = torch.autograd.grad(ce(student(adv), y).mean(), [*student.parameters(), rows])
+            rows = delta[: len(x)]
+            adv = (torch.clamp(x + rows, 0, 1) if clamp else x + rows).requires_grad_()
+            *slopes, slope = torch.autograd.grad(ce(student(adv), y).mean(), [*student.parameters(), adv])
+            if clamp:  # a pixel at 0 or 1, as many are, has a gradient; one beyond has none
+                slope = slope * ((x + rows >= 0) & (x + rows <= 1))
             with torch.no_grad():
                 for weight, gradient in zip(student.parameters(), slopes, strict=True):
                     weight -= rate * gradient

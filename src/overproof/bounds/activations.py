@@ -16,6 +16,7 @@ from typing_extensions import override
 from overproof.bounds.operators import Operator
 from overproof.bounds.region import Bounds
 from overproof.bounds.rows import Pair, Rows
+from overproof.functional import clamp
 
 
 class Activation(Operator):
@@ -52,7 +53,7 @@ class ReLU(Activation):
     def pull(self, rows: Rows, before: Bounds, slope: Tensor | None = None) -> Rows:
         chord, shift = self._above(before)
         weight = rows.weight
-        above = weight.clamp(max=0)
+        above = clamp(weight, high=0)
         upper = rows.values(chord)
         lower = rows.values(self.slope(before)) if slope is None else self._held(slope, rows, before)
         rows = rows.plus((above * rows.values(shift)).flatten(1).sum(dim=1))
@@ -73,7 +74,7 @@ class ReLU(Activation):
         """Return the given slopes where the sign is open, elsewhere the function's own; none below the leak."""
         closed = torch.where(self.open(before), torch.nan, self.slope(before))
         own = rows.values(closed)
-        return torch.where(own.isnan(), slope.clamp(min=self.leak), own)
+        return torch.where(own.isnan(), clamp(slope, low=self.leak), own)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +107,7 @@ class MaxPool(Activation):
         numbers = torch.arange(height * width, dtype=torch.float64, device=winner.device).view(1, 1, height, width)
         places = self._windows(numbers).long().expand_as(lowers).gather(2, winner).squeeze(2)
         rows = rows.dense(tuple(wins.shape[1:]))
-        above = rows.weight.clamp(max=0) * ~wins[rows.example]
+        above = clamp(rows.weight, high=0) * ~wins[rows.example]
         bias = rows.bias + (above * uppers.amax(dim=2)[rows.example]).flatten(1).sum(dim=1)
         weight = rows.weight.new_zeros(len(rows), channels, height * width)
         weight = weight.scatter_add(2, places[rows.example].flatten(2), (rows.weight - above).flatten(2))

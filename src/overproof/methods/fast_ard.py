@@ -9,7 +9,7 @@ from torch import Tensor
 from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import ascent
 from overproof.data.images import Batch
-from overproof.functional import cross_entropy
+from overproof.functional import clamp, cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
@@ -53,7 +53,7 @@ class FastARD(Method):
         target = step.teachers["robust"](step.x)
         for _ in range(self.replays):
             rows = perturbation(step)
-            adv = (step.x + rows).clamp(0, 1)
+            adv = clamp(step.x + rows, 0, 1)
             gradient = None
             if self.ascend == "cross_entropy":
                 _, gradient = ascent(adv, lambda x: cross_entropy(step.student(x), step.y))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from overproof.attacks.ball import Threat
 from overproof.data.images import Batch
-from overproof.functional import cross_entropy
+from overproof.functional import clamp, cross_entropy
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
 
@@ -46,7 +46,7 @@ class FreeAT(Method):
         """Yield the term ``adv`` once per replay."""
         for _ in range(self.replays):
             rows = perturbation(step)
-            adv = (step.x + rows).clamp(0, 1) if self.clamp_images else step.x + rows
+            adv = clamp(step.x + rows, 0, 1) if self.clamp_images else step.x + rows
             yield {"adv": cross_entropy(step.student(adv), step.y).mean()}
             assert rows.grad is not None
             climb(step, rows, rows.grad, self.threat)
