@@ -44,7 +44,13 @@ def test_the_page_shows_what_the_file_holds(tmp_path, monkeypatch):
     spec.loader.exec_module(generate)
     monkeypatch.setattr(generate, "DOCS", tmp_path / "docs")
     assert "Not run yet" in generate.speedrun_page()
-    place = {"data": "mnist", "hardware": "a machine", "versions": {"torch": "9"}, "commit": "abc"}
+    place = {
+        "data": "mnist",
+        "of": {"student": 4.0},
+        "hardware": "a machine",
+        "versions": {"torch": "9"},
+        "commit": "abc",
+    }
     file = tmp_path / "benchmarks" / "results" / "speedrun.json"
     file.parent.mkdir(parents=True)
     runs = [
@@ -52,8 +58,19 @@ def test_the_page_shows_what_the_file_holds(tmp_path, monkeypatch):
         for seed, minutes in ((0, 4.0), (1, 4.0))
     ]
     file.write_text(json.dumps(runs))
-    line = "| mnist | 2 | 4.00 ± 0.00 | 98.0 ± 0.0 | 89.0 ± 0.0 | 0, 1 | a machine | torch 9 | abc |"
+    line = "| mnist | trained | 2 | 4.00 ± 0.00 | 98.0 ± 0.0 | 89.0 ± 0.0 | 0, 1 | a machine | torch 9 | abc |"
     assert line in generate.speedrun_page()
+    file.write_text(json.dumps([runs[0], runs[1] | {"of": {"alone": 4.0}}]))
+    assert "| mnist | trained | 1 | 4.00 |" in generate.speedrun_page()
+    assert "| mnist | none | 1 | 4.00 |" in generate.speedrun_page()
+
+
+def test_a_student_alone_has_no_teacher_to_pay_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(speedrun, "EXAMPLES", 20)
+    record = speedrun.speedrun("mnist", 3, tmp_path, alone=True, device="cpu", sets=TOY, attacks="fgsm")
+    run = Run(tmp_path / "alone-3")
+    assert record["of"] == {"alone": pytest.approx(run.metrics()[0]["processor_seconds"] / 60)}
+    assert record["minutes"] == record["of"]["alone"] and not run.recipe().teachers
 
 
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
@@ -66,4 +83,5 @@ def test_the_students_are_small_and_the_headers_claim_nothing(data):
         assert file.read_text().startswith("# Not run here.") is (data == "cifar10")
         assert bool(read(file).teachers) is (role == "student")
         sizes.append(parameter_count(read(file).student.build(like)))
+    assert read(find_recipe(f"{data}/speedrun-alone")).student == read(find_recipe(f"{data}/speedrun-student")).student
     assert sizes[1] <= (sizes[0] / 10 if data == "mnist" else parameter_count(named("mobilenetv2").build(like)))
