@@ -22,6 +22,7 @@ NAMES = [
     "batch composition",
     "gradients",
     "logit scale",
+    "ends",
     "linearity",
     "large eps",
     "monotone",
@@ -169,10 +170,16 @@ def shattered(x):
     return x + 0.02 * torch.sin(2000 * x)
 
 
+def clamped(x):
+    # As torch.clamp is from 2.14 on.
+    return torch.where((x > 0) & (x < 1), x, x.detach())
+
+
 MASKS = {
     "rounded": (lambda model: before(rounded, model), "gradients", "fail"),
     "thermometer": (lambda model: before(thermometer, model), "gradients", "fail"),
     "scaled": (lambda model: after(lambda z: 1e4 * z, model), "logit scale", "fail"),
+    "clamped": (lambda model: before(clamped, model), "ends", "fail"),
     "noisy": (lambda model: before(Disturbed(), model), "determinism", "fail"),
     "shattered": (lambda model: before(shattered, model), "linearity", "fail"),
 }
@@ -185,7 +192,7 @@ def test_a_mask_is_caught_by_the_sign_that_names_it(mask, name, threat, networks
     x, y = digits
     signs = examined(make(networks[name]), (x[:32], y[:32]), threat)
     assert signs[sign].level == level
-    network_alone = {"determinism", "batch composition", "gradients", "logit scale"}
+    network_alone = {"determinism", "batch composition", "gradients", "logit scale", "ends"}
     assert network_alone & set(levels(signs)) <= {sign}  # and what does not apply is not blamed
     assert Reliability(signs=tuple(signs.values())).result == "fail"
 

@@ -29,6 +29,7 @@ SUSPECT, FAIL = 0.05, 0.5
 _REPEATED = 1e-5  # a repeated pass gives the same bits, but for sums on a GPU that change their order
 _REGROUPED = 1e-3  # in another batch other kernels run: 1e-6 in float32, more in TF32
 _VANISHED = 1e-30  # 69 logits ahead: float32 ends at 1e-38, and the factors of the layers are still to come
+_HAIR = 1e-6  # from 0 or 1 into the box: far less than a network tells apart
 _FEW = 3  # one or two examples are an accident
 _STEPS, _RESTARTS, _DRAWS, _PAIRS = 10, 5, 100, 16
 
@@ -73,7 +74,7 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int,
 
     The network is examined as its owner left it, in the mode in which he measures its accuracy; afterwards buffers and
     random states are as before. Compute in full precision: bf16 alone makes logits depend on their batch. Costs at most
-    110 forward and backward passes over all examples, 160 more and 100 forward ones over those that the short search
+    112 forward and backward passes over all examples, 160 more and 100 forward ones over those that the short search
     does not break. ``gradients=False`` leaves those passes out, for a file whose gradients are absent and not hidden:
     what is left are determinism and the rest of the batch. Raises ``InputError`` without examples or where there are
     not as many labels.
@@ -90,7 +91,7 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int,
         found = _correct(model, x.detach(), y, threat, seed)
         if not len(found.y):
             return [*signs, _nothing_to_attack(len(x))]
-        return [*signs, *_gradients(found), _linearity(found), *_searches(found)]
+        return [*signs, *_gradients(found), _ends(found), _linearity(found), *_searches(found)]
 
 
 # --- the network alone ------------------------------------------------------------------------------------------------
@@ -153,6 +154,30 @@ def _gradients(found: _Subject) -> list[Sign]:
             figures={"share": hidden.share},
         ),
     ]
+
+
+def _ends(found: _Subject) -> Sign:
+    """Look at pixels of exactly 0 or 1, and a hair inside: a clamp before the network has no gradient at its ends.
+
+    So it is from torch 2.14 on. Searches come to these ends all the time, and could never leave them again.
+    """
+    ends = (found.x == 0) | (found.x == 1)
+    at, beside = (
+        (ascent(z, found.worse)[1].abs() * ends).flatten(1).amax(dim=1)
+        for z in (found.x, found.x.clamp(_HAIR, 1 - _HAIR))
+    )
+    lost = Evidence(
+        claim="lost", passed=int(((at == 0) & (beside > 0)).sum()), of=int(ends.flatten(1).any(dim=1).sum())
+    )
+    return Sign(
+        name="ends",
+        level=_level(lost),
+        finding=(
+            f"{lost.passed} of {lost.of} images have no gradient at pixels of exactly 0 or 1, but one beside them, as "
+            f"behind a clamp: leave it out, attacks stay in [0, 1] by themselves"
+        ),
+        figures={"share": lost.share},
+    )
 
 
 def _linearity(found: _Subject) -> Sign:
