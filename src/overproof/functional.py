@@ -85,7 +85,7 @@ def clamp(x: Tensor, low: float = -inf, high: float = inf) -> Tensor:
     or a slope of zero does, would never leave it.
     """
     if low > -inf:
-        x = torch.where(x < low, low, x)
+        x = x.masked_fill(x < low, low)
     if high < inf:
-        x = torch.where(x > high, high, x)
+        x = x.masked_fill(x > high, high)
     return x
