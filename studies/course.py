@@ -133,14 +133,17 @@ def record_of(cell: Cell) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, marked where files differ from it; ``unknown`` outside of one."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return found.stdout.strip() or "unknown"
+    """Return the commit of this checkout, marked where files other than results differ; ``unknown`` outside of one."""
+
+    def git(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+
+    found = git("rev-parse", "--short=12", "HEAD")
+    if found.returncode:
+        return "unknown"
+    # Results are what the asking command writes: with them, all but its first would be marked.
+    same = git("diff", "--quiet", "HEAD", "--", ".", ":!docs/results", ":!benchmarks/results")
+    return found.stdout.strip() + ("-dirty" if same.returncode else "")
 
 
 class _Record:

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -119,3 +121,20 @@ def test_a_failure_is_named_and_only_what_needs_it_is_left_out(made):
     assert [cell.exam and cell.run.row for cell in course.failed] == ["bad", "worse"]
     assert any(line.startswith("failed: bad") and line.endswith("it went wrong") for line in told)
     assert ran() == ["bad", "well"]
+
+
+def test_the_commit_is_marked_where_more_than_results_differ(tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.course.ROOT", tmp_path)
+    assert commit() == "unknown"
+    files = [tmp_path / "docs" / "results" / "a.json", tmp_path / "code.py"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    files[0].write_text("2")
+    assert commit() == clean
+    files[1].write_text("2")
+    assert commit() == f"{clean}-dirty"
