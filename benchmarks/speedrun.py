@@ -39,14 +39,15 @@ def speedrun(
     """Train teacher and student of one seed in ``folder``, evaluate the student, and return the record."""
     place = pick_device(device)
     runs: dict[str, Run] = {}
-    for role in ("alone",) if alone else ("teacher", "student"):
+    roles = ("alone",) if alone else ("teacher", "student")
+    for role in roles:
         edits = [*sets, f"seed={seed}"]
         edits += [f"teachers.robust={runs['teacher'].folder}"] if runs else []
         recipe = read(find_recipe(f"{data}/speedrun-{role}"), edits)
         runs[role] = train(recipe, folder / f"{role}-{seed}", device=device)
     clock = "seconds" if place.type == "cuda" else "processor_seconds"
     minutes = {role: sum(record[clock] for record in run.metrics()) / 60 for role, run in runs.items()}
-    found = evaluate(runs[role], attacks=(attacks,), examples=EXAMPLES, device=device, reliability=False)
+    found = evaluate(runs[roles[-1]], attacks=(attacks,), examples=EXAMPLES, device=device, reliability=False)
     return {
         "data": data,
         "seed": seed,

@@ -24,7 +24,7 @@ def test_an_absent_device_is_an_input_error(wish):
         pick_device(wish)
 
 
-def test_versions_are_those_installed():
+def test_versions_are_those_in_use():
     assert versions() == {
         "overproof": overproof.__version__,
         "torch": torch.__version__,

@@ -1,10 +1,8 @@
 """Per-example quantities: every loss and score of the project, ``[N]``, the mean taken later and once.
 
 Logits are ``[N, K]`` raw scores, labels ``[N]`` int64. Everything goes through ``log_softmax`` on both sides, so no
-quantity needs a small constant inside a logarithm. Values are in nats. And ``clamp``, which is not one of them.
+quantity needs a small constant inside a logarithm. Values are in nats.
 """
-
-from math import inf
 
 import torch
 import torch.nn.functional as F
@@ -76,16 +74,3 @@ def difference(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the cosine similarity of two representations ``[N, F]`` per example, ``[N]``, in [-1, 1]."""
     return F.cosine_similarity(student, teacher, dim=1, eps=1e-6)
-
-
-def clamp(x: Tensor, low: float = -inf, high: float = inf) -> Tensor:
-    """Return x, nowhere below ``low`` or above ``high``; the gradient is 1 at these two as well.
-
-    ``torch.clamp`` is so up to torch 2.13 and has no gradient there since 2.14: what starts at an end, as a black pixel
-    or a slope of zero does, would never leave it.
-    """
-    if low > -inf:
-        x = x.masked_fill(x < low, low)
-    if high < inf:
-        x = x.masked_fill(x > high, high)
-    return x

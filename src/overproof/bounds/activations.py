@@ -16,7 +16,7 @@ from typing_extensions import override
 from overproof.bounds.operators import Operator
 from overproof.bounds.region import Bounds
 from overproof.bounds.rows import Pair, Rows
-from overproof.functional import clamp
+from overproof.clamp import clamp
 
 
 class Activation(Operator):
@@ -108,7 +108,7 @@ class MaxPool(Activation):
         numbers = torch.arange(height * width, dtype=torch.float64, device=winner.device).view(1, 1, height, width)
         places = self._windows(numbers).long().expand_as(lowers).gather(2, winner).squeeze(2)
         rows = rows.dense(tuple(wins.shape[1:]))
-        above = clamp(rows.weight, high=0) * ~wins[rows.example]
+        above = (rows.weight - F.relu(rows.weight)) * ~wins[rows.example]
         bias = rows.bias + (above * uppers.amax(dim=2)[rows.example]).flatten(1).sum(dim=1)
         weight = rows.weight.new_zeros(len(rows), channels, height * width)
         weight = weight.scatter_add(2, places[rows.example].flatten(2), (rows.weight - above).flatten(2))

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import ascent
+from overproof.clamp import clamp
 from overproof.data.images import Batch
-from overproof.functional import clamp, cross_entropy
+from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from overproof.attacks.ball import Threat
+from overproof.clamp import clamp
 from overproof.data.images import Batch
-from overproof.functional import clamp, cross_entropy
+from overproof.functional import cross_entropy
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
 
