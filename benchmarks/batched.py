@@ -24,10 +24,10 @@ from overproof.models.weights import channels_last, freeze
 RESULT = Path(__file__).parent / "results" / "batched.json"
 
 
-def ways(name: str, batch: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+def ways(name: str, batch: int, place: torch.device = CPU) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
     """Return two functions that give the logits ``[2, N, K]``: one teacher after the other, and both at once."""
-    teachers = [freeze(network(name, seed)) for seed in (1, 2)]
-    x = torch.rand(batch, CIFAR.channels, CIFAR.height, CIFAR.width)
+    teachers = [freeze(network(name, seed, place)) for seed in (1, 2)]
+    x = torch.rand(batch, CIFAR.channels, CIFAR.height, CIFAR.width, device=place)
     weights, buffers = stack_module_state(teachers)  # type: ignore[arg-type]
     shell = deepcopy(teachers[0])
     for teacher in teachers:

@@ -9,7 +9,9 @@ same code where there is no GPU, to see that it works; nothing is kept of it.
 import argparse
 import json
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,21 +20,39 @@ from typing import Any
 
 import torch
 
+from benchmarks.batched import ways
+from benchmarks.loading import MODEL, make, resnet50
+from benchmarks.loading import loop as images_loop
 from benchmarks.ratio import ratio
-from benchmarks.steps import CPU, ard, bare_passes, loop, matmul, network, noise, operations, textbook_step
+from benchmarks.steps import (
+    CIFAR,
+    CPU,
+    ard,
+    bare_passes,
+    loop,
+    matmul,
+    network,
+    noise,
+    operations,
+    search_passes,
+    textbook_step,
+)
 from overproof.attacks.ball import Radius, Threat
 from overproof.bounds.crown import bound
 from overproof.bounds.region import Region
 from overproof.bounds.spec import margins
 from overproof.bounds.trace import trace
 from overproof.data.augment import Augment
+from overproof.data.sources import Folder
+from overproof.data.streaming import Loading
 from overproof.environment import hardware, pick_device, versions
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.trial import SUITES
 from overproof.methods.catalogue import methods as catalogue
+from overproof.methods.natural import Natural
 from overproof.models.precision import tensor_float
 from overproof.models.still import held_still, replayed_when_still
-from overproof.models.weights import freeze
+from overproof.models.weights import build, freeze
 from overproof.training.performance import Performance
 
 Part = Callable[["Bench"], dict[str, Any]]
@@ -181,6 +201,45 @@ def of_the_matmul_rate(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def larger_searches(bench: Bench) -> dict[str, Any]:
+    """Four searches on 128 images each over one on 512, their passes alone: what a larger search batch could save."""
+    found = {}
+    for name in bench.networks:
+        one, four = (
+            bench.settled(search_passes(name, CIFAR, size, "bf16", still=True, place=bench.place))
+            for size in (bench.batch // 2, 2 * bench.batch)
+        )
+        found[name] = asdict(ratio(lambda one=one: [one() for _ in range(4)], four, bench.rounds))  # type: ignore[misc]
+    return found
+
+
+def teachers_at_once(bench: Bench) -> dict[str, Any]:
+    """Two teachers of one shape, one after the other, over both at once as one network by ``vmap``."""
+    found = {}
+    for name in bench.networks:
+        in_turn, at_once = (bench.settled(way) for way in ways(name, bench.batch, bench.place))
+        found[name] = asdict(ratio(in_turn, at_once, bench.rounds))
+    return found
+
+
+def a_stream(bench: Bench) -> dict[str, Any]:
+    """Training ResNet-50 on 224-pixel JPEGs: seconds from memory over seconds from a stream; target 0.9."""
+    with tempfile.TemporaryDirectory() as folder:
+        made, copies = (8, 1) if bench.small else (512, 16)
+        make(Path(folder), made)
+        for file in list(Path(folder).rglob("*.jpg")):
+            for number in range(1, copies):
+                shutil.copy(file, file.with_stem(f"{file.stem}-{number}"))
+        encoded = Folder(path=folder).open("train")
+        streamed = Loading(mode="streamed").place(encoded, bench.place)
+        works = []
+        for images in (encoded.decoded().to(bench.place), streamed):
+            student = build(MODEL, encoded.signature) if bench.small else resnet50(encoded.signature)
+            works.append(bench.settled(images_loop(images, Natural(), student.to(bench.place), bench.batch)))
+        found = ratio(*works, min(bench.rounds, 3))
+    return {**asdict(found), "images": len(encoded)}
+
+
 def an_epoch(bench: Bench) -> dict[str, Any]:
     """One epoch of PGD-10 ARD on 50,000 images, ResNet-18 from ResNet-18, our defaults; target 25 s."""
     found = {}
@@ -225,6 +284,9 @@ MEASURES: dict[str, Part] = {
     "against the textbook": against_the_textbook,
     "against bare passes": against_bare_passes,
     "of the matmul rate": of_the_matmul_rate,
+    "larger searches": larger_searches,
+    "teachers at once": teachers_at_once,
+    "a stream": a_stream,
     "an epoch": an_epoch,
     "an evaluation": an_evaluation,
 }
@@ -264,6 +326,14 @@ def table(results: dict[str, Any]) -> list[str]:
         lines.append(f"textbook fp32 step / ours, {name:<22} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
     for name, one in results["against bare passes"].items():
         lines.append(f"our step / bare passes, {name:<25} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
+    for part in ("larger searches", "teachers at once"):
+        for name, one in results[part].items():
+            what = {"larger searches": "four searches / one larger", "teachers at once": "teachers in turn / at once"}
+            lines.append(f"{what[part]}, {name:<15} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
+    one = results["a stream"]
+    lines.append(
+        f"images from memory / streamed, ResNet-50    {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+    )
     for compile, seconds in results["an epoch"].items():
         share = results["of the matmul rate"][compile]["share"]
         lines.append(f"share of the bf16 matmul rate, {compile:<18} {share:.2f}")

@@ -15,6 +15,7 @@ from statistics import median
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
@@ -27,8 +28,11 @@ from overproof.environment import hardware, versions
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.methods.pgd_at import PGDAT
+from overproof.models.classifier import Classifier
 from overproof.models.convnet import ConvNet
+from overproof.models.resnet import ResNet
 from overproof.models.weights import build, freeze
+from overproof.signature import Signature
 from overproof.training.loop import Loop
 from overproof.training.optimisation import SGD, Constant, Training
 
@@ -37,10 +41,10 @@ SIDE, IMAGES, BATCH, CLASSES, WORKERS, ROUNDS = 224, 192, 32, 4, 2, 3
 MODEL = ConvNet(channels=(16, 32, 64, 128), kernel=3, stride=(2, 2, 2, 2), padding=1, hidden=(64,))  # 49 MMAC
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, images: int = IMAGES) -> None:
     """Write JPEGs of the length that photographs have at this size: smooth colours, edges and some noise."""
     draws = np.random.default_rng(0)
-    for number in range(IMAGES):
+    for number in range(images):
         coarse = Image.fromarray(draws.integers(0, 256, (14, 14, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(np.int16)
         noisy = (smooth + draws.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
@@ -49,15 +53,30 @@ def make(folder: Path) -> None:
         Image.fromarray(noisy).save(file, quality=85)
 
 
-def loop(images: ImageSet | Stream, method: Method) -> Callable[[], object]:
-    """Return a function that trains for one epoch."""
+def loop(
+    images: ImageSet | Stream, method: Method, student: Classifier | None = None, batch: int = BATCH
+) -> Callable[[], object]:
+    """Return a function that trains for one epoch; the small convnet without a student."""
     torch.manual_seed(0)
     asked = images.signature
-    student = build(MODEL, asked)
     teachers = {role: freeze(build(MODEL, asked)) for role in method.roles}
-    training = Training(epochs=10**6, batch=BATCH, optimiser=SGD(lr=1e-4), schedule=Constant())
-    run = Loop(method, student, teachers, Loader(images, BATCH, Augment(crop=28, flip=True), 0), training, 0).run()
-    return lambda: next(run)
+    training = Training(epochs=10**6, batch=batch, optimiser=SGD(lr=1e-4), schedule=Constant())
+    loader = Loader(images, batch, Augment(crop=28, flip=True), 0)
+    run = Loop(method, student or build(MODEL, asked), teachers, loader, training, 0).run()
+
+    def epoch() -> None:
+        while not next(run).whole:
+            pass
+
+    return epoch
+
+
+def resnet50(asked: Signature) -> Classifier:
+    """Return ResNet-50 as it is for photographs: a 7x7 convolution of stride 2 first, and pooling."""
+    model = build(ResNet(depth=50), asked)
+    model.backbone.conv1 = nn.Conv2d(asked.channels, 64, 7, stride=2, padding=3, bias=False)
+    model.backbone.relu = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1))
+    return model
 
 
 def drained(images: ImageSet | Stream) -> Callable[[], object]:

@@ -198,16 +198,21 @@ def bare_passes(
 
 
 def search_passes(
-    architecture: str | Architecture, like: Signature, batch: int, precision: str, still: bool
+    architecture: str | Architecture,
+    like: Signature,
+    batch: int,
+    precision: str,
+    still: bool,
+    place: torch.device = CPU,
 ) -> Callable[[], None]:
     """Return a function that makes the ten passes of a search, of a network held still or merely in eval mode."""
-    model = network(architecture, 0, like=like)
+    model = network(architecture, 0, place, like)
     channels_last(model)
-    x = (noise(batch, like=like).images.float() / 255).contiguous(memory_format=torch.channels_last)
+    x = (noise(batch, place, like).images.float() / 255).contiguous(memory_format=torch.channels_last)
 
     def search() -> None:
         with (
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"),
             held_still(model) if still else in_mode(model, training=False),
         ):
             for _ in range(10):

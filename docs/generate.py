@@ -84,6 +84,7 @@ def results_page() -> str:
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
         slopes=slopes_table(DOCS.parent / "benchmarks" / "results" / "slopes.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
+        allocation=allocation_table(DOCS.parent / "benchmarks" / "results" / "allocation.json"),
         roundtrips=roundtrips_table(DOCS.parent / "benchmarks" / "results" / "roundtrips.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
@@ -191,6 +192,21 @@ def slopes_table(file: Path) -> str:
     axes = json.loads(file.read_text())["axes"]
     lines = [f"| {name} | {one['sizes'][0]} | {one['sizes'][-1]} | {one['slope']:.2f} |" for name, one in axes.items()]
     return "\n".join(["| what grows | from | to | slope |", "|---|---|---|---|", *lines])
+
+
+def allocation_table(file: Path) -> str:
+    """Return what it is worth that a process keeps the memory it was given back."""
+    found = json.loads(file.read_text())
+    lines = []
+    for name, one in found["cases"].items():
+        middle, low, high = one["kept / given back"]
+        rest = " | ".join(f"{kept:,.0f} | {back:,.0f}" for kept, back in (one["page faults"], one["peak MiB"]))
+        lines.append(f"| {name} | {middle:.2f} [{low:.2f}, {high:.2f}] | {rest} |")
+    head = [
+        "| what | seconds, kept / given back | page faults, kept | given back | peak MiB, kept | given back |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([f"{found['hardware']}:", "", *head, *lines])
 
 
 def footprint_table(file: Path) -> str:
@@ -306,6 +322,12 @@ a convnet of two layers), one thread.
 `python -m benchmarks.footprint`: peak resident memory of APGD-CE on 250 images of CIFAR's size.
 
 {footprint}
+
+`python -m benchmarks.allocation`: processor seconds where the process keeps what tensors give back, as training,
+evaluation and certification do, beside those where the C library returns it to the system; each in fresh processes, in
+turn, median of 5 [least, greatest].
+
+{allocation}
 
 ## Speed
 

@@ -301,6 +301,31 @@ def test_only_what_is_a_convolution_then_a_batchnorm_is_folded(make, left):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
+class Flattening(nn.Module):
+    """A convolution and a ReLU that is flattened; its activation may be looked at by another layer as well."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.conv, self.relu, self.flatten = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()
+        self.shared = shared
+
+    def forward(self, x):
+        active = self.relu(self.conv(x))
+        flat = self.flatten(active)
+        return flat + active.sum() if self.shared else flat
+
+
+@pytest.mark.parametrize(("shared", "order"), [(False, ["flatten", "relu"]), (True, ["relu", "flatten"])])
+def test_a_relu_that_is_only_flattened_comes_after_it_and_answers_the_same(shared, order):
+    network = Flattening(shared).eval()
+    graph = folded(network)
+    assert [node.target for node in graph.graph.nodes if node.target in ("relu", "flatten")] == order
+    x = torch.randn(2, 3, 6, 6, requires_grad=True)
+    assert torch.equal(graph(x), network(x))
+    sides = [torch.autograd.grad(one(x).square().sum(), x)[0] for one in (graph, network)]
+    assert torch.equal(*sides)
+
+
 def test_a_network_that_cannot_be_traced_comes_back_itself_and_works_in_both_precisions():
     network = stirred(Depends().eval())
     assert folded(network) is network

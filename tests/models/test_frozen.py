@@ -45,6 +45,14 @@ def test_the_output_and_the_input_gradient_are_those_of_the_convolution(name, si
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["3x3", "grouped, stride 2"])
+def test_no_images_have_a_gradient_of_none(name):
+    frozen = FrozenConv2d(SUITED[name].double())
+    x = torch.empty(0, SUITED[name].in_channels, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(frozen(x).sum(), x)
+    assert gradient.shape == x.shape
+
+
 @pytest.mark.parametrize("name", SUITED)
 def test_it_learns_nothing_and_moves_with_its_buffers(name):
     frozen = FrozenConv2d(SUITED[name]).to(torch.bfloat16)

@@ -86,7 +86,7 @@ class _Convolution(torch.autograd.Function):
         reach = turned.shape[-1] - 1
         if stride == 1:
             return F.conv2d(gradient, turned, None, 1, reach - padding, 1, groups), *[None] * 6
-        woven = F.pixel_shuffle(F.conv2d(gradient, turned, None, 1, reach, 1, groups), stride)
+        woven = _woven(F.conv2d(gradient, turned, None, 1, reach, 1, groups), stride, groups)
         # The last rows and columns are missing where no window reached them.
         below, right = (
             max(padding + size - have, 0) for size, have in zip((height, width), woven.shape[2:], strict=True)
@@ -104,9 +104,21 @@ def _turned(weight: Tensor, stride: int, groups: int) -> Tensor:
     """Return weights ``[C * s * s, C' / groups, k / s, k / s]`` from ``[C', C / groups, k, k]``.
 
     A pixel at offset ``s * m + r`` of a window gets the window's gradient times the weight there; so for each r the
-    gradient is correlated with every s-th weight, in reversed order of m.
+    gradient is correlated with every s-th weight, in reversed order of m. Within a group, r comes before the channel.
     """
     outputs, inputs, kernel, _ = weight.shape
     taps = kernel // stride
     parts = weight.reshape(groups, outputs // groups, inputs, taps, stride, taps, stride).flip(3, 5)
-    return parts.permute(0, 2, 4, 6, 1, 3, 5).reshape(groups * inputs * stride**2, outputs // groups, taps, taps)
+    return parts.permute(0, 4, 6, 2, 1, 3, 5).reshape(groups * inputs * stride**2, outputs // groups, taps, taps)
+
+
+def _woven(parts: Tensor, stride: int, groups: int) -> Tensor:
+    """Return ``[N, C, s * H, s * W]`` from the outputs ``[N, C * s * s, H, W]`` of turned weights.
+
+    ``F.pixel_shuffle`` moves every number on its own; here a pixel's channels, which lie together, are moved together.
+    """
+    count, channels, height, width = parts.shape
+    inputs = channels // (groups * stride**2)
+    split = parts.permute(0, 2, 3, 1).reshape(count, height, width, groups, stride, stride, inputs)
+    woven = split.permute(0, 1, 4, 2, 5, 3, 6).reshape(count, height * stride, width * stride, groups * inputs)
+    return woven.permute(0, 3, 1, 2)

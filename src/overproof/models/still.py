@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from overproof.models.classifier import Classifier
-from overproof.models.fast import fold, followed, replace_module
+from overproof.models.fast import flatten_first, fold, followed, replace_module
 from overproof.models.frozen import FrozenConv2d
 from overproof.models.mode import in_mode
 from overproof.models.replay import Replay
@@ -68,6 +68,7 @@ class Still:
             return
         self._graph = graph
         fold(self._graph, self._folded)
+        flatten_first(self._graph)
         for name, module in list(self._graph.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
                 replace_module(self._graph, name, self._frozen(module))

@@ -25,6 +25,7 @@ from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
+from overproof.memory import keep_freed_memory
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
@@ -93,6 +94,7 @@ def certifying(
     crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
     ``InputError``.
     """
+    keep_freed_memory()
     subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
     plan = _plan(subject, norm, eps, bound, seconds)
     if batch < 1:

@@ -23,6 +23,7 @@ from overproof.evaluation.suitability import (
 )
 from overproof.evaluation.trial import Suite
 from overproof.files import make_folder
+from overproof.memory import keep_freed_memory
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import chosen_suite, examinee, shown
@@ -51,6 +52,7 @@ def check_teacher(
     teacher should be more robust than it. Figures are for this decision; ``evaluate`` gives those to be quoted. Raises
     ``InputError``.
     """
+    keep_freed_memory()
     subject, place = examinee(run, data), pick_device(device)
     threat, suite = chosen_suite(subject, ("quick",), norm, eps)
     if threat is None:

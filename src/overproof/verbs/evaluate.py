@@ -29,6 +29,7 @@ from overproof.evaluation.store import Store
 from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
+from overproof.memory import keep_freed_memory
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
@@ -99,6 +100,7 @@ def evaluating(
     interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
     ``InputError``.
     """
+    keep_freed_memory()
     subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
     words = (attacks,) if isinstance(attacks, str) else attacks
     threat, suite = chosen_suite(subject, words, norm, eps)

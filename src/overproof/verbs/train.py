@@ -19,6 +19,7 @@ from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
 from overproof.files import make_folder, write_atomically
+from overproof.memory import keep_freed_memory
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
@@ -119,6 +120,7 @@ def _course(
     """Train as one of several processes; yield the same news in each."""
     check_same_recipe(recipe, processes)
     resuming = processes.from_leader(lambda: _check_folder(recipe, run, resume))
+    keep_freed_memory()
     stage = _set_up(recipe, pick_device(device), processes, shard_teachers)
     loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
