@@ -56,6 +56,8 @@ from overproof.models.weights import build, freeze
 from overproof.training.performance import Performance
 
 Part = Callable[["Bench"], dict[str, Any]]
+NETWORKS = ("resnet18", "mobilenetv2")
+COMPILED = ("off", "networks", "graphs")
 
 
 class Bench:
@@ -66,8 +68,8 @@ class Bench:
         self.batch = 8 if small else 256
         self.steps = 1 if small else 10
         self.rounds = 1 if small else 5
-        self.networks = ("resnet20",) if small else ("resnet18", "mobilenetv2")
-        self.compiled = ("off",) if small else ("off", "networks", "graphs")
+        self.networks = ("resnet20",) if small else NETWORKS
+        self.compiled = ("off",) if small else COMPILED
 
     def settled(self, work: Callable[[], object]) -> Callable[[], None]:
         """Return the work as it is timed: until the device has done all of it."""
@@ -322,24 +324,42 @@ def table(results: dict[str, Any]) -> list[str]:
     """Return a short table of a result file."""
     lines = [f"{results['hardware']}, torch {results['versions']['torch']}"]
     lines += [f"{part:<34} {'yes' if results[part]['ok'] else 'NO'}" for part in CHECKS]
-    for name, one in results["against the textbook"].items():
-        lines.append(f"textbook fp32 step / ours, {name:<22} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
-    for name, one in results["against bare passes"].items():
-        lines.append(f"our step / bare passes, {name:<25} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
-    for part in ("larger searches", "teachers at once"):
-        for name, one in results[part].items():
-            what = {"larger searches": "four searches / one larger", "teachers at once": "teachers in turn / at once"}
-            lines.append(f"{what[part]}, {name:<15} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]")
-    one = results["a stream"]
-    lines.append(
-        f"images from memory / streamed, ResNet-50    {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
-    )
-    for compile, seconds in results["an epoch"].items():
-        share = results["of the matmul rate"][compile]["share"]
-        lines.append(f"share of the bf16 matmul rate, {compile:<18} {share:.2f}")
-        lines.append(f"seconds of an ARD epoch, {compile:<24} {seconds:.1f}")
-    lines.append(f"seconds of standard, 500 images, all left   {results['an evaluation']['seconds']:.1f}")
+    return lines + [f"{what:<58} {figure:<20} {target}".rstrip() for what, target, figure in figures(results) if figure]
+
+
+def figures(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what is measured, its target and what was found: nothing where it was not measured."""
+    lines = []
+    for name in NETWORKS:
+        for compile in COMPILED:
+            found = results.get("against the textbook", {}).get(f"{name} {compile}")
+            target = ">= 5" if name == "resnet18" else ""
+            lines.append((f"{name}, compile {compile}: textbook fp32 step / ours", target, _ratio(found)))
+    for part, what, target in (
+        ("against bare passes", "our step / bare passes", "<= 1.10"),
+        ("larger searches", "four searches / one larger", ""),
+        ("teachers at once", "teachers in turn / at once", ""),
+    ):
+        lines += [(f"{name}: {what}", target, _ratio(results.get(part, {}).get(name))) for name in NETWORKS]
+    lines.append(("ResNet-50: images from memory / streamed", ">= 0.9", _ratio(results.get("a stream"))))
+    for compile in COMPILED:
+        share = results.get("of the matmul rate", {}).get(compile, {}).get("share")
+        seconds = results.get("an epoch", {}).get(compile)
+        lines += [
+            (f"resnet18, compile {compile}: share of the bf16 matmul rate", ">= 0.35", _number(share, 2)),
+            (f"resnet18, compile {compile}: seconds of an ARD epoch", "<= 25", _number(seconds, 1)),
+        ]
+    seconds = results.get("an evaluation", {}).get("seconds")
+    lines.append(("resnet18: seconds of standard, 500 images, all left", "", _number(seconds, 1)))
     return lines
+
+
+def _ratio(found: dict[str, float] | None) -> str:
+    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else ""
+
+
+def _number(found: float | None, digits: int) -> str:
+    return "" if found is None else f"{found:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from overproof.training.cost import passes
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # the studies lie beside the package, and this file is run as a script
 
+from benchmarks.gpu import figures as gpu_figures  # noqa: E402
 from studies.grid import find_study  # noqa: E402
 from studies.page import pages as study_pages  # noqa: E402
 from studies.page import summary  # noqa: E402
@@ -81,6 +82,11 @@ def results_page() -> str:
             for file in sorted((DOCS.parent / "benchmarks" / "results").glob("*threads-of-*.json"))
             if not file.name.startswith("gpu-")
         ),
+        gpu="\n\n".join(
+            gpu_table(json.loads(file.read_text()))
+            for file in sorted((DOCS.parent / "benchmarks" / "results").glob("gpu-*.json"))
+        )
+        or gpu_table({}),
         bounds=bounds_tables(DOCS.parent / "benchmarks" / "results" / "bounds.json"),
         slopes=slopes_table(DOCS.parent / "benchmarks" / "results" / "slopes.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
@@ -171,7 +177,9 @@ def speedrun_page() -> str:
         seeds = ", ".join(str(run["seed"]) for run in runs)
         figures = [data, teacher, str(len(runs)), f"{minutes.mean:.2f}{width}", str(clean), str(robust)]
         lines.append("| " + " | ".join([*figures, seeds, machine, torch, commit]) + " |")
-    return SPEEDRUN.format(table="\n".join(lines) if groups else "**Not run yet.**")
+    if not any(data == "cifar10" for data, *_ in groups):
+        lines.append("| cifar10 | | | | | | | no GPU was at hand | | |")
+    return SPEEDRUN.format(table="\n".join(lines))
 
 
 def roundtrips_table(file: Path) -> str:
@@ -185,6 +193,13 @@ def roundtrips_table(file: Path) -> str:
             f"| {name} | {one['parameters']:,} | {off:.0e} | {same} | {one['bytes_int8'] / one['bytes']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def gpu_table(results: dict[str, Any]) -> str:
+    """Return what one GPU was measured at; every figure is left out where there was none."""
+    lines = [f"| {what} | {target} | {figure} |" for what, target, figure in gpu_figures(results)]
+    where = f"{results['hardware']}, torch {results['versions']['torch']}" if results else "No GPU was at hand"
+    return "\n".join([f"{where}:", "", "| what | target | measured |", "|---|---|---|", *lines])
 
 
 def slopes_table(file: Path) -> str:
@@ -335,6 +350,12 @@ turn, median of 5 [least, greatest].
 Processor time where there is one thread.
 
 {speed}
+
+## On a GPU
+
+`python -m benchmarks.gpu`, batch 256, bf16, PGD-10 ARD; ratios as above, of time on the wall.
+
+{gpu}
 """
 
 INDEX_HEAD = """# Methods

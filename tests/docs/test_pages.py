@@ -56,6 +56,22 @@ def test_generated_pages_are_as_they_would_be_written(generate):
     assert not stale, "run make docs"
 
 
+def test_what_no_gpu_was_asked_has_no_figure(generate):
+    empty = generate.gpu_table({}).splitlines()
+    assert empty[0] == "No GPU was at hand:" and all(line.endswith(" |  |") for line in empty[4:])
+    part = {"median": 6.1, "low": 6.0, "high": 6.3}
+    found = {"hardware": "a GPU", "versions": {"torch": "9"}, "against the textbook": {"resnet18 graphs": part}}
+    table = generate.gpu_table(found | {"an epoch": {"off": 20.04}, "of the matmul rate": {"off": {"share": 0.4}}})
+    assert table.startswith("a GPU, torch 9:")
+    for line in (
+        "| resnet18, compile graphs: textbook fp32 step / ours | >= 5 | 6.10 [6.00, 6.30] |",
+        "| resnet18, compile off: textbook fp32 step / ours | >= 5 |  |",
+        "| resnet18, compile off: seconds of an ARD epoch | <= 25 | 20.0 |",
+        "| resnet18, compile off: share of the bf16 matmul rate | >= 0.35 | 0.40 |",
+    ):
+        assert line in table
+
+
 def test_every_method_has_a_page_in_the_index(generate):
     index = (ROOT / "docs" / "methods" / "index.md").read_text()
     for page in (ROOT / "docs" / "methods").glob("*.md"):

@@ -43,7 +43,7 @@ def test_the_page_shows_what_the_file_holds(tmp_path, monkeypatch):
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     monkeypatch.setattr(generate, "DOCS", tmp_path / "docs")
-    assert "Not run yet" in generate.speedrun_page()
+    assert "| cifar10 | | | | | | | no GPU was at hand | | |" in generate.speedrun_page()
     place = {
         "data": "mnist",
         "of": {"student": 4.0},
@@ -63,6 +63,8 @@ def test_the_page_shows_what_the_file_holds(tmp_path, monkeypatch):
     file.write_text(json.dumps([runs[0], runs[1] | {"of": {"alone": 4.0}}]))
     assert "| mnist | trained | 1 | 4.00 |" in generate.speedrun_page()
     assert "| mnist | none | 1 | 4.00 |" in generate.speedrun_page()
+    file.write_text(json.dumps([runs[0] | {"data": "cifar10"}]))
+    assert "| cifar10 | trained | 1 | 4.00 |" in (page := generate.speedrun_page()) and "no GPU" not in page
 
 
 def test_a_student_alone_has_no_teacher_to_pay_for(tmp_path, monkeypatch):
