@@ -304,9 +304,9 @@ def test_only_what_is_a_convolution_then_a_batchnorm_is_folded(make, left):
 class Flattening(nn.Module):
     """A convolution and a ReLU that is flattened; its activation may be looked at by another layer as well."""
 
-    def __init__(self, shared):
+    def __init__(self, shared, in_place):
         super().__init__()
-        self.conv, self.relu, self.flatten = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten()
+        self.conv, self.relu, self.flatten = nn.Conv2d(3, 4, 3), nn.ReLU(in_place), nn.Flatten()
         self.shared = shared
 
     def forward(self, x):
@@ -315,10 +315,11 @@ class Flattening(nn.Module):
         return flat + active.sum() if self.shared else flat
 
 
-@pytest.mark.parametrize(("shared", "order"), [(False, ["flatten", "relu"]), (True, ["relu", "flatten"])])
-def test_a_relu_that_is_only_flattened_comes_after_it_and_answers_the_same(shared, order):
-    network = Flattening(shared).eval()
+@pytest.mark.parametrize(("shared", "in_place"), [(False, False), (True, False), (False, True)])
+def test_a_relu_that_is_only_flattened_comes_after_it_and_answers_the_same(shared, in_place):
+    network = Flattening(shared, in_place).eval()
     graph = folded(network)
+    order = ["relu", "flatten"] if shared or in_place else ["flatten", "relu"]
     assert [node.target for node in graph.graph.nodes if node.target in ("relu", "flatten")] == order
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     assert torch.equal(graph(x), network(x))

@@ -127,7 +127,8 @@ def flatten_first(graph: fx.GraphModule) -> None:
             and isinstance(modules[str(flatten.target)], nn.Flatten)
             and isinstance(relu, fx.Node)
             and relu.op == "call_module"
-            and isinstance(modules[str(relu.target)], nn.ReLU)
+            and isinstance(rectify := modules[str(relu.target)], nn.ReLU)
+            and not rectify.inplace  # it would change what it is given for others as well
             and len(relu.users) == 1
         ):
             flatten.replace_all_uses_with(relu)
