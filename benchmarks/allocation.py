@@ -16,24 +16,21 @@ from time import process_time
 
 import torch
 
-from benchmarks.bounds import graph, region, told
+from benchmarks.attacks import ours
+from benchmarks.bounds import MNIST, graph, region, told
 from benchmarks.reference import images, network
 from benchmarks.steps import CIFAR, ard, loop
+from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Radius, Threat
 from overproof.bounds.crown import bound
 from overproof.bounds.spec import margins
-from overproof.data.images import Batch
 from overproof.environment import hardware, versions
-from overproof.evaluation.attacked import prepare
-from overproof.evaluation.engine import assail
 from overproof.evaluation.trial import Suite, standard
-from overproof.memory import keep_freed_memory
 from overproof.models.convnet import ConvNet
 from overproof.signature import Signature
 
 RESULT = Path(__file__).parent / "results" / "allocation.json"
 ROUNDS = 5
-MNIST = Signature(channels=1, height=28, width=28, classes=10)
 
 
 def steps(name: str | ConvNet, like: Signature, count: int) -> Callable[[], object]:
@@ -46,8 +43,7 @@ def attack(name: str) -> Callable[[], object]:
     """Return a function that attacks 128 images of the reference network, hardly any of which can be broken."""
     threat = Threat(eps=Radius("1/2550"))
     trials = tuple(trial for trial in standard(threat).attacks if trial.name == name)
-    subject, batch = prepare(network()), Batch(*images(128))
-    return lambda: list(assail(subject, batch, Suite(name="one", attacks=trials), seed=0, number=0))
+    return partial(ours, network(), *images(128), Suite(name="one", attacks=trials))
 
 
 def proof() -> Callable[[], object]:

@@ -34,7 +34,7 @@ def attacked(batch: int) -> Iterator[tuple[str, Work, Work]]:
     yield (
         "cnn_pgd, 50 images, standard",
         partial(_theirs, network(), x, y, threat, ["apgd-ce", "apgd-t", "fab-t", "square"], 100),
-        partial(_ours, network(), x, y, standard(threat)),
+        partial(ours, network(), x, y, standard(threat)),
     )
     threat = Threat(eps=Radius("1/2550"))
     for name in ("resnet18", "mobilenetv2"):
@@ -46,11 +46,12 @@ def attacked(batch: int) -> Iterator[tuple[str, Work, Work]]:
         yield (
             f"{name}, {batch} images, APGD-CE, 5 steps",
             partial(_theirs, model, x, y, threat, ["apgd-ce"], 5),
-            partial(_ours, model, x, y, suite),
+            partial(ours, model, x, y, suite),
         )
 
 
-def _ours(model: Classifier, x: Tensor, y: Tensor, suite: Suite) -> None:
+def ours(model: Classifier, x: Tensor, y: Tensor, suite: Suite) -> None:
+    """Take the images through the suite as an evaluation does, in the precision that ``auto`` takes."""
     precision = choose_precision("auto", x.device, model)
     for _ in assail(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0):
         pass

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``: is the CUDA path right, and how fast is it; under 8 minutes on one GPU.
+"""``python -m benchmarks.gpu``: is the CUDA path right, and how fast is it; meant for 8 minutes on one GPU.
 
 Self-contained: random images of CIFAR's shape. First it checks (a failed check is printed, and the exit status is 1),
 then it measures, everything in turn in one process. Each part is written as soon as it is done, and a second run does
@@ -23,7 +23,7 @@ import torch
 from benchmarks.batched import ways
 from benchmarks.loading import MODEL, make, resnet50
 from benchmarks.loading import loop as images_loop
-from benchmarks.ratio import ratio
+from benchmarks.ratio import Ratio, ratio
 from benchmarks.steps import (
     CIFAR,
     CPU,
@@ -238,8 +238,7 @@ def a_stream(bench: Bench) -> dict[str, Any]:
         for images in (encoded.decoded().to(bench.place), streamed):
             student = build(MODEL, encoded.signature) if bench.small else resnet50(encoded.signature)
             works.append(bench.settled(images_loop(images, Natural(), student.to(bench.place), bench.batch)))
-        found = ratio(*works, min(bench.rounds, 3))
-    return {**asdict(found), "images": len(encoded)}
+        return asdict(ratio(*works, min(bench.rounds, 3)))
 
 
 def an_epoch(bench: Bench) -> dict[str, Any]:
@@ -286,11 +285,11 @@ MEASURES: dict[str, Part] = {
     "against the textbook": against_the_textbook,
     "against bare passes": against_bare_passes,
     "of the matmul rate": of_the_matmul_rate,
+    "an epoch": an_epoch,
+    "an evaluation": an_evaluation,
     "larger searches": larger_searches,
     "teachers at once": teachers_at_once,
     "a stream": a_stream,
-    "an epoch": an_epoch,
-    "an evaluation": an_evaluation,
 }
 
 
@@ -354,8 +353,8 @@ def figures(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
-def _ratio(found: dict[str, float] | None) -> str:
-    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else ""
+def _ratio(found: dict[str, Any] | None) -> str:
+    return str(Ratio(**found)) if found else ""
 
 
 def _number(found: float | None, digits: int) -> str:

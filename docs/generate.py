@@ -19,6 +19,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # the studies lie beside the package, and this file is run as a script
 
 from benchmarks.gpu import figures as gpu_figures  # noqa: E402
+from benchmarks.ratio import Ratio  # noqa: E402
 from studies.grid import find_study  # noqa: E402
 from studies.page import pages as study_pages  # noqa: E402
 from studies.page import summary  # noqa: E402
@@ -100,8 +101,8 @@ def speed_table(file: Path) -> str:
     """Return the measured claims of one machine."""
     suites = json.loads(file.read_text()).values()
     rows = [
-        f"| {claim['name']} | {claim['measured']['median']:.2f} [{claim['measured']['low']:.2f}, "
-        f"{claim['measured']['high']:.2f}] | {claim['target']} | {'yes' if claim['holds'] else '**no**'} |"
+        f"| {claim['name']} | {Ratio(**claim['measured'])} | {claim['target']} | "
+        f"{'yes' if claim['holds'] else '**no**'} |"
         for suite in suites
         for claim in suite["claims"]
     ]

@@ -3,7 +3,7 @@
 import ast
 import sys
 
-GROUND = {"clamp", "errors", "files", "memory", "signature", "functional", "environment", "processes"}
+GROUND = {"allocation", "clamp", "errors", "files", "memory", "signature", "functional", "environment", "processes"}
 BASE = GROUND | {"models", "data"}
 LAW = {
     # The ground floor; a file here may use another one, but nothing above it.

@@ -44,8 +44,8 @@ class Fast(nn.Module):
 def folded(network: nn.Module) -> nn.Module:
     """Return the network in eval mode with each BatchNorm that directly follows a convolution folded into it.
 
-    A network that cannot be traced (its course depends on its input) is returned as it is. The network itself is not
-    changed, but the copy may share its tensors.
+    A ReLU that is flattened comes after that (``flatten_first``). A network that cannot be traced (its course depends
+    on its input) is returned as it is. The network itself is not changed, but the copy may share its tensors.
     """
     graph = followed(network)
     if graph is None:
@@ -117,20 +117,16 @@ def flatten_first(graph: fx.GraphModule) -> None:
     """Let a ReLU whose output is flattened, and used for nothing else, work on what is flattened already; in place.
 
     The numbers are the same. But a gradient comes back from flattened images in another layout than channels last, and
-    a ReLU that meets two layouts takes as long as a convolution.
+    a ReLU that meets two layouts is slow (``benchmarks still``, the convnet).
     """
     modules = dict(graph.named_modules())
     for flatten in list(graph.graph.nodes):
-        relu = flatten.args[0] if flatten.args else None
-        if (
-            flatten.op == "call_module"
-            and isinstance(modules[str(flatten.target)], nn.Flatten)
-            and isinstance(relu, fx.Node)
-            and relu.op == "call_module"
-            and isinstance(rectify := modules[str(relu.target)], nn.ReLU)
-            and not rectify.inplace  # it would change what it is given for others as well
-            and len(relu.users) == 1
-        ):
+        relu = flatten.args[0] if flatten.op == "call_module" and flatten.args else None
+        if not isinstance(relu, fx.Node) or relu.op != "call_module" or len(relu.users) > 1:
+            continue
+        first, second = modules[str(relu.target)], modules[str(flatten.target)]
+        # In place, it would change what it is given for others as well.
+        if isinstance(first, nn.ReLU) and not first.inplace and isinstance(second, nn.Flatten):
             flatten.replace_all_uses_with(relu)
             flatten.args, relu.args = relu.args, (flatten,)
             relu.prepend(flatten)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Norm, Radius, Threat
 from overproof.data.images import ImageSet
 from overproof.data.sources import Source
@@ -25,7 +26,6 @@ from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
-from overproof.memory import keep_freed_memory
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float

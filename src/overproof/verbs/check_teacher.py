@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Norm
 from overproof.data.images import ImageSet
 from overproof.data.sources import Source
@@ -23,7 +24,6 @@ from overproof.evaluation.suitability import (
 )
 from overproof.evaluation.trial import Suite
 from overproof.files import make_folder
-from overproof.memory import keep_freed_memory
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import chosen_suite, examinee, shown

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Norm, Threat
 from overproof.data.images import Batch, ImageSet
 from overproof.data.sources import Source
@@ -29,7 +30,6 @@ from overproof.evaluation.store import Store
 from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
-from overproof.memory import keep_freed_memory
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from overproof.allocation import keep_freed_memory
 from overproof.data.draws import seed_at
 from overproof.data.encoded import EncodedSet
 from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
@@ -19,7 +20,6 @@ from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
 from overproof.files import make_folder, write_atomically
-from overproof.memory import keep_freed_memory
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
