@@ -27,11 +27,22 @@ def pick_device(wish: str) -> torch.device:
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process may use: the machine's, or less where a container is given less."""
+    """Return the bytes that this process may use: the machine's, or less where a container or the shell gives less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     given = limit.read_text().strip() if limit.is_file() else ""
-    return min(machine, int(given)) if given.isdigit() else machine
+    limits = [machine, *([int(given)] if given.isdigit() else []), *_address_space()]
+    return min(limits)
+
+
+def _address_space() -> list[int]:
+    """Return the limit of this process's address space where there is one; Windows knows none."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return []
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return [] if soft == resource.RLIM_INFINITY else [soft]
 
 
 def room(device: torch.device) -> int:

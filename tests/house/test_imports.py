@@ -3,7 +3,19 @@
 import ast
 import sys
 
-GROUND = {"allocation", "clamp", "errors", "files", "memory", "signature", "functional", "environment", "processes"}
+GROUND = {
+    "allocation",
+    "clamp",
+    "environment",
+    "errors",
+    "files",
+    "functional",
+    "memory",
+    "processes",
+    "reading",
+    "signature",
+    "wording",
+}
 BASE = GROUND | {"models", "data"}
 LAW = {
     # The ground floor; a file here may use another one, but nothing above it.
