@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_COMPARED = 200  # characters
+
 
 class InputError(ValueError):
     """What was given cannot be used. Commands print the message and exit with status 2; nothing is lost."""
@@ -15,5 +17,6 @@ class AgreedError(InputError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean ...?)`` for a misspelt name, or the names to choose from."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    # Comparing takes the product of two lengths: nobody misspells a name of a thousand letters.
+    close = get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= _COMPARED else []
     return f" (did you mean {close[0]!r}?)" if close else f" (one of: {', '.join(names)})"

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,7 +15,16 @@ from typing import Any
 from overproof.environment import memory
 from overproof.errors import InputError
 
+_NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,3}|/\d{1,30})?", re.IGNORECASE | re.ASCII)
 _REASON = 200  # characters of what a foreign reader says
+
+
+def is_file(place: Path) -> bool:
+    """Whether a file is here; where the system cannot even look (a name too long, a folder that is closed): no."""
+    try:
+        return place.is_file()
+    except OSError:
+        return False
 
 
 def read_bytes(file: Path, *, limit: int | None = None) -> bytes:
@@ -74,6 +85,16 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(found, dict):
                 raise InputError(f"{file}: a line of it is not a JSON object")
             yield found
+
+
+def read_fraction(text: str) -> Fraction:
+    """Return the number that ``8/255``, ``0.031`` or ``1e-2`` means; raise ``ValueError`` for other and longer text.
+
+    An exponent of eight digits would be an integer of a hundred million: it is refused before it is computed.
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"not a number: {text[:40]!r}")
+    return Fraction(text)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The rooms own plain frozen dataclasses. Text becomes values here and nowhere els
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
@@ -26,13 +27,14 @@ from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
+from overproof.plain_yaml import Plain, parse_yaml, read_yaml
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
-
-Plain = Any
-"""What YAML and JSON can say: mappings, lists, strings, numbers, booleans and nothing."""
+from overproof.trust import check_named_code
+from overproof.wording import check_path_name
 
 _SEARCHES = get_args(Search)
+_DEEPEST_EDIT = 20  # keys above the edited one
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
 
 
@@ -94,7 +96,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything a run depends on.
+    """Everything a run depends on. ``name`` is that of its folder too, below ``runs``.
 
     ``teachers`` maps a role of the method to a run folder, a Hub repository (``org/name``), ``timm:NAME`` or
     ``robustbench:NAME``, each with ``#sha256=...`` behind it or not. Attacks inherit of ``threat`` what they leave out.
@@ -118,6 +120,7 @@ class Recipe:
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
     def __post_init__(self) -> None:
+        check_path_name(self.name)
         roles, given = set(self.method.roles), set(self.teachers)
         if missing := sorted(roles - given):
             raise ValueError(
@@ -138,28 +141,49 @@ class Recipe:
         return sha256(dump(self).encode()).hexdigest()
 
 
-def read(path: Path, sets: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as problem:
-        reason = getattr(problem, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: cannot read this recipe ({reason})") from problem
-    return parse(text, sets, where=str(path))
+def read(path: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
+    """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``.
+
+    The file may be a stranger's: code that it names must lie beside it or in the current folder, unless the caller says
+    ``trust_code`` (see ``trust``). The edits are the caller's own.
+    """
+    return of_tree(read_yaml(path), sets, where=str(path), folder=path.parent, trust_code=trust_code)
 
 
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """Validate a recipe's YAML text after applying ``path=value`` edits; raise ``InputError``."""
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise InputError(f"{where}: not readable as YAML ({' '.join(str(problem).split())})") from problem
+    """Validate a recipe's YAML text, the caller's own, after ``path=value`` edits; raise ``InputError``."""
+    return of_tree(parse_yaml(text, where=where), sets, where=where, trust_code=True)
+
+
+def of_tree(
+    tree: Plain,
+    sets: Sequence[str] = (),
+    *,
+    edits: Sequence[str] = (),
+    where: str = "recipe",
+    folder: Path | None = None,
+    trust_code: bool = False,
+) -> Recipe:
+    """Validate a recipe's plain values, after the edits ``sets`` of the user and then ``edits`` of a file.
+
+    ``folder`` is that of the file, where code that it names may lie. The tree stays as it is. Raises ``InputError``.
+    """
     if not isinstance(tree, dict):
         raise InputError(f"{where}: a recipe is a mapping with the keys {', '.join(f.name for f in fields(Recipe))}")
+    tree = deepcopy(tree)
+    typed = set[str]()
     for edit in sets:
         _apply(tree, edit)
+        typed |= _typed_roles(edit, tree)
+    for edit in edits:
+        _apply(tree, edit)
+        typed -= _typed_roles(edit, tree)
     recipe = build(Recipe, tree, where=where)
     assert isinstance(recipe, Recipe)
+    places = (*(() if folder is None else (folder,)), Path.cwd())
+    for role, word in recipe.teachers.items():
+        if role not in typed:
+            check_named_code(word, folders=places, where=f"{where}.teachers.{role}", trust_code=trust_code)
     return recipe
 
 
@@ -346,21 +370,26 @@ def _default(part: Any) -> Any:
     return part.default_factory() if part.default_factory is not MISSING else part.default
 
 
+def _typed_roles(edit: str, tree: Mapping[str, Plain]) -> set[str]:
+    """Return the roles of teachers whose word an edit has set."""
+    head, *rest = edit.partition("=")[0].split(".")
+    if head != "teachers":
+        return set()
+    return set(rest[:1]) or set(tree["teachers"] if isinstance(tree["teachers"], Mapping) else ())
+
+
 def _apply(tree: dict[str, Plain], edit: str) -> None:
     """Apply one ``a.b.c=value`` to the text tree in place; the value is YAML."""
     path, sign, value = edit.partition("=")
     *parents, last = path.split(".")
-    if not sign or not last:
+    if not sign or not last or len(parents) > _DEEPEST_EDIT:
         raise InputError(f"--set {edit}: write path=value, for example training.epochs=10")
     node = tree
     for part in parents:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise InputError(f"--set {edit}: {part!r} is a value and has no keys of its own")
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as problem:
-        raise InputError(f"--set {edit}: the value is not readable as YAML") from problem
+    node[last] = parse_yaml(value, where=f"--set {edit}")
 
 
 def leaves(tree: Plain, path: str = "") -> Iterable[tuple[str, Plain]]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from overproof.errors import InputError, nearest
+from overproof.reading import is_file
+from overproof.wording import one_line
 
 
 def recipe_folder() -> Path:
@@ -19,9 +21,11 @@ def recipe_names() -> list[str]:
 
 def find_recipe(name: str) -> Path:
     """Return the file a user means: a path that exists, or a shipped recipe by its name; raise ``InputError``."""
-    if Path(name).is_file():
+    if is_file(Path(name)):
         return Path(name)
     shipped = recipe_folder() / f"{name.removesuffix('.yaml')}.yaml"
-    if shipped.is_file():
+    if is_file(shipped) and shipped.resolve().is_relative_to(recipe_folder().resolve()):
         return shipped
-    raise InputError(f"no recipe file {name!r}, and no shipped recipe of this name{nearest(name, recipe_names())}")
+    raise InputError(
+        f"no recipe file {one_line(name, 200)!r}, and no shipped recipe of this name{nearest(name, recipe_names())}"
+    )

@@ -137,5 +137,5 @@ def test_every_public_name_has_a_docstring(modules):
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_no_file_is_longer_than_four_hundred_lines(modules):
-    assert [str(module.path) for module in modules if module.text.count("\n") > 400] == []
+def test_no_file_is_longer_than_six_hundred_lines(modules):
+    assert [str(module.path) for module in modules if module.text.count("\n") > 600] == []

@@ -9,6 +9,7 @@ import yaml
 
 from overproof.data.sources import Digits
 from overproof.errors import InputError
+from overproof.recipe import Recipe
 from overproof.run import Run
 from overproof.verbs import sweep as sweep_module
 from overproof.verbs.compare import compare
@@ -80,9 +81,18 @@ class TestReading:
 
     def test_a_recipe_is_no_sweep(self, grid, tmp_path):
         grid()
-        assert read_sweep(tmp_path / "base.yaml") is None
-        (tmp_path / "broken.yaml").write_text("a: [")
-        assert read_sweep(tmp_path / "broken.yaml") is None
+        found = read_sweep(tmp_path / "base.yaml", ["seed=3"])
+        assert isinstance(found, Recipe)
+        assert found.seed == 3
+
+    def test_a_name_stays_below_the_current_folder(self, grid):
+        with pytest.raises(InputError, match=r"grid.yaml.name: a name is a folder below the current one"):
+            read_sweep(grid(name="../../evil"))
+
+    def test_a_small_file_does_not_make_endless_cells(self, grid):
+        axes = {f"training.optimiser.{key}": list(range(100)) for key in ("lr", "momentum", "weight_decay")}
+        with pytest.raises(InputError, match="1,000,000 cells are more than the 10,000 of one sweep"):
+            read_sweep(grid(axes))
 
     @pytest.mark.parametrize(
         ("axes", "keys", "sentence"),

@@ -5,12 +5,13 @@ All functions take images ``[N, ...]`` with pixels in [0, 1] and stay inside the
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
+
+from overproof.reading import read_fraction
 
 Norm = Literal["linf", "l2", "l1"]
 
@@ -24,9 +25,9 @@ class Radius(float):
         """Read ``8/255``, ``0.031``, ``1e-2`` or a number; raise ``ValueError`` unless it is positive and finite."""
         text = written.text if isinstance(written, Radius) else str(written).replace(" ", "")
         try:
-            value = float(Fraction(text))
+            value = float(read_fraction(text))
         except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"cannot read {text!r} as a length; write it as 8/255 or 0.031") from None
+            raise ValueError(f"cannot read {text[:80]!r} as a length; write it as 8/255 or 0.031") from None
         if not value > 0:
             raise ValueError(f"a length must be positive, got {text}")
         radius = super().__new__(cls, value)

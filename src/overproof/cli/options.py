@@ -33,3 +33,8 @@ class PrecisionName(StrEnum):
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run code that a file names, wherever it lies; else only what lies beside it."),
+]

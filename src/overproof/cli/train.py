@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from overproof.cli.completion import recipes
 from overproof.cli.console import leads, out_console, say, stoppable, warn
-from overproof.cli.options import Device
+from overproof.cli.options import Device, TrustCode
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,48 +42,51 @@ def train(
     shard_teachers: Annotated[
         bool, typer.Option("--shard-teachers", help="Share the teachers' weights among the processes of this run.")
     ] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a student (or a teacher) by a recipe, or every cell of a sweep.
 
     Example: overproof train mnist/ard --set training.epochs=10
     """
-    from overproof.recipe import read
     from overproof.run import Run
     from overproof.shipped import find_recipe
-    from overproof.verbs.sweep import read_sweep
+    from overproof.verbs.sweep import Sweep, read_sweep
     from overproof.verbs.train import default_folder, overfitting, training
 
     file = find_recipe(recipe)
-    sweep = read_sweep(file, sets or ())
-    if sweep is None:
+    found = read_sweep(file, sets or (), trust_code=trust_code)
+    if not isinstance(found, Sweep):
         if jobs is not None or cell is not None:
             raise InputError(f"{recipe}: --jobs and --cell are for sweeps, and this is a recipe")
-        settled = read(file, sets or ())
+        settled = found
         folder = out or default_folder(settled)
     elif cell is None:
         if shard_teachers:
             raise InputError(f"{recipe}: --shard-teachers is for one run on several processes, and this is a sweep")
-        _train_sweep(sweep, out or sweep.folder, 1 if jobs is None else jobs, sets or (), resume, device)
+        options = {"resume": resume, "device": device, "trust_code": trust_code}
+        _train_sweep(found, out or found.folder, 1 if jobs is None else jobs, sets or (), options)
         return
     elif jobs is not None:
         raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
     else:
-        settled = sweep.cell(cell).recipe
-        folder = (out or sweep.folder) / sweep.cell(cell).name
+        settled = found.cell(cell).recipe
+        folder = (out or found.folder) / found.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
-        news = training(settled, folder, resume=resume, device=device, shard_teachers=shard_teachers)
+        news = training(
+            settled, folder, resume=resume, device=device, shard_teachers=shard_teachers, beside=file.parent
+        )
         _follow(news, settled.name)
     if leads():
         say(overfitting(Run(folder)))
         say(f"run folder: {folder}")
 
 
-def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], resume: bool, device: str) -> None:
+def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], options: dict[str, Any]) -> None:
     from overproof.verbs.sweep import sweeping
     from overproof.verbs.train import overfitting
 
     with stoppable("finished cells and checkpoints are kept, continue with --resume"):
-        for ended in sweeping(sweep, out, jobs=jobs, sets=sets, resume=resume, device=device):
+        for ended in sweeping(sweep, out, jobs=jobs, sets=sets, **options):
             outcome = ended.problem or overfitting(ended.run)
             say(f"cell {ended.number} of {len(sweep.cells)}, {ended.cell.name}: {outcome}")
     say(f"run folders: {out}/*")

@@ -36,12 +36,13 @@ def is_onnx(word: str) -> bool:
     return Path(word).suffix == ".onnx" and not Path(word).is_dir()
 
 
-def foreign(name: str, signature: Signature) -> Classifier:
+def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> Classifier:
     """Return the network a word stands for, as a ``Classifier`` in eval mode on the device its maker put it on.
 
-    ``package.module:factory`` imports the module (from the current folder, too), calls the factory without arguments
-    and takes what it returns: a ``Classifier``, an ``nn.Module`` from pixels ``[N, C, H, W]`` in [0, 1] to logits
-    ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for that module.
+    ``package.module:factory`` imports the module (from the current folder and from ``beside``, too), calls the factory
+    without arguments and takes what it returns: a ``Classifier``, an ``nn.Module`` from pixels ``[N, C, H, W]`` in
+    [0, 1] to logits ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for
+    that module.
     ``robustbench:NAME`` is RobustBench's CIFAR-10 Linf network, ``robustbench:DATASET/THREAT/NAME`` any of its others.
     ``timm:NAME`` is timm's network with its pretrained weights, whose own mean and std become the normalisation.
     ``FILE.onnx`` runs through onnxruntime and gives no gradients.
@@ -61,7 +62,7 @@ def foreign(name: str, signature: Signature) -> Classifier:
     if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
         raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
     # The network is tried in here, so that what it imports at its first call is found as well.
-    with _importable(Path.cwd()):
+    with _importable(Path.cwd(), *([] if beside is None else [beside.absolute()])):
         network = _made(_attribute(_module(kind, name), rest, name), name)
         return _fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
 
@@ -83,13 +84,14 @@ class _Called(nn.Module):
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Look for modules in the folder first, as ``python -m`` does; the search path is given back."""
-    sys.path.insert(0, str(folder))
+def _importable(*folders: Path) -> Iterator[None]:
+    """Look for modules in the folders first, as ``python -m`` does; the search path is given back."""
+    sys.path[:0] = map(str, folders)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            sys.path.remove(str(folder))
 
 
 def _module(path: str, name: str) -> ModuleType:

@@ -1,9 +1,9 @@
 """What the charts of a page show, as JSON values; how they are drawn is said in ``charts.js``."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any
 
+from overproof.reading import read_fraction
 from overproof.report.columns import Cell
 from overproof.report.findings import Findings, Plain
 from overproof.report.table import Table
@@ -71,7 +71,7 @@ def _worth_drawing(chart: Chart) -> bool:
 
 
 def _at_eps(found: Plain, name: str) -> list[float]:
-    return [float(Fraction(found["threat"]["eps"])), *_figure(Cell.of(found[name]))]
+    return [float(read_fraction(found["threat"]["eps"])), *_figure(Cell.of(found[name]))]
 
 
 def _in_order(points: list[list[float]]) -> list[list[float]]:
@@ -81,7 +81,7 @@ def _in_order(points: list[list[float]]) -> list[list[float]]:
 def _probed(evaluation: Plain) -> list[list[float]]:
     signs = (evaluation.get("reliability") or {}).get("signs", ())
     figures: Plain = next((sign["figures"] for sign in signs if sign["name"] == "monotone"), {})
-    clean, eps = Cell.of(evaluation["clean"]).value, float(Fraction(evaluation["threat"]["eps"]))
+    clean, eps = Cell.of(evaluation["clean"]).value, float(read_fraction(evaluation["threat"]["eps"]))
     found = [(float(name.removeprefix("eps ")), share) for name, share in figures.items() if share is not None]
     near = [[radius, clean * share] for radius, share in found if radius <= 3 * eps]
     return [[0.0, clean], *near] if near else []

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
@@ -20,6 +18,8 @@ from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.models.onnx_file import OnnxFile
+from overproof.plain_yaml import read_yaml
+from overproof.reading import read_fraction
 from overproof.recipe import build, data_source
 from overproof.run import Run, find_run
 from overproof.verbs.networks import digest_of
@@ -223,18 +223,13 @@ def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, de
 
 def _is_zero(eps: str | float) -> bool:
     try:
-        return Fraction(str(eps).replace(" ", "")) == 0
+        return read_fraction(str(eps).replace(" ", "")) == 0
     except (ValueError, ZeroDivisionError):  # Radius says what is wrong with it
         return False
 
 
 def _read_suite(file: Path, threat: Threat) -> Suite:
-    try:
-        text = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())
-        raise InputError(f"{file}: cannot read this suite ({reason})") from problem
-    suite = build(Suite, text, where=str(file), threat=threat)
+    suite = build(Suite, read_yaml(file), where=str(file), threat=threat)
     assert isinstance(suite, Suite)
     if not suite.attacks:
         raise InputError(f"{file}: a suite needs at least one attack")

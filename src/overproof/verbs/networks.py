@@ -31,19 +31,20 @@ class Network:
     digest: str
 
 
-def find_network(word: Path | str, signature: Signature) -> Network:
+def find_network(word: Path | str, signature: Signature, *, beside: Path | None = None) -> Network:
     """Return the network of a word, in eval mode.
 
     A path is a run folder or an ONNX file. A word is one as well, or a Hub repository (``org/name``,
     ``hub:org/name@revision``), ``timm:NAME``, ``robustbench:[DATASET/THREAT/]NAME``, ``package.module:factory``;
-    ``#sha256=`` and the digest of the weights behind it pin the network. Raises ``InputError`` where there is none,
-    where it is for other images than the signature's, and for another digest than the pinned one.
+    ``#sha256=`` and the digest of the weights behind it pin the network. A module is also looked for in the folder
+    ``beside``. Raises ``InputError`` where there is none, where it is for other images than the signature's, and for
+    another digest than the pinned one.
     """
     digest = ""
     if isinstance(word, str):
         word, digest = split_pin(word)
     if is_onnx(str(word)) or (isinstance(word, str) and is_foreign(word)):
-        model, classes = foreign(str(word), signature), ()
+        model, classes = foreign(str(word), signature, beside=beside), ()
         found = digest_of(model)
     else:
         model, description = find_run(word).model()
@@ -55,13 +56,13 @@ def find_network(word: Path | str, signature: Signature) -> Network:
     return Network(word=str(word), model=model, classes=classes, digest=found)
 
 
-def load_teacher(role: str, word: str, images: Labelled) -> Classifier:
+def load_teacher(role: str, word: str, images: Labelled, *, beside: Path | None = None) -> Classifier:
     """Return the teacher that a word names (see ``find_network``), frozen.
 
     Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
     """
     try:
-        found = find_network(word, images.signature)
+        found = find_network(word, images.signature, beside=beside)
     except InputError as problem:
         raise InputError(f"teacher {role!r}: {problem}") from problem
     if found.classes and found.classes != images.classes:

@@ -11,18 +11,22 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import torch
-import yaml
 
 from overproof.errors import InputError, nearest
-from overproof.recipe import Recipe, read
+from overproof.plain_yaml import read_yaml
+from overproof.reading import is_file
+from overproof.recipe import Recipe, of_tree
 from overproof.run import Run
 from overproof.shipped import find_recipe
+from overproof.wording import check_path_name
 
 _KEYS = ("name", "base", "axes")
+_MOST_CELLS = 10_000
 _LOOK_SECONDS = 0.1
 _UNFIT = r"[^\w.+-]+"  # for a folder's name
 
@@ -65,32 +69,36 @@ class Ended:
     problem: str = ""
 
 
-def read_sweep(file: Path, sets: Sequence[str] = ()) -> Sweep | None:
-    """Read a grid file and validate every cell; None where the file is a recipe. Raises ``InputError``.
+def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> Sweep | Recipe:
+    """Read a grid file and validate every cell, or return the recipe that the file is. Raises ``InputError``.
 
-    ``sets`` are edits of the base, as of any recipe.
+    ``sets`` are edits of the base, as of any recipe; ``trust_code`` is that of ``recipe.read``.
     """
-    try:
-        text = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # reading it as a recipe says what is wrong
+    text = read_yaml(file)
     if not isinstance(text, dict) or "axes" not in text:
-        return None
+        return of_tree(text, sets, where=str(file), folder=file.parent, trust_code=trust_code)
     for key in text:
         if key not in _KEYS:
             raise InputError(f"{file}: unknown key {key!r} of a sweep{nearest(str(key), _KEYS)}")
     if not isinstance(text.get("base"), str):
         raise InputError(f"{file}: base names the recipe to start from, a file or a shipped one")
     beside = file.parent / text["base"]
-    base, name = beside if beside.is_file() else find_recipe(text["base"]), str(text.get("name", file.stem))
-    axes = _axes(file, text["axes"])
+    base, name = beside if is_file(beside) else find_recipe(text["base"]), str(text.get("name", file.stem))
+    try:
+        check_path_name(name)
+    except ValueError as problem:
+        raise InputError(f"{file}.name: {problem}") from problem
+    axes, tree = _axes(file, text["axes"]), read_yaml(base)
+    if (count := prod(map(len, axes.values()))) > _MOST_CELLS:
+        raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its axes")
     cells = []
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         edits = [f"{path}={json.dumps(value)}" for path, value in chosen.items()]
         called = _called(chosen)
+        edits.append(f"name={json.dumps(f'{name}/{called}')}")
         try:
-            recipe = read(base, [*sets, *edits, f"name={json.dumps(f'{name}/{called}')}"])
+            recipe = of_tree(tree, sets, edits=edits, where=str(base), folder=base.parent, trust_code=trust_code)
         except InputError as problem:
             raise InputError(f"{file}: cell {called}: {problem}") from problem
         cells.append(Cell(name=called, recipe=recipe))
@@ -108,6 +116,7 @@ def sweeping(
     sets: Sequence[str] = (),
     resume: bool = False,
     device: str = "auto",
+    trust_code: bool = False,
 ) -> Iterator[Ended]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
@@ -116,6 +125,8 @@ def sweeping(
     """
     _check(sweep, out, jobs, resume)
     waiting = deque(enumerate(sweep.cells))
+    words = [word for edit in sets for word in ("--set", edit)]
+    words += [*(["--resume"] if resume else []), *(["--trust-code"] if trust_code else [])]
     free, running, failed = list(range(jobs))[::-1], list[_Job](), list[str]()
     try:
         while waiting or running:
@@ -124,7 +135,7 @@ def sweeping(
                 if finished(Run(out / cell.name), cell.recipe):
                     yield Ended(number=number, cell=cell, run=Run(out / cell.name))
                 else:
-                    running.append(_start(sweep, number, out, sets, resume, _place(device, free[-1]), free.pop(), jobs))
+                    running.append(_start(sweep, number, out, words, _place(device, free[-1]), free.pop(), jobs))
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.slot)
@@ -170,12 +181,8 @@ class _Job:
         return lines[-1] if lines else f"exit status {self.process.returncode}"
 
 
-def _start(
-    sweep: Sweep, number: int, out: Path, sets: Sequence[str], resume: bool, device: str, slot: int, jobs: int
-) -> _Job:
-    words = ["train", str(sweep.file), "--cell", str(number), "--out", str(out), "--device", device]
-    words += [word for edit in sets for word in ("--set", edit)]
-    words += ["--resume"] if resume else []
+def _start(sweep: Sweep, number: int, out: Path, options: Sequence[str], device: str, slot: int, jobs: int) -> _Job:
+    words = ["train", str(sweep.file), "--cell", str(number), "--out", str(out), "--device", device, *options]
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job; a full pipe would stop the process
     process = subprocess.Popen(
         [sys.executable, "-m", "overproof", *words],

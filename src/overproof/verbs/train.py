@@ -73,16 +73,21 @@ def train(
     resume: bool = False,
     device: str = "auto",
     shard_teachers: bool = False,
+    trust_code: bool = False,
 ) -> Run:
     """Train to the end and return the run.
 
     ``recipe`` is a value, a file, or the name of a shipped recipe; ``out`` defaults to ``runs/<the recipe's name>``.
-    ``shard_teachers`` leaves each of several processes its share of the teachers' weights. Raises ``InputError`` for
-    what cannot be used, before anything is written.
+    ``shard_teachers`` leaves each of several processes its share of the teachers' weights. ``trust_code`` runs code
+    that the file names wherever it lies (see ``trust``). Raises ``InputError`` for what cannot be used, before anything
+    is written.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read(find_recipe(str(recipe)))
+    beside = None
+    if not isinstance(recipe, Recipe):
+        file = find_recipe(str(recipe))
+        recipe, beside = read(file, trust_code=trust_code), file.parent
     folder = default_folder(recipe) if out is None else Path(out)
-    for _ in training(recipe, folder, resume=resume, device=device, shard_teachers=shard_teachers):
+    for _ in training(recipe, folder, resume=resume, device=device, shard_teachers=shard_teachers, beside=beside):
         pass
     return Run(folder)
 
@@ -93,16 +98,23 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def training(
-    recipe: Recipe, out: Path, *, resume: bool = False, device: str = "auto", shard_teachers: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    shard_teachers: bool = False,
+    beside: Path | None = None,
 ) -> Iterator[News]:
     """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield.
 
+    ``beside`` is the folder of the recipe's file: modules that the recipe names may lie in it, too.
     Started by ``accelerate launch`` or ``torchrun``, all processes train together; the leading one writes and has news.
     """
     processes = Processes.here(cpu=device == "cpu")
     try:
         with tensor_float(recipe.performance.tf32):
-            for news in _course(recipe, Run(out), resume, device, processes, shard_teachers):
+            for news in _course(recipe, Run(out), resume, device, processes, shard_teachers, beside):
                 if processes.leads:
                     yield news
     except RuntimeError as problem:
@@ -115,13 +127,19 @@ def training(
 
 
 def _course(
-    recipe: Recipe, run: Run, resume: bool, device: str, processes: Processes, shard_teachers: bool
+    recipe: Recipe,
+    run: Run,
+    resume: bool,
+    device: str,
+    processes: Processes,
+    shard_teachers: bool,
+    beside: Path | None,
 ) -> Iterator[News]:
     """Train as one of several processes; yield the same news in each."""
     check_same_recipe(recipe, processes)
     resuming = processes.from_leader(lambda: _check_folder(recipe, run, resume))
     keep_freed_memory()
-    stage = _set_up(recipe, pick_device(device), processes, shard_teachers)
+    stage = _set_up(recipe, pick_device(device), processes, shard_teachers, beside)
     loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
     records: list[dict[str, Any]] = []
@@ -212,7 +230,9 @@ class _Clock:
         }
 
 
-def _set_up(recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool) -> _Stage:
+def _set_up(
+    recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool, beside: Path | None
+) -> _Stage:
     """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
 
     def read_all() -> tuple[_Images, _Images, _Images, dict[str, Classifier], Architecture]:
@@ -225,7 +245,7 @@ def _set_up(recipe: Recipe, device: torch.device, processes: Processes, shard_te
         kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
         check_trainable(kept, recipe.training.batch)
         check_shareable(len(kept), recipe.training.batch, processes)
-        teachers = {role: load_teacher(role, path, images) for role, path in recipe.teachers.items()}
+        teachers = {role: load_teacher(role, path, images, beside=beside) for role, path in recipe.teachers.items()}
         return images, kept, held, teachers, _fitted(recipe, teachers)
 
     images, kept, held, teachers, architecture = processes.together(read_all)
