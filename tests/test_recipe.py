@@ -448,9 +448,9 @@ class TestSet:
             (
                 "student.hidden=[4",
                 (
-                    '--set student.hidden=[4: not readable as YAML (while parsing a flow sequence in "<unicode string>", '
-                    "line 1, column 1: [4 ^ expected ',' or ']', but got '<stream end>' in \"<unicode string>\", line 1, "
-                    "column 3: [4 ^)"
+                    '--set student.hidden=[4: not readable as YAML (while parsing a flow sequence in "<unicode string>"'
+                    ", line 1, column 1: [4 ^ expected ',' or ']', but got '<stream end>' in \"<unicode string>\", "
+                    "line 1, column 3: [4 ^)"
                 ),
             ),
             ("training.epoch=4", "recipe.training: unknown key 'epoch' (did you mean 'epochs'?)"),

@@ -52,7 +52,7 @@ def test_what_is_no_run(run, tmp_path):
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        (b"\xff", "cannot read this recipe (not UTF-8 text)"),
+        (b"\xff", "not UTF-8 text"),
         (b"name: [", "not readable as YAML ("),
         (b"", "a recipe is a mapping with the keys name, seed"),
         (b"nmae: x", "unknown key 'nmae' (did you mean 'name'?)"),
@@ -97,7 +97,7 @@ def test_evaluation_is_what_was_written(run):
     ("body", "part"),
     [
         (b"{", "not readable as JSON ("),
-        (b"\xff", "not readable as JSON ("),
+        (b"\xff", "not UTF-8 text"),
         (b"[1]", "not an evaluation of overproof"),
     ],
 )

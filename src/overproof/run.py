@@ -11,6 +11,7 @@ from overproof.files import write_atomically
 from overproof.formats.hub import fetch, repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
+from overproof.reading import is_file, read_json, read_lines
 from overproof.recipe import Recipe, read
 
 
@@ -28,9 +29,9 @@ class Run:
     def recipe(self) -> Recipe:
         """Return the recipe as run; raise ``InputError`` where this is no run folder."""
         file = self.folder / "recipe.yaml"
-        if not file.is_file():
+        if not is_file(file):
             raise InputError(f"{self.folder}: not a run folder (it has no recipe.yaml)")
-        return read(file)
+        return read(file, trust_code=True)  # it is read for its values: nothing that it names is loaded
 
     def model(self, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description."""
@@ -45,9 +46,11 @@ class Run:
     def imported(self) -> dict[str, Any] | None:
         """Return where an imported network is from, or None for a run that has a recipe (or is no run)."""
         named = ("model.json", "config.json")
-        if (self.folder / "recipe.yaml").is_file() or not any((self.folder / name).is_file() for name in named):
+        if is_file(self.folder / "recipe.yaml") or not any(is_file(self.folder / name) for name in named):
             return None
         found: dict[str, Any] | None = self.description().get("imported")
+        if found is not None and not isinstance(found, dict):
+            raise InputError(f"{self.folder}: what it says of its origin is no mapping")
         return found
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -80,23 +83,16 @@ class Run:
 
     def _object(self, name: str, what: str) -> dict[str, Any] | None:
         file = self.folder / name
-        if not file.is_file():
+        if not is_file(file):
             return None
-        try:
-            found: dict[str, Any] = json.loads(file.read_text())
-        except ValueError as problem:
-            raise InputError(f"{file}: not readable as JSON ({problem})") from problem
+        found = read_json(file)
         if not isinstance(found, dict):
             raise InputError(f"{file}: not {what} of overproof")
         return found
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.folder / name
-        for line in file.read_text().splitlines() if file.is_file() else ():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+        return read_lines(file) if is_file(file) else iter(())
 
 
 def find_run(word: Path | str) -> Run:

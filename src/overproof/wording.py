@@ -1,5 +1,6 @@
 """Text of a stranger where it is shown or becomes a name: what a terminal would obey is made visible, paths stay in."""
 
+from hashlib import sha256
 from pathlib import PurePosixPath
 
 _LONGEST = 4000  # characters of one shown line
@@ -37,6 +38,14 @@ def check_path_name(name: str) -> None:
         raise ValueError(f"a name is a folder below the current one, so without '..' or '/' in front; got {name!r}")
     if any(len(part.encode()) > _PART for part in parts) or len(name.encode()) > 4 * _PART:
         raise ValueError(f"a name has at most {_PART} bytes, as a folder's; this one has {len(name.encode()):,}")
+
+
+def folder_name(word: str) -> str:
+    """Return a folder's name for any word: its letters and digits, with a digest behind them where it is too long."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in word)
+    if len(name.encode()) <= _PART:
+        return name
+    return f"{name[: _PART // 8]}-{sha256(word.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
 def _code(letter: str) -> str:

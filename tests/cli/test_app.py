@@ -103,3 +103,62 @@ def test_help_ends_with_an_example_that_can_be_called(words, command):
 def test_every_word_and_option_is_explained(words, command):
     silent = [one.name for one in command.params if not (getattr(one, "help", None) or one.metavar)]
     assert silent == []
+
+
+class TestStreams:
+    """What a shell may do to the standard streams."""
+
+    SAY = (
+        "from overproof.cli import app, main\n@app.command()\ndef talk():\n    {work}\n"
+        "import sys; sys.argv[:] = ['overproof', 'talk']; main()"
+    )
+    TALK = "from overproof.cli.console import say; [say('x' * 50) for _ in range(5000)]; open('done', 'w').close()"
+
+    def talk(self, tmp_path, redirected, work=TALK):
+        script = tmp_path / "talk.py"
+        script.write_text(self.SAY.format(work=work))
+        words = f"{sys.executable} {script} {redirected}"
+        return subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    def test_a_full_one_is_a_sentence_after_the_work(self, tmp_path):
+        found = self.talk(tmp_path, ">/dev/full")
+        assert (tmp_path / "done").exists()
+        assert found.returncode == 2
+        assert found.stderr == (
+            "overproof: standard output cannot be written (No space left on device); files were written as usual\n"
+        )
+
+    @pytest.mark.parametrize("redirected", ["| head -n 1", ">&-", ">&- 2>&-", "2>&-", "2>/dev/full"])
+    def test_a_reader_that_left_stops_nothing(self, tmp_path, redirected):
+        found = self.talk(tmp_path, f"{redirected}; exit ${{PIPESTATUS[0]}}")
+        assert (tmp_path / "done").exists()
+        assert (found.returncode, found.stderr) == (0, "")
+
+    def test_a_terminal_that_knows_ascii_alone(self, tmp_path):
+        found = self.talk(tmp_path, "", "from overproof.cli.console import say; say('5 ± 1 – \\udcff')")
+        assert found.stdout == "5 ± 1 – \\udcff\n"
+        script = tmp_path / "talk.py"
+        env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        found = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env=env)
+        assert (found.returncode, found.stdout) == (0, "5 \\xb1 1 \\u2013 \\udcff\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("OSError(28, 'No space left on device', 'a\\nb')", "overproof: a b: No space left on device\n"),
+        ("PermissionError(13, 'Permission denied')", "overproof: Permission denied\n"),
+        ("MemoryError()", "needs more memory than there is"),
+        ("RuntimeError('[enforce fail] DefaultCPUAllocator: no')", "needs more memory than there is"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(tmp_path, raised, said):
+    found = TestStreams().talk(tmp_path, "", f"raise {raised}")
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_defect_of_ours_is_not_hidden(tmp_path):
+    found = TestStreams().talk(tmp_path, "", "raise RuntimeError('a defect')")
+    assert "Traceback" in found.stderr

@@ -1,9 +1,14 @@
 from dataclasses import dataclass, field
+from io import StringIO
 
 import pytest
 import typer
+from rich.color import ColorSystem
+from rich.progress import Progress, TextColumn
+from rich.table import Table as Grid
+from rich.text import Text
 
-from overproof.cli.console import say, show_course, stoppable, warn
+from overproof.cli.console import out_console, say, show_course, stoppable, warn
 
 
 @dataclass
@@ -37,3 +42,31 @@ def test_a_stop_says_what_was_kept(capsys):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == "stopped; all is kept\n"
+
+
+HOSTILE = "\x1b[31mR\x1b]0;pwn\x07 \x9b1m [/b] [red]x[/red] :x: \u202etxt"
+
+
+def test_nothing_of_a_stranger_is_obeyed(capsys):
+    grid = Grid(title=HOSTILE)
+    grid.add_column(HOSTILE)
+    grid.add_row(HOSTILE)
+    say(HOSTILE)
+    warn(HOSTILE)
+    out_console.print(grid, Text(HOSTILE), HOSTILE)
+    with Progress(TextColumn("{task.description}", markup=False), console=out_console) as bar:
+        bar.add_task(HOSTILE)
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert not set(text) & set("\x1b\x07\x9b\u202e")
+        assert r"\x1b[31mR" in text
+        assert "[/b]" in text
+        assert ":x:" in text
+
+
+def test_our_own_styles_reach_a_terminal(monkeypatch):
+    terminal = StringIO()
+    console = type(out_console)(out_console.file)
+    console.file, console._force_terminal, console._color_system = terminal, True, ColorSystem.STANDARD
+    console.print(Text("x", style="bold"))
+    assert terminal.getvalue() == "\x1b[1mx\x1b[0m\n"

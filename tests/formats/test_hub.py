@@ -100,11 +100,11 @@ def test_evidence_about_another_network_is_not_published(run, tmp_path):
     assert told.endswith(
         "evaluation.json: it is about another network than model.safetensors; measure it again, or remove it"
     )
-    for old in ("{", json.dumps({**found, "schema": 1})):
+    for old in ("{}", json.dumps({**found, "schema": 1})):
         (folder / "evaluation.json").write_text(old)
         assert "not evidence of this version of overproof" in refused(write_repository, folder, tmp_path / "out")
     (folder / "evaluation.json").write_text("{")
-    assert "not evidence of this version of overproof" in refused(write_repository, folder, tmp_path / "out")
+    assert "evaluation.json: not readable as JSON (" in refused(write_repository, folder, tmp_path / "out")
     assert files(tmp_path) == {"run"}
 
 

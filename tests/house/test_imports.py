@@ -10,6 +10,7 @@ GROUND = {
     "errors",
     "files",
     "functional",
+    "locking",
     "memory",
     "plain_yaml",
     "processes",

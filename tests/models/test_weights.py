@@ -147,7 +147,7 @@ def test_weights_of_another_run_are_recognised(saved, tmp_path_factory):
 def test_a_file_that_never_was_safetensors_is_recognised(saved, body):
     (saved / "model.safetensors").write_bytes(body)
     describe(saved, digest=sha256(body).hexdigest())
-    with pytest.raises(InputError, match="not a readable safetensors file"):
+    with pytest.raises(InputError, match="not readable as safetensors"):
         load_model(saved)
 
 

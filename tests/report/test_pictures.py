@@ -90,5 +90,5 @@ def test_reading(tmp_path):
     save_file({name: value[:0].contiguous() for name, value in body.items()}, file)
     assert read_pictures(file) is None
     file.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"adversarial\.safetensors: not a readable safetensors file"):
+    with pytest.raises(InputError, match=r"adversarial\.safetensors: not readable as images that overproof keeps"):
         read_pictures(file)

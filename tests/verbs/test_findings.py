@@ -73,7 +73,7 @@ def test_an_unfinished_or_unevaluated_run_says_what_to_do(run):
     ("body", "sentence"),
     [
         (b"{", "evaluation.json: not readable as JSON ("),
-        (b"\xff", "evaluation.json: not readable as JSON ("),
+        (b"\xff", "evaluation.json: not UTF-8 text"),
         (b"[]", "evaluation.json: not an evaluation of overproof"),
         (b"{}", ": its evaluation.json is of schema None, this version of overproof reads 1 and 2; evaluate it again"),
         (b'{"schema": 9}', ": its evaluation.json is of schema 9, this version of overproof reads 1 and 2"),

@@ -164,9 +164,11 @@ class TestContradictions:
     def test_a_damaged_certificate_is_said(self, certified, tmp_path):
         run = Run(tmp_path / "run")
         shutil.copytree(certified[0].folder, run.folder)
+        said = run.certificate()
         (run.folder / "certificate.jsonl").write_text("{")
         assert refused(run, examples=3, eps=EPS) == (
-            f"{run.folder / 'certificate.json'}: not a readable certificate of overproof; run certify anew"
+            f"{run.folder / 'certificate.json'}: not readable as a certificate of overproof; run certify again "
+            f"(0 whole lines for {said['data']['examples']} images)"
         )
 
 

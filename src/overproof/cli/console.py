@@ -3,13 +3,16 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from overproof.wording import visible
 
 if TYPE_CHECKING:
     from overproof.verbs.certify import Certifying
@@ -17,19 +20,83 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", "Attacking", "Certifying")
 
+
+class _Stream:
+    """A standard stream that may be closed, full or nobody's any more: then the work goes on without it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.problem: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write text, if anybody still takes it."""
+        return len(text) if self._try(lambda stream: stream.write(text)) else 0
+
+    def flush(self) -> None:
+        """Pass on what is buffered."""
+        self._try(lambda stream: stream.flush())
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return bool(self.stream and self.stream.isatty())
+
+    @property
+    def stream(self) -> Any:
+        """The stream of this moment, None where it is closed."""
+        return getattr(sys, self.name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _try(self, work: Callable[[Any], Any]) -> bool:
+        if self.problem or self.stream is None:
+            return False
+        try:
+            work(self.stream)
+        except OSError as problem:
+            self.problem = problem
+            # What is left in buffers must not fail again at the end of the process.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        return not self.problem
+
+
+class _PlainConsole(Console):
+    """A console that shows text and obeys none of it: no markup, no emoji, no control characters of a stranger.
+
+    What it is given may hold names from anybody's files; styles come from our own code alone.
+    """
+
+    def __init__(self, stream: _Stream, width: int | None = None) -> None:
+        super().__init__(file=cast(IO[str], stream), width=width, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Return the segments of a renderable with every text made visible; our own controls (a live bar) pass."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+
+_out, _err = _Stream("stdout"), _Stream("stderr")
 # Off a terminal a table must not lose its intervals to a guessed width of 80.
-out_console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err_console = Console(stderr=True, highlight=False)
+out_console = _PlainConsole(_out, width=None if _out.isatty() else 160)
+err_console = _PlainConsole(_err)
 
 
 def say(sentence: str) -> None:
     """Print one line as it is, never wrapped or read as markup."""
-    out_console.print(sentence, markup=False, soft_wrap=True)
+    out_console.print(sentence, soft_wrap=True)
 
 
 def warn(sentence: str) -> None:
     """Print one line to the error stream as it is."""
-    err_console.print(sentence, markup=False, soft_wrap=True)
+    err_console.print(sentence, soft_wrap=True)
+
+
+def lost_output() -> str:
+    """Return why not all lines could be printed, or nothing; a reader that left (``| head``) has what it wanted."""
+    _out.flush()
+    problem = _out.problem
+    return "" if problem is None or isinstance(problem, BrokenPipeError) else problem.strerror or str(problem)
 
 
 def leads() -> bool:

@@ -16,4 +16,4 @@ def list_(what: Annotated[str, typer.Argument(metavar="|".join(ROOMS), autocompl
     from overproof.verbs.inventory import inventory
 
     for name, line in inventory(what):
-        out_console.print(f"{name:<18} {line}" if line else name, markup=False, soft_wrap=True)
+        out_console.print(f"{name:<18} {line}" if line else name, soft_wrap=True)

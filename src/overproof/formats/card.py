@@ -6,7 +6,10 @@ from typing import Any
 import yaml
 
 from overproof.evaluation.evidence import Evidence
+from overproof.plain_yaml import parse_yaml
 from overproof.report.table import footing
+from overproof.report.text import fence_around, in_code, in_markdown
+from overproof.wording import visible
 
 Facts = Mapping[str, Any]
 
@@ -20,7 +23,7 @@ def model_card(
     """
     parts = [
         f"---\n{yaml.safe_dump(_header(config, recipe, evaluation), sort_keys=False, allow_unicode=True)}---\n",
-        f"# {_title(config)}\n",
+        f"# {in_markdown(_title(config))}\n",
         _what(config),
         "## Evidence\n",
         *_evidence(evaluation, certificate),
@@ -32,14 +35,16 @@ def model_card(
         _origin(config),
     ]
     if recipe is not None:
+        fence = fence_around(recipe)
         parts.append(
-            f"<details><summary>The recipe, as run</summary>\n\n```yaml\n{recipe.strip()}\n```\n\n</details>\n"
+            f"<details><summary>The recipe, as run</summary>\n\n{fence}yaml\n{visible(recipe.strip())}\n{fence}\n\n"
+            "</details>\n"
         )
     return "\n".join(parts)
 
 
 def _header(config: Facts, recipe: str | None, evaluation: Facts | None) -> dict[str, Any]:
-    data = (yaml.safe_load(recipe) if recipe else {}).get("data", {})
+    data = (parse_yaml(recipe, where="the recipe") if recipe else {}).get("data", {})
     known = [data["id"]] if data.get("kind") == "hub" else []
     return {
         "library_name": "overproof",
@@ -76,10 +81,10 @@ def _title(config: Facts) -> str:
 
 def _what(config: Facts) -> str:
     size, classes = config["signature"], config["classes"]
-    names = f": {', '.join(map(str, classes))}" if 0 < len(classes) <= 20 else ""
+    names = f": {in_markdown(', '.join(map(str, classes)))}" if 0 < len(classes) <= 20 else ""
     inside = "inside the network" if config["normalisation"] else "not used"
     return (
-        f"A `{config['architecture']['kind']}` of {config['parameters']:,} parameters for images "
+        f"A {in_code(str(config['architecture']['kind']))} of {config['parameters']:,} parameters for images "
         f"{size['channels']}x{size['height']}x{size['width']} in [0, 1] and {size['classes']} classes{names}. "
         f"Normalisation is {inside}.\n"
     )
@@ -91,8 +96,9 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
     if evaluation is not None:
         figures = {"clean": evaluation["clean"], **evaluation["attacks"], "worst": evaluation["worst"]}
         found = {name: Evidence(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
-        lines = [f"| {name} | {one} | {one.of} |" for name, one in found.items()]
-        yield f"Attacked: {footing(evaluation)}; suite `{evaluation['suite']['name']}`, seed {evaluation['seed']}.\n"
+        lines = [f"| {in_markdown(name)} | {one} | {one.of} |" for name, one in found.items()]
+        suite = in_code(str(evaluation["suite"]["name"]))
+        yield f"Attacked: {in_markdown(footing(evaluation))}; suite {suite}, seed {evaluation['seed']}.\n"
         yield "\n".join(["| attack | correct, % [95 %] | images |", "|---|---|---|", *lines]) + "\n"
         yield from _verdicts(evaluation)
     if certificate is not None:
@@ -101,7 +107,7 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
         how = "by bounds" if certificate["kind"] == "bounds" else "of the network smoothed with noise, not of itself"
         yield (
             f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {certified} % of "
-            f"{data['examples']} of {data['of']} test images of {data['name']}.\n"
+            f"{data['examples']} of {data['of']} test images of {in_markdown(str(data['name']))}.\n"
         )
 
 
@@ -113,7 +119,7 @@ def _verdicts(evaluation: Facts) -> Iterator[str]:
             f"{calibration['attacked']['ece']:.3f} on attacked ones.\n"
         )
     if reliability:
-        yield f"Reliability of the attacks: {reliability['sentence']}\n"
+        yield f"Reliability of the attacks: {in_markdown(reliability['sentence'])}\n"
 
 
 def _limits(evaluation: Facts | None, certificate: Facts | None) -> Iterator[str]:
@@ -125,7 +131,7 @@ def _limits(evaluation: Facts | None, certificate: Facts | None) -> Iterator[str
             f"stronger attack can only lower them."
         )
         if evaluation["suite"]["caution"]:
-            limits.append(f"Of the suite: {evaluation['suite']['caution']}.")
+            limits.append(f"Of the suite: {in_markdown(evaluation['suite']['caution'])}.")
         if evaluation["selected_on"] == "unknown":
             limits.append("How its weights were selected is unknown; a choice on these test images would flatter it.")
     if certificate is None:
@@ -148,18 +154,20 @@ def _use(config: Facts) -> str:
 
 def _origin(config: Facts) -> str:
     lines = {
-        "SHA-256 of the weights": f"`{config['digest']}`",
-        "SHA-256 of the recipe": f"`{config['recipe_digest']}`" if config.get("recipe_digest") else None,
+        "SHA-256 of the weights": in_code(config["digest"]),
+        "SHA-256 of the recipe": in_code(str(config["recipe_digest"])) if config.get("recipe_digest") else None,
         **{
-            f"SHA-256 of the {role} teacher's weights": f"`{digest}`"
+            f"SHA-256 of the {in_markdown(role)} teacher's weights": in_code(str(digest))
             for role, digest in config.get("teachers", {}).items()
         },
         "imported from": _imported(config.get("imported")),
         "licence": "not stated by its publisher" if config["license"] == "unknown" else config["license"],
-        "written by": ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items()),
+        "written by": in_markdown(
+            ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())
+        ),
     }
     return "\n".join(f"* {name}: {value}" for name, value in lines.items() if value) + "\n"
 
 
 def _imported(found: Facts | None) -> str | None:
-    return None if found is None else f"`{found['file']}` (SHA-256 `{found['sha256']}`)"
+    return None if found is None else f"{in_code(str(found['file']))} (SHA-256 {in_code(str(found['sha256']))})"

@@ -13,6 +13,8 @@ from overproof.errors import InputError
 from overproof.files import write_atomically
 from overproof.formats.card import model_card
 from overproof.models.weights import load_model
+from overproof.plain_yaml import LARGEST
+from overproof.reading import is_file, parsing, read_bytes, read_object, read_text
 
 WEIGHTS, CONFIG, CARD, RECIPE = "model.safetensors", "config.json", "README.md", "recipe.yaml"
 EVIDENCE = {"evaluation.json": 2, "certificate.json": 1}
@@ -55,20 +57,21 @@ def write_repository(folder: Path, out: Path, *, licence: str = "unknown") -> Pa
     model, description = load_model(folder)  # reads every weight, so nothing damaged is published
     del model
     evidence = {name: found for name in EVIDENCE if (found := _evidence(folder / name, description["digest"]))}
-    recipe = (folder / RECIPE).read_bytes() if (folder / RECIPE).is_file() else None
+    recipe = read_text(folder / RECIPE, limit=LARGEST) if is_file(folder / RECIPE) else None
     config = {**description, "library_name": "overproof", "license": licence}
-    card = model_card(
-        config,
-        recipe=None if recipe is None else recipe.decode(),
-        evaluation=evidence.get("evaluation.json"),
-        certificate=evidence.get("certificate.json"),
-    )
+    with parsing(folder, "a description and evidence of overproof"):
+        card = model_card(
+            config,
+            recipe=recipe,
+            evaluation=evidence.get("evaluation.json"),
+            certificate=evidence.get("certificate.json"),
+        )
     bodies = {
-        WEIGHTS: (folder / WEIGHTS).read_bytes(),
+        WEIGHTS: read_bytes(folder / WEIGHTS),
         CONFIG: (json.dumps(config, indent=1) + "\n").encode(),
-        CARD: card.encode(),
-        **({} if recipe is None else {RECIPE: recipe}),
-        **{name: (folder / name).read_bytes() for name in evidence},
+        CARD: card.encode(errors="backslashreplace"),
+        **({} if recipe is None else {RECIPE: recipe.encode()}),
+        **{name: read_bytes(folder / name) for name in evidence},
     }
     with _appearing(out) as unfinished:
         for name, body in bodies.items():
@@ -166,16 +169,15 @@ def _hub_errors(name: str, state: str) -> Iterator[None]:
 
 
 def _evidence(file: Path, digest: str) -> dict[str, Any] | None:
-    if not file.is_file():
+    if not is_file(file):
         return None
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        about, schema = found["model_digest"], found["schema"]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{file}: not evidence of this version of overproof; measure it again") from problem
-    if schema != EVIDENCE[file.name]:
+        found = read_object(file)
+    except InputError as problem:
+        raise InputError(f"{problem}; measure it again") from problem
+    if found.get("schema") != EVIDENCE[file.name] or "model_digest" not in found:
         raise InputError(f"{file}: not evidence of this version of overproof; measure it again")
-    if about != digest:
+    if found["model_digest"] != digest:
         raise InputError(f"{file}: it is about another network than {WEIGHTS}; measure it again, or remove it")
     return found
 

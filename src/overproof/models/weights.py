@@ -8,15 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from overproof.environment import memory
 from overproof.errors import InputError, nearest
 from overproof.files import write_atomically
+from overproof.memory import ran_out
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
+from overproof.reading import field, is_file, parsing, read_bytes, read_object, reason
 from overproof.signature import Signature
+
+_KEYS = {"architecture": dict, "signature": dict, "classes": list, "digest": str}
+_LONGEST = 1 << 26  # bytes of a description; a thousand class names take some ten thousand
+_MOST_PARAMETERS = 20_000  # tensors; the largest network that we know a recipe of has some hundreds
+
+
+class _LargerError(InputError):
+    """A network has more weight tensors than it may have."""
 
 
 def build(
@@ -26,11 +38,63 @@ def build(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Classifier:
-    """Return a freshly initialised classifier; raise ``InputError`` where the network does not fit the images."""
+    """Return a freshly initialised classifier.
+
+    Raises ``InputError`` where the network does not fit the images, and where its weights do not fit into memory.
+    """
+    planned = outline(architecture, signature, mean=mean, std=std)
+    need = sum(value.numel() * value.element_size() for value in planned.state_dict().values())
+    if need > memory():
+        raise InputError(
+            f"{architecture.kind} for {signature}: its weights alone take {need / 1e9:.1f} GB, this process may use "
+            f"{memory() / 1e9:.1f} GB"
+        )
+    return _made(architecture, signature, mean=mean, std=std)
+
+
+def outline(
+    architecture: Architecture,
+    signature: Signature,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    most: int = _MOST_PARAMETERS,
+) -> Classifier:
+    """Return the classifier without numbers (on torch's meta device): names and shapes of its weights, at no cost.
+
+    Raises ``InputError`` where it does not fit the images, and as soon as it has more than ``most`` parameter tensors:
+    a few bytes of a description may ask for millions of layers.
+    """
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise _LargerError(f"{architecture.kind} for {signature}: more than {most:,} weight tensors")
+
+    handle = register_module_parameter_registration_hook(counted)
     try:
-        return Classifier(architecture.build(signature), signature, mean=mean, std=std)
+        with torch.device("meta"):
+            return _made(architecture, signature, mean=mean, std=std)
+    finally:
+        handle.remove()
+
+
+def _made(architecture: Architecture, signature: Signature, **normalisation: tuple[float, ...]) -> Classifier:
+    try:
+        return Classifier(architecture.build(signature), signature, **normalisation)
+    except InputError:
+        raise
     except ValueError as problem:
         raise InputError(f"{architecture.kind} for {signature}: {problem}") from problem
+    except (RuntimeError, TypeError, OverflowError) as problem:
+        if ran_out(problem):
+            raise
+        # Sizes that are no sizes: negative, no integers, or too large for any machine.
+        raise InputError(
+            f"{architecture.kind} for {signature}: no such network can be made ({reason(problem)})"
+        ) from problem
 
 
 def save_model(
@@ -71,26 +135,28 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
     """
     description = load_description(folder, name)
     description_file, weights_file = _description_file(folder, name), folder / f"{name}.safetensors"
-    try:
-        options = dict(description["architecture"])
+    body = read_bytes(weights_file)
+    if sha256(body).hexdigest() != description["digest"]:
+        raise InputError(f"{weights_file}: damaged or exchanged; its digest is not the one in {description_file.name}")
+    with parsing(weights_file, "safetensors"):
+        weights = load(body)
+    mismatch = f"{description_file}: does not describe the network in {weights_file.name}"
+    with parsing(description_file, "a model description of overproof"):
         signature = Signature(**description["signature"])
         normalisation = description["normalisation"] or {"mean": (), "std": ()}
-        mean, std = tuple(normalisation["mean"]), tuple(normalisation["std"])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{description_file}: not a model description of overproof ({problem!r})") from problem
-    if sha256(weights_file.read_bytes()).hexdigest() != description["digest"]:
-        raise InputError(f"{weights_file}: damaged or exchanged; its digest is not the one in {description_file.name}")
+        inside = {part: tuple(map(float, normalisation[part])) for part in ("mean", "std")}
     try:
-        weights = load_file(weights_file)
-    except SafetensorError as problem:
-        raise InputError(f"{weights_file}: not a readable safetensors file ({problem})") from problem
-    try:
-        model = build(from_plain(options), signature, mean=mean, std=std)
-        model.load_state_dict(weights)
-    except InputError as problem:
-        raise InputError(f"{description_file}: {problem}") from problem
-    except (RuntimeError, ValueError, TypeError) as problem:
-        raise InputError(f"{description_file}: does not describe the network in {weights_file.name}") from problem
+        architecture = from_plain(description["architecture"])
+        # By names and shapes alone: nothing is built that the file does not hold.
+        planned = outline(architecture, signature, **inside, most=len(weights)).state_dict()
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as problem:
+        if isinstance(problem, InputError) and not isinstance(problem, _LargerError):
+            raise InputError(f"{description_file}: {problem}") from problem
+        raise InputError(mismatch) from problem  # options that the network does not have, or not so
+    if _shapes(planned) != _shapes(weights):
+        raise InputError(mismatch)
+    model = build(architecture, signature, **inside)
+    model.load_state_dict(weights)
     return model.eval(), description
 
 
@@ -101,20 +167,28 @@ def load_description(folder: Path, name: str = "model") -> dict[str, Any]:
     """
     file = _description_file(folder, name)
     for needed in (file, folder / f"{name}.safetensors"):
-        if not needed.is_file():
+        if not is_file(needed):
             raise InputError(f"{folder}: no {needed.name} here, so this is not a finished run")
     try:
-        description: dict[str, Any] = json.loads(file.read_text())
-        description["digest"]
-    except (ValueError, KeyError, TypeError) as problem:  # a ValueError is broken JSON, or bytes that are no text
-        raise InputError(f"{file}: not a model description of overproof ({problem!r})") from problem
+        description = read_object(file, limit=_LONGEST)
+        for key, kind in _KEYS.items():
+            field(description, key, kind, where=file)
+        if not all(isinstance(one, str) for one in description["classes"]):
+            raise InputError(f"{file}: the names of classes are texts")
+    except InputError as problem:
+        said = str(problem).removeprefix(f"{file}: ")
+        raise InputError(f"{file}: not a model description of overproof ({said})") from problem
     return description
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
 
 
 def _description_file(folder: Path, name: str) -> Path:
     """Return the description's file: ``name.json``, or what the Hub calls the one of a repository."""
     file, hub = folder / f"{name}.json", folder / "config.json"
-    return hub if name == "model" and hub.is_file() and not file.is_file() else file
+    return hub if name == "model" and is_file(hub) and not is_file(file) else file
 
 
 def from_plain(options: Mapping[str, Any]) -> Architecture:

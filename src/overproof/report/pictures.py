@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from overproof.errors import InputError
+from overproof.reading import parsing, read_bytes
 
 if TYPE_CHECKING:
     from overproof.report.findings import Findings
@@ -46,10 +45,11 @@ class Pictures:
 
 def read_pictures(file: Path) -> Pictures | None:
     """Read ``adversarial.safetensors``; None without images, or without the clean ones. Raises ``InputError``."""
-    try:
-        body = load(file.read_bytes())
-    except (SafetensorError, OSError) as problem:
-        raise InputError(f"{file}: not a readable safetensors file ({problem})") from problem
+    with parsing(file, "images that overproof keeps"):
+        return _pictures(load(read_bytes(file)))
+
+
+def _pictures(body: dict[str, NDArray[Any]]) -> Pictures | None:
     if "clean" not in body or not len(body["images"]):
         return None
     return Pictures(

@@ -2,15 +2,18 @@
 
 import csv
 import math
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from io import StringIO
 
 from overproof.report.columns import Column
 from overproof.report.table import Row, Table
+from overproof.wording import one_line, visible
 
 Written = Callable[[str], str]
 
+_MARKDOWN = "\\|*_`[]~"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -32,12 +35,14 @@ def as_csv(found: Sequence[Table]) -> str:
     for table in found:
         for row in (line for whole in table.rows for line in (whole, *whole.members)):
             figures = [figure for column in columns.values() for figure in _figures(row, column)]
-            writer.writerow([table.title, row.name, row.method, len(row.places), "; ".join(row.marks), *figures])
+            words = map(in_csv, (table.title, row.name, row.method))
+            writer.writerow([*words, len(row.places), in_csv("; ".join(row.marks)), *figures])
     return out.getvalue()
 
 
 def _heads(column: Column) -> list[str]:
-    return [column.label, f"{column.label} low", f"{column.label} high"] if column.better else [column.label]
+    label = in_csv(column.label)
+    return [label, f"{label} low", f"{label} high"] if column.better else [label]
 
 
 def _figures(row: Row, column: Column) -> list[str]:
@@ -52,10 +57,10 @@ def as_markdown(found: Sequence[Table]) -> str:
     """Return the tables as Markdown; bold is better than every other beyond both intervals."""
     parts = []
     for table in found:
-        lines = _lines(table, _in_markdown, lambda text: f"**{text}**")
+        lines = _lines(table, in_markdown, lambda text: f"**{text}**")
         head, *body = [f"| {' | '.join(line)} |" for line in lines]
         rule = f"|---|---|{'---:|' * len(table.columns)}"
-        parts.append("\n".join([f"**{_in_markdown(table.title)}**", "", head, rule, *body, "", CAPTION, ""]))
+        parts.append("\n".join([f"**{in_markdown(table.title)}**", "", head, rule, *body, "", CAPTION, ""]))
     return "\n".join(parts)
 
 
@@ -116,10 +121,35 @@ def shown(row: Row, column: Column) -> str:
     return f"{column.text(cell)}{interval}{f' ({cell.note})' if cell.note else ''}"
 
 
-def _in_markdown(text: str) -> str:
-    plain = escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "\\|*_`[]" else letter for letter in plain)
+def in_csv(text: str) -> str:
+    """Return text as a cell that a spreadsheet does not take for a formula: then it begins with an apostrophe."""
+    plain = visible(text)
+    return f"'{plain}" if plain.lstrip().startswith(("=", "+", "-", "@")) else plain
+
+
+def in_markdown(text: str) -> str:
+    """Return text as one line that neither Markdown nor HTML obeys."""
+    plain = escape(one_line(text), quote=False)
+    return "".join(f"\\{letter}" if letter in _MARKDOWN else letter for letter in plain)
+
+
+def in_code(text: str) -> str:
+    """Return text as Markdown's code on one line, whatever backticks are in it."""
+    plain = one_line(text)
+    if "`" not in plain:
+        return f"`{plain}`"
+    fence = _longer(plain, 1)
+    return f"{fence} {plain} {fence}"
+
+
+def fence_around(text: str) -> str:
+    """Return a fence for a block of Markdown code that this text cannot end."""
+    return _longer(text, 3)
+
+
+def _longer(text: str, least: int) -> str:
+    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 
 def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(_LATEX.get(letter, letter) for letter in one_line(text))

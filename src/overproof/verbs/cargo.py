@@ -17,6 +17,7 @@ from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.recipe import data_source, plain
 from overproof.run import Run, find_run
 from overproof.verbs.networks import digest_of
+from overproof.wording import folder_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,7 +100,7 @@ def _foreign_cargo(word: str, data: Source | str | None) -> Cargo:
     model = foreign(word, images.signature)
     return Cargo(
         name=word,
-        folder=Path("exports") / "".join(letter if letter.isalnum() else "-" for letter in word),
+        folder=Path("exports") / folder_name(word),
         model=model.cpu(),
         source=source,
         images=images,

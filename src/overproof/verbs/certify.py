@@ -1,6 +1,7 @@
 """``certify``: proves what a network withstands on the test split, and how near it stays to its teacher."""
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
@@ -26,6 +27,7 @@ from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
 from overproof.evaluation.store import Store
+from overproof.locking import exclusive
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
@@ -124,30 +126,31 @@ def certifying(
         "smoothing": None if noise is None else asdict(noise),
         "batch": batch,
     }
-    store = Store(folder / "certificate-state", setting)
-    if shard.leads:
-        store.open(resume=resume)
-    shard.wait()
-    with in_mode(model, training=False), tensor_float(False):
-        blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
-    found = {
-        "schema": SCHEMA,
-        **subject.facts,
-        "data": subject.said_of(images),
-        "threat": plain(plan.threat),
-        "seed": seed,
-        "batch": batch,
-        **certificate.figures(blocks),
-        "warnings": list(warnings),
-        "versions": versions(),
-        "hardware": hardware(place),
-    }
-    if shard.leads:
-        results = Run(folder)
-        certificate.write(results, blocks, rows.tolist())
-        results.write_json("certificate.json", found)
-        store.remove()
-    return found
+    with exclusive(folder, "certify") if shard.leads else nullcontext():
+        store = Store(folder / "certificate-state", setting)
+        if shard.leads:
+            store.open(resume=resume)
+        shard.wait()
+        with in_mode(model, training=False), tensor_float(False):
+            blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
+        found = {
+            "schema": SCHEMA,
+            **subject.facts,
+            "data": subject.said_of(images),
+            "threat": plain(plan.threat),
+            "seed": seed,
+            "batch": batch,
+            **certificate.figures(blocks),
+            "warnings": list(warnings),
+            "versions": versions(),
+            "hardware": hardware(place),
+        }
+        if shard.leads:
+            results = Run(folder)
+            certificate.write(results, blocks, rows.tolist())
+            results.write_json("certificate.json", found)
+            store.remove()
+        return found
 
 
 def _plan(subject: Examinee, norm: Norm | None, eps: str | float | None, bound: Reach, seconds: float) -> Plan:

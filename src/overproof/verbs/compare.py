@@ -5,6 +5,7 @@ from pathlib import Path
 
 from overproof.errors import InputError
 from overproof.files import write_atomically
+from overproof.reading import parsing
 from overproof.report.findings import Findings
 from overproof.report.page import page
 from overproof.report.table import Table, tables
@@ -33,11 +34,18 @@ def compare(
         alone, several = found[0], len(found) > 1
         title = "Comparison" if several else alone.name
         lead = f"{len(found)} runs side by side." if several else _about(alone)
-        write_atomically(out, page(found, title=title, lead=lead).encode())
+        with parsing(", ".join(map(str, distinct)), "results as overproof writes them"):
+            body = page(found, title=title, lead=lead)
+        _write(out, body)
     for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
         if file is not None:
-            write_atomically(file, written(laid).encode())
+            _write(file, written(laid))
     return laid
+
+
+def _write(file: Path, text: str) -> None:
+    # A name may hold bytes that are no UTF-8 (lone surrogates); they are written as their codes.
+    write_atomically(file, text.encode(errors="backslashreplace"))
 
 
 def _about(alone: Findings) -> str:

@@ -1,6 +1,7 @@
 """``evaluate``: the only reader of the test split; attacks a network and writes down what it withstood."""
 
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
@@ -30,6 +31,7 @@ from overproof.evaluation.store import Store
 from overproof.evaluation.trial import Suite, Trial
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
+from overproof.locking import exclusive
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
@@ -132,50 +134,51 @@ def evaluating(
         "batch": size,
         "precision": chosen,
     }
-    store = Store(folder / "evaluation-state", setting)
-    if shard.leads:
-        store.open(resume=resume)
-    shard.wait()
-    course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
-    before, course_before = None, None
-    with tensor_float(False):
-        verdicts = yield from course.run(warnings)
-        if made and made.original:
-            course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
-            before = yield from course_before.run((), beside="original, ")
-        answers = None if other is None else _answers(other, verdicts, images)
-        trust = _reliability(subject, verdicts, images, threat, seed) if reliability and threat else None
-        shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
-    found = {
-        "schema": SCHEMA,
-        **subject.facts,
-        "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
-        "data": subject.said_of(images),
-        "classes": list(images.classes),
-        "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
-        "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
-        "seed": seed,
-        "batch": size,
-        "search_precision": chosen,
-        **_figures(verdicts),
-        "calibration": _calibration(verdicts),
-        "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
-        "reliability": trust and trust.plain(),
-        "artefact": shipped,
-        "warnings": list(warnings),
-        "versions": versions(),
-        "hardware": hardware(place),
-    }
-    if shard.leads:
-        results = Run(folder)
-        if save_adversarial:
-            found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
-        results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
-        results.write_json("evaluation.json", found)
-        store.remove()
-        if course_before:
-            course_before.store.remove()
-    return found
+    with exclusive(folder, "evaluate") if shard.leads else nullcontext():
+        store = Store(folder / "evaluation-state", setting)
+        if shard.leads:
+            store.open(resume=resume)
+        shard.wait()
+        course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
+        before, course_before = None, None
+        with tensor_float(False):
+            verdicts = yield from course.run(warnings)
+            if made and made.original:
+                course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
+                before = yield from course_before.run((), beside="original, ")
+            answers = None if other is None else _answers(other, verdicts, images)
+            trust = _reliability(subject, verdicts, images, threat, seed) if reliability and threat else None
+            shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
+        found = {
+            "schema": SCHEMA,
+            **subject.facts,
+            "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
+            "data": subject.said_of(images),
+            "classes": list(images.classes),
+            "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
+            "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
+            "seed": seed,
+            "batch": size,
+            "search_precision": chosen,
+            **_figures(verdicts),
+            "calibration": _calibration(verdicts),
+            "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
+            "reliability": trust and trust.plain(),
+            "artefact": shipped,
+            "warnings": list(warnings),
+            "versions": versions(),
+            "hardware": hardware(place),
+        }
+        if shard.leads:
+            results = Run(folder)
+            if save_adversarial:
+                found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
+            results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
+            results.write_json("evaluation.json", found)
+            store.remove()
+            if course_before:
+                course_before.store.remove()
+        return found
 
 
 def _admitted(

@@ -19,10 +19,11 @@ from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.models.onnx_file import OnnxFile
 from overproof.plain_yaml import read_yaml
-from overproof.reading import read_fraction
+from overproof.reading import field, parsing, read_fraction
 from overproof.recipe import build, data_source
 from overproof.run import Run, find_run
 from overproof.verbs.networks import digest_of
+from overproof.wording import folder_name
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
 _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
@@ -99,7 +100,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
             "architecture": recipe.student.kind,
             "recipe_seed": recipe.seed,
             "model_digest": description["digest"],
-            "selected_on": description["selected_on"],
+            "selected_on": field(description, "selected_on", str, where=run.folder),
             "parameters": parameter_count(model),
         },
     )
@@ -108,7 +109,7 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
 def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None) -> Examinee:
     """Return an imported network: it has no recipe, and the images it is for may be known or not."""
     model, description = run.model()
-    known = imported["data"]
+    known = imported.get("data")
     if data is None and known is None:
         raise InputError(f"{run.folder}: say on which images, with --data uoft-cs/cifar10, --data digits or a path")
     source = _source(data) if data is not None else build(Source, known, where=f"{run.folder}: data")
@@ -119,12 +120,12 @@ def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | 
         images=_images(run, model, source),
         threat=Threat(),
         facts={
-            "run": description["name"],
+            "run": field(description, "name", str, where=run.folder),
             "method": "imported",
             "architecture": description["architecture"]["kind"],
             "recipe_seed": None,
             "model_digest": description["digest"],
-            "selected_on": description["selected_on"],
+            "selected_on": field(description, "selected_on", str, where=run.folder),
         },
     )
 
@@ -146,7 +147,7 @@ def results_folder(word: Run | Path | str, out: Path | str | None) -> Path:
     if isinstance(word, Run):
         return word.folder
     if isinstance(word, str) and (is_foreign(word) or repository_id(word)):
-        return Path("evaluations") / "".join(letter if letter.isalnum() else "-" for letter in word)
+        return Path("evaluations") / folder_name(word)
     return Path(word)
 
 
@@ -154,12 +155,10 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
     said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
     if data is None and "data" not in said:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
-    try:
+    with parsing(word, "metadata of data and threat"):
         source = build(Source, json.loads(said["data"]), where=word) if data is None else _source(data)
         threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
         parameters = int(said["parameters"]) if said else None
-    except (KeyError, ValueError) as problem:
-        raise InputError(f"{word}: what its metadata say of data and threat cannot be read ({problem})") from problem
     images = source.open("test")
     model = foreign(word, images.signature)
     file = model.backbone if isinstance(model.backbone, OnnxFile) else None

@@ -8,12 +8,14 @@ import torch
 from overproof.errors import InputError
 from overproof.models.cost import multiply_adds
 from overproof.models.weights import build, from_plain
+from overproof.reading import parsing, reason
 from overproof.recipe import plain
 from overproof.report.charts import brackets, of_run, per_class, radii, survivors
 from overproof.report.findings import Findings
 from overproof.report.pictures import read_pictures
-from overproof.report.provenance import commands
+from overproof.report.provenance import commands, missing
 from overproof.report.table import tables
+from overproof.report.text import as_csv, as_latex, as_markdown
 from overproof.run import Run
 from overproof.signature import Signature
 from overproof.verbs import certify, evaluate
@@ -22,13 +24,20 @@ from overproof.verbs import certify, evaluate
 def findings(folder: Path) -> Findings:
     """Return what a run holds; raise ``InputError`` where it is not evaluated, or not the network that is there."""
     run = Run(folder)
-    evaluation = evaluated(run)
+    with parsing(folder, "a run's results"):
+        found = _read(run)
+    _check(found)
+    return found
+
+
+def _read(run: Run) -> Findings:
+    folder, evaluation = run.folder, evaluated(run)
     certificate, notes = _certificate(run, evaluation)
     file, kept = folder / "adversarial.safetensors", evaluation.get("adversarial")
     pictures = read_pictures(file) if kept and file.is_file() else None
     if kept and kept.get("images") and pictures is None:
         notes = (*notes, f"broken images: {file.name} is missing, or of an older version without the clean images")
-    found = Findings(
+    return Findings(
         evaluation=evaluation,
         folder=str(folder),
         certificate=certificate,
@@ -40,8 +49,6 @@ def findings(folder: Path) -> Findings:
         pictures=pictures,
         notes=notes,
     )
-    _check(found)
-    return found
 
 
 def evaluated(run: Run) -> dict[str, Any]:
@@ -121,13 +128,15 @@ def _multiply_adds(run: Run, evaluation: dict[str, Any]) -> int | None:
 def _check(found: Findings) -> None:
     """Raise ``InputError`` for results that no page can show."""
     try:
-        tables([found])
-        for part in (of_run, per_class, commands):
+        for part in (of_run, per_class, commands, missing):
             part(found)
         for across in (radii, brackets):
             across([found])
         survivors([found], [0])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as problem:
+        laid = tables([found])
+        for written in (as_csv, as_markdown, as_latex):
+            written(laid)
+    except Exception as problem:  # a file that anybody may have written holds anything
         raise InputError(
-            f"{found.folder}: its results are not as overproof writes them ({problem!r}); evaluate it again"
+            f"{found.folder}: its results are not as overproof writes them ({reason(problem)}); evaluate it again"
         ) from problem

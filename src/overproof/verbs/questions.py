@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from overproof.attacks.ball import Radius, Threat
@@ -25,6 +25,7 @@ from overproof.formats.queries import Point, Query
 from overproof.functional import cross_entropy
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
+from overproof.reading import is_file, parsing, read_bytes, read_lines, read_object
 from overproof.verbs.cargo import Cargo, cargo, parity_lines
 
 _SAMPLES = 32  # points of each ball that a query is tried on
@@ -204,15 +205,17 @@ def _known(subject: Cargo, threat: Threat) -> _Known:
     """Read a certificate of the same network and radius, where there is one."""
     file = subject.folder / "certificate.json"
     nothing = _Known({}, {}, "", {})
-    if not file.is_file():
+    if not is_file(file):
         return nothing
-    try:
-        said = json.loads(file.read_text())
+    with parsing(file, "a certificate of overproof; run certify again"):
+        said = read_object(file)
         before = Threat(norm=said["threat"]["norm"], eps=Radius(said["threat"]["eps"]))
         if said["kind"] != "bounds" or said["model_digest"] != subject.digest or before != threat:
             return nothing
-        lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text().splitlines()]
-        found = load_file(subject.folder / "counterexamples.safetensors")
+        lines = list(read_lines(file.with_suffix(".jsonl")))
+        if len(lines) != (expected := said["data"]["examples"]):
+            raise ValueError(f"{len(lines)} whole lines for {expected} images")
+        found = load(read_bytes(subject.folder / "counterexamples.safetensors"))
         pairs = {one["index"]: one["pair"]["agreement"] for one in lines if one.get("pair")}
         return _Known(
             {one["index"]: one["verdict"] for one in lines},
@@ -220,8 +223,6 @@ def _known(subject: Cargo, threat: Threat) -> _Known:
             said["teacher"]["name"] if said["teacher"] else "",
             pairs,
         )
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise InputError(f"{file}: not a readable certificate of overproof; run certify anew") from problem
 
 
 def _robustness(model: Classifier, file: _File, asked: _Images, known: _Known) -> list[_Question]:

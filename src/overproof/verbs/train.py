@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from overproof.errors import InputError
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
 from overproof.files import make_folder, write_atomically
+from overproof.locking import exclusive, lock_name
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
@@ -137,7 +138,29 @@ def _course(
 ) -> Iterator[News]:
     """Train as one of several processes; yield the same news in each."""
     check_same_recipe(recipe, processes)
-    resuming = processes.from_leader(lambda: _check_folder(recipe, run, resume))
+    with ExitStack() as held:
+        # Held until the end, by the leading process alone: two trainings in one folder would undo each other's files.
+        resuming = processes.from_leader(partial(_enter_folder, recipe, run, resume, held))
+        yield from _trained(recipe, run, resuming, device, processes, shard_teachers, beside)
+
+
+def _enter_folder(recipe: Recipe, run: Run, resume: bool, held: ExitStack) -> bool:
+    """Take hold of the run's folder; return whether there is a run to continue in it."""
+    if run.folder.exists() and not run.folder.is_dir():
+        raise InputError(f"{run.folder}: is a file, a run needs a folder; choose another --out")
+    held.enter_context(exclusive(run.folder, "train"))
+    return _check_folder(recipe, run, resume)
+
+
+def _trained(
+    recipe: Recipe,
+    run: Run,
+    resuming: bool,
+    device: str,
+    processes: Processes,
+    shard_teachers: bool,
+    beside: Path | None,
+) -> Iterator[News]:
     keep_freed_memory()
     stage = _set_up(recipe, pick_device(device), processes, shard_teachers, beside)
     loop, epochs = stage.loop, recipe.training.epochs
@@ -332,10 +355,8 @@ def overfitting(run: Run) -> str:
 def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     """Return whether there is a run to continue; raise ``InputError`` where it would be overwritten or is another."""
     started = (run.folder / "recipe.yaml").is_file()
-    if run.folder.exists() and not run.folder.is_dir():
-        raise InputError(f"{run.folder}: is a file, a run needs a folder; choose another --out")
     if not resume:
-        if run.folder.exists() and any(run.folder.iterdir()):
+        if any(one.name != lock_name("train") for one in run.folder.iterdir()):
             raise InputError(f"{run.folder}: exists already; continue it with --resume or choose another --out")
         return False
     if not started:
