@@ -1,8 +1,10 @@
 """What every test may use: one thread, one seed, a tiny network, a tiny batch, and exact worst cases."""
 
 import multiprocessing
+import os
 import pickle
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ from overproof.models.weights import freeze
 from overproof.processes import Processes
 from overproof.signature import Signature
 
-# Tiny tensors gain nothing from a second thread, and sums are added in the same order on every machine.
-torch.set_num_threads(1)
+# Tiny tensors gain nothing from a second thread; `make anycpu` asks for one.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 settings.register_profile("overproof", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("overproof")
 
@@ -81,6 +83,38 @@ def make_step(tiny_classifier, tiny_batch):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def float64():
+    """Return a context in which networks that are made, and images that are batched, are float64.
+
+    For the claim that two ways of computing are one: they round differently, and what they round is enlarged by sign()
+    and Adam. In float32 that depends on the CPU; in float64 it is far below any mistake.
+    """
+
+    @contextmanager
+    def context():
+        def exact(images):
+            return images.double().div_(255) if images.dtype == torch.uint8 else images.double()
+
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("images", "loader", "streaming"):
+                patch.setattr(f"overproof.data.{module}.pixels", exact)
+            torch.set_default_dtype(torch.float64)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(torch.float32)
+
+    return context
+
+
+@pytest.fixture
+def exactly(float64):
+    """Compute the whole test in float64."""
+    with float64():
+        yield
 
 
 @pytest.fixture

@@ -19,16 +19,16 @@ def trajectory(net, length, seed=3):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
-def test_ema_is_its_recursion_written_out(net, decay):
+def test_ema_is_its_recursion_written_out(exactly, net, decay):
     average = Average(EMA(decay=decay), net())
-    slow = {name: value.detach().double() for name, value in net().named_parameters()}
+    slow = {name: value.detach().clone() for name, value in net().named_parameters()}
     for n, student in enumerate(trajectory(net, 40)):
         average.take("update", student, n / 40)
         effective = min(decay, (1 + n) / (10 + n))
         for name, value in student.named_parameters():
-            slow[name] = effective * slow[name] + (1 - effective) * value.detach().double()
+            slow[name] = effective * slow[name] + (1 - effective) * value.detach().clone()
     for name, value in average.parameters.items():
-        torch.testing.assert_close(value.double(), slow[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, slow[name], rtol=0, atol=1e-12)
 
 
 @given(st.floats(0, 0.9999), st.integers(0, 10**6))
@@ -39,7 +39,7 @@ def test_the_effective_decay_rises_to_the_decay(decay, count):
 
 
 @pytest.mark.parametrize("start", [0.0, 0.3, 0.5, 0.99])
-def test_swa_is_the_plain_mean_of_the_networks_from_start_on(net, start):
+def test_swa_is_the_plain_mean_of_the_networks_from_start_on(exactly, net, start):
     average = Average(SWA(start=start), net())
     counted = []
     for epoch, student in enumerate(trajectory(net, 10)):
@@ -49,16 +49,16 @@ def test_swa_is_the_plain_mean_of_the_networks_from_start_on(net, start):
         counted = [*counted, now] if progress >= start else []
         for name, value in average.parameters.items():
             wanted = torch.stack([one[name] for one in counted or [now]]).mean(dim=0)
-            torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(value, wanted, rtol=0, atol=1e-12)
 
 
-def test_swa_agrees_with_torch(net):
+def test_swa_agrees_with_torch(exactly, net):
     average, reference = Average(SWA(start=0.0), net()), AveragedModel(net())
     for epoch, student in enumerate(trajectory(net, 6)):
         average.take("epoch", student, (epoch + 1) / 6)
         reference.update_parameters(student)
     for value, wanted in zip(average.parameters.values(), reference.module.parameters(), strict=True):
-        torch.testing.assert_close(value, wanted.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(value, wanted.detach(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("rule", "other"), [(EMA(), "epoch"), (SWA(), "update")], ids=repr)
@@ -96,7 +96,7 @@ def test_the_average_is_a_copy_and_the_student_stays_as_it_was(net, images):
     assert network.training == student.training
 
 
-def test_batchnorm_statistics_are_those_of_torch(net, images):
+def test_batchnorm_statistics_are_those_of_torch(exactly, net, images):
     ours, reference = net(), net()
     for model in (ours, reference):
         model.backbone[1].momentum = 0.3
@@ -105,7 +105,7 @@ def test_batchnorm_statistics_are_those_of_torch(net, images):
     reestimate_batchnorm(ours, images.batches(8))
     update_bn([batch.x for batch in images.batches(8)], reference)
     for name, value in ours.state_dict().items():
-        torch.testing.assert_close(value, reference.state_dict()[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(value, reference.state_dict()[name], rtol=0, atol=1e-12)
     with torch.no_grad():
         seen = torch.cat([ours.backbone[0](batch.x).mean(dim=(0, 2, 3))[None] for batch in images.batches(8)])
     torch.testing.assert_close(ours.backbone[1].running_mean, seen.mean(dim=0))

@@ -44,7 +44,7 @@ def same(found, wanted):
 
 
 class TestSlowTwin:
-    """A dozen lines of plain torch that must end where the loop ends."""
+    """A dozen lines of plain torch that must end where the loop ends: in float64, where Adam enlarges no rounding."""
 
     @pytest.mark.parametrize(
         ("optimiser", "reference"),
@@ -58,7 +58,7 @@ class TestSlowTwin:
         ids=["sgd", "adamw"],
     )
     @pytest.mark.parametrize("clip", [0.0, 0.05])
-    def test_ends_at_the_same_weights_average_and_means(self, looping, net, optimiser, reference, clip):
+    def test_ends_at_the_same_weights_average_and_means(self, exactly, looping, net, optimiser, reference, clip):
         loop = looping(
             Natural(), optimiser=optimiser, clip=clip, schedule=Cosine(floor=0.1), warmup=1.0, averaging=EMA(decay=0.8)
         )
@@ -80,7 +80,7 @@ class TestSlowTwin:
                 length = torch.cat([value.grad.flatten() for value in student.parameters()]).norm()
                 if clip and length > clip:
                     for value in student.parameters():
-                        value.grad *= clip / length
+                        value.grad *= clip / (length + 1e-6)  # as torch's own
                 slow.step()
                 decay = min(0.8, (1 + count) / (10 + count))
                 count += 1
@@ -90,10 +90,10 @@ class TestSlowTwin:
             means.append(sum(losses) / len(losses))
 
         for name, value in loop.student.state_dict().items():
-            torch.testing.assert_close(value, student.state_dict()[name], rtol=2e-4, atol=1e-5)
+            torch.testing.assert_close(value, student.state_dict()[name], rtol=0, atol=1e-9)
         for name, value in loop.average.parameters.items():
-            torch.testing.assert_close(value, average[name], rtol=2e-4, atol=1e-5)
-        assert [one.means["label"] for one in progress] == pytest.approx(means, rel=1e-4)
+            torch.testing.assert_close(value, average[name], rtol=0, atol=1e-9)
+        assert [one.means["label"] for one in progress] == pytest.approx(means, rel=1e-9)
 
     def test_clipping_really_bites_here(self, looping):
         ends = []

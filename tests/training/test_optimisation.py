@@ -100,7 +100,7 @@ def rosenbrock():
     """Return a function: the end of twenty steps down Rosenbrock's valley with an optimiser built over the point."""
 
     def descend(build):
-        point = nn.Parameter(torch.tensor([-1.0, 1.5]))
+        point = nn.Parameter(torch.tensor([-1.0, 1.5], dtype=torch.float64))
         optimiser = build([point])
         for _ in range(20):
             optimiser.zero_grad()

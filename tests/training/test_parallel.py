@@ -32,7 +32,7 @@ from overproof.signature import Signature
 from overproof.training import loop as loop_module
 from overproof.training.averaging import EMA
 from overproof.training.loop import Loop, NotFiniteError
-from overproof.training.optimisation import SGD, Constant, Training
+from overproof.training.optimisation import SGD, AdamW, Constant, Training
 from overproof.training.parallel import Learners, distributed, sharded, splits_batchnorm
 
 
@@ -74,6 +74,10 @@ def finish(loop):
     return copy.deepcopy(loop.state()) | {"means": means, "average": loop.average.state()}
 
 
+ROUNDED = 1e-9
+"""What float64's rounding, 1e-16, may have grown into after some 10 updates; a wrong row or draw is above 1e-3."""
+
+
 def distance(found, wanted):
     """Return how far two nested results are from each other, relative to what is wanted where that is above 1."""
     if isinstance(wanted, dict):
@@ -97,25 +101,41 @@ VARIANTS = {
 }
 
 
-def test_every_method_ends_where_a_single_process_ends(loop, group):
+@pytest.mark.parametrize("optimiser", [SGD(lr=0.05), AdamW(lr=3e-3)], ids=lambda one: one.kind)
+def test_every_method_ends_where_a_single_process_ends(exactly, loop, group, optimiser):
     """Random starts, augmentation, averages, clipping, memory by row and not, and a last batch that does not divide."""
 
     def work(processes):
-        return {name: finish(loop(method, processes)) for name, method in VARIANTS.items()}
+        return {name: finish(loop(method, processes, optimiser=optimiser)) for name, method in VARIANTS.items()}
 
     wanted = work(ALONE)
     for found in group(work):
         for name, method in VARIANTS.items():
-            assert distance(found[name]["student"], wanted[name]["student"]) < 1e-6, name
-            assert distance(found[name], wanted[name]) < 1e-5, name
+            assert distance(found[name], wanted[name]) < ROUNDED, name
             began = loop(method).student.state_dict()
             assert distance(wanted[name]["student"], began) > 1e-3, name  # it would have been noticed
 
 
-def test_four_processes_whose_last_batch_is_shared_unevenly(loop, group):
+def test_in_float32_it_ends_there_but_for_rounding(float64, loop, group):
+    """Where neither sign() nor Adam enlarges it: as near to the run in float64 as a single process comes, about."""
+    began = plain_net(0)
+
+    def work(processes):
+        network = copy.deepcopy(began).to(torch.get_default_dtype())
+        return finish(loop(Natural(), processes, network=lambda _: network, augment=Augment()))["student"]
+
+    with float64():
+        exact = work(ALONE)
+    single = distance(work(ALONE), exact)
+    assert 0 < single < 1e-5  # 8 updates of numbers below 1, each rounded by 6e-8
+    for found in group(work):
+        assert distance(found, exact) < 10 * single
+
+
+def test_four_processes_whose_last_batch_is_shared_unevenly(exactly, loop, group):
     wanted = finish(loop(FreeAT(replays=2)))
     for found in group(lambda processes: finish(loop(FreeAT(replays=2), processes)), count=4):
-        assert distance(found, wanted) < 1e-5
+        assert distance(found, wanted) < ROUNDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +164,9 @@ def test_what_is_not_finite_in_one_process_stops_all(loop, group):
 
 @pytest.mark.parametrize("method", [FreeAT(replays=2), MTARD()], ids=["by row", "of the batch"])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
-def test_another_number_of_processes_continues_to_the_same_end(loop, group, method, before, after, monkeypatch):
+def test_another_number_of_processes_continues_to_the_same_end(
+    exactly, loop, group, method, before, after, monkeypatch
+):
     monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
 
     def begin(processes):
@@ -165,7 +187,7 @@ def test_another_number_of_processes_continues_to_the_same_end(loop, group, meth
     saved = group(begin, count=before)[0] if before > 1 else begin(ALONE)
     found = group(proceed, count=after)[-1] if after > 1 else proceed(ALONE)
     wanted = finish(loop(method))
-    assert distance(found, wanted | {"means": wanted["means"][-1:]}) < 1e-5
+    assert distance(found, wanted | {"means": wanted["means"][-1:]}) < ROUNDED
 
 
 class TestBatchNorm:
@@ -215,15 +237,13 @@ class TestShardedTeachers:
             Classifier(ResNet(depth=18, width=0.125).build(signature), signature, mean=[0.5] * 3, std=[0.2] * 3)
         )
 
-    def test_answers_and_gradients_to_the_pixels_are_the_whole_teachers(self, group):
+    def test_answers_and_gradients_to_the_pixels_are_the_whole_teachers(self, exactly, group):
         def asked(teacher, x):
             point = x.clone().requires_grad_()
             difference = teacher(point) - teacher(1 - point)  # two forward passes before one backward pass
             logits, hidden = teacher.features(point)
             score = difference.square().sum() + logits.sum() + hidden.square().sum()
-            with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-                rough = teacher(x)
-            return [difference.detach(), hidden.detach(), *torch.autograd.grad(score, point), rough]
+            return [difference.detach(), hidden.detach(), *torch.autograd.grad(score, point)]
 
         def work(processes):
             torch.manual_seed(processes.rank)  # each asks about images of its own
@@ -237,17 +257,33 @@ class TestShardedTeachers:
         norms = sum(value.numel() for value in whole.parameters() if value.dim() == 1) - 7  # but for the head's bias
         for count in (2, 3):
             found = group(work, count=count)
-            assert all(far < 1e-6 and not training for far, _, training in found)
+            assert all(far < ROUNDED and not training for far, _, training in found)
             shares = [share for _, share, _ in found]
             assert sum(shares) == held(whole) + (count - 1) * norms
             assert max(shares) < 1.2 * held(whole) / count
+
+    def test_in_bf16_it_answers_as_the_whole_teacher_but_for_rounding(self, group):
+        """Each of its layers rounds to 8 bits, by 2^-9 of the values at most, and so does the whole teacher's."""
+
+        def work(processes):
+            x = torch.rand(5, 3, 16, 16)
+            whole, shards = self.teacher(), self.teacher()
+            sharded(shards, processes, torch.device("cpu"))
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                found, wanted = shards(x), whole(x)
+            layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in whole.modules())
+            with torch.no_grad():
+                assert not torch.equal(found, shards(x))  # it was in bf16
+            return float((found - wanted).abs().max() / (layers * 2**-8 * wanted.abs().max()))
+
+        assert all(far <= 1 for far in group(work))
 
     @pytest.mark.parametrize(
         ("method", "options"),
         [(AdaAD(), {}), (IGDM(), {}), (RRM(), KEPT), (KD(), {"teacher_precision": "bf16"})],
         ids=lambda value: getattr(value, "kind", ""),
     )
-    def test_a_run_ends_where_it_ends_with_whole_ones(self, loop, group, method, options):
+    def test_a_run_ends_where_it_ends_with_whole_ones(self, exactly, loop, group, method, options):
         def work(processes, *, shards=True):
             course = loop(method, processes, shards=shards, **options)
             return finish(course), [held(teacher) for teacher in course.teachers.networks.values()]
@@ -255,7 +291,7 @@ class TestShardedTeachers:
         (wanted, whole), (alone, same) = work(ALONE, shards=False), work(ALONE)
         assert distance(alone, wanted) == 0 and same == whole
         first, second = group(work)
-        assert distance([first[0], second[0]], [wanted, wanted]) < 1e-5
+        assert distance([first[0], second[0]], [wanted, wanted]) < ROUNDED
         assert [sum(shares) for shares in zip(first[1], second[1], strict=True)] == whole  # no teacher has a norm
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -41,12 +42,18 @@ def distance(one, other, name="last"):
     return max(float((first[key] - second[key]).abs().max()) for key in first)
 
 
+ROUNDED = 1e-9
+"""What float64's rounding, 1e-16, may have grown into after 90 updates; another order or draw is above 1e-3."""
+
+
 @pytest.fixture(scope="module")
-def alone(toy, tmp_path_factory):
-    return train(toy(*EDITS), tmp_path_factory.mktemp("alone") / "run", device="cpu")
+def alone(float64, toy, tmp_path_factory):
+    """The run of one process, in float64: what two round otherwise decides no sign()."""
+    with float64():
+        return train(toy(*EDITS), tmp_path_factory.mktemp("alone") / "run", device="cpu")
 
 
-def test_two_processes_make_the_run_of_one(group, toy, alone, tmp_path):
+def test_two_processes_make_the_run_of_one(exactly, group, toy, alone, tmp_path):
     recipe, out = toy(*EDITS), tmp_path / "run"
 
     def work(processes):
@@ -56,17 +63,17 @@ def test_two_processes_make_the_run_of_one(group, toy, alone, tmp_path):
     heard = group(work)
     assert [[progress.epoch for progress, *_ in news] for news in heard] == [[1, 2], []]
     assert sorted(file.name for file in out.iterdir()) == sorted(file.name for file in alone.folder.iterdir())
-    assert max(distance(out, alone.folder, name) for name in ("model", "last")) < 1e-6
+    assert max(distance(out, alone.folder, name) for name in ("model", "last")) < ROUNDED
     assert (out / "recipe.yaml").read_text() == dump(recipe)
     for found, wanted in zip(Run(out).metrics(), alone.metrics(), strict=True):
-        assert found["terms"]["adv"] == pytest.approx(wanted["terms"]["adv"], abs=1e-6)
+        assert found["terms"]["adv"] == pytest.approx(wanted["terms"]["adv"], abs=ROUNDED)
         assert (found["processes"], wanted["processes"]) == (2, 1)
         for same in ("validation", "best_epoch", "learning_rate", "passes", "hardware"):
             assert found[same] == wanted[same]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_is_killed_the_others_say_so_and_a_resumed_run_ends_the_same(group, toy, alone, tmp_path, victim):
+def test_one_is_killed_the_others_say_so_and_a_resumed_run_ends_the_same(exactly, group, toy, alone, tmp_path, victim):
     recipe, out = toy(*EDITS), tmp_path / "run"
 
     def work(processes):
@@ -93,7 +100,7 @@ def test_one_is_killed_the_others_say_so_and_a_resumed_run_ends_the_same(group, 
     sentence = "another of the 2 processes has gone; the last checkpoint is in"
     assert str(survivor) == f"{sentence} {out / 'checkpoint'}, continue with --resume"
     assert group(proceed) == [[2], []]
-    assert max(distance(out, alone.folder, name) for name in ("model", "last")) < 1e-6
+    assert max(distance(out, alone.folder, name) for name in ("model", "last")) < ROUNDED
 
 
 def test_what_one_finds_wrong_all_say_before_anything_is_written(group, toy, tmp_path):
@@ -149,8 +156,8 @@ def test_split_batchnorm_is_said_once(group, toy, squares, tmp_path):
     assert group(work) == [[said, ()], []]
 
 
-def test_torchrun_starts_the_processes_again_where_one_is_killed(toy, squares, tmp_path):
-    """The whole way: a launcher, a kill, a restart that resumes, and one voice."""
+def test_torchrun_starts_the_processes_again_where_one_is_killed(group, toy, squares, tmp_path):
+    """The whole way: a launcher, a kill, a restart that resumes, and one voice; to the bit the run of two unharmed."""
     recipe = toy(f"data={{kind: npz, path: {squares()}}}", *EDITS, "training.epochs=20", "training.batch=4")
     file, out = tmp_path / "recipe.yaml", tmp_path / "run"
     file.write_text(dump(recipe))
@@ -162,7 +169,7 @@ def test_torchrun_starts_the_processes_again_where_one_is_killed(toy, squares, t
         stderr=subprocess.PIPE,
         text=True,
         # Without the second one, processes started again may call those before them: pytorch issue 135712.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
     limit = time.monotonic() + 100
     while len((out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").is_file() else []) < 2:
@@ -177,8 +184,13 @@ def test_torchrun_starts_the_processes_again_where_one_is_killed(toy, squares, t
     assert any(line.startswith(gone) for line in errors.splitlines())
     assert said.count("epoch 20/20: ") == said.count("run folder: ") == 1
     assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [*range(1, 21)]
-    train(recipe, tmp_path / "alone", device="cpu")
-    assert distance(out, tmp_path / "alone") < 1e-5  # 1,080 updates
+
+    def work(processes):
+        as_one_of(processes)
+        return len(list(training(recipe, tmp_path / "unharmed", device="cpu")))
+
+    assert group(work)[0] == 20
+    assert distance(out, tmp_path / "unharmed") == 0
 
 
 def children(pid):
