@@ -269,6 +269,18 @@ def test_no_examples_are_no_work(tiny_classifier):
     assert FAB()(model, nothing, Goal.on(model, torch.empty(0, dtype=torch.int64))).shape == nothing.shape
 
 
+def test_a_misclassified_image_at_exactly_eps_counts():
+    # One pixel, every number a sum of powers of two: the full step from 1/4 ends on the boundary at 1/2, where the tie
+    # goes to class 0, which is wrong.
+    def tie(z):
+        return torch.cat([z.flatten(1) - 0.5, torch.zeros(len(z), 1, dtype=z.dtype)], dim=1)
+
+    x, y = torch.full((1, 1, 1, 1), 0.25, dtype=torch.float64), torch.ones(1, dtype=torch.int64)
+    attack = FAB(eps=Radius("1/4"), overshoot=1.0, steps=1)
+    assert torch.equal(attack(nn.Identity(), x, Goal.on(tie, y)), x + 0.25)
+    assert torch.equal(replace(attack, steps=3)(nn.Identity(), x, Goal.on(tie, y)), x + 0.25)
+
+
 # --- what it costs ----------------------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,46 @@ def test_the_normal_is_where_it_should_be_far_from_the_plane_too():
     assert normal.isfinite().all() and (normal.flatten(1).norm(dim=1) > 0).all()
 
 
+def test_the_normal_is_the_sum_of_what_each_answer_is_beyond_their_mean():
+    plane = Plane(torch.randn(1, 8, 8).double())
+    x = at_distance(plane, "l2", 0.5)
+    point = x + 0.502 * plane.weight / plane.weight.norm()  # beyond the boundary: most probes are misclassified
+    oracle, everyone = oracle_of(plane, x, "l2"), torch.ones(6, dtype=torch.bool)
+    normal = _normal(oracle, point, everyone, torch.full((6,), 50), torch.full((6,), 0.01).double())
+    probes = torch.stack(plane.asked)
+    directions = (probes - point).flatten(2)
+    torch.testing.assert_close(directions.norm(dim=2), torch.full((50, 6), 0.01).double())
+    answers = torch.stack([broken(plane, part) for part in probes]).double() * 2 - 1
+    assert (answers.mean(dim=0).abs() < 1).all() and (answers.mean(dim=0) > 0.1).any()
+    expected = ((answers - answers.mean(dim=0))[:, :, None] * directions).sum(dim=0)
+    torch.testing.assert_close(normal.flatten(1), expected)
+
+
+@every_norm
+def test_an_iteration_probes_a_hundredth_of_the_distance_away_and_steps_by_its_share(norm, monkeypatch):
+    plane, seen, steps = Plane(torch.randn(1, 8, 8)), [], []
+
+    def normal(oracle, point, walking, probes, length):
+        seen.append((oracle.area.size(point - oracle.x), length, probes.clone()))
+        return _normal(oracle, point, walking, probes, length)
+
+    def step(oracle, point, walking, direction, length):
+        steps.append((oracle.area.size(direction), length))
+        return _step(oracle, point, walking, direction, length)
+
+    monkeypatch.setattr("overproof.attacks.hopskipjump._normal", normal)
+    monkeypatch.setattr("overproof.attacks.hopskipjump._step", step)
+    x = at_distance(plane, norm, 0.5 if norm == "l2" else 0.05)
+    hunt(HopSkipJump(norm=norm, eps=Radius("1e-3"), queries=200, samples=9), plane, x)
+    assert len(seen) >= 4
+    for number, ((distance, length, probes), (size, stride)) in enumerate(zip(seen, steps, strict=True), start=1):
+        torch.testing.assert_close(length, 0.01 * distance)
+        torch.testing.assert_close(stride, distance / math.sqrt(number))
+        torch.testing.assert_close(size, torch.ones_like(size))
+        if number < len(seen) - 1:  # the last ones spend what is left
+            assert (probes == round(9 * math.sqrt(number))).all()
+
+
 def test_each_example_sends_its_own_number_of_probes():
     plane = Plane(torch.randn(1, 8, 8))
     x = at_distance(plane, "l2", 0.1, n=4)
@@ -166,6 +206,26 @@ def test_a_step_that_never_stays_broken_is_given_up():
     oracle = oracle_of(plane, x, "linf")
     stepped = _step(oracle, point, torch.tensor([True]), -torch.ones_like(x), torch.tensor([1.0]))
     assert torch.equal(stepped, point) and oracle.left.tolist() == [10**6 - 15]
+
+
+@every_norm
+def test_a_misclassified_image_at_exactly_eps_counts(norm):
+    x = torch.full((1, 1, 1, 1), 0.25, dtype=torch.float64)
+    oracle = oracle_of(Plane(torch.ones(1, 1, 1, dtype=torch.float64)), x, norm, eps=0.5)
+    assert oracle.ask(x + 0.5, torch.tensor([True])).all()
+    assert torch.equal(oracle.found, x + 0.5) and not oracle.open.any()
+
+
+def test_no_noise_is_drawn_once_every_example_has_some():
+    x = torch.full((3, 1, 8, 8), 0.3)
+    everywhere = Plane(torch.zeros(1, 8, 8))
+    everywhere.forward = lambda z: torch.tensor([[0.0, 1.0]]).expand(len(z), 2)
+    torch.manual_seed(1)
+    _noise(oracle_of(everywhere, x, "l2"))
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    torch.rand_like(x)
+    assert torch.equal(torch.rand(1), after)
 
 
 def oracle_of(plane, x, norm, *, eps=1e-9, queries=10**6):
@@ -291,3 +351,4 @@ def test_its_repr_rebuilds_it():
     attack = HopSkipJump(norm="l2", eps=Radius("1/2"), queries=7, samples=3)
     rebuilt = eval(repr(attack), {"HopSkipJump": HopSkipJump, "Radius": Radius})
     assert rebuilt == attack and attack.kind == "hopskipjump" and math.isclose(rebuilt.eps, 0.5)
+    assert (HopSkipJump().queries, HopSkipJump().samples, HopSkipJump().eps.text) == (2000, 100, "8/255")

@@ -425,11 +425,17 @@ def test_stripes_have_one_sign_per_channel_and_column():
     assert len(delta[:, :, 0].flatten(0, 1).unique(dim=0)) > 20
 
 
-@pytest.mark.parametrize(("shape", "side", "margins"), [((1, 28, 28), 5, (1, 1)), ((3, 8, 11), 3, (1, 1))], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "side", "margins"),
+    [((1, 28, 28), 5, (1, 1)), ((3, 8, 11), 3, (1, 1)), ((1, 8, 40), 3, (1, 0)), ((1, 40, 8), 3, (0, 1))],
+    ids=str,
+)
 def test_tiles_are_patterns_turned_and_signed_at_random(shape, side, margins):
     x = torch.full((4, *shape), 0.5, dtype=torch.float64)
     delta = (_tiles(x, 0.3, 2) - x) / 0.3
     pattern = eta(side, 2, x)
+    rest = [size % side - margin for size, margin in zip(shape[1:], margins, strict=True)]  # below and on the right
+    assert all(0 <= behind - margin <= 1 for behind, margin in zip(rest, margins, strict=True))
     inner = delta[:, :, margins[0] :, margins[1] :].unfold(2, side, side).unfold(3, side, side)
     scale = inner.flatten(4).norm(dim=4)[..., None, None]
     assert delta.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 4)
@@ -461,3 +467,4 @@ def test_its_repr_rebuilds_it():
     attack = Square(norm="l2", eps=Radius("1/2"), queries=7, p_init=0.3)
     rebuilt = eval(repr(attack), {"Square": Square, "Radius": Radius})
     assert rebuilt == attack and str(rebuilt.eps) == "1/2" and attack.kind == "square"
+    assert (Square().queries, Square().p_init, Square().eps.text) == (5000, 0.8, "8/255")  # as in AutoAttack

@@ -1,0 +1,173 @@
+"""``python -m benchmarks.mutation``: how many small changes of the source the tests notice.
+
+``record`` measures which tests run which lines, ``try`` tries a seeded sample of mutants per package (none twice, but
+with ``--again`` those that lived), ``report`` writes ``benchmarks/results/mutation.json``.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mutation import cover, fork
+from benchmarks.mutation.mutants import Mutant, changed, mutants
+
+RESULTS = Path(__file__).parent.parent / "results" / "mutation.json"
+SEED = 19
+BUDGET = 25.0  # seconds of tests per mutant, as measured without one
+
+
+def modules(root: Path, package: str) -> list[str]:
+    """Return the modules of a package, as paths below it."""
+    base = root / "src/overproof"
+    return sorted(str(file.relative_to(base)) for file in (base / package).glob("*.py") if file.name != "__init__.py")
+
+
+def sample(root: Path, package: str, count: int) -> list[Mutant]:
+    """Return ``count`` mutants of a package, drawn without replacement; a larger sample holds the smaller."""
+    everything = [
+        mutant
+        for module in modules(root, package)
+        for mutant in mutants(module, (root / "src/overproof" / module).read_text())
+    ]
+    random.Random(f"{SEED}-{package}").shuffle(everything)
+    return everything[:count]
+
+
+def spans(root: Path, mutant: Mutant) -> Iterator[tuple[int, int]]:
+    """Yield the lines of the change, of what is around it, ..., of the module."""
+    import ast
+
+    source = (root / "src/overproof" / mutant.module).read_text()
+    yield mutant.lines
+    around = [
+        (node.lineno, node.end_lineno or node.lineno)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.stmt) and node.lineno <= mutant.line <= (node.end_lineno or node.lineno)
+    ]
+    yield from sorted(around, key=lambda span: span[1] - span[0])
+    yield 1, len(source.splitlines())
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's interval for a share."""
+    if not count:
+        return 0.0, 1.0
+    share, scale = hits / count, 1 + z**2 / count
+    centre = (share + z**2 / (2 * count)) / scale
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / scale
+    return centre - half, centre + half
+
+
+def work(root: Path, mutant: Mutant, tests: list[str]) -> Callable[[], int]:
+    """Return what a child does: run the tests with the module changed."""
+
+    def run() -> int:
+        file = root / "src/overproof" / mutant.module
+        name = "overproof." + mutant.module[:-3].replace("/", ".")
+        sys.meta_path.insert(0, fork.Changed(name, file, changed(file.read_text(), mutant.number)))
+        return fork.passes(tests)
+
+    return run
+
+
+def attempt(root: Path, folder: Path, tried: list[Mutant], workers: int, log: Path) -> None:
+    """Try mutants and add a line per mutant to a file."""
+    known = cover.read(sorted(folder.glob("cover-*.json")))
+    picked = {mutant.key: known.of(mutant.module, spans(root, mutant), BUDGET) for mutant in tried}
+
+    def jobs() -> Iterator[tuple[Any, Callable[[], int], float]]:
+        for mutant in tried:
+            tests = picked[mutant.key]
+            expected = sum(known.seconds[test] for test in tests)
+            yield (mutant, time.monotonic()), work(root, mutant, tests), 20 + 6 * expected
+
+    with log.open("a") as lines:
+        for count, ((mutant, started), ended) in enumerate(fork.pool(jobs(), folder, workers), start=1):
+            lived = ended == "0" or not picked[mutant.key]
+            record = {
+                "key": mutant.key,
+                "lived": lived,
+                "ended": ended,
+                "tests": len(picked[mutant.key]),
+                "seconds": round(time.monotonic() - started, 2),
+                "at": f"{mutant.module}:{mutant.line}",
+                "place": mutant.place,
+                "operator": mutant.operator,
+                "before": mutant.before,
+                "after": mutant.after,
+            }
+            print(json.dumps(record), file=lines, flush=True)
+            if lived:
+                print(f"{count}/{len(tried)} lived  {record['at']} {mutant.before}  ->  {mutant.after}", flush=True)
+
+
+def report(root: Path, records: dict[str, dict[str, Any]], count: int) -> dict[str, Any]:
+    """Return the score of each package: what was killed of the sample, with Wilson's interval at 95 %."""
+    found = {}
+    for package in cover.PACKAGES:
+        drawn = [records[mutant.key] for mutant in sample(root, package, count) if mutant.key in records]
+        killed = sum(not record["lived"] for record in drawn)
+        low, high = wilson(killed, len(drawn))
+        found[package] = {
+            "mutants": sum(
+                len(mutants(module, (root / "src/overproof" / module).read_text())) for module in modules(root, package)
+            ),
+            "sample": len(drawn),
+            "killed": killed,
+            "score": round(killed / max(len(drawn), 1), 4),
+            "interval": [round(low, 4), round(high, 4)],
+        }
+    return found
+
+
+def main() -> None:
+    """Do what the words say."""
+    words = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
+    words.add_argument("what", choices=("record", "try", "report", "all"), nargs="?", default="all")
+    words.add_argument("--root", type=Path, default=Path(), help="the checkout whose source and tests are tried")
+    words.add_argument("--folder", type=Path, default=Path(".mutation"), help="where progress is kept")
+    words.add_argument("--count", type=int, default=200, help="mutants per package")
+    words.add_argument("--workers", type=int, default=2)
+    words.add_argument("--packages", nargs="*", default=cover.PACKAGES)
+    words.add_argument("--again", action="store_true", help="try those that lived once more")
+    asked = words.parse_args()
+    root, folder = asked.root.resolve(), asked.folder.resolve()
+    folder.mkdir(exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    log = folder / "mutants.jsonl"
+    if asked.what in ("record", "all", "try"):
+        sys.path.insert(0, str(root / "src"))
+        os.chdir(root)
+        fork.preload(root)
+    if asked.what in ("record", "all"):
+        missing = [name for name in asked.packages if not (folder / f"cover-{name}.json").is_file()]
+        jobs = (
+            (name, lambda name=name: cover.record(root, name, folder / f"cover-{name}.json") or 0, 3000.0)
+            for name in missing
+        )
+        for name, ended in fork.pool(jobs, folder, asked.workers):
+            print("recorded", name, ended, flush=True)
+    if asked.what in ("try", "all"):
+        done = {} if not log.is_file() else {r["key"]: r for r in map(json.loads, log.read_text().splitlines())}
+        drawn = [mutant for package in asked.packages for mutant in sample(root, package, asked.count)]
+        left = [m for m in drawn if m.key not in done or (asked.again and done[m.key]["lived"])]
+        left = list({mutant.key: mutant for mutant in left}.values())
+        print(len(left), "mutants to try", flush=True)
+        attempt(root, folder, left, asked.workers, log)
+    if asked.what in ("report", "all"):
+        records = {r["key"]: r for r in map(json.loads, log.read_text().splitlines())}
+        found = report(root, records, asked.count)
+        print(json.dumps(found, indent=2))
+        RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
