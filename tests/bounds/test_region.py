@@ -9,7 +9,7 @@ from .networks import normal, points, uniform
 def test_a_ball_is_cut_to_the_pixels_that_exist():
     x = torch.tensor([0.0, 0.05, 0.5, 1.0]).view(1, 1, 2, 2)
     region = Region.around(x, 0.1)
-    assert region.centre is None
+    assert region.centre is None and region.eps == 0
     torch.testing.assert_close(region.box.lower.flatten(), torch.tensor([0.0, 0.0, 0.4, 0.9]))
     torch.testing.assert_close(region.box.upper.flatten(), torch.tensor([0.1, 0.15, 0.6, 1.0]))
 

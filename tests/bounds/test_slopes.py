@@ -61,6 +61,20 @@ def test_a_choice_that_no_row_depends_on_stays():
     assert free.slopes[3].tolist() == [0.25, 0.25]
 
 
+def test_nothing_of_the_network_is_kept():
+    # Bounds of a network that learns carry a graph; the best of them is a number.
+    height = torch.zeros(2, requires_grad=True)
+    hills = Hills()
+    for steps in (0, 3):
+        assert not Climb(steps=steps).best(lambda free: hills(free) + height, Free()).requires_grad
+
+
+def test_with_time_enough_all_steps_are_taken():
+    hills, hurried = Hills(), Hills()
+    assert torch.equal(Climb(steps=9).best(hills, Free()), Climb(steps=9, seconds=1e6).best(hurried, Free()))
+    assert len(hills.asked) == len(hurried.asked) == 9 + 2
+
+
 def test_no_time_is_no_step():
     hills = Hills()
     found = Climb(steps=1000, seconds=0).best(hills, Free())

@@ -323,6 +323,16 @@ def test_the_secant_touches_the_upper_corner_and_those_next_to_it(seed, k):
         assert constant.abs().max() < ROUNDING
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_does_not_carry_the_secant_out_of_0_and_1(dtype):
+    # Over a box a few units of rounding wide the fall over the width is little but rounding.
+    g = generator(0)
+    lower = uniform((500, 4), -3, 3, g).to(dtype)
+    upper = lower + uniform((500, 4), 0, 4, g).to(dtype) * torch.finfo(dtype).eps
+    q = secant(Bounds(lower, upper))
+    assert ((q >= 0) & (q <= 1)).all()
+
+
 # --- The polygon of two logsumexps ------------------------------------------------------------------------------------
 
 

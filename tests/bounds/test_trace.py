@@ -66,6 +66,9 @@ FORMS = {
     "torch.max_pool2d": lambda _, x: torch.max_pool2d(x, 2, 1),
     "F.avg_pool2d": lambda _, x: F.avg_pool2d(x, 2),
     "F.avg_pool2d, options": lambda _, x: F.avg_pool2d(x, (3, 2), stride=1, padding=1),
+    "F.adaptive_avg_pool2d, a map that is not square": lambda _, x: F.adaptive_avg_pool2d(
+        F.pad(x, (0, 5, 0, 0)), (2, 3)
+    ),
     "F.adaptive_avg_pool2d": lambda _, x: F.adaptive_avg_pool2d(x, (2, 1)),
     "mean, list": lambda _, x: x.mean([2, 3]),
     "mean, from the end": lambda _, x: x.mean((-2, -1), keepdim=True),
@@ -474,6 +477,8 @@ def test_an_operator_without_bounds_is_named_with_its_place(module, kind):
         (lambda _, x: torch.cat([x, F.relu(x)], dim=2), "cat: no bounds for cat along dim 2"),
         (lambda _, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "pad: no bounds for padding other than with zeros"),
         (lambda _, x: F.pad(x, (1, 1, 1, 1), value=2.0), "pad: no bounds for padding other than with zeros"),
+        (lambda _, x: F.adaptive_avg_pool2d(x, (4, 3)), "no bounds for adaptive pooling from 4x4 to 4x3"),
+        (lambda _, x: F.adaptive_avg_pool2d(x, (3, 4)), "no bounds for adaptive pooling from 4x4 to 3x4"),
         (lambda _, x: F.adaptive_avg_pool2d(x, 3), "no bounds for adaptive pooling from 4x4 to 3x3"),
     ],
 )
