@@ -5,6 +5,7 @@ import sys
 
 GROUND = {
     "allocation",
+    "archives",
     "clamp",
     "environment",
     "errors",

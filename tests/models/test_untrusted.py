@@ -3,8 +3,10 @@ import gzip
 import io
 import os
 import re
+import struct
 import tarfile
 import warnings
+import zipfile
 from collections import OrderedDict
 from hashlib import sha256
 
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from tests.models.checkpoints import Canary, module_in_place, opcodes, safetensors_cut, saved, with_code
 from torch import nn
 
+from overproof import archives
 from overproof.errors import InputError
 from overproof.models.untrusted import described_beside, read_untrusted, tensor_maps
 
@@ -162,7 +165,7 @@ def test_a_program_is_not_weights(tmp_path):
 
 def test_a_lone_tensor_and_a_missing_file(tmp_path):
     refuses(saved(torch.ones(2), tmp_path / "x.pt"), "it holds an object of type Tensor, not weights by their names")
-    refuses(tmp_path / "nowhere.pt", "cannot be read (No such file or directory)")
+    refuses(tmp_path / "nowhere.pt", "there is no such file")
 
 
 def test_the_description_beside_a_file(tmp_path):
@@ -174,3 +177,104 @@ def test_the_description_beside_a_file(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: not readable as JSON \("):
         described_beside(tmp_path / "model.safetensors")
+    for body in (b"[" * 100_000, b"1" * 5000, b"\xff"):
+        (tmp_path / "config.json").write_bytes(body)
+        with pytest.raises(InputError, match=r"config\.json: not "):
+            described_beside(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    assert described_beside(tmp_path / "model.safetensors") == {}
+
+
+# --- what would take more than its size -------------------------------------------------------------------------------
+
+
+def with_record(file, name, change):
+    """Write a checkpoint of one tensor of 1,000 numbers in which ``change`` was made to the bytes of a record."""
+    saved({"w": torch.ones(1000)}, file)
+    with zipfile.ZipFile(file) as archive:
+        parts = {each: archive.read(each) for each in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each, body in parts.items():
+            archive.writestr(each, change(body) if each.endswith(name) else body)
+    return file
+
+
+def test_a_checkpoint_that_was_packed_again_is_read(tmp_path):
+    assert torch.equal(read_untrusted(with_record(tmp_path / "x.pt", "pkl", bytes))["w"], torch.ones(1000))
+
+
+def test_a_file_that_inflates_is_refused_before_it_does(tmp_path, monkeypatch):
+    file = with_record(tmp_path / "x.pt", "data.pkl", lambda body: body + bytes(200_000))
+    monkeypatch.setattr(archives, "_ALWAYS", 0)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    refuses(file, f"its {file.stat().st_size:,} bytes would unpack to 204,")
+
+
+def test_a_tensor_that_claims_more_numbers_than_its_record_is_refused(tmp_path):
+    file = with_record(tmp_path / "x.pt", "data.pkl", lambda body: body.replace(b"M\xe8\x03", b"M\xff\xff"))
+    refuses(file, "")
+    short = with_record(tmp_path / "y.pt", "data/0", lambda body: body[:40])
+    refuses(short, "")
+
+
+def test_a_view_of_a_number_is_not_many(tmp_path):
+    file = saved({"w": torch.ones(1).expand(10**12)}, tmp_path / "x.pt")
+    refuses(file, f"its {file.stat().st_size:,} bytes would unpack to 4,000,000,000,000")
+
+
+def test_a_record_that_contains_itself_is_refused(tmp_path):
+    tree = {"w": torch.ones(1)}
+    tree["again"] = tree
+    refuses(saved(tree, tmp_path / "x.pt"), "its records contain each other")
+
+
+def test_a_record_that_is_reached_on_exponentially_many_ways_is_refused(tmp_path):
+    tree = {"w": torch.ones(1)}
+    for _ in range(50):
+        tree = {"a": tree, "b": tree}
+    refuses(saved(tree, tmp_path / "x.pt"), "its records contain each other")
+
+
+def test_the_same_weights_under_two_names_are_read(tmp_path):
+    weights = {"w": torch.ones(1)}
+    found = read_untrusted(saved({"model": weights, "best": weights}, tmp_path / "x.pt"))
+    assert set(dict(tensor_maps(found))) == {"model", "best"}
+
+
+def test_a_name_of_a_megabyte_is_refused(tmp_path):
+    refuses(saved({"." * 10**6: torch.ones(1)}, tmp_path / "x.pt"), "a name in it has more than 1000 characters")
+
+
+def test_only_dense_tensors_on_the_cpu_count(tmp_path):
+    body = {
+        "w": torch.ones(2),
+        "s": torch.ones(2).to_sparse(),
+        "m": torch.ones(2, device="meta"),
+        "c": 1j * torch.ones(2),
+    }
+    found = read_untrusted(saved(body, tmp_path / "x.pt"))
+    assert [set(tensors) for _, tensors in tensor_maps(found)] == [{"w"}]
+
+
+def test_a_key_that_is_a_huge_number_is_one_sentence(tmp_path):
+    refuses(saved({10**5000: {"w": torch.ones(1)}}, tmp_path / "x.pt"), "not a PyTorch or safetensors file")
+
+
+def test_numbers_of_a_type_that_torch_lacks_are_one_sentence(tmp_path):
+    header = b'{"w":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}'
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    refuses(file, "damaged or cut off; not a whole safetensors file")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_what_is_no_file_is_not_waited_for(kind, tmp_path):
+    place = tmp_path / "x.pt"
+    if kind == "a pipe":
+        os.mkfifo(place)
+    elif kind == "a device":
+        place.symlink_to("/dev/zero")
+    else:
+        place.mkdir()
+    refuses(place, "cannot be read (it is a folder)" if kind == "a folder" else f"{kind}, not a file")

@@ -4,6 +4,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.models.checkpoints import MEAN, STD, hub, madry, robustbench, safetensors_cut, saved, trades, with_code
 
 import overproof
@@ -150,9 +151,50 @@ def test_what_is_wrong_with_a_file_leaves_no_folder(network, here):
     assert told["cut.pt"].endswith("cut.pt: damaged or cut off; fetch it again")
     assert "code.pt: refused, and nothing of it was run: it holds more than tensors (exec)" in told["code.pt"]
     assert "damaged or cut off" in told["cut.safetensors"]
-    assert told["nowhere.pt"].endswith("nowhere.pt: cannot be read (No such file or directory)")
+    assert told["nowhere.pt"].endswith("nowhere.pt: there is no such file")
     assert "whole.pt: this is another file: its SHA-256 is " in refused(here / "whole.pt", digest="0" * 64)
     assert not canary.exists() and not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"mean": 5, "std": [1]}, "not readable as the mean of a normalisation"),
+        ({"pretrained_cfg": [1], "mean": {"a": 1}}, ""),
+        ({"mean": ["a"], "std": [1]}, "not readable as the mean of a normalisation"),
+        ({"mean": [0.5, None, 1], "std": [1, 1, 1]}, "not readable as the mean of a normalisation"),
+        ({"mean": [10**400] * 3, "std": [1, 1, 1]}, "not readable as the mean of a normalisation"),
+        ({"mean": [float("nan")] * 3, "std": [1, 1, 1]}, "not finite"),
+        ({"mean": [0.5] * 3, "std": [0, 0, 0]}, "std must be positive"),
+    ],
+)
+def test_a_strange_normalisation_beside_a_file_is_one_sentence(config, words, network, here):
+    save_file({name: value.clone() for name, value in network.state_dict().items()}, here / "model.safetensors")
+    (here / "config.json").write_text(json.dumps(config))
+    if words:
+        assert words in refused(here / "model.safetensors")
+    else:  # a form that is not timm's says nothing of a normalisation
+        assert brought(here / "model.safetensors").folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc.weight": torch.zeros(0, 16)}, "is for no class at all"),
+        ({"fc.weight": torch.zeros(())}, "of another shape"),
+        ({"fc.weight": torch.zeros(1, 16).expand(10, 16)[:, :1]}, "of another shape"),
+        ({"fc.weight": torch.zeros(10, 16).to_sparse()}, "missing (fc.weight)"),
+        ({"fc.weight": torch.zeros(10, 16, dtype=torch.complex64)}, "missing (fc.weight)"),
+        ({"fc.weight": torch.zeros(10, 16, device="meta")}, "missing (fc.weight)"),
+        ({"x" * 999: torch.zeros(1)}, "1 belong to nothing (xxx"),
+        ({"a\nb\x1b[31m": torch.zeros(1)}, "1 belong to nothing (a b\\x1b[31m)"),
+    ],
+    ids=["no-class", "0-d", "strided", "sparse", "complex", "meta", "long", "escape"],
+)
+def test_strange_tensors_are_one_sentence(change, words, network, here):
+    told = refused(saved({**network.state_dict(), **change}, here / "x.pt"))
+    assert words in told
+    assert len(told) < 1000
 
 
 def test_another_network_is_told_in_words_with_the_file(network, here):

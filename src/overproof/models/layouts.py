@@ -13,6 +13,7 @@ from overproof.models.architecture import Architecture
 from overproof.models.catalogue import NAMED
 from overproof.models.untrusted import tensor_maps
 from overproof.signature import Signature
+from overproof.wording import one_line
 
 _SYNONYMS = {
     **dict.fromkeys(("downsample", "convShortcut"), "shortcut"),
@@ -24,6 +25,8 @@ _NORMALISERS = (("mean", "std"), ("mu", "sigma"), ("new_mean", "new_std"))
 _UNUSED = ("sub_block1.",)
 """TRADES stores a block that its forward pass never enters."""
 _SHOWN = 3
+_PLACES = 20
+_LONGEST = 100  # characters of a name that a message shows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,25 +96,27 @@ def find_weights(
     outline = _outline(architecture, size)
     ways = _best(maps, outline.shapes, key)
     if ways is None:
-        places = ", ".join(repr(place) for place in maps)
+        places = _some([repr(place) for place in maps], _PLACES)
         raise InputError(f"it holds nothing of {name}{_other(maps, size, name)}; its entries are {places}")
     found, others = ways
     rivals = [way.label for way in others if not found.same_as(way)]
     if rivals and 2 * len(found.keys) > len(outline.shapes):  # with fewer it is another network's file
-        labels = ", ".join(map(repr, [found.label, *rivals]))
+        labels = _some([repr(label) for label in (found.label, *rivals)], _PLACES)
         raise InputError(f"it holds several networks, under {labels}; choose one with --key")
     sizes = {own: tuple(found.tensors[theirs].shape) for own, theirs in found.keys.items()}
     head = f"{outline.head}.weight"
     count = sizes[head][0] if sizes.get(head) else classes or size.classes or 2
     if classes and count != classes:
-        raise InputError(f"its last layer ({found.keys[head]}) is for {count} classes, not {classes}")
+        raise InputError(f"its last layer ({_some([found.keys[head]])}) is for {count} classes, not {classes}")
+    if count < 1:
+        raise InputError(f"its last layer ({_some([found.keys[head]])}) is for no class at all")
     wanted = _outline(architecture, size, count).shapes
     missing = [own for own in wanted if own not in sizes and not own.endswith("num_batches_tracked")]
     mean, std, layer = _normaliser(found.tensors, size.channels)
     left = found.left(layer)
     strange = [each for each in left if not _expected(each.removeprefix(found.prefix))]
     shapes = [
-        f"{found.keys[own]} is {list(has)} where {list(wanted[own])} is needed"
+        f"{_some([found.keys[own]])} is {list(has)} where {list(wanted[own])} is needed"
         for own, has in sizes.items()
         if has != wanted[own]
     ]
@@ -155,10 +160,11 @@ def _best(
 def _readings(place: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> Iterable[_Found]:
     """Yield a reading for every prefix under which a name is found."""
     known = {_common(name): name for name in names}
+    longest = max((name.count(".") for name in known), default=0) + 1
     under: dict[str, dict[str, str]] = {}
     for key in tensors:
         parts = key.split(".")
-        for start in range(len(parts)):
+        for start in range(max(0, len(parts) - longest), len(parts)):
             own = known.get(_common(".".join(parts[start:])))
             if own is not None:
                 under.setdefault("".join(f"{part}." for part in parts[:start]), {})[own] = key
@@ -246,8 +252,8 @@ def _fits(found: _Found, outline: _Outline, channels: int) -> bool:
     )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def _some(names: list[str], shown: int = _SHOWN) -> str:
+    return ", ".join(one_line(name, _LONGEST) for name in names[:shown]) + (", ..." if len(names) > shown else "")
 
 
 def load_into(backbone: nn.Module, weights: Weights) -> None:

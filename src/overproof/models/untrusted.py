@@ -1,8 +1,8 @@
 """A file that somebody else wrote: its tensors, and nothing that runs."""
 
 import io
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -10,11 +10,13 @@ from textwrap import shorten
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
+from overproof.archives import check_unpacked, check_zip
 from overproof.errors import InputError
+from overproof.reading import parsing, read_bytes, read_json, reason
+from overproof.wording import one_line
 
 
 class _Inert:
@@ -55,47 +57,79 @@ _OTHERS = {
 }
 
 
+_DEEPEST = 64  # mappings inside each other; an optimiser's state is the fourth
+_MOST_RECORDS = 2_000_000  # entries of all mappings; one that is reached on many ways counts on each
+_MOST_TENSORS = 100_000  # of them; networks that are imported have hundreds
+_LONGEST_NAME = 1000  # characters
+
+
 def read_untrusted(file: Path, *, digest: str = "") -> dict[str, Any]:
     """Return what a PyTorch or safetensors file holds, as nested mappings whose leaves include tensors on the CPU.
 
     PyTorch files are read with ``weights_only=True``: no class is imported and no function called for them, but for
     tensors themselves; records that training tools are known to add are read as inert objects. ``digest`` is the
     file's expected SHA-256. Raises ``InputError`` that says what the file is instead: missing, another file than the
-    digest's, a web page, an archive, cut off, or one that wants code to run.
+    digest's, a web page, an archive, cut off, one that wants code to run, or one that would take far more memory than
+    its size.
     """
-    try:
-        body = file.read_bytes()
-    except OSError as problem:
-        raise InputError(f"{file}: cannot be read ({problem.strerror})") from problem
+    return parse_untrusted(read_bytes(file), file, digest=digest)
+
+
+def parse_untrusted(body: bytes, file: Path, *, digest: str = "") -> dict[str, Any]:
+    """Return what the content of a file holds; see ``read_untrusted``."""
     found = sha256(body).hexdigest()
     if digest and digest.lower() != found:
         raise InputError(f"{file}: this is another file: its SHA-256 is {found}, expected {digest.lower()}")
     if told := _is_something_else(body):
         raise InputError(f"{file}: this is {told}")
-    tree = _safetensors(file, body) if _is_safetensors(body) else _pytorch(file, body)
-    if isinstance(tree, Tensor) or not isinstance(tree, Mapping):
-        raise InputError(f"{file}: it holds an object of type {type(tree).__name__}, not weights by their names")
-    return dict(tree)
+    with parsing(file, "a PyTorch or safetensors file"):
+        tree = _safetensors(file, body) if _is_safetensors(body) else _pytorch(file, body)
+        if isinstance(tree, Tensor) or not isinstance(tree, Mapping):
+            raise InputError(f"{file}: it holds an object of type {type(tree).__name__}, not weights by their names")
+        return dict(tree)
 
 
 def tensor_maps(tree: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield every mapping of names to tensors in nested mappings, with its place (``"net"``, ``""`` for the whole)."""
-    tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield "", tensors
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{place}" if place else str(key), found) for place, found in tensor_maps(value))
+    """Yield every mapping of names to tensors in nested mappings, with its place (``"net"``, ``""`` for the whole).
+
+    Only dense tensors on the CPU count. Raises ``InputError`` where mappings contain themselves, or take more steps to
+    walk through than any checkpoint does.
+    """
+    return _maps(tree, "", 0, Counter())
 
 
 def described_beside(file: Path) -> dict[str, Any]:
     """Return what the ``config.json`` in a file's folder says (timm's and Hugging Face's layout), or nothing."""
     config = file.with_name("config.json")
-    try:
-        found = json.loads(config.read_text()) if config.is_file() else {}
-    except ValueError as problem:
-        raise InputError(f"{config}: not readable as JSON ({problem})") from problem
+    found = read_json(config) if config.is_file() else {}
     return found if isinstance(found, dict) else {}
+
+
+def _maps(
+    tree: Mapping[Any, Any], place: str, depth: int, seen: Counter[str]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    tensors = {key: value for key, value in tree.items() if isinstance(key, str) and _is_plain(value)}
+    seen.update(records=len(tree), tensors=len(tensors))
+    if depth > _DEEPEST or seen["records"] > _MOST_RECORDS or seen["tensors"] > _MOST_TENSORS:
+        raise InputError("its records contain each other, or are more than any checkpoint has")
+    if any(len(key) > _LONGEST_NAME for key in tree if isinstance(key, str)):
+        raise InputError(f"a name in it has more than {_LONGEST_NAME} characters")
+    if tensors:
+        yield place, tensors
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            word = str(key) if isinstance(key, str | int) else type(key).__name__
+            yield from _maps(value, f"{place}.{word}" if place else word, depth + 1, seen)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a dense tensor of numbers on the CPU: no sparse, nested, quantised, complex or meta one."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested or value.is_complex())
+    )
 
 
 def _is_something_else(body: bytes) -> str:
@@ -123,23 +157,45 @@ def _is_safetensors(body: bytes) -> bool:
 def _safetensors(file: Path, body: bytes) -> dict[str, Tensor]:
     try:
         return load(body)
-    except SafetensorError as problem:
-        raise InputError(f"{file}: damaged or cut off; not a whole safetensors file ({problem})") from problem
+    except Exception as problem:  # of foreign headers: types that torch does not have, shapes that it cannot take
+        told = "damaged or cut off; not a whole safetensors file"
+        raise InputError(f"{file}: {told} ({reason(problem)})") from problem
 
 
 def _pytorch(file: Path, body: bytes) -> Any:
+    parts = check_zip(body, file) if body.startswith(b"PK\x03\x04") else {}
     allowed: list[Any] = [(_Inert, name) for name in _RECORDS]
     try:
         with torch.serialization.safe_globals(allowed):
-            return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+            tree = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as problem:  # of foreign bytes: torch raises what its readers stumble over
         raise InputError(f"{file}: {_reason(str(problem))}") from problem
+    if isinstance(tree, Mapping):
+        try:
+            _check_tensors(tree, parts, len(body), file)
+        except InputError as problem:
+            raise InputError(f"{file}: {str(problem).removeprefix(f'{file}: ')}") from problem
+    return tree
+
+
+def _check_tensors(tree: Mapping[Any, Any], parts: Mapping[str, int], size: int, file: Path) -> None:
+    """Raise ``InputError`` where tensors claim more numbers than the file holds.
+
+    torch before 2.10 takes a tensor's word for the length of its record (CVE-2026-24747); and a small record may be
+    shown as a tensor of any size.
+    """
+    tensors = {id(value): value for _, found in tensor_maps(tree) for value in found.values()}
+    check_unpacked(size, sum(value.numel() * value.element_size() for value in tensors.values()), file)
+    storages = [value.untyped_storage() for value in tensors.values() if value.numel()]
+    stored = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    if Counter(stored.values()) - Counter(parts.values()) if parts else sum(stored.values()) > size:
+        raise InputError(f"{file}: damaged; its tensors claim more numbers than it holds")
 
 
 def _reason(said: str) -> str:
     wanted = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|allowlisted via \S+ but got) (.+)", said)
     if wanted:
-        name = (wanted[1] or wanted[2]).rstrip(".").removeprefix("builtins.")
+        name = one_line((wanted[1] or wanted[2]).rstrip(".").removeprefix("builtins."), 100)
         return (
             f"refused, and nothing of it was run: it holds more than tensors ({name}), which would run code while it "
             f"is read; where you trust it, save the tensors alone: torch.save(network.state_dict(), 'weights.pt')"

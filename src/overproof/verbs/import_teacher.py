@@ -1,8 +1,11 @@
 """``teacher import``: somebody else's checkpoint becomes a run folder."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,14 +16,16 @@ from overproof.files import make_folder
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import parameter_count
 from overproof.models.layouts import find_weights, load_into
-from overproof.models.untrusted import described_beside, read_untrusted
+from overproof.models.untrusted import described_beside, parse_untrusted
 from overproof.models.weights import build, save_model
+from overproof.reading import parsing, read_bytes
 from overproof.recipe import build as build_value
 from overproof.recipe import data_source, plain
 from overproof.run import Run
 from overproof.signature import Signature
 
 _TOLERANCE = 1e-4  # a published mean has four digits
+_CHANNELS = 100  # that are read of a normalisation; images have three
 
 
 def import_teacher(
@@ -52,13 +57,15 @@ def import_teacher(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; choose another --out")
     name, architecture = _architecture(model)
-    tree = read_untrusted(file, digest=digest)
+    body = read_bytes(file)
+    tree = parse_untrusted(body, file, digest=digest)
     source = data_source(data) if isinstance(data, str) else data
     images = source.load("test") if source else None
     channels, height, width = size
     shape = images.signature if images else Signature(channels=channels, height=height, width=width, classes=0)
     try:
-        found = find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
+        with parsing("its tensors", f"a {name}"):
+            found = find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
     except InputError as problem:
         raise InputError(f"{file}: {problem}") from problem
     if images and found.classes != len(images.classes):
@@ -75,7 +82,7 @@ def import_teacher(
         "selected_on": "unknown",
         "imported": {
             "file": file.name,
-            "sha256": sha256(file.read_bytes()).hexdigest(),
+            "sha256": sha256(body).hexdigest(),
             "place": found.place,
             "prefix": found.prefix,
             "unused": list(found.unused),
@@ -91,7 +98,7 @@ def _architecture(model: str | Architecture) -> tuple[str, Architecture]:
         return model.kind, model
     try:
         text = yaml.safe_load(model)
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise InputError(f"--model {model}: not readable as YAML") from problem
     if isinstance(text, str) and ":" in text:
         raise InputError(
@@ -112,9 +119,12 @@ def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> N
     known: dict[str, Normalisation] = {
         "--mean and --std": given,
         "the file's own normalising layer": inside,
-        "config.json": (tuple(config.get("mean") or ()), tuple(config.get("std") or ())),
+        "config.json": (_numbers(config, "mean", file), _numbers(config, "std", file)),
     }
     said = {name: pair for name, pair in known.items() if any(pair)}
+    for name, pair in said.items():
+        if not all(isfinite(value) for part in pair for value in part):
+            raise InputError(f"{file}: {name} ({_words(pair)}) are not finite")
     first = next(iter(said.items()), None)
     if first is None:
         return (), ()
@@ -125,6 +135,15 @@ def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> N
                 f"{file}: {first[0]} ({_words(first[1])}) and {name} ({_words(pair)}) contradict each other"
             )
     return first[1]
+
+
+def _numbers(config: Any, name: str, file: Path) -> tuple[float, ...]:
+    """Return the numbers that a ``config.json`` has under a name, none where it has nothing there."""
+    found = (config.get(name) if isinstance(config, Mapping) else None) or ()
+    with parsing(file.with_name("config.json"), f"the {name} of a normalisation, one number per channel"):
+        if not isinstance(found, list | tuple):
+            raise TypeError(type(found).__name__)
+        return tuple(float(value) for value in found[:_CHANNELS])
 
 
 def _words(pair: Normalisation) -> str:
