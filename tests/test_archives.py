@@ -21,7 +21,7 @@ def packed(parts, *, comment=b""):
 
 def refused(body):
     with pytest.raises(InputError) as caught:
-        check_zip(body, "x.zip")
+        check_zip(io.BytesIO(body), "x.zip")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -37,7 +37,7 @@ def test_nothing_unpacks_to_more_than_half_the_memory():
 
 
 def test_sizes_are_read_off_the_directory():
-    assert check_zip(packed({"a": bytes(1000), "b/c": b"12"}), "x.zip") == {"a": 1000, "b/c": 2}
+    assert check_zip(io.BytesIO(packed({"a": bytes(1000), "b/c": b"12"})), "x.zip") == {"a": 1000, "b/c": 2}
 
 
 def test_what_unpacks_to_too_much_is_refused(monkeypatch):

@@ -1,8 +1,9 @@
 """How much a packed file becomes: known from its directory, before a byte of it is unpacked."""
 
-import io
+import os
 import struct
 from pathlib import Path
+from typing import BinaryIO
 from zipfile import ZipFile
 
 from overproof.environment import memory
@@ -30,26 +31,29 @@ def check_unpacked(size: int, unpacked: int, where: Path | str) -> None:
         )
 
 
-def check_zip(body: bytes, where: Path | str) -> dict[str, int]:
+def check_zip(stream: BinaryIO, where: Path | str) -> dict[str, int]:
     """Return the unpacked size of every part of a zip archive, by its name; nothing is unpacked.
 
     Raises ``InputError`` for an archive that is damaged or would unpack to too much. One with bytes after its end is
     called damaged: readers disagree about what it holds, so that what was checked might not be what is read.
     """
-    if not _ends_plainly(body):
+    size = stream.seek(0, os.SEEK_END)
+    if not _ends_plainly(stream, size):
         raise InputError(f"{where}: damaged or cut off; fetch it again")
-    with parsing(where, "a zip archive, or cut off"), ZipFile(io.BytesIO(body)) as archive:
+    with parsing(where, "a zip archive, or cut off"), ZipFile(stream) as archive:
         parts = archive.infolist()
-    check_unpacked(len(body), sum(part.file_size for part in parts), where)
+    check_unpacked(size, sum(part.file_size for part in parts), where)
     return {part.filename: part.file_size for part in parts}
 
 
-def _ends_plainly(body: bytes) -> bool:
+def _ends_plainly(stream: BinaryIO, size: int) -> bool:
     """Whether every reader finds the same directory: no comment, and its 64-bit form right before its end."""
-    start = len(body) - _END.size
-    if start < 0 or body[start : start + 4] != b"PK\x05\x06":
+    start = max(0, size - _END.size - _LOCATOR.size)
+    stream.seek(start)
+    tail = stream.read()
+    if tail[-_END.size : -_END.size + 4] != b"PK\x05\x06" or len(tail) < _END.size:
         return False
-    if start < _LOCATOR.size:
+    if len(tail) < _LOCATOR.size + _END.size:
         return True
-    mark, _, place, _ = _LOCATOR.unpack_from(body, start - _LOCATOR.size)
-    return bool(mark != b"PK\x06\x07" or place == start - _LOCATOR.size - _END_64)
+    mark, _, place, _ = _LOCATOR.unpack_from(tail)
+    return bool(mark != b"PK\x06\x07" or place == start - _END_64)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, BinaryIO
 
 from overproof.environment import memory
 from overproof.errors import InputError
@@ -34,18 +34,25 @@ def read_bytes(file: Path, *, limit: int | None = None) -> bytes:
     and for whatever the system refuses.
     """
     most = memory() // 2 if limit is None else limit
-    with parsing(file, "a file"):
-        # Opening a pipe waits for a writer unless it is told not to.
-        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-        with os.fdopen(handle, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{file}: {_kind(status.st_mode)}, not a file")
-            body = stream.read(most + 1) if status.st_size <= most else None
+    with parsing(file, "a file"), opened(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        body = stream.read(most + 1) if size <= most else None
     if body is None or len(body) > most:
-        size = max(status.st_size, most + 1)
+        size = max(size, most + 1)
         raise InputError(f"{file}: {size:,} bytes are more than the {most:,} that are read of such a file")
     return body
+
+
+def opened(file: Path) -> BinaryIO:
+    """Open a regular file for reading; raise ``InputError`` for a pipe or a device, whatever the system raises else."""
+    # Opening a pipe waits for a writer unless it is told not to.
+    handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    stream = os.fdopen(handle, "rb")
+    mode = os.fstat(stream.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        stream.close()
+        raise InputError(f"{file}: {_kind(mode)}, not a file")
+    return stream
 
 
 def read_text(file: Path, *, limit: int | None = None) -> str:

@@ -1,8 +1,13 @@
+import struct
+import subprocess
+import zlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from overproof.data import encoded as encoded_module
 from overproof.data.encoded import EncodedSet, Form
 from overproof.data.images import hold_out
 from overproof.data.sources import Folder, Parquet
@@ -159,3 +164,49 @@ class TestDigest:
         part.check()
         assert [int(part._marks[i, 0]) for i in (0, 1)] == [lengths[3], lengths[1]]
         part.check_unchanged(0)
+
+
+class TestStrangeImages:
+    def one(self, body):
+        cells = pa.chunked_array([[{"bytes": body, "path": "x.png"}]], CELL)
+        return EncodedSet("made", "made", cells, torch.arange(1), torch.zeros(1, dtype=torch.int64), ("a",))
+
+    def test_a_small_file_that_claims_a_huge_image_is_refused_before_it_is_decoded(self, encode):
+        body = bytearray(encode(np.zeros((6, 6), np.uint8)))
+        body[16:24] = struct.pack(">2L", 50_000, 50_000)
+        body[29:33] = struct.pack(">L", zlib.crc32(body[12:29]))
+        assert refused(self.one(bytes(body)).check).startswith(
+            "made: x.png cannot be decoded (DecompressionBombError: "
+        )
+
+    def test_more_pixels_than_any_picture_has_are_refused(self, encode, monkeypatch):
+        monkeypatch.setattr(encoded_module, "_MOST_PIXELS", 35)
+        assert refused(self.one(encode(np.zeros((6, 6), np.uint8))).check) == (
+            "made: x.png cannot be decoded (6x6 pixels are more than 35)"
+        )
+
+    def test_no_program_is_started_for_an_image(self, encode, monkeypatch):
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+        monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
+        body = encode(np.zeros((6, 6, 3), np.uint8), "EPS")
+        assert refused(self.one(body).decoded) == (
+            "made: x.png cannot be decoded (UnidentifiedImageError: cannot identify image file)"
+        )
+
+    def test_a_set_that_memory_has_no_place_for_is_one_sentence(self, encoded, pictures, monkeypatch):
+        monkeypatch.setattr(encoded_module, "memory", lambda: 100)
+        assert refused(encoded(pictures(4)).decoded) == ("made: its images take 144 bytes of memory, and there are 100")
+
+    @pytest.mark.parametrize("cell", [{"bytes": None, "path": None}, {"bytes": None, "path": "a\0b"}, {"bytes": b""}])
+    def test_a_cell_without_an_image_is_one_sentence(self, cell):
+        cells = pa.chunked_array([[{"path": None, **cell}]], CELL)
+        made = EncodedSet("made", "made", cells, torch.arange(1), torch.zeros(1, dtype=torch.int64), ("a",))
+        assert "cannot be decoded (" in refused(made.check)
+        assert made._marks.tolist() == [[-1, -1]]
+
+    def test_a_name_in_a_table_is_shown_as_one_line(self):
+        cells = pa.chunked_array([[{"bytes": b"no", "path": "a\nb\x1b[31m" + "x" * 10_000}]], CELL)
+        made = EncodedSet("made", "made", cells, torch.arange(1), torch.zeros(1, dtype=torch.int64), ("a",))
+        told = refused(made.check)
+        assert told.startswith("made: a b\\x1b[31mxxx")
+        assert len(told) < 500

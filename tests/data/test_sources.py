@@ -1,4 +1,6 @@
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from overproof import archives
 from overproof.data import sources
 from overproof.data.encoded import Form
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, find_folder
@@ -188,6 +191,78 @@ class TestParquet:
         write_parquet(tmp_path / "train-1.parquet", pictures(1), [0], image="img")
         assert refused(Parquet(path=str(tmp_path))).startswith(f"{tmp_path}: not a readable parquet file (")
 
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            b"[1]",
+            b"5",
+            b"\xff",
+            b"[" * 100_000,
+            b"1" * 5000,
+            b'{"info": [1]}',
+            b'{"info": {"features": {"label": {"names": 5}}}}',
+            b'{"info": {"features": {"label": {"names": "cat"}}}}',
+            b'{"info": {"features": {"label": {"names": [1, 2]}}}}',
+            b'{"info": {"features": {"label": {"names": ["\\ud800", "b"]}}}}',
+            b'{"info": {"features": {"label": {"names": [' + b'"a",' * 200_000 + b'"b"]}}}}',
+        ],
+        ids=lambda value: str(value[:40]),
+    )
+    def test_metadata_of_another_shape_are_one_sentence(self, tmp_path, pictures, encode, metadata):
+        cells = [{"bytes": encode(picture), "path": None} for picture in pictures(2)]
+        table = pa.table({"image": cells, "label": [0, 1]}).replace_schema_metadata({b"huggingface": metadata})
+        parquet.write_table(table, tmp_path / "train.parquet")
+        assert refused(Parquet(path=str(tmp_path))).startswith(
+            f"{tmp_path.name}: not readable as the hub's metadata of a table ("
+        )
+
+    @pytest.mark.parametrize("label", [10**9, 2**62])
+    def test_a_label_is_not_as_many_class_names(self, tmp_path, pictures, write_parquet, label):
+        write_parquet(tmp_path / "train.parquet", pictures(2), [0, label])
+        assert refused(Parquet(path=str(tmp_path))) == (
+            f"{tmp_path.name}: label {label} is too large; classes are numbered from 0, at most 100,000"
+        )
+
+    def test_rows_that_take_far_more_than_the_file_are_refused(self, tmp_path, monkeypatch):
+        value = bytes(range(256)) * 400  # 100 kB, stored once
+        cells = [{"bytes": value, "path": None}] * 3000
+        parquet.write_table(pa.table({"image": cells, "label": [0] * 3000}), tmp_path / "train.parquet")
+        monkeypatch.setattr(archives, "_ALWAYS", 2**20)
+        size = (tmp_path / "train.parquet").stat().st_size
+        assert size < 10**6
+        assert refused(Parquet(path=str(tmp_path))).startswith(
+            f"{tmp_path / 'train.parquet'}: its {size:,} bytes would unpack to "
+        )
+
+    def test_as_many_rows_are_read_at_once_as_stay_within_the_bound(
+        self, tmp_path, monkeypatch, pictures, write_parquet
+    ):
+        x = pictures(50, side=20)
+        write_parquet(tmp_path / "train.parquet", x, [0, 1] * 25)
+        whole = Parquet(path=str(tmp_path)).load("train")
+        monkeypatch.setattr(archives, "_ALWAYS", 0)
+        monkeypatch.setattr(archives, "_TIMES", 3)
+        parts = Parquet(path=str(tmp_path)).open("train")
+        assert parts.cells.num_chunks > 10
+        assert torch.equal(parts.decoded().images, whole.images)
+
+    def test_a_table_of_a_stranger_reads_no_file_outside_of_its_folder(self, tmp_path, pictures, encode):
+        (tmp_path / "secret.png").write_bytes(encode(pictures(1)[0]))
+        (tmp_path / "toy").mkdir()
+        (tmp_path / "toy" / "own.png").write_bytes(encode(pictures(1)[0]))
+        for path, inside in (("toy/own.png", True), ("secret.png", False), ("toy/../secret.png", False)):
+            cells = [{"bytes": None, "path": str(tmp_path / path)}]
+            parquet.write_table(pa.table({"image": cells, "label": [0]}), tmp_path / "toy" / "train.parquet")
+            source = Parquet(path=str(tmp_path / "toy"))
+            if inside:
+                assert len(source.load("train")) == 1
+            else:
+                assert "lies outside of" in refused(source)
+
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "train.parquet")
+        assert refused(Parquet(path=str(tmp_path))) == f"{tmp_path / 'train.parquet'}: a pipe, not a file"
+
     def test_damage_anywhere_is_one_sentence(self, tmp_path, pictures, write_parquet):
         file = tmp_path / "train.parquet"
         write_parquet(file, pictures(3), [0, 1, 0])
@@ -257,6 +332,35 @@ class TestFolder:
         for body in (b"", whole[: len(whole) // 2], whole.replace(b"IDAT", b"\xee-\xf1\xc0")):
             file.write_bytes(body)
             assert refused(Folder(path=str(tmp_path))).startswith(f"{tmp_path / 'train'}: {file} cannot be decoded (")
+
+
+class TestStrangeFolders:
+    @pytest.mark.parametrize("kind", ["pipe", "device"])
+    def test_an_image_that_is_no_file_is_not_waited_for(self, tmp_path, pictures, write_folder, kind):
+        write_folder(tmp_path, pictures(4))
+        place = tmp_path / "train" / "ant" / "zzz.png"
+        if kind == "pipe":
+            os.mkfifo(place)
+        else:
+            place.symlink_to("/dev/zero")
+        assert refused(Folder(path=str(tmp_path))) == f"{place}: a {kind}, not a file"
+
+    @pytest.mark.parametrize("name", [b"\xff.png", b"\xff"])
+    def test_a_name_that_is_no_text_is_one_sentence(self, tmp_path, pictures, write_folder, encode, name):
+        write_folder(tmp_path, pictures(4))
+        place = os.fsencode(tmp_path / "train") + (b"/ant/" if name.endswith(b".png") else b"/") + name
+        if name.endswith(b".png"):
+            Path(os.fsdecode(place)).write_bytes(encode(pictures(1)[0]))
+        else:
+            Path(os.fsdecode(place)).mkdir()
+        assert refused(Folder(path=str(tmp_path))).endswith(": this name is not UTF-8 text; rename the file")
+
+    def test_a_test_part_alone_is_one_sentence(self, tmp_path, pictures, write_folder):
+        write_folder(tmp_path, pictures(4))
+        (tmp_path / "train").rename(tmp_path / "test")
+        assert refused(Folder(path=str(tmp_path)), "test") == (
+            f"{tmp_path / 'train'}: expected one folder of images per class, found none"
+        )
 
 
 class TestNpz:
@@ -344,7 +448,9 @@ class TestNpz:
                 return Path.touch, (fired,)
 
         source = self.write(tmp_path, self.arrays(pictures, x_train=np.array([Bomb()] * 4)))
-        assert refused(source).startswith(f"{tmp_path / 'toy.npz'}: not a readable .npz archive (Object arrays cannot")
+        assert refused(source).startswith(
+            f"{tmp_path / 'toy.npz'}: not readable as a .npz archive (Object arrays cannot"
+        )
         assert not fired.exists()
 
     def test_damage_anywhere_is_one_sentence(self, tmp_path, pictures):
@@ -353,7 +459,10 @@ class TestNpz:
         body = file.read_bytes()
         for cut in (0, 1, 10, len(body) // 2, len(body) - 3):
             file.write_bytes(body[:cut])
-            assert refused(source).startswith(f"{file}: not a readable .npz archive (")
+            assert refused(source) in (
+                f"{file}: not readable as a .npz archive (no zip archive)",
+                f"{file}: damaged or cut off; fetch it again",
+            )
         draws = np.random.default_rng(0)
         refusals = 0
         for place in draws.integers(0, len(body), 100):
@@ -370,7 +479,59 @@ class TestNpz:
     def test_a_bare_array_is_no_archive(self, tmp_path):
         with (tmp_path / "toy.npz").open("wb") as file:
             np.save(file, np.zeros(3))
-        assert refused(Npz(path=str(tmp_path / "toy.npz"))).startswith(f"{tmp_path / 'toy.npz'}: not a readable .npz")
+        assert refused(Npz(path=str(tmp_path / "toy.npz"))) == (
+            f"{tmp_path / 'toy.npz'}: not readable as a .npz archive (no zip archive)"
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"y_train": np.array([0, 1, 2, 2**62])}, "label 4611686018427387904 is too large"),
+            ({"y_train": np.array([0, 1, 2, 10**9])}, "label 1000000000 is too large"),
+            ({"y_train": np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64)}, "label 18446744073709551615 is too large"),
+            ({"y_train": np.array(3)}, "as many labels"),
+            ({"y_train": np.zeros((4, 1), int)}, "as many labels"),
+            ({"y_train": np.zeros(0, np.uint8)}, "as many labels"),
+            ({"x_train": np.array(3, np.uint8)}, "expected images [N, H, W]"),
+            ({"x_train": np.zeros((4, 6, 0), np.uint8)}, "images of [1, 6, 0] have no pixels"),
+            ({"x_train": np.zeros(4, dtype=[("a", "u1")])}, "expected images [N, H, W]"),
+        ],
+        ids=["2**62", "10**9", "2**64", "0-d", "2-d", "none", "0-d-images", "no-pixels", "records"],
+    )
+    def test_strange_numbers_are_one_sentence(self, tmp_path, pictures, changes, words):
+        assert words in refused(self.write(tmp_path, self.arrays(pictures, **changes)))
+
+    def test_an_archive_that_inflates_is_refused_before_it_does(self, tmp_path, pictures, monkeypatch):
+        source = self.write(tmp_path, self.arrays(pictures, x_train=np.zeros((4, 1000, 1000), np.uint8)))
+        monkeypatch.setattr(archives, "_ALWAYS", 0)
+        monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was read"))
+        assert "bytes would unpack to 4," in refused(source)
+
+    def test_a_header_that_claims_a_huge_array_is_one_sentence(self, tmp_path, pictures):
+        source = self.write(tmp_path, self.arrays(pictures))
+        with zipfile.ZipFile(tmp_path / "toy.npz") as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(tmp_path / "toy.npz", "w") as archive:
+            for name, body in parts.items():
+                archive.writestr(name, body.replace(b"(4, 6, 6), }     ", b"(4, 6, 6000000),}"))
+        assert refused(source).startswith(f"{tmp_path / 'toy.npz'}: ")
+
+    @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+    def test_what_is_no_file_is_not_waited_for(self, tmp_path, kind):
+        place = tmp_path / "x.npz"
+        if kind == "pipe":
+            os.mkfifo(place)
+        elif kind == "device":
+            place.symlink_to("/dev/zero")
+        else:
+            place.mkdir()
+        assert kind in refused(Npz(path=str(place)))
+
+    @pytest.mark.parametrize("path", ["a" * 300, "a\0b", "~nobody-of-this-name/x"], ids=["long", "zero", "home"])
+    def test_a_path_that_no_system_takes_is_one_sentence(self, path):
+        assert refused(Npz(path=path))
+        assert refused(Parquet(path=path))
+        assert refused(Folder(path=path))
 
 
 class TestHub:
@@ -397,6 +558,12 @@ class TestHub:
         assert found.labels.tolist() == [1, 0, 1]
         assert found.classes == ("a", "b")
         assert found.name == "someone/toy"
+
+    def test_a_table_of_another_shape_is_one_sentence(self, monkeypatch):
+        data = datasets.Dataset.from_dict({"img": [1, 2], "label": [0, 1]})
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda _: ["train"])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
+        assert refused(Hub(id="someone/toy")) == "someone/toy: column 'img' must hold images as struct<bytes, path>"
 
     def test_an_unreachable_hub(self, monkeypatch):
         def unreachable(_):

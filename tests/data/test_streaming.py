@@ -142,5 +142,5 @@ class TestBadInput:
             streaming._Decoding, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL), raising=True
         )
         assert refused(lambda: list(Stream(encoded, CPU, 1).batches(5))).startswith(
-            "a process that decodes images died (DataLoader worker"
+            "a process that decodes images died (RuntimeError: DataLoader worker"
         )

@@ -1,22 +1,27 @@
 """A labelled set of images that are still files, each decoded when it is asked for."""
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from overproof.data.images import ImageSet, check_labels
+from overproof.environment import memory
 from overproof.errors import InputError
+from overproof.reading import opened, parsing, reason
 from overproof.signature import Signature
+from overproof.wording import one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,6 +29,12 @@ if TYPE_CHECKING:
 
 _BILINEAR = 2  # Pillow's number for it, which the type checker asks for
 _PORTION = 256  # images that a thread takes at once
+_MOST_PIXELS = 2**26  # of one image; a small file can claim any number, and decoding it takes their memory
+_FORMATS = (
+    *("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "PCX", "ICO"),
+    *("SGI", "QOI"),
+)
+"""What is decoded. Pillow's other readers would start a program (Ghostscript, for EPS) or are for no pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,8 @@ class EncodedSet:
     """Images as ``cells``, an Arrow column of ``struct<bytes, path>`` (the hub's schema), which may lie on disk.
 
     Example i is cell ``rows[i]`` with label ``labels[i]``, both int64 ``[N]``. ``where`` names the set in sentences.
+    Where there is a ``root``, a cell may name files in that folder alone: a table of a stranger has no say in which of
+    this machine's files are read.
     """
 
     name: str
@@ -55,6 +68,7 @@ class EncodedSet:
     labels: Tensor
     classes: tuple[str, ...]
     form: Form = field(default_factory=Form)
+    root: Path | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -106,8 +120,12 @@ class EncodedSet:
         return torch.from_numpy(pixels).view(height, width, -1).permute(2, 0, 1)
 
     def decoded(self) -> ImageSet:
-        """Return the set in memory."""
-        images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        """Return the set in memory; raise ``InputError`` where it takes more than there is."""
+        needed, most = len(self) * prod(self.shape), memory()
+        if needed > most:
+            raise InputError(f"{self.where}: its images take {needed:,} bytes of memory, and there are {most:,}")
+        with parsing(self.where, "images"):
+            images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
 
         def fill(index: int) -> None:
             images[index] = self.read(index)
@@ -158,7 +176,7 @@ class EncodedSet:
             return len(cell["bytes"]), 0
         try:
             found = Path(cell["path"]).stat()
-        except OSError:
+        except (OSError, TypeError, ValueError):  # of a cell without a path, or with one that no system takes
             return -1, -1  # a file that is gone is a change, and is reported as one
         return found.st_size, found.st_mtime_ns
 
@@ -182,15 +200,29 @@ class EncodedSet:
 
         cell = self._cell(index)
         try:
-            with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]) as image:
+            with (
+                io.BytesIO(cell["bytes"]) if cell["bytes"] else self._file(cell["path"]) as stream,
+                Image.open(stream, formats=_formats()) as image,
+            ):
                 if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255 without a word
                     raise ValueError(f"mode {image.mode}: only 8-bit images are read")
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ValueError(f"{image.width}x{image.height} pixels are more than {_MOST_PIXELS:,}")
                 yield image
         except InputError:
             raise
         except Exception as problem:
             # A damaged image raises what its format's reader trips over first.
-            raise InputError(f"{self.where}: {cell['path'] or 'an image'} cannot be decoded ({problem})") from problem
+            said = _no_address(reason(problem))
+            named = one_line(cell["path"], 300) if cell["path"] else "an image"
+            raise InputError(f"{self.where}: {named} cannot be decoded ({said})") from problem
+
+    def _file(self, path: str) -> BinaryIO:
+        """Open the file that a cell names; raise ``InputError`` for one that is none, or lies outside of the root."""
+        file = Path(path)
+        if self.root is not None and not file.resolve().is_relative_to(self.root.resolve()):
+            raise InputError(f"{self.where}: {one_line(path, 300)} lies outside of {self.root}, so it is not read")
+        return opened(file)
 
     def _unlike(self, found: tuple[int, int, int]) -> InputError:
         first, other = (f"{height}x{width}" + "x3" * (channels == 3) for channels, height, width in (self.shape, found))
@@ -198,6 +230,19 @@ class EncodedSet:
             f"{self.where}: images must have one size and one colour mode, found {first} and {other}; "
             "data.form.size and data.form.channels make them alike"
         )
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _no_address(said: str) -> str:
+    """Return what Pillow says without the place of an object in memory, which nobody can use."""
+    return re.sub(r" <_io\.\w+ [^>]*>", "", said)
 
 
 def _for_all(work: Callable[[int], object], count: int) -> None:

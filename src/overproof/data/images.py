@@ -13,6 +13,9 @@ from overproof.data.draws import generator_at
 from overproof.errors import InputError
 from overproof.signature import Signature
 
+MOST_CLASSES = 100_000
+"""Of a data set; ImageNet's largest has 21,841."""
+
 
 class Batch(NamedTuple):
     """Pixels ``x`` float ``[N, C, H, W]`` in [0, 1] and labels ``y`` int64 ``[N]``."""
@@ -66,13 +69,15 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dim() != 4 or len(self.images) != len(self.labels):
+        if self.images.dim() != 4 or self.labels.dim() != 1 or len(self.images) != len(self.labels):
             raise InputError(
                 f"{self.name}: expected images [N, C, H, W] and as many labels, got {tuple(self.images.shape)} "
                 f"and {tuple(self.labels.shape)}"
             )
         if len(self.labels) == 0:
             raise InputError(f"{self.name}: there are no images")
+        if self.images[0].numel() == 0:
+            raise InputError(f"{self.name}: images of {list(self.images.shape[1:])} have no pixels")
         check_labels(self.name, self.labels, self.classes)
         if self.images.dtype != torch.uint8:
             self._check_floats()
@@ -128,6 +133,16 @@ class ImageSet:
         """Yield the set in order as batches of at most ``size``."""
         for start in range(0, len(self), size):
             yield Batch(pixels(self.images[start : start + size]), self.labels[start : start + size])
+
+
+def numbered_classes(name: str, largest: int) -> tuple[str, ...]:
+    """Return the names of classes that have none: ``0`` to the largest label; raise ``InputError`` for too large a one.
+
+    A label is one number in a file, and as many names in memory.
+    """
+    if largest >= MOST_CLASSES:
+        raise InputError(f"{name}: label {largest} is too large; classes are numbered from 0, at most {MOST_CLASSES:,}")
+    return tuple(str(label) for label in range(largest + 1))
 
 
 def check_labels(name: str, labels: Tensor, classes: tuple[str, ...]) -> None:

@@ -6,15 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 
+from overproof.archives import check_unpacked, check_zip, most_unpacked
 from overproof.data.encoded import EncodedSet, Form
-from overproof.data.images import ImageSet, balanced_subset
+from overproof.data.images import MOST_CLASSES, ImageSet, balanced_subset, numbered_classes
 from overproof.environment import memory
 from overproof.errors import InputError, nearest
+from overproof.reading import opened, parsing, reason
+from overproof.wording import one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 _TEST_NAMES = ("test", "validation", "valid", "val")
 _IMAGE_COLUMNS = ("image", "img")
+_ROWS = 1024  # that are read of a parquet file at once
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -84,7 +88,7 @@ class Hub(Source):
         datasets.disable_progress_bars()
         try:
             splits = datasets.get_dataset_split_names(self.id)
-            data = datasets.load_dataset(self.id, split=_pick(split, splits, self.id))
+            table = datasets.load_dataset(self.id, split=_pick(split, splits, self.id)).with_format("arrow")[:]
         except InputError:
             raise
         except Exception as problem:
@@ -93,7 +97,8 @@ class Hub(Source):
                 f"cannot read data set {self.id!r} from the hub ({type(problem).__name__}); check the name and the "
                 f"connection, or point OVERPROOF_DATA at a folder that holds {self.id.rsplit('/', 1)[-1]!r}"
             ) from problem
-        return _from_table(data.with_format("arrow")[:], self.id, self.label, self.form)
+        with parsing(self.id, "images of the hub"):
+            return _from_table(table, self.id, self.label, self.form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,8 @@ class Parquet(Source):
 
     Columns: an image (``struct<bytes, path>``) and an int64 label. A relative ``path`` that does not exist here is
     looked up under ``$OVERPROOF_DATA``. Files that take more than a quarter of the memory are read through a map of
-    their Arrow form, which the ``datasets`` library writes into its cache once.
+    their Arrow form, which the ``datasets`` library writes into its cache once. An image without bytes lies in a file
+    of the folder.
     """
 
     kind: Literal["parquet"] = "parquet"
@@ -113,30 +119,36 @@ class Parquet(Source):
     def open(self, split: Split) -> EncodedSet:
         """Read the files of one split in name order."""
         import pyarrow
-        from pyarrow import parquet
 
         folder = find_folder(self.path)
-        files = sorted(folder.glob("**/*.parquet"))
-        parts = [file.name.split("-")[0].removesuffix(".parquet") for file in files]
-        if not files:
-            raise InputError(f"{folder}: there are no .parquet files in this folder")
-        try:
+        with parsing(folder, "parquet files"):
+            files = sorted(folder.glob("**/*.parquet"))
+            parts = [file.name.split("-")[0].removesuffix(".parquet") for file in files]
+            if not files:
+                raise InputError(f"{folder}: there are no .parquet files in this folder")
 
             def table(part: Split, columns: list[str] | None = None) -> "pyarrow.Table":
                 wanted = _pick(part, sorted(set(parts)), str(folder))
                 shards = [file for file, name in zip(files, parts, strict=True) if name == wanted]
                 if columns is None and sum(file.stat().st_size for file in shards) > memory() // 4:
                     return _mapped(shards)
-                return pyarrow.concat_tables(parquet.read_table(shard, columns=columns) for shard in shards)
+                return pyarrow.concat_tables(_rows(shard, columns) for shard in shards)
 
-            return _from_table(
-                table(split), folder.name, self.label, self.form, training=lambda column: table("train", [column])
-            )
-        except InputError:
-            raise
-        except (OSError, ValueError, pyarrow.ArrowException) as problem:
-            reason = " ".join(str(problem).split())
-            raise InputError(f"{folder}: not a readable parquet file ({reason})") from problem
+            try:
+                return _from_table(
+                    table(split),
+                    folder.name,
+                    self.label,
+                    self.form,
+                    training=lambda column: table("train", [column]),
+                    root=folder,
+                )
+            except MemoryError:
+                raise
+            except (OSError, ValueError, pyarrow.ArrowException) as problem:
+                if isinstance(problem, InputError):
+                    raise
+                raise InputError(f"{folder}: not a readable parquet file ({reason(problem)})") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,27 +161,26 @@ class Folder(Source):
 
     def open(self, split: Split) -> EncodedSet:
         """Find every image file of one split; classes are the training folders' names in order."""
-        import pyarrow
         from PIL import Image
 
         folder = find_folder(self.path)
-        part = folder / _pick(split, sorted(entry.name for entry in folder.iterdir() if entry.is_dir()), str(folder))
-        training = folder / "train"
-        classes = tuple(sorted(entry.name for entry in training.iterdir() if entry.is_dir()))
-        if not classes:
-            raise InputError(f"{training}: expected one folder of images per class, found none")
-        known = Image.registered_extensions()
-        files = [
-            (file, label)
-            for label, name in enumerate(classes)
-            for file in sorted((part / name).glob("*"))
-            if file.suffix.lower() in known
-        ]
-        unknown = {entry.name for entry in part.iterdir() if entry.is_dir()} - set(classes)
-        if unknown:
-            raise InputError(f"{part}: class {sorted(unknown)[0]!r} is not among the training folders")
-        kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-        cells = pyarrow.chunked_array([[{"bytes": None, "path": str(file)} for file, _ in files]], kind)
+        with parsing(folder, "image folders"):
+            part = folder / _pick(split, _folders(folder), str(folder))
+            training = folder / "train"
+            classes = _folders(training) if training.is_dir() else ()
+            if not classes:
+                raise InputError(f"{training}: expected one folder of images per class, found none")
+            known = Image.registered_extensions()
+            files = [
+                (_utf8(file), label)
+                for label, name in enumerate(classes)
+                for file in sorted((part / name).glob("*"))
+                if file.suffix.lower() in known
+            ]
+            unknown = set(_folders(part)) - set(classes)
+            if unknown:
+                raise InputError(f"{part}: class {sorted(unknown)[0]!r} is not among the training folders")
+            cells = _cells([file for file, _ in files])
         labels = torch.tensor([label for _, label in files], dtype=torch.int64)
         return EncodedSet(folder.name, str(part), cells, torch.arange(len(labels)), labels, classes, self.form)
 
@@ -187,26 +198,32 @@ class Npz(Source):
     def open(self, split: Split) -> ImageSet:
         """Read the two arrays of one split."""
         file = _find(self.path)
-        if not file.is_file():
+        if not file.exists():
             raise InputError(f"{self.path}: no such file{_where_looked(self.path)}")
-        try:
+        with parsing(file, "a .npz archive"):
             # numpy leaves the file open when the archive in it is damaged, so it is opened (and closed) here.
-            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                names = (f"x_{split}", f"y_{split}", "y_train")
-                missing = [name for name in names if name not in archive]
-                if missing:
-                    raise InputError(f"{file}: array {missing[0]!r} is missing; it holds {', '.join(archive)}")
-                x, y, y_train = (archive[name] for name in names)
-        except InputError:
-            raise
-        except Exception as problem:
-            # A damaged archive raises what zipfile, zlib or numpy trips over first.
-            raise InputError(f"{file}: not a readable .npz archive ({problem})") from problem
-        for name, labels in ((f"y_{split}", y), ("y_train", y_train)):
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise InputError(f"{file}: labels must be integers, {name} is {labels.dtype}")
-        classes = tuple(str(label) for label in range(int(y_train.max(initial=-1)) + 1))
-        return ImageSet(file.stem, _channels_first(x, str(file)), torch.from_numpy(y.astype(np.int64)), classes)
+            with opened(file) as stream:
+                if stream.read(4) != b"PK\x03\x04":
+                    raise ValueError("no zip archive")
+                check_zip(stream, file)
+                stream.seek(0)
+                x, y, y_train = _arrays(stream, (f"x_{split}", f"y_{split}", "y_train"), file)
+            for name, labels in ((f"y_{split}", y), ("y_train", y_train)):
+                if not np.issubdtype(labels.dtype, np.integer):
+                    raise InputError(f"{file}: labels must be integers, {name} is {labels.dtype}")
+            images = _channels_first(x, str(file))
+            largest = int(y_train.max()) if y_train.size else -1
+        classes = numbered_classes(file.stem, largest)
+        return ImageSet(file.stem, images, torch.from_numpy(y.astype(np.int64)), classes)
+
+
+def _arrays(stream: BinaryIO, names: Sequence[str], file: Path) -> list[np.ndarray[Any, Any]]:
+    with np.load(stream, allow_pickle=False) as archive:
+        missing = [name for name in names if name not in archive]
+        if missing:
+            held = one_line(", ".join(archive), 300)
+            raise InputError(f"{file}: array {missing[0]!r} is missing; it holds {held}")
+        return [archive[name] for name in names]
 
 
 def find_folder(path: str) -> Path:
@@ -218,8 +235,11 @@ def find_folder(path: str) -> Path:
 
 
 def _find(path: str) -> Path:
-    here, root = Path(path).expanduser(), os.environ.get("OVERPROOF_DATA")
-    return Path(root).expanduser() / here if root and not here.exists() else here
+    with parsing(path, "the path of a data set"):
+        here, root = Path(path).expanduser(), os.environ.get("OVERPROOF_DATA")
+        found = Path(root).expanduser() / here if root and not here.exists() else here
+        found.exists()  # raises for what no system takes as a path
+        return found
 
 
 def _where_looked(path: str) -> str:
@@ -233,6 +253,54 @@ def _pick(split: Split, names: Sequence[str], where: str) -> str:
         if name in names:
             return name
     raise InputError(f"{where}: no {split!r} split; found {', '.join(names) or 'nothing'}")
+
+
+def _folders(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, in order; raise ``InputError`` for one that is not UTF-8."""
+    return tuple(sorted(Path(_utf8(entry)).name for entry in folder.iterdir() if entry.is_dir()))
+
+
+def _utf8(path: Path) -> str:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as problem:  # bytes that are no text, which Python keeps as lone surrogates
+        raise InputError(f"{one_line(str(path), 300)}: this name is not UTF-8 text; rename the file") from problem
+    return str(path)
+
+
+def _cells(files: Sequence[str]) -> "pyarrow.ChunkedArray":
+    """Return images that lie in files as a column of the hub's schema."""
+    import pyarrow
+
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    return pyarrow.chunked_array([[{"bytes": None, "path": file} for file in files]], kind)
+
+
+def _rows(shard: Path, columns: list[str] | None) -> "pyarrow.Table":
+    """Return the rows of a parquet file; raise ``InputError`` for a file whose rows take far more than its size.
+
+    A value that occurs in many rows is stored once, so that neither the file's size nor what it says of itself bounds
+    its rows. They are read a few at a time: as many as stay within the bound if each were as large as all that is
+    stored.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    opened(shard).close()
+    size = shard.stat().st_size
+    most, taken, batches = most_unpacked(size), 0, []
+    with parquet.ParquetFile(shard) as file:
+        known = file.metadata
+        groups = [known.row_group(number).total_byte_size for number in range(known.num_row_groups)]
+        check_unpacked(size, sum(groups), shard)
+        at_once = max(1, min(_ROWS, most // max(1, *groups))) if groups else 1
+        for batch in file.iter_batches(batch_size=at_once, columns=columns):
+            taken += batch.nbytes + 8 * len(batch)  # rows of nothing are rows
+            check_unpacked(size, taken, shard)
+            batches.append(batch)
+        if batches:
+            return pyarrow.Table.from_batches(batches)
+        return file.schema_arrow.empty_table().select(columns or file.schema_arrow.names)
 
 
 def _mapped(shards: Sequence[Path]) -> "pyarrow.Table":
@@ -251,11 +319,12 @@ def _from_table(
     form: Form,
     *,
     training: Callable[[str], "pyarrow.Table"] | None = None,
+    root: Path | None = None,
 ) -> EncodedSet:
     """Return the images of a table in the hub's schema.
 
     Where its metadata name no classes, the labels say how many there are: those of ``training``, a function from the
-    label column's name to the training rows, or the table's own.
+    label column's name to the training rows, or the table's own. Files that it names lie in ``root``.
     """
     import pyarrow
 
@@ -266,26 +335,45 @@ def _from_table(
     label_column = next((column for column in known if column in table.column_names), None)
     if label_column is None:
         raise InputError(f"{name}: no label column {known[0]!r}{nearest(known[0], table.column_names)}")
-    labels = table[label_column].to_pylist()
-    if not all(isinstance(value, int) for value in labels):
+    labels = _labels(table[label_column])
+    if labels is None:
         raise InputError(f"{name}: column {label_column!r} must hold integers, one for every image")
     cells = table[image_column]
     fields = {part.name for part in cells.type} if pyarrow.types.is_struct(cells.type) else set()
     if cells.null_count or not fields >= {"bytes", "path"}:
         raise InputError(f"{name}: column {image_column!r} must hold images as struct<bytes, path>")
-    classes = _class_names(table, label_column)
+    classes = _class_names(table, label_column, name)
     if not classes:
-        counted = training(label_column)[label_column].to_pylist() if training else labels
-        classes = tuple(str(value) for value in range(max(counted, default=-1) + 1))
-    found = torch.tensor(labels, dtype=torch.int64)
-    return EncodedSet(name, name, cells, torch.arange(len(found)), found, classes, form)
+        counted = _labels(training(label_column)[label_column]) if training else labels
+        classes = numbered_classes(name, -1 if counted is None else int(counted.max(initial=-1)))
+    rows = torch.arange(len(labels))
+    return EncodedSet(name, name, cells, rows, torch.from_numpy(labels), classes, form, root)
 
 
-def _class_names(table: "pyarrow.Table", column: str) -> tuple[str, ...]:
-    """Return the class names that the hub writes into the schema's metadata, or nothing."""
-    metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature: Any = metadata.get("info", {}).get("features", {}).get(column, {})
-    return tuple(feature.get("names", ()))
+def _labels(column: "pyarrow.ChunkedArray") -> np.ndarray[Any, Any] | None:
+    """Return a column of integers as int64 ``[N]``; None for any other column, or one with holes."""
+    from pyarrow import int64, types
+
+    if column.null_count or not (types.is_integer(column.type) or types.is_boolean(column.type)):
+        return None
+    return np.array(column.cast(int64()).to_numpy(), dtype=np.int64)  # a copy that torch may write to
+
+
+def _class_names(table: "pyarrow.Table", column: str, where: str) -> tuple[str, ...]:
+    """Return the class names that the hub writes into the schema's metadata, or nothing.
+
+    Raises ``InputError`` for metadata of another shape.
+    """
+    with parsing(where, "the hub's metadata of a table"):
+        metadata = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature: Any = metadata.get("info", {}).get("features", {}).get(column, {})
+        names = feature.get("names") or ()
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError("names of classes are a list of texts")
+        if len(names) > MOST_CLASSES:
+            raise ValueError(f"{len(names):,} classes are more than {MOST_CLASSES:,}")
+        "".join(names).encode()  # a lone surrogate is no text
+        return tuple(names)
 
 
 def _channels_first(x: np.ndarray[Any, Any], where: str) -> torch.Tensor:

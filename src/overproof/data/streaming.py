@@ -14,6 +14,7 @@ from overproof.data.encoded import EncodedSet
 from overproof.data.images import Batch, ImageSet, pixels
 from overproof.environment import room
 from overproof.errors import InputError
+from overproof.reading import reason
 from overproof.signature import Signature
 
 _AHEAD = 2  # batches that every worker has ready
@@ -125,9 +126,9 @@ def _alive(found: Iterator[Tensor | str]) -> Iterator[Tensor | str]:
             images = next(found)
         except StopIteration:
             return
-        except RuntimeError as problem:
+        except (RuntimeError, MemoryError, OSError) as problem:
             raise InputError(
-                f"a process that decodes images died ({' '.join(str(problem).split())}); where memory is short, fewer "
+                f"a process that decodes images died ({reason(problem)}); where memory is short, fewer "
                 "loading.workers help, and 0 decodes in the training process"
             ) from problem
         yield images

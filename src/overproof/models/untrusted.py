@@ -163,7 +163,7 @@ def _safetensors(file: Path, body: bytes) -> dict[str, Tensor]:
 
 
 def _pytorch(file: Path, body: bytes) -> Any:
-    parts = check_zip(body, file) if body.startswith(b"PK\x03\x04") else {}
+    parts = check_zip(io.BytesIO(body), file) if body.startswith(b"PK\x03\x04") else {}
     allowed: list[Any] = [(_Inert, name) for name in _RECORDS]
     try:
         with torch.serialization.safe_globals(allowed):
