@@ -1,4 +1,6 @@
+import os
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import torch
 
 from overproof.errors import InputError
 from overproof.evaluation.admission import gradients_of
+from overproof.models import onnx_file
 from overproof.models.foreign import foreign, is_foreign
 from overproof.models.onnx_file import OnnxFile
 from overproof.signature import Signature
@@ -86,15 +89,94 @@ def test_other_inputs_are_refused(options, said):
 
 def test_what_is_no_file_or_no_graph_is_refused(tmp_path):
     absent = tmp_path / "absent.onnx"
-    assert refused(OnnxFile.read, absent) == f"{absent}: cannot read this file (No such file or directory)"
+    assert refused(OnnxFile.read, absent) == f"{absent}: there is no such file"
     for name, content in (("page.onnx", b"<html>not found</html>"), ("cut.onnx", body()[:-30]), ("empty.onnx", b"")):
         (tmp_path / name).write_bytes(content)
-        assert "onnxruntime cannot run this file" in refused(OnnxFile.read, tmp_path / name)
+        told = refused(OnnxFile.read, tmp_path / name)
+        assert "onnxruntime cannot run this file" in told or "not readable as an ONNX file" in told
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert refused(OnnxFile, b"", where="net.onnx") == ("net.onnx needs the extra: pip install 'overproof[export]'")
+
+
+def graph(nodes, out, shape, kind=1):
+    """Return a network of these operators, from ``flat`` ``[N, 6]`` to ``out``."""
+    from onnx import helper
+
+    images = helper.make_tensor_value_info("in0", 1, ["batch", 1, 2, 3])
+    nodes = [helper.make_node("Flatten", ["in0"], ["flat"], axis=1), *nodes]
+    made = helper.make_graph(nodes, "made", [images], [helper.make_tensor_value_info(out, kind, shape)])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+def doubling(times):
+    from onnx import helper
+
+    names = ["flat", *(f"d{number}" for number in range(times))]
+    nodes = [helper.make_node("Concat", [a, a], [b], axis=1) for a, b in pairwise(names)]
+    return graph(nodes, names[-1], ["batch", 6 * 2**times])
+
+
+def test_more_memory_than_there_is_is_asked_for_in_vain():
+    """Forty operators in 1.5 kB, whose last value takes 48 TiB."""
+    network = OnnxFile(doubling(40), where="net.onnx")
+    with pytest.raises(MemoryError, match=r"net\.onnx: memory ran out on 2 images"):
+        network(torch.rand(2, 1, 2, 3))
+
+
+def test_a_first_run_that_takes_too_long_is_stopped(monkeypatch):
+    network = OnnxFile(doubling(22), where="net.onnx")
+    monkeypatch.setattr(onnx_file, "_SECONDS", 0.0)
+    assert refused(network, torch.rand(64, 1, 2, 3)) == (
+        "net.onnx: running it takes more than 0 seconds, so it was stopped"
+    )
+
+
+def test_loading_that_takes_too_long_is_stopped(monkeypatch):
+    from onnx import helper
+
+    names = ["flat", *(f"s{number}" for number in range(5000))]
+    chain = graph([helper.make_node("Sin", [a], [b]) for a, b in pairwise(names)], names[-1], ["batch", 6])
+    monkeypatch.setattr(onnx_file, "_SECONDS", 0.0)
+    assert refused(OnnxFile, chain, where="net.onnx") == (
+        "net.onnx: loading it takes more than 0 seconds, so it was stopped"
+    )
+
+
+@pytest.mark.parametrize(("operator", "kind"), [("Shape", 7), ("Cast", 7), ("Identity", 1)])
+def test_what_are_no_logits_are_refused(operator, kind):
+    from onnx import helper
+
+    options = {"to": 7} if operator == "Cast" else {}
+    source = "in0" if operator == "Identity" else "flat"
+    network = OnnxFile(
+        graph([helper.make_node(operator, [source], ["out"], **options)], "out", None, kind), where="net.onnx"
+    )
+    assert refused(network, torch.rand(2, 1, 2, 3)).endswith("; expected one row of float logits each")
+
+
+def test_what_fails_later_is_one_sentence():
+    """A graph that takes two images and no other number: nobody can know it before."""
+    from onnx import helper, numpy_helper
+
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones((2, 6), np.float32)))
+    network = OnnxFile(
+        graph([constant, helper.make_node("Add", ["flat", "c"], ["out"])], "out", None), where="net.onnx"
+    )
+    assert network(torch.rand(2, 1, 2, 3)).shape == (2, 6)
+    assert refused(network, torch.rand(3, 1, 2, 3)).startswith("net.onnx: onnxruntime failed on 3 images (")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(kind, tmp_path):
+    place = tmp_path / "x.onnx"
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+    assert refused(OnnxFile.read, place) == f"{place}: a {kind}, not a file"
 
 
 class TestAsAForeignWord:

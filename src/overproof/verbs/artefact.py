@@ -16,6 +16,7 @@ from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.cost import multiply_adds
 from overproof.models.onnx_file import OnnxFile
+from overproof.reading import read_bytes
 from overproof.run import Run
 from overproof.verbs.examinee import Examinee
 from overproof.verbs.networks import find_network
@@ -35,7 +36,7 @@ class Artefact:
         self, after: Verdicts, before: Verdicts | None, x: Tensor, teacher: Path | str | None, other: Classifier | None
     ) -> dict[str, Any]:
         """Return what ``evaluation.json`` says of the file beside its network and beside the teacher."""
-        body = Path(self.path).read_bytes()
+        body = read_bytes(Path(self.path))
         x = x.cpu()
         said = own_words(self.file.metadata)
         found: dict[str, Any] = {
@@ -43,7 +44,7 @@ class Artefact:
             "bytes": self.file.size,
             "classes": said.get("classes"),
             "latency": {**asdict(latency(OnnxFile(body, where=self.path, threads=1), x)), "threads": 1, "batch": 1},
-            "multiply_adds": graph_multiply_adds(body, where=self.path),
+            "multiply_adds": _multiply_adds(body, self.path),
             "original": None,
             "teacher": None,
         }
@@ -90,6 +91,15 @@ def artefact(subject: Examinee, original: Path | str | None, device: torch.devic
     return Artefact(
         path=made.path, file=made.file, name=str(folder), original=find_network(folder, signature).model.to(device)
     )
+
+
+def _multiply_adds(body: bytes, path: str) -> int | None:
+    try:
+        return graph_multiply_adds(body, where=path)
+    except InputError:
+        raise
+    except Exception:  # of a foreign graph, on which shapes may not be inferred: no reason to lose an evaluation
+        return None
 
 
 def _weight(model: Classifier, x: Tensor) -> dict[str, Any]:
