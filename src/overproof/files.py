@@ -22,12 +22,10 @@ def write_atomically(path: Path, body: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as problem:
-        raise InputError(
-            f"{path}: cannot be written ({problem.strerror or problem}); what was there is kept"
-        ) from problem
+    except (OSError, ValueError) as problem:  # a ValueError: no system has a path with a zero byte
+        raise InputError(f"{path}: cannot be written ({_said(problem)}); what was there is kept") from problem
     finally:
-        with suppress(OSError):  # it is gone after a success, and its folder may not exist after a failure
+        with suppress(OSError, ValueError):  # it is gone after a success, and its folder may not exist after a failure
             temporary.unlink(missing_ok=True)
 
 
@@ -35,8 +33,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless it is there; raise ``InputError`` with the system's reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InputError(f"{folder}: cannot be made ({problem.strerror})") from problem
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{folder}: cannot be made ({_said(problem)})") from problem
 
 
 def check_absent(folder: Path) -> None:
@@ -56,9 +54,13 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(file, body)
         temporary.replace(folder)
     except OSError as problem:
-        raise InputError(f"{folder}: cannot be written ({problem.strerror or problem})") from problem
+        raise InputError(f"{folder}: cannot be written ({_said(problem)})") from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _said(problem: Exception) -> str:
+    return getattr(problem, "strerror", None) or str(problem)
 
 
 def _sync_folder(folder: Path) -> None:

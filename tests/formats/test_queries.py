@@ -106,3 +106,28 @@ def test_an_index_that_is_outside(variable):
 
 def test_forms_are_nested_lists():
     assert forms("(a (b c) d) ; (e)\n(f)") == [["a", ["b", "c"], "d"], ["f"]]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "(" * 100_000 + ")" * 100_000,
+        "(and " * 5000 + "(<= X_0 1)" + ")" * 5000,
+        "(<= X_" + "9" * 5000 + " 1)",
+        "(<= X[" + "9" * 5000 + "] 1)",
+        "(<= (-) 1)",
+        "(<= (+ (+ 1 2) ()) 1)",
+        "(<= (1 2) 1)",
+        "(())",
+        "(<= X_0 " + "1" * 10_000 + ")",
+        "x\x1b[31m",
+    ],
+    ids=lambda value: value[:12],
+)
+def test_strange_text_is_one_short_line(form):
+    point = Point(inputs={"X": np.zeros(1)}, outputs={"Y": np.zeros(1)})
+    try:
+        Query.read(f"(assert {form})").satisfied_by(point)
+    except InputError as problem:
+        assert "\n" not in str(problem)
+        assert len(str(problem)) < 500

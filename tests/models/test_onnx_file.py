@@ -120,8 +120,16 @@ def doubling(times):
 
 
 def test_more_memory_than_there_is_is_asked_for_in_vain():
-    """Forty operators in 1.5 kB, whose last value takes 48 TiB."""
-    network = OnnxFile(doubling(40), where="net.onnx")
+    """Three operators in 200 bytes, the first of which fills 64 TiB."""
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Constant", [], ["shape"], value=numpy_helper.from_array(np.array([2**44]))),
+        helper.make_node("ConstantOfShape", ["shape"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["flat", "sum"], ["out"]),
+    ]
+    network = OnnxFile(graph(nodes, "out", ["batch", 6]), where="net.onnx")
     with pytest.raises(MemoryError, match=r"net\.onnx: memory ran out on 2 images"):
         network(torch.rand(2, 1, 2, 3))
 

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -153,3 +154,33 @@ def test_what_a_killed_write_left_behind_is_cleared(tmp_path):
     tmp_path.joinpath(".000000001-0123.pt.77.tmp").write_bytes(b"half")
     save_checkpoint(tmp_path, {"position": 1}, 1)
     assert [file.name[:10] for file in tmp_path.iterdir()] == ["000000001-"]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    save_checkpoint(tmp_path, STATE, 1)
+    pipe = tmp_path / f"000000002-{'0' * 16}.pt"
+    os.mkfifo(pipe)
+    state, refused = load_checkpoint(tmp_path)
+    assert state["position"] == STATE["position"]
+    assert refused == [f"{pipe}: a pipe, not a file"]
+
+
+def test_what_cannot_be_dropped_is_left(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, STATE, 1)
+    save_checkpoint(tmp_path, STATE, 2)
+    unlink = Path.unlink
+
+    def refused(self, **options):
+        if self.suffix == ".pt":
+            raise PermissionError(13, "Permission denied")
+        unlink(self, **options)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    save_checkpoint(tmp_path, STATE, 3)
+    assert len(checkpoints(tmp_path)) == 3
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        save_checkpoint(tmp_path / "file" / "checkpoint", STATE, 1)

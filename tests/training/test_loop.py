@@ -283,6 +283,28 @@ class Together(Natural):
         yield terms | {"peer": F.cross_entropy(step.companions["peer"](step.x), step.y)}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": {"epoch": -1, "batch": 0}},
+        {"position": {"epoch": "1", "batch": 0}},
+        {"position": 5},
+        {"student": {}},
+        {"student": {"x": torch.zeros(1)}},
+        {"optimiser": []},
+        {"memory": [1]},
+        {"tallies": {"label": [torch.zeros(())]}},
+    ],
+    ids=lambda change: str(change)[:30],
+)
+def test_the_state_of_another_training_is_one_sentence(looping, change):
+    loop = looping(Natural())
+    state = on_disk(loop.state())
+    with pytest.raises(InputError, match=r"^the checkpoint: not readable as a state of this training ") as caught:
+        looping(Natural()).restore({**state, **change})
+    assert "\n" not in str(caught.value)
+
+
 class TestCompanions:
     def made(self, looping, net, seed=0, **options):
         base = looping(Together(), student=net(seed=seed), **options)

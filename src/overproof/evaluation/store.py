@@ -3,22 +3,26 @@
 import json
 import shutil
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from overproof.errors import InputError
 from overproof.evaluation.marks import Marks
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
+from overproof.reading import read_bytes, read_object
 
 _PATIENCE = 10.0  # seconds of work that a crash may cost; writing more often would cost more than it saves
 
 
 class Store:
-    """A folder with ``setting.json`` (everything the marks depend on) and one safetensors file per block."""
+    """A folder with ``setting.json`` (everything the marks depend on) and one safetensors file per block.
+
+    A block carries the digest of its marks: one that a crash, a disk or a hand has altered is done again.
+    """
 
     def __init__(self, folder: Path, setting: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -29,18 +33,15 @@ class Store:
         """Make the folder, or continue in it; raise ``InputError`` where another evaluation lies unfinished in it."""
         file = self.folder / "setting.json"
         if not file.is_file():
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as problem:
-                raise InputError(f"{self.folder}: cannot be made ({problem.strerror or problem})") from problem
+            make_folder(self.folder)
             write_atomically(file, json.dumps(self._setting, indent=1).encode())
             return
         if not resume:
             raise InputError(f"{self.folder}: an evaluation lies unfinished here; continue with --resume or delete it")
         try:
-            before = dict(json.loads(file.read_text()))
-        except (ValueError, TypeError) as problem:
-            raise InputError(f"{file}: damaged ({problem}); delete {self.folder} to start anew") from problem
+            before = read_object(file)
+        except InputError as problem:
+            raise InputError(f"{problem}; delete {self.folder} to start over") from problem
         for name in self._setting:
             if before.get(name) != self._setting[name]:
                 raise InputError(
@@ -49,21 +50,26 @@ class Store:
                 )
 
     def load(self, number: int) -> Marks | None:
-        """Return what was written of a block; None where nothing was, or only half of it."""
+        """Return what was written of a block; None where nothing was, only half of it, or what was altered since."""
         file = self._file(number)
         if not file.is_file():
             return None
         try:
-            return load(file.read_bytes())
-        except SafetensorError:
+            body = read_bytes(file)
+            marks = load(body)
+            # Eight bytes say how long the header is.
+            said = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]["sha256"]
+        except Exception:  # of bytes that are no whole block: whatever is wrong with them, it is done again
             return None
+        return marks if said == _digest(marks) else None
 
     def save(self, number: int, marks: Marks, *, whole: bool) -> None:
         """Write a block: always when it is ``whole``, else when its last writing is some seconds ago."""
         now = monotonic()
         if whole or now - self._written.setdefault(number, now) >= _PATIENCE:
             self._written[number] = now
-            write_atomically(self._file(number), save({name: value.contiguous() for name, value in marks.items()}))
+            whole_rows = {name: value.cpu().contiguous() for name, value in marks.items()}
+            write_atomically(self._file(number), save(whole_rows, metadata={"sha256": _digest(whole_rows)}))
 
     def remove(self) -> None:
         """Delete the folder: the evaluation is finished and written elsewhere."""
@@ -71,3 +77,12 @@ class Store:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
+
+
+def _digest(marks: Marks) -> str:
+    """Return the SHA-256 over the marks' names, types, shapes and numbers."""
+    body = sha256()
+    for name, value in sorted(marks.items()):
+        body.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        body.update(value.numpy().data)
+    return body.hexdigest()

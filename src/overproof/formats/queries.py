@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from overproof.errors import InputError
+from overproof.reading import parsing
+from overproof.wording import one_line
 
 Expression = str | list["Expression"]
 _SLACK = 1e-6  # what rounding a point to float32 may take it beyond a bound in decimals
@@ -44,7 +46,9 @@ class Query:
     @classmethod
     def read(cls, text: str) -> "Query":
         """Return the query of a text; raise ``InputError`` where it is none."""
-        found = [form[1] for form in forms(text) if isinstance(form, list) and len(form) == 2 and form[0] == "assert"]
+        with parsing("the query", "VNN-LIB"):
+            read = forms(text)
+        found = [form[1] for form in read if isinstance(form, list) and len(form) == 2 and form[0] == "assert"]
         if not found:
             raise InputError("this is no VNN-LIB query: it asserts nothing")
         return cls(tuple(found))
@@ -55,7 +59,8 @@ class Query:
         Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6, since a point in float32
         need not lie within bounds in decimals. Raises ``InputError`` for a variable without a number.
         """
-        return all(_holds(form, point) for form in self.assertions)
+        with parsing("the query", "VNN-LIB"):
+            return all(_holds(form, point) for form in self.assertions)
 
 
 def forms(text: str) -> list[Expression]:
@@ -83,14 +88,14 @@ def _tokens(text: str) -> Iterator[str]:
 
 def _holds(form: Expression, point: Point) -> bool:
     if not isinstance(form, list) or not form or not isinstance(form[0], str):
-        raise InputError(f"this is no VNN-LIB query: {form} is no statement")
+        raise InputError(f"this is no VNN-LIB query: {_shown(form)} is no statement")
     word, parts = form[0], form[1:]
     if word == "and":
         return all(_holds(part, point) for part in parts)
     if word == "or":
         return any(_holds(part, point) for part in parts)
     if word not in _COMPARISONS or len(parts) != 2:
-        raise InputError(f"this is no VNN-LIB query: {word!r} is no comparison of two numbers")
+        raise InputError(f"this is no VNN-LIB query: {_shown(repr(word))} is no comparison of two numbers")
     slack = 0.0 if any(_speaks_of_outputs(part, point) for part in parts) else _SLACK
     return _COMPARISONS[word](_value(parts[0], point), _value(parts[1], point), slack)
 
@@ -106,7 +111,7 @@ def _value(form: Expression, point: Point) -> float:
             return reduce(operator.mul, values, 1.0)
         case "-":
             return -values[0] if len(values) == 1 else values[0] - sum(values[1:])
-    raise InputError(f"this is no VNN-LIB query: {form[0]} is no operation on numbers")
+    raise InputError(f"this is no VNN-LIB query: {_shown(form[0])} is no operation on numbers")
 
 
 def _name(variable: str) -> tuple[str, tuple[int, ...]]:
@@ -127,10 +132,16 @@ def _number_of(variable: str, point: Point) -> float:
     name, indices = _name(variable)
     values = {**point.inputs, **point.outputs}.get(name)
     if values is None:
-        raise InputError(f"the query speaks of {variable}, for which the point has no number")
+        raise InputError(f"the query speaks of {_shown(variable)}, for which the point has no number")
     if len(indices) == 1 != values.ndim:
         values = values.reshape(-1)  # 1.0 counts in row-major order
     try:
         return float(values[indices])
     except (IndexError, TypeError) as problem:
-        raise InputError(f"the query speaks of {variable}, but {name} has the shape {list(values.shape)}") from problem
+        raise InputError(
+            f"the query speaks of {_shown(variable)}, but {name} has the shape {list(values.shape)}"
+        ) from problem
+
+
+def _shown(form: Expression) -> str:
+    return one_line(str(form), 100)

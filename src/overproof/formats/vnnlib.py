@@ -14,6 +14,7 @@ from torch import Tensor
 
 from overproof.environment import package
 from overproof.errors import InputError
+from overproof.reading import reason
 
 TEACHER, STUDENT = "teacher", "student"
 
@@ -99,8 +100,8 @@ def check_version_2(text: str, *, where: str) -> None:
     vnnlib = package("vnnlib", extra="export", where=f"{where}: checking queries")
     try:
         vnnlib.parse_query_string(text)
-    except vnnlib.VNNLibException as problem:
-        raise InputError(f"{where}: not a VNN-LIB 2.0 query ({' '.join(str(problem).split())[:200]})") from problem
+    except Exception as problem:  # its own VNNLibException, and what its compiled part raises
+        raise InputError(f"{where}: not a VNN-LIB 2.0 query ({reason(problem)})") from problem
 
 
 def instances(rows: Sequence[tuple[str, str, int]]) -> str:

@@ -1,14 +1,17 @@
 """The exact training state on disk: written whole or not at all, checked on reading, the one before kept."""
 
 import io
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from overproof.archives import check_zip
 from overproof.errors import InputError
-from overproof.files import write_atomically
+from overproof.files import make_folder, write_atomically
+from overproof.reading import read_bytes
 
 State = dict[str, Any]
 _KEPT = 2
@@ -17,18 +20,21 @@ _KEPT = 2
 def save_checkpoint(folder: Path, state: State, step: int) -> Path:
     """Write ``state`` as ``folder/<step>-<digest>.pt`` and drop all but the newest two; return the file.
 
-    The name carries the content's digest, so that a truncated or altered file is known without being trusted.
+    The name carries the content's digest, so that a truncated or altered file is known without being trusted. Raises
+    ``InputError`` where the disk does not take it; what cannot be dropped is left.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     body = buffer.getvalue()
     for left_by_a_kill in folder.glob(".*.tmp"):
-        left_by_a_kill.unlink()
+        with suppress(OSError):
+            left_by_a_kill.unlink()
     file = folder / f"{step:09d}-{sha256(body).hexdigest()[:16]}.pt"
     write_atomically(file, body)
     for old in [other for other in checkpoints(folder) if other != file][_KEPT - 1 :]:
-        old.unlink()
+        with suppress(OSError):
+            old.unlink()
     return file
 
 
@@ -52,10 +58,11 @@ def load_checkpoint(folder: Path) -> tuple[State, list[str]]:
 
 
 def _read(file: Path) -> State:
-    body = file.read_bytes()
+    body = read_bytes(file)
     if not file.stem.endswith(f"-{sha256(body).hexdigest()[:16]}"):
         raise InputError(f"{file}: truncated or altered, its content does not match its name; refused")
     try:
+        check_zip(io.BytesIO(body), file)
         state: State = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     except Exception as problem:
         # The restricted unpickler raises a dozen unrelated types on bytes that were never a checkpoint.

@@ -20,6 +20,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.precision import choose_precision
 from overproof.models.weights import channels_last
 from overproof.processes import ALONE, Part, Processes
+from overproof.reading import parsing
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
@@ -136,19 +137,24 @@ class Loop:
         }
 
     def restore(self, state: State) -> None:
-        """Continue from what ``state()`` returned."""
-        self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
-        self.student.load_state_dict(state["student"])
-        self.companions.load_state_dict(state["companions"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.average:
-            self.average.restore(state["average"])
-        whole = Part(self.processes, self.loader.batch)
-        self.memory = {
-            name: (whole.rows(value) if name in self._by_row else value).to(self.device)
-            for name, value in state["memory"].items()
-        }
-        self._tallies = {name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()}
+        """Continue from what ``state()`` returned; raise ``InputError`` for the state of another training."""
+        with parsing("the checkpoint", "a state of this training"):
+            self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
+            if self.epoch < 0 or self.batch < 0:
+                raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
+            self.student.load_state_dict(state["student"])
+            self.companions.load_state_dict(state["companions"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            if self.average:
+                self.average.restore(state["average"])
+            whole = Part(self.processes, self.loader.batch)
+            self.memory = {
+                name: (whole.rows(value) if name in self._by_row else value).to(self.device)
+                for name, value in state["memory"].items()
+            }
+            self._tallies = {
+                name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()
+            }
 
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
