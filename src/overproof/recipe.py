@@ -152,7 +152,7 @@ def read(path: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> R
 
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """Validate a recipe's YAML text, the caller's own, after ``path=value`` edits; raise ``InputError``."""
-    return of_tree(parse_yaml(text, where=where), sets, where=where, trust_code=True)
+    return of_tree(parse_yaml(text, where=where), sets, where=where)
 
 
 def of_tree(
@@ -166,7 +166,8 @@ def of_tree(
 ) -> Recipe:
     """Validate a recipe's plain values, after the edits ``sets`` of the user and then ``edits`` of a file.
 
-    ``folder`` is that of the file, where code that it names may lie. The tree stays as it is. Raises ``InputError``.
+    ``folder`` is that of the file, where code that it names may lie; None says that the values are the caller's own.
+    The tree stays as it is. Raises ``InputError``.
     """
     if not isinstance(tree, dict):
         raise InputError(f"{where}: a recipe is a mapping with the keys {', '.join(f.name for f in fields(Recipe))}")
@@ -180,10 +181,11 @@ def of_tree(
         typed -= _typed_roles(edit, tree)
     recipe = build(Recipe, tree, where=where)
     assert isinstance(recipe, Recipe)
-    places = (*(() if folder is None else (folder,)), Path.cwd())
-    for role, word in recipe.teachers.items():
-        if role not in typed:
-            check_named_code(word, folders=places, where=f"{where}.teachers.{role}", trust_code=trust_code)
+    if folder is not None:
+        places = (folder, Path.cwd())
+        for role in sorted(set(recipe.teachers) - typed):
+            place = f"{where}.teachers.{role}"
+            check_named_code(recipe.teachers[role], folders=places, where=place, trust_code=trust_code)
     return recipe
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from overproof.evaluation.evidence import Evidence
 from overproof.report.findings import Findings, Plain
+from overproof.wording import one_line
 
 Unit = Literal["share", "number", "count", "minutes"]
 
@@ -196,8 +197,9 @@ def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
         before.append(name)
         about = f"Accuracy {'after' if survivors else 'under'} {name}"
         about += f", on what {', '.join(before[:-1])} left." if survivors and before[:-1] else "."
+        label = one_line(name, 300)
         column = Column(
-            key=f"attack {name} {meaning}", label=name, unit="share", group="attacks", better=1, about=about
+            key=f"attack {name} {meaning}", label=label, unit="share", group="attacks", better=1, about=about
         )
         found[column.key] = (column, Cell.of(attack))
     return found

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from overproof.report.pictures import Pictures
+from overproof.wording import one_line
 
 Plain = Mapping[str, Any]
+_LONGEST = 300  # characters of a name in a table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,9 +34,9 @@ class Findings:
     @property
     def name(self) -> str:
         """What the run is called in its recipe."""
-        return str(self.evaluation["run"])
+        return one_line(str(self.evaluation["run"]), _LONGEST)
 
     @property
     def method(self) -> str:
         """The kind of its method."""
-        return str(self.evaluation["method"])
+        return one_line(str(self.evaluation["method"]), _LONGEST)

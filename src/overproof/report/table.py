@@ -14,6 +14,7 @@ from typing import Any
 from overproof.evaluation.evidence import Spread
 from overproof.report.columns import FIXED, Cell, Column, columns_of, marks_of
 from overproof.report.findings import Findings, Plain
+from overproof.wording import one_line
 
 _HEADLINE = ("ece", "agreement", "gap")  # and a certificate, whose column depends on its radius
 
@@ -75,7 +76,7 @@ def footing(evaluation: Plain) -> str:
     """Return on what an evaluation stands: images and threat model, in one line."""
     data, threat = evaluation["data"], evaluation["threat"]
     return (
-        f"{data['name']}, {data['examples']} of {data['of']} test images ({data['digest'][:8]}), "
+        f"{one_line(str(data['name']), 300)}, {data['examples']} of {data['of']} test images ({data['digest'][:8]}), "
         f"{threat['norm']} eps {threat['eps']}"
     )
 
@@ -100,7 +101,7 @@ def _table(title: str, found: list[tuple[int, Findings]]) -> Table:
     laid = _in_order(columns)
     return Table(
         title=title,
-        heading=f"{data['name']}, {threat['norm']} eps {threat['eps']}",
+        heading=f"{one_line(str(data['name']), 300)}, {threat['norm']} eps {threat['eps']}",
         columns=laid,
         rows=tuple(rows),
         best=_best(laid, rows),

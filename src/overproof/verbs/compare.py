@@ -56,7 +56,13 @@ def _about(alone: Findings) -> str:
 
 
 def write_report(folder: Path) -> Path:
-    """Write the page of one evaluated run into its folder, and return its path. Raises ``InputError``."""
+    """Write the page of one evaluated run into its folder, and return its path.
+
+    Raises ``InputError`` that says what was kept: the results were written before.
+    """
     out = folder / "report.html"
-    compare([folder], out=out)
+    try:
+        compare([folder], out=out)
+    except InputError as problem:
+        raise InputError(f"the results are in {folder}, but the page of them is not: {problem}") from problem
     return out
