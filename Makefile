@@ -3,9 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ZOO := $(VENV)-zoo
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# One process per core, each with one thread: the tests' networks gain nothing from a second one.
+PYTEST_FLAGS = -n logical --maxprocesses 8 --dist worksteal --durations=10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit oldest newest bench study docs site clean
+.PHONY: quickstart test format lint types unit zoo anycpu oldest newest bench study docs site clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -21,7 +25,13 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST_FLAGS) --cov --cov-report=term --junitxml=$(VENV)/report.xml
+
+zoo: $(ZOO)/.ready  ## the tests that need timm and torchvision, in an environment of their own
+	OMP_NUM_THREADS=1 $(ZOO)/bin/pytest -n logical --maxprocesses 8 --junitxml=$(ZOO)/report.xml $$(cat tests/zoo.txt)
+
+anycpu: $(READY)  ## the tests that train, as other CPUs would compute them; ONLY=avx2 for one of them
+	$(BIN)/python -m tests.anycpu $(ONLY)
 
 oldest: RESOLUTION := lowest-direct
 oldest: EXTRAS := dev
@@ -52,12 +62,19 @@ study: $(READY)  ## one of the papers' claims, run or continued: make study NAME
 	$(BIN)/python -m studies $(NAME)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(ZOO) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 # torch first and alone: where an index offers a CPU build of the pinned version, nothing else pulls in another.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("overproof needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,lightning]'
 	touch $(READY)
+
+# torchvision's files are built against the ordinary torch, not against a CPU build: === takes no such one.
+$(ZOO)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet --constraint constraints.txt 'torch===$(TORCH)' torchvision timm
+	$(ZOO)/bin/pip install --quiet --constraint constraints.txt --editable '.[zoo,export]' hypothesis pytest pytest-timeout pytest-xdist
+	touch $@
