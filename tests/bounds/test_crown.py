@@ -1,6 +1,7 @@
 """Bounds hold what sampling, gradients and an enumeration of ReLU patterns find; and are as tight as they must be."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from scipy.optimize import linprog
 from torch import nn
 
 from overproof.bounds.crown import METHODS, Means, bound, final, forms, intermediate, minimum, spec_rows
+from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import Climb
 from overproof.bounds.spec import logits, margins
@@ -403,6 +405,31 @@ def test_chunks_do_not_change_anything(method):
     for memory in (1, 30_000):
         parts = bound(graph, region, spec, means(method, steps=3, memory=memory))
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["crown", "alpha"])
+def test_no_more_rows_are_pulled_at_once_than_fit_the_memory(method, monkeypatch):
+    _, graph, region, spec = case(2)
+    layers, last = intermediate(graph, region, "crown"), len(graph.nodes) - 1
+    # Eight copies of the largest layer in float64 per row, and thirty-two where slopes are climbed.
+    row = max(math.prod(node.shape) for node in graph.nodes) * 8 * {"crown": 8, "alpha": 32}[method]
+    sizes, pull = [], Graph.pull
+
+    def counted(self, rows, *words, **options):
+        sizes.append(len(next(iter(rows.values()))))
+        return pull(self, rows, *words, **options)
+
+    monkeypatch.setattr(Graph, "pull", counted)
+    rows = spec_rows(spec)
+    assert len(rows) >= 4
+    for fitting in (1, 2, len(rows) - 1, len(rows)):
+        for memory in (row * fitting, row * (fitting + 1) - 1):
+            sizes.clear()
+            minimum(graph, {last: rows}, layers, region, means(method, steps=0, memory=memory))
+            assert max(sizes) == fitting
+    sizes.clear()
+    minimum(graph, {last: rows}, layers, region, means(method, steps=0, memory=1))
+    assert max(sizes) == 1
 
 
 @every_method

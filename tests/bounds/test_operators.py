@@ -54,6 +54,7 @@ CASES = {
     "add maps": (Add(), lambda x, y: x + y, [(2, 3, 4)] * 2),
     "add features": (Add(), lambda x, y, z: x + y + z, [(5,)] * 3),
     "concatenate maps": (Concatenate(), lambda x, y: torch.cat([x, y], 1), [(2, 3, 4), (1, 3, 4)]),
+    "concatenate three": (Concatenate(), lambda x, y, z: torch.cat([x, y, z], 1), [(2, 3, 4), (1, 3, 4), (3, 3, 4)]),
     "concatenate features": (Concatenate(), lambda x, y: torch.cat([x, y], 1), [(5,), (2,)]),
     "pad": (Pad(margins=(1, 0, 2, 3)), lambda x: F.pad(x, (1, 0, 2, 3)), [(2, 3, 4)]),
 }

@@ -297,6 +297,15 @@ def test_many_margins_are_bounded_through_the_secant_which_is_exact_for_it(seed,
         assert (upper_cut(margins, other) >= exact_other - 1e-13).all()
 
 
+def test_up_to_ten_margins_every_vertex_is_visited():
+    g = generator(3)
+    margins = box(3, 10, g)
+    for q in (tangent(margins), uniform((3, 10), -1, 2, g)):
+        corners = vertices(margins)
+        least = (corners.logsumexp(dim=-1) - (q * corners).sum(dim=-1)).amax(dim=0)
+        torch.testing.assert_close(upper_cut(margins, q), least, rtol=0, atol=1e-12)
+
+
 def test_the_upper_cut_of_a_hundred_classes_holds_every_point():
     g = generator(0)
     margins = box(20, 99, g)

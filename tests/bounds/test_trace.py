@@ -110,6 +110,7 @@ MODULES = {
     "ReLU": nn.ReLU(inplace=True),
     "LeakyReLU": nn.LeakyReLU(0.2),
     "AvgPool2d": nn.AvgPool2d(2),
+    "AvgPool2d, no padding to count": nn.AvgPool2d(2, count_include_pad=False),
     "AvgPool2d, options": nn.AvgPool2d((2, 3), stride=1, padding=(1, 0)),
     "AdaptiveAvgPool2d": nn.AdaptiveAvgPool2d(2),
     "AdaptiveAvgPool2d, one side": nn.AdaptiveAvgPool2d((1, None)),
@@ -453,6 +454,15 @@ class Named(nn.Module):
             nn.AvgPool2d(3, 1, 1, count_include_pad=False),
             "average pooling with ceil_mode, divisor_override or count_include_pad=False",
         ),
+        (
+            nn.AvgPool2d((1, 3), 1, (0, 1), count_include_pad=False),
+            "average pooling with ceil_mode, divisor_override or",
+        ),
+        (
+            nn.AvgPool2d((3, 1), 1, (1, 0), count_include_pad=False),
+            "average pooling with ceil_mode, divisor_override or",
+        ),
+        (nn.AvgPool2d(3, 1, 1, ceil_mode=True), "average pooling with ceil_mode, divisor_override or"),
         (nn.AvgPool2d(1, divisor_override=3), "average pooling with ceil_mode, divisor_override or"),
         (nn.Linear(4, 4), "Linear on a map"),
     ],
@@ -486,6 +496,20 @@ def test_a_function_without_bounds_is_named(step, words):
     with pytest.raises(InputError, match=re.escape(words)) as refusal:
         trace(ending(step), SHAPE)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "place"),
+    [
+        (lambda self, x: self.act(x) + x, "act"),
+        (lambda _, x: F.relu(x, inplace=True) + x, "relu"),
+        (lambda _, x: x.relu_() + x, "relu_"),
+    ],
+)
+def test_a_step_in_place_is_refused_where_others_read_the_value(step, place):
+    words = f"{place}: no bounds for a step in place on a value that others read"
+    with pytest.raises(InputError, match=f"^{words}"):
+        trace(ending(step, act=nn.ReLU(inplace=True)), SHAPE)
 
 
 @pytest.mark.parametrize(
