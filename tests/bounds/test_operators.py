@@ -29,6 +29,8 @@ W, B = normal(4, 6, seed=3), normal(4, seed=4)
 CASES = {
     "conv 3x3": conv((2, 5, 6), 3, (3, 3), padding=1),
     "conv without padding": conv((2, 5, 6), 3, (2, 3)),
+    "conv padded above and below": conv((2, 5, 6), 3, (3, 2), padding=(1, 0)),
+    "conv padded left and right": conv((2, 5, 6), 3, (2, 3), padding=(0, 1)),
     "conv 1x1": conv((2, 4, 4), 3, (1, 1)),
     "conv stride 2": conv((2, 7, 8), 3, (3, 3), stride=2, padding=1),
     "conv whose last lines no kernel reaches": conv((2, 8, 9), 2, (2, 3), stride=(3, 4)),

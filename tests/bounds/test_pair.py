@@ -203,6 +203,20 @@ def test_joint_information_pays():
         assert together < most * apart
 
 
+def test_every_slope_of_the_cuts_tightens_the_range(monkeypatch):
+    ratios = module._RATIOS
+
+    def range_with(kept):
+        monkeypatch.setattr(module, "_RATIOS", kept)
+        return width(case(2).couple().joint)
+
+    whole = range_with(ratios)
+    for number, ratio in enumerate(ratios):
+        gain = range_with(ratios[:number] + ratios[number + 1 :]) - whole
+        # That of the first network's logsumexp alone is seldom better than its box, and not here.
+        assert gain > (-ROUNDING if ratio == (1.0, 0.0) else 1e-6)
+
+
 @every_method
 @pytest.mark.parametrize("seed", range(3))
 def test_teacher_and_student_exchanged_negate_the_gap(seed, method):

@@ -7,9 +7,66 @@ from dataclasses import MISSING, fields, is_dataclass
 import pytest
 
 from overproof import methods as package
+from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.pgd import PGD
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 
+# Results depend on these, and recipes that do not write them down change with them. Of a search: what is not PGD's.
+NORMAL, RAMPED = {"start": "normal"}, {"steps": 8, "ramp": 0.5}
+DEFAULTS = {
+    "adaad": {"alpha": 1.0, "inner": NORMAL, "kl_scale": "batch", "clean_forward": "needed"},
+    "adaiad": {
+        "alpha": 1.0, "temperature": 30.0, "beta": 0.1, "warmup": 0.3, "inner": NORMAL, "weigh_teacher": True,
+        "detach_self": True, "idle_forwards": "none",
+    },
+    "ard": {"alpha": 1.0, "temperature": 30.0, "inner": {}, "kl_scale": "batch", "clean_forward": "needed"},
+    "awp": {"base": methods()["pgd_at"](), "gamma": 0.005, "start": 0.0},
+    "b_mtard": {
+        "balance_rate": 0.025, "balance_power": 1.0, "temper_rate": 0.001, "low": 1.0, "high": 10.0, "rate_drops": (),
+        "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0,
+    },
+    "crown_ibp": {
+        "threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "beta": (1.0, 0.0), "balance": 0.0, "scaled_start": False,
+    },
+    "faithful": {
+        "alpha": 0.5, "temperature": 1.0, "threat": Threat(), "ramp": 0.5, "kappa": 2.0, "gap": "log",
+        "beta": (0.0, 0.0), "teacher_bounds": "ibp", "inner": None, "attacked": 0.0, "balance": 0.0,
+        "scaled_start": False,
+    },
+    "fast_ard": {
+        "alpha": 1.0, "temperature": 30.0, "replays": 4, "ascend": "distillation", "threat": Threat(),
+        "kl_scale": "batch",
+    },
+    "fast_at": {"inner": {"steps": 1}, "reach": 1.25},
+    "free_at": {"replays": 8, "threat": Threat(), "clamp_images": True},
+    "iad": {
+        "alpha": 1.0, "temperature": 1.0, "beta": 0.1, "warmup": 0.3, "inner": {}, "weigh_teacher": True,
+        "detach_self": True, "idle_forwards": "none",
+    },
+    "ibp": {"threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "balance": 0.0, "scaled_start": False},
+    "igdm": {"base": methods()["adaad"](), "weight": 1.0},
+    "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False},
+    "mart": {"beta": 5.0, "inner": {}},
+    "mtard": {
+        "balance_rate": 0.025, "balance_power": 1.0, "rate_drops": (), "inner": NORMAL, "kl_scale": "batch",
+        "log_eps": 0.0, "factor": 1.0,
+    },
+    "mtl_ibp": {"alpha": 0.5, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
+    "natural": {"label_smoothing": 0.0},
+    "peeraid": {
+        "label": 0.0, "peer": 1.0, "own": 1.0, "temperature": 5.0, "peer_label": 1.0, "peer_student": 0.1,
+        "peer_temperature": 1.0, "inner": NORMAL, "kl_scale": "batch", "detach_targets": True, "idle_forwards": "none",
+    },
+    "pgd_at": {"inner": {}, "label_smoothing": 0.0},
+    "rrm": {"distance": "cosine", "label_weight": 0.005, "replays": 1},
+    "rslad": {"alpha": 5 / 6, "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0},
+    "saad": {
+        "entropy_scale": 5.0, "gradient_weight": 1.0, "clean_weight": 0.0, "correction": 1.0, "inner": NORMAL,
+    },
+    "sabr": {"lam": 0.4, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
+    "trades": {"beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False},
+}  # fmt: skip
 every_method = pytest.mark.parametrize("kind", methods())
 
 
@@ -53,3 +110,24 @@ def test_the_docstring_is_the_card(kind):
     wraps_another = any(part.name == "base" for part in fields(cls))
     assert cls.__doc__.splitlines()[0].endswith((".", "?"))
     assert re.search("^Formula[:,]", inspect.getdoc(cls), re.MULTILINE) or wraps_another
+
+
+def options(value):
+    """Return a value's options but its kind; those of a search only where they are not PGD's own."""
+    found = {part.name: getattr(value, part.name) for part in fields(value) if part.name != "kind"}
+    if isinstance(value, PGD):
+        return {name: option for name, option in found.items() if option != getattr(PGD(), name)}
+    return {name: options(option) if isinstance(option, PGD) else option for name, option in found.items()}
+
+
+@every_method
+def test_the_defaults_are_those_that_were_chosen(kind):
+    assert options(methods()[kind]()) == DEFAULTS[kind]
+
+
+def test_the_defaults_of_what_a_method_is_made_of():
+    assert Threat() == Threat(norm="linf", eps=Radius("8/255"))
+    assert PGD() == PGD(
+        norm="linf", eps=Radius("8/255"), step=None, steps=10, restarts=1, start="uniform", clip_start=True,
+        best=False, momentum=0.0, mode="eval", ramp=0.0, steps_ramp=0.0,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from overproof.methods.b_mtard import BMTARD
-from overproof.methods.control import balance, decayed, temper
+from overproof.methods.control import balance, check_drops, decayed, temper
 from overproof.methods.mtard import MTARD
 
 counts = st.sampled_from([1, 2, 5])
@@ -176,3 +176,13 @@ def test_losses_of_zero_keep_the_weights_finite(losses, initial):
 def test_rate_drops_are_shares_and_not_epochs(kind):
     with pytest.raises(ValueError, match="shares of the run"):
         kind(rate_drops=(215.0,))
+
+
+@pytest.mark.parametrize("drop", [0.0, -0.5, 1.001])
+def test_a_rate_drop_is_within_the_run(drop):
+    with pytest.raises(ValueError, match=rf"^rate_drops are shares of the run, in \(0, 1\], got {drop:g};"):
+        check_drops((0.5, drop))
+
+
+def test_the_end_of_the_run_may_be_a_drop():
+    check_drops((1e-9, 1.0))
