@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST_FLAGS = -n logical --maxprocesses 8 --dist worksteal --durations=10
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: quickstart test format lint types unit zoo anycpu oldest newest bench study docs site clean
+.PHONY: quickstart test format lint types unit zoo anycpu oldest newest bench mutation study docs site clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(READY)  ## robust teachers, five kinds of students, a proof, a table and a page
@@ -57,6 +57,9 @@ bench: $(READY)  ## every speed claim as a ratio, how cost grows, peak memory; w
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.slopes 3
 	$(BIN)/python -m benchmarks.footprint
+
+mutation: $(READY)  ## whether the tests notice small changes of the source: docs/mutation.md
+	nice -n 10 $(BIN)/python -m benchmarks.mutation all
 
 study: $(READY)  ## one of the papers' claims, run or continued: make study NAME=ard-vs-at
 	$(BIN)/python -m studies $(NAME)

@@ -67,6 +67,41 @@ DEFAULTS = {
     "sabr": {"lam": 0.4, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
     "trades": {"beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False},
 }  # fmt: skip
+UNCLIPPED = {"steps": 10, "start": "normal", "clip_start": False}
+IN_TRAIN_MODE = {"steps": 10, "start": "uniform", "clip_start": False, "mode": "train"}
+BALANCED = {"kl_scale": "class", "log_eps": 1e-5, "rate_drops": [215 / 300, 260 / 300, 285 / 300], "inner": UNCLIPPED}
+OFFICIAL = {"weigh_teacher": False, "detach_self": False, "idle_forwards": "official"}
+PRESETS = {
+    "adaad": {"paper": {"kl_scale": "class", "clean_forward": "always", "inner": UNCLIPPED}},
+    "adaiad": {"paper": {**OFFICIAL, "inner": UNCLIPPED}},
+    "ard": {
+        "paper": {
+            "alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "clean_forward": "always", "inner": IN_TRAIN_MODE,
+        }
+    },
+    "b_mtard": {"paper": BALANCED},
+    "free_at": {"paper": {"replays": 8}},
+    "iad": {"paper": {**OFFICIAL, "inner": IN_TRAIN_MODE}},
+    "igdm": {"paper": {"weight": 1.0, "base": {"kind": "adaad", "inner": UNCLIPPED}}},
+    "kd": {"paper": {"alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "tempered_labels": True}},
+    "mtard": {"paper": BALANCED},
+    "peeraid": {
+        "paper": {
+            "kl_scale": "class", "detach_targets": False, "idle_forwards": "official", "inner": UNCLIPPED,
+        }
+    },
+    "rrm": {
+        "paper": {"distance": "cosine", "label_weight": 0.005},
+        "paper_l2": {"distance": "cosine", "label_weight": 0.00005},
+        "paper_imagenet": {"distance": "relative_l2", "label_weight": 0.001},
+    },
+    "rslad": {"paper": {"alpha": 5 / 6, "kl_scale": "class", "log_eps": 1e-5, "inner": UNCLIPPED}},
+    "trades": {
+        "paper": {
+            "beta": 6.0, "clean_target_forward": "again", "inner": {"eps": "0.031", "step": "0.007", **UNCLIPPED},
+        }
+    },
+}  # fmt: skip
 every_method = pytest.mark.parametrize("kind", methods())
 
 
@@ -131,3 +166,8 @@ def test_the_defaults_of_what_a_method_is_made_of():
         norm="linf", eps=Radius("8/255"), step=None, steps=10, restarts=1, start="uniform", clip_start=True,
         best=False, momentum=0.0, mode="eval", ramp=0.0, steps_ramp=0.0,
     )  # fmt: skip
+
+
+@every_method
+def test_the_presets_are_those_of_the_official_codes(kind):
+    assert methods()[kind].presets == PRESETS.get(kind, {})

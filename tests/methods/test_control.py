@@ -172,6 +172,14 @@ def test_losses_of_zero_keep_the_weights_finite(losses, initial):
     assert after.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+@pytest.mark.parametrize("initial", [(0.0, 0.0), (1.0, 1.0)])
+def test_losses_that_are_all_zero_have_equal_shares(initial, rate):
+    weights = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    after = balance(torch.zeros(2, dtype=torch.float64), torch.tensor(initial).double(), weights, rate, 1.0)
+    torch.testing.assert_close(after, (1 - rate) * weights + rate / 2)
+
+
 @pytest.mark.parametrize("kind", [MTARD, BMTARD])
 def test_rate_drops_are_shares_and_not_epochs(kind):
     with pytest.raises(ValueError, match="shares of the run"):
