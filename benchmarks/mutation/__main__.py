@@ -1,7 +1,8 @@
 """``python -m benchmarks.mutation``: how many small changes of the source the tests notice.
 
-``record`` measures which tests run which lines, ``try`` tries a seeded sample of mutants per package (none twice, but
-with ``--again`` those that lived), ``report`` writes ``benchmarks/results/mutation.json``.
+``record`` measures which tests run which lines, ``control`` runs some of them on the source as it is, ``try`` tries a
+seeded sample of mutants per package (none twice, but with ``--again`` those that lived), ``report`` writes
+``benchmarks/results/mutation.json``.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from benchmarks.mutation.mutants import Mutant, changed, mutants
 
 RESULTS = Path(__file__).parent.parent / "results" / "mutation.json"
 SEED = 19
+CONTROLS = 8  # runs per package without a change, of which none should fail
 BUDGET = 25.0  # seconds of tests per mutant, as measured without one
 
 
@@ -69,12 +72,23 @@ def work(root: Path, mutant: Mutant, tests: list[str]) -> Callable[[], int]:
     """Return what a child does: run the tests with the module changed."""
 
     def run() -> int:
+        if not tests:
+            return 0
         file = root / "src/overproof" / mutant.module
         name = "overproof." + mutant.module[:-3].replace("/", ".")
         sys.meta_path.insert(0, fork.Changed(name, file, changed(file.read_text(), mutant.number)))
         return fork.passes(tests)
 
     return run
+
+
+def control(root: Path, folder: Path, drawn: list[Mutant], workers: int) -> dict[str, int]:
+    """Run the tests of mutants on the source as it is; return how many runs there were and how many failed."""
+    known = cover.read(sorted(folder.glob("cover-*.json")))
+    chosen = [known.of(mutant.module, spans(root, mutant), BUDGET) for mutant in drawn]
+    jobs = ((number, partial(fork.passes, tests), 600.0) for number, tests in enumerate(chosen) if tests)
+    ends = [ended for _, ended in fork.pool(jobs, folder, workers)]
+    return {"runs": len(ends), "failed": sum(ended != "0" for ended in ends)}
 
 
 def attempt(root: Path, folder: Path, tried: list[Mutant], workers: int, log: Path) -> None:
@@ -90,7 +104,7 @@ def attempt(root: Path, folder: Path, tried: list[Mutant], workers: int, log: Pa
 
     with log.open("a") as lines:
         for count, ((mutant, started), ended) in enumerate(fork.pool(jobs(), folder, workers), start=1):
-            lived = ended == "0" or not picked[mutant.key]
+            lived = ended == "0"
             record = {
                 "key": mutant.key,
                 "lived": lived,
@@ -130,7 +144,7 @@ def report(root: Path, records: dict[str, dict[str, Any]], count: int) -> dict[s
 def main() -> None:
     """Do what the words say."""
     words = argparse.ArgumentParser(prog="python -m benchmarks.mutation", description=__doc__)
-    words.add_argument("what", choices=("record", "try", "report", "all"), nargs="?", default="all")
+    words.add_argument("what", choices=("record", "control", "try", "report", "all"), nargs="?", default="all")
     words.add_argument("--root", type=Path, default=Path(), help="the checkout whose source and tests are tried")
     words.add_argument("--folder", type=Path, default=Path(".mutation"), help="where progress is kept")
     words.add_argument("--count", type=int, default=200, help="mutants per package")
@@ -143,7 +157,7 @@ def main() -> None:
     (folder / ".gitignore").write_text("*\n")
     os.environ["OMP_NUM_THREADS"] = "1"
     log = folder / "mutants.jsonl"
-    if asked.what in ("record", "all", "try"):
+    if asked.what in ("record", "control", "try", "all"):
         sys.path.insert(0, str(root / "src"))
         os.chdir(root)
         fork.preload(root)
@@ -155,6 +169,9 @@ def main() -> None:
         )
         for name, ended in fork.pool(jobs, folder, asked.workers):
             print("recorded", name, ended, flush=True)
+    if asked.what in ("control", "all"):
+        drawn = [mutant for package in asked.packages for mutant in sample(root, package, CONTROLS)]
+        print("on the source as it is:", control(root, folder, drawn, asked.workers), flush=True)
     if asked.what in ("try", "all"):
         done = {} if not log.is_file() else {r["key"]: r for r in map(json.loads, log.read_text().splitlines())}
         drawn = [mutant for package in asked.packages for mutant in sample(root, package, asked.count)]

@@ -235,6 +235,27 @@ def test_the_slack_is_sixteen_units_of_the_largest_bound_of_each_example():
     assert slack([Bounds(*(side.double() for side in each)) for each in layers])[0] == 16 * 2**-52 * 3
 
 
+def test_a_split_asks_for_twice_the_slack_and_within_the_time_that_is_left(monkeypatch):
+    # Twice, for the prices of the signs are one more sum.
+    asked, slacks = [], []
+    honest, judged = certified.least, certified._Cascade._split
+
+    def least(*words, enough, budget):
+        asked.append((enough, budget.seconds))
+        return honest(*words, enough=enough, budget=budget)
+
+    def split(self, part, seconds):
+        slacks.append((2 * float(part.slack), seconds))
+        return judged(self, part, seconds)
+
+    monkeypatch.setattr(certified, "least", least)
+    monkeypatch.setattr(certified._Cascade, "_split", split)
+    model = small()
+    certify(model, images(model), plan("0.05", seconds=0.05))
+    assert asked and asked == slacks
+    assert all(enough > 0 and seconds <= 0.05 for enough, seconds in asked)
+
+
 def test_a_bound_within_the_slack_verifies_nothing(monkeypatch):
     model = small()
     block = images(model)

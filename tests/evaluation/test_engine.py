@@ -12,7 +12,7 @@ from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.engine import Subject, assail, count_passes
+from overproof.evaluation.engine import Subject, _longest, assail, count_passes
 from overproof.evaluation.trial import Suite, Trial
 from overproof.functional import margin
 
@@ -295,6 +295,14 @@ def test_a_point_on_the_sphere_counts_in_spite_of_rounding(norm, block):
     assert not attacked(subject(Far()), clean, alone(Trial(name="edge", attack=answer)))["survived"].any()
     longer = replace(answer, eps=Radius(0.999 * area.size(found - x).amin().item()))
     assert attacked(subject(Far()), clean, alone(Trial(name="edge", attack=longer)))["survived"].all()
+
+
+@pytest.mark.parametrize(("norm", "units"), [("linf", 1), ("l2", 192**0.5), ("l1", 192)])
+def test_what_rounding_may_add_to_eps(norm, units):
+    # Half a unit in the last place of float32 at 1 in every pixel: such a vector's length in the norm.
+    trial = Trial(name="edge", attack=Told(answer=lambda x, goal: x, norm=norm, eps=Radius("1/2")))
+    longest = _longest(trial, torch.zeros(4, 3, 8, 8))
+    assert longest == pytest.approx(0.5 * (1 + 1e-6) + units * 2**-24, rel=1e-12)
 
 
 def test_success_on_the_searched_network_is_no_success(model, tiny_classifier, block):

@@ -193,6 +193,16 @@ def test_a_lower_bound_above_an_upper_one_is_an_error_that_proves_nothing(monkey
         assert (marks[f"{side}_proven"][right] == 1).all()
 
 
+def test_the_rounding_of_a_gap_is_a_quarter_of_each_network_s_margins():
+    # No confidence moves faster than a quarter of its margins, and there are two.
+    layers = [
+        Bounds(torch.tensor([[-3.0, 0.5]]), torch.tensor([[1.0, 2.0]])),
+        Bounds(torch.zeros(1, 1), torch.ones(1, 1)),
+    ]
+    margins = 16 * 2**-23 * 3
+    assert faithful._rounding(layers).tolist() == [margins / 4 + margins / 4 + 16 * 2**-23]
+
+
 def test_what_does_not_fit_into_memory_is_an_error_of_the_example_alone(monkeypatch):
     big = teacher()
     small = student(big)

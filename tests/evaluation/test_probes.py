@@ -202,6 +202,8 @@ def test_logits_without_a_graph_are_a_finding_and_not_a_crash(natural, digits):
     x, y = digits
     signs = examined(model, (x[:32], y[:32]))
     assert signs["gradients"].level == "fail" and signs["gradients"].figures["share"] == 1
+    # Nothing was promised, so no promise was broken.
+    assert signs["linearity"].finding.startswith("on 0 of 0 images") and signs["linearity"].level == "fine"
 
 
 @pytest.mark.parametrize("statistics", ["train mode", "none kept"])

@@ -277,3 +277,14 @@ def test_weights_that_share_a_gradient_are_pushed_each_by_its_own_length():
         torch.testing.assert_close(push.norm(), 0.5 * old.norm())
     torch.testing.assert_close(pushes[1], 2 * pushes[0])
     losses.close()
+
+
+def test_a_weight_that_the_loss_does_not_depend_on_stays():
+    step = step_of(Natural())
+    idle = nn.Parameter(torch.ones(2, 2))
+    step.student.register_parameter("idle", idle)
+    losses = AWP(base=Natural(), gamma=0.5).losses(step)
+    next(losses)
+    assert torch.equal(idle, torch.ones(2, 2))
+    losses.close()
+    assert torch.equal(idle, torch.ones(2, 2))
