@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq, linprog
 from scipy.stats import beta, kstest, uniform
 
-from overproof.attacks.ball import Radius, ball, check_eps
+from overproof.attacks.ball import Radius, Threat, ball, check_eps
 
 NORMS = ("linf", "l2", "l1")
 every_norm = pytest.mark.parametrize("norm", NORMS)
@@ -83,12 +83,15 @@ def test_an_linf_eps_in_0_to_255_units_is_refused_with_the_right_spelling():
         ball("linf", Radius("8"))
     with pytest.raises(ValueError, match=r"did you mean 2\.5/255\?$"):
         check_eps("linf", 2.5)
+    with pytest.raises(ValueError, match=r"did you mean 8/255\?$"):
+        Threat(eps=Radius("8"))
 
 
 def test_other_norms_and_the_whole_range_may_be_that_large():
     check_eps("linf", 1.0)
     check_eps("l2", 8.0)
     check_eps("l1", 12.0)
+    assert Threat(norm="l1", eps=Radius("12")).eps == 12
 
 
 # --- projection -------------------------------------------------------------------------------------------------------

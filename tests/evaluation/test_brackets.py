@@ -6,7 +6,7 @@ import torch
 
 from overproof.errors import InputError
 from overproof.evaluation.brackets import Brackets
-from overproof.evaluation.certified import FALSIFIED, UNKNOWN, VERIFIED
+from overproof.evaluation.certified import FALSIFIED, PROBLEMS, UNKNOWN, VERIFIED
 
 
 def marks(agreement, attacked, proven, correct=None):
@@ -57,6 +57,13 @@ def test_one_record_per_example_none_where_the_teacher_is_wrong():
     assert lines[1]["under_attacked"] == pytest.approx(0.3)
     assert lines[1]["over_proven"] == pytest.approx(0.3)
     assert json.loads(json.dumps(lines, allow_nan=False)) == lines
+
+
+def test_every_error_is_counted_whatever_it_is():
+    failed = {**FIRST, "problem": torch.tensor([1, 0, 3])}
+    assert Brackets.of([failed, SECOND]).plain()["errors"] == 2
+    assert Brackets.of([FIRST, SECOND]).plain()["errors"] == 0
+    assert [line and line["problem"] for line in Brackets.of([failed]).lines()] == [PROBLEMS[1], None, PROBLEMS[3]]
 
 
 def test_bad_input():

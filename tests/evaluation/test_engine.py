@@ -1,4 +1,5 @@
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Literal
 
 import pytest
@@ -127,9 +128,11 @@ def test_seeds_blocks_trials_and_passes_draw_differently(model, block):
 
 
 def test_every_pass_adds_its_seconds_to_its_trial(model, block):
+    started = monotonic()
     spent = [marks["seconds"].clone() for marks in assail(subject(model), block, INDEPENDENT, seed=0, number=0)]
     columns = [0, 1, 2, 2, 3, 3, 4, 5]  # of the clean pass and of each trial's passes
     before = torch.zeros(1 + len(TRIALS), dtype=torch.float64)
+    assert spent[-1].sum() <= monotonic() - started
     for column, now in zip(columns, spent, strict=True):
         assert (now - before).nonzero().flatten().tolist() == [column]
         assert now[column] > before[column]
@@ -411,3 +414,8 @@ def test_a_chunk_is_never_exceeded(model, block):
     narrow = Narrow(model, 7)
     attacked(subject(narrow, chunk=7), block, INDEPENDENT)
     assert narrow.refused == 0
+
+
+def test_a_subject_is_its_own_search_and_judge_unless_it_says_more(model):
+    plain = Subject(judge=model, search=model)
+    assert (plain.slack, plain.surrogate, plain.chunk) == (0.0, None, 1024)

@@ -193,6 +193,17 @@ def test_a_lower_bound_above_an_upper_one_is_an_error_that_proves_nothing(monkey
         assert (marks[f"{side}_proven"][right] == 1).all()
 
 
+def test_a_teacher_that_is_always_wrong_leaves_nothing_to_compare():
+    big = teacher()
+    block = images(big)
+    block = block._replace(y=(big(block.x).argmax(dim=1) + 1) % 3)
+    marks, _ = compare(big, student(big), block)
+    assert not marks["correct"].any()
+    assert torch.equal(marks["cost"], torch.zeros(24, dtype=torch.float64))
+    for side in SIDES:
+        assert all(marks[f"{side}_{kind}"].isnan().all() for kind in KINDS)
+
+
 def test_the_rounding_of_a_gap_is_a_quarter_of_each_network_s_margins():
     # No confidence moves faster than a quarter of its margins, and there are two.
     layers = [
@@ -220,6 +231,26 @@ def test_what_does_not_fit_into_memory_is_an_error_of_the_example_alone(monkeypa
     assert (marks["problem"] == NO_ROOM).nonzero().flatten().tolist() == [9]
     others = before["correct"] & (torch.arange(24) != 9)
     assert torch.allclose(marks["under_proven"][others], before["under_proven"][others], atol=1e-5)
+
+
+def test_a_split_that_does_not_fit_into_memory_keeps_what_was_proved(monkeypatch):
+    big = teacher()
+    small, block = student(big, 0.2), images(big, 4)
+    before, _ = compare(big, small, block, "0.05", "crown")
+
+    def full(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(faithful, "widest", full)
+    problem = torch.OutOfMemoryError("no room")
+    marks, _ = compare(big, small, block, "0.05", "split", seconds=0.01)
+    right = before["correct"]
+    assert torch.equal(marks["problem"], before["problem"])
+    for side in SIDES:
+        torch.testing.assert_close(marks[f"{side}_proven"][right], before[f"{side}_proven"][right], rtol=0, atol=1e-6)
+    problem = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        compare(big, small, block, "0.05", "split", seconds=0.01)
 
 
 def test_networks_for_different_tasks_are_named():

@@ -358,3 +358,19 @@ def test_where_nothing_is_correct_that_is_the_finding(natural, digits):
 def test_images_without_labels_are_refused(images, labels, natural):
     with pytest.raises(InputError, match=rf"as many labels, got \[{images}, 1, 8, 8\] and \[{labels}\]"):
         probe(natural, torch.zeros(images, 1, 8, 8), torch.zeros(labels, dtype=torch.int64), LINF, seed=0)
+
+
+def test_the_network_alone_is_asked_five_times_the_same_then_in_other_company(natural, digits):
+    x, y = digits
+    asked = []
+    handle = natural.register_forward_pre_hook(lambda _, words: asked.append(words[0].clone()))
+    signs = probe(natural, x[:40], y[:40], LINF, seed=0, gradients=False)
+    handle.remove()
+    assert [sign.name for sign in signs] == NAMES[:2]
+    same = [torch.equal(part, x[:40]) for part in asked]
+    assert sum(len(part) == 40 for part in asked) == 5 + 2 and sum(same) == 5 + 1
+    assert sum(part.shape == x[:40].shape and torch.equal(part, x[:40].flip(0)) for part in asked) == 1
+    pairs = [part for part in asked if len(part) == 2]
+    assert len(asked) == 5 + 2 + len(pairs) and len(pairs) == 16
+    for image, pair in zip(x, pairs, strict=False):
+        assert torch.equal(pair, torch.stack([1 - image, image]))

@@ -122,7 +122,7 @@ class _Course:
             yield self.marks
         if self.plan.reach == "split" and splits(self.pair.both):
             open_ = self.marks["correct"] & (self.marks["problem"] == 0)
-            for row in torch.split(open_.nonzero().flatten(), 1):
+            for row in open_.nonzero():  # [1] each
                 with torch.no_grad():
                     self._split(row)
                 yield self.marks
