@@ -510,3 +510,7 @@ def test_options_that_make_no_sense_are_refused(options, sentence):
 def test_its_repr_rebuilds_it():
     attack = APGD(norm="l2", eps=Radius("1/2"), steps=7, restarts=2)
     assert eval(repr(attack), {"APGD": APGD, "Radius": Radius}) == attack and str(attack.eps) == "1/2"
+
+
+def test_the_defaults_are_those_of_autoattack():
+    assert APGD() == APGD(norm="linf", eps=Radius("8/255"), steps=100, restarts=1)

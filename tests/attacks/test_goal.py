@@ -314,3 +314,9 @@ def test_ranked_targets_are_the_wrong_classes_from_the_likeliest_on(classes):
 def test_a_target_is_wrong_even_where_its_logit_is_minus_infinity():
     logits = torch.tensor([[5.0, 1.0, -1e38], [0.0, 3.0, 2.0]])
     assert ranked_target(logits, torch.tensor([0, 0]), 2).tolist() == [2, 2]
+
+
+def test_a_goal_is_untargeted_cross_entropy_unless_it_says_more():
+    y = torch.zeros(2, dtype=torch.int64)
+    goal = Goal.on(lambda x: x, y)
+    assert (goal.loss, goal.target, goal.slack, goal.chunk) == ("cross_entropy", None, 0.0, 1024)

@@ -509,3 +509,7 @@ def test_a_step_along_the_gradient_tightens_a_margin():
 def test_value_is_the_network_that_the_other_tests_compare_with():
     network, graph, region, _ = case(5)
     torch.testing.assert_close(value(graph, region.box.centre), network(region.box.centre), rtol=0, atol=1e-9)
+
+
+def test_the_defaults_of_means():
+    assert Means() == Means(method="crown", climb=Climb(), memory=2**28)

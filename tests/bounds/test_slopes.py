@@ -108,3 +108,7 @@ def test_nothing_known_is_nothing_proved():
 def test_it_climbs_where_gradients_are_switched_off():
     with torch.no_grad():
         assert (Climb(steps=60, rate=0.1).best(Hills(), Free()) > -1e-3).all()
+
+
+def test_the_defaults():
+    assert Climb() == Climb(steps=20, rate=0.25, decay=0.98, seconds=None)

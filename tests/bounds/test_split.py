@@ -332,3 +332,7 @@ def test_splitting_verifies_what_crown_cannot():
     proof = case.least(enough=0.0, budget=Budget())
     assert proof.finished and proof.parts <= 3 and 0 < -proof.worst <= 0.1 + 1e-7
     assert -case.least().worst == pytest.approx(0.1, abs=2e-3)
+
+
+def test_the_defaults_of_a_budget():
+    assert Budget() == Budget(seconds=5.0, batch=4, climb=Climb(steps=2, rate=0.6))

@@ -382,3 +382,13 @@ def test_batch_norm_in_train_mode_is_refused(tiny_classifier):
 def test_a_plan_that_means_nothing(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         Plan(**options)
+
+
+def test_the_defaults_of_a_plan_and_its_attack():
+    assert Plan() == Plan(threat=Threat(norm="linf", eps=Radius("8/255")), reach="split", seconds=1.0)
+    (trial,) = Plan().suite.attacks
+    assert trial.loss == "margin" and (trial.attack.steps, trial.attack.restarts, trial.attack.momentum) == (
+        30,
+        2,
+        0.75,
+    )

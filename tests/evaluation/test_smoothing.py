@@ -443,3 +443,7 @@ def test_images_that_are_none_are_refused(images):
 def test_fields_are_checked(fields, sentence):
     with pytest.raises(ValueError, match=sentence):
         Smoothing(**({"sigma": 0.25} | fields))
+
+
+def test_the_defaults_are_those_of_the_paper_but_for_fewer_samples():
+    assert Smoothing(sigma=0.25) == Smoothing(sigma=0.25, selection=100, samples=10_000, alpha=0.001, batch=500)
