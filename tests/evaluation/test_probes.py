@@ -129,6 +129,9 @@ def test_an_honest_network_passes(name, threat, seed, networks, digits):
     assert Reliability(signs=tuple(signs.values())).result == "pass"
     if threat is LINF:  # the two networks are what their names say
         assert (signs["monotone"].figures["eps 0.1"] > 0.6) == (name == "robust")
+        assert [key for key in signs["monotone"].figures if key.startswith("eps ")] == [
+            *("eps 0.05", "eps 0.1", "eps 0.2", "eps 0.4", "eps 1")  # half, once, twice, four times, and all there is
+        ]
 
 
 @pytest.mark.parametrize(

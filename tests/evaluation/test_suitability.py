@@ -80,6 +80,17 @@ def test_the_range_that_a_network_wants_is_found(mean, std, name):
     assert better_reading(found).name == name
 
 
+def test_every_image_is_read_and_colours_have_a_reading_of_their_own(tiny_classifier):
+    model = tiny_classifier().eval()
+    x, y = torch.rand(300, 3, 8, 8), torch.arange(300) % 4  # more than one pass holds
+    found = {one.name: one for one in readings(model, x, y)}
+    assert found["ImageNet's mean and std"].mean == (0.485, 0.456, 0.406)
+    assert found["ImageNet's mean and std"].std == (0.229, 0.224, 0.225)
+    with torch.no_grad():
+        right = int((model(x).argmax(dim=1) == y).sum())
+    assert (found[AS_IT_IS].correct.passed, found[AS_IT_IS].correct.of) == (right, 300)
+
+
 def test_a_normalisation_inside_is_the_reading_in_use():
     found = readings(*levels(0.5, 0.5, mean=(0.5,), std=(0.5,)))
     assert (found[0].name, found[0].mean, found[0].std) == (AS_IT_IS, (0.5,), (0.5,))
