@@ -104,6 +104,9 @@ def attempt(root: Path, folder: Path, tried: list[Mutant], workers: int, log: Pa
 
     with log.open("a") as lines:
         for count, ((mutant, started), ended) in enumerate(fork.pool(jobs(), folder, workers), start=1):
+            if ended == str(fork.BROKE):
+                print(f"{mutant.module}:{mutant.line} could not be tried: {folder}/child-*.log", flush=True)
+                continue
             lived = ended == "0"
             record = {
                 "key": mutant.key,

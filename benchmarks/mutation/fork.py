@@ -7,6 +7,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import math
 import os
 import resource
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ ALSO = (
 )
 # Only the plugin for which pyproject.toml has an option; each of the others takes a second to load.
 OPTIONS = ("-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+BROKE = 70  # the status of a child that did not come to its tests
 MEMORY = 6 * 2**30  # bytes of data that a child may ask for
 
 
@@ -97,24 +100,35 @@ def passes(tests: list[str]) -> int:
     return int(pytest.main([*files, "-x", *OPTIONS], plugins=[_Chosen(tests)]))
 
 
-def child(work: Callable[[], int], log: Path) -> int:
-    """Fork a process that does the work, leaves its status and writes what it says to a file; return its id."""
+def child(work: Callable[[], int], log: Path, seconds: float) -> int:
+    """Fork a process that does the work, leaves its status and writes what it says to a file; return its id.
+
+    It may not use the CPU for longer than so many seconds, whether its parent lives or not.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
         return pid
-    status = 70
+    status = BROKE
     try:
         os.setsid()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
         status = work()
     finally:
         sys.stdout.flush()
         os._exit(status)
+
+
+@dataclass
+class _Child:
+    name: Any
+    slot: int
+    until: float
 
 
 def pool(jobs: Iterator[tuple[Any, Callable[[], int], float]], folder: Path, workers: int) -> Iterator[tuple[Any, str]]:
@@ -122,35 +136,33 @@ def pool(jobs: Iterator[tuple[Any, Callable[[], int], float]], folder: Path, wor
 
     That is the exit status in words, or ``timeout``.
     """
-    running: dict[int, tuple[Any, float, Path]] = {}
+    running: dict[int, _Child] = {}
     free = list(range(workers))
-    slots: dict[int, int] = {}
-    pending = iter(jobs)
-    exhausted = False
-    while running or not exhausted:
-        while free and not exhausted:
-            job = next(pending, None)
-            if job is None:
-                exhausted = True
-                break
-            name, work, limit = job
-            slot = free.pop()
-            log = folder / f"child-{slot}.log"
-            pid = child(work, log)
-            running[pid], slots[pid] = (name, time.monotonic() + limit, log), slot
-        for pid in list(running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            name, until, _ = running[pid]
-            word = None
-            if ended:
-                word = str(os.waitstatus_to_exitcode(status))
-            elif time.monotonic() > until:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                word = "timeout"
-            if word is not None:
-                del running[pid]
-                free.append(slots.pop(pid))
-                yield name, word
-        time.sleep(0.01)
+    try:
+        while True:
+            while free and (job := next(jobs, None)):
+                name, work, limit = job
+                slot = free.pop()
+                pid = child(work, folder / f"child-{slot}.log", limit)
+                running[pid] = _Child(name, slot, time.monotonic() + limit)
+            if not running:
+                return
+            for pid, one in list(running.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                late = time.monotonic() > one.until
+                if not ended and late:
+                    _kill(pid)
+                if ended or late:
+                    del running[pid]
+                    free.append(one.slot)
+                    yield one.name, str(os.waitstatus_to_exitcode(status)) if ended else "timeout"
+            time.sleep(0.01)
+    finally:
+        for pid in running:
+            _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

@@ -106,6 +106,7 @@ def test_runs_under_bf16_autocast(cls, preset, make_step):
     method = shrunk(made(cls, preset))
     step = make_step(method)
     seen, gradients = run(method, step, autocast=True)
+    assert len(seen) == method.updates and all(seen)
     assert all(term.isfinite() and term.dtype == torch.float32 for terms in seen for term in terms.values())
     assert_a_gradient_everywhere(step, gradients)
 
@@ -145,9 +146,13 @@ def test_under_autocast_a_method_that_moves_weights_is_answered_by_the_moved_one
 def test_a_smaller_batch_may_follow(cls, preset, make_step):
     method = shrunk(made(cls, preset))
     step = make_step(method)
-    run(method, step)
-    seen, _ = run(method, replace(step, x=step.x[:3], y=step.y[:3]))
+    before, _ = run(method, step)
+    seen, gradients = run(method, replace(step, x=step.x[:3], y=step.y[:3]))
+    assert [set(terms) for terms in seen] == [set(terms) for terms in before]
     assert all(term.isfinite() for terms in seen for term in terms.values())
+    # Other images, other losses: nothing of the larger batch stands in for them.
+    assert [list(terms.values()) for terms in seen] != [list(terms.values()) for terms in before]
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
 # --- what it leaves alone ---------------------------------------------------------------------------------------------
