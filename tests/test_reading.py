@@ -5,7 +5,19 @@ import pytest
 
 from overproof.environment import memory
 from overproof.errors import InputError
-from overproof.reading import field, parsing, read_bytes, read_json, read_lines, read_object, read_text, reason
+from overproof.reading import (
+    exists,
+    field,
+    is_file,
+    is_folder,
+    parsing,
+    read_bytes,
+    read_json,
+    read_lines,
+    read_object,
+    read_text,
+    reason,
+)
 
 
 def written(tmp_path, body):
@@ -129,3 +141,10 @@ def test_a_field_is_there_and_of_its_type():
     for found, said in (({}, "is missing"), ({"a": "1"}, "of type str"), ({"a": True}, "of type bool")):
         with pytest.raises(InputError, match=f"f: 'a' .*{said}"):
             field(found, "a", int, where="f")
+
+
+@pytest.mark.parametrize("look", [is_file, is_folder, exists])
+def test_where_the_system_cannot_look_nothing_is(look, tmp_path):
+    for place in (tmp_path / "absent", tmp_path / ("a" * 300), tmp_path / "a\0b", written(tmp_path, b"") / "below"):
+        assert look(place) is False
+    assert look(tmp_path) is (look is not is_file)

@@ -27,6 +27,22 @@ def is_file(place: Path) -> bool:
         return False
 
 
+def is_folder(place: Path) -> bool:
+    """Whether a folder is here; where the system cannot even look: no."""
+    try:
+        return place.is_dir()
+    except OSError:
+        return False
+
+
+def exists(place: Path) -> bool:
+    """Whether anything is here; where the system cannot even look: no."""
+    try:
+        return place.exists()
+    except OSError:
+        return False
+
+
 def read_bytes(file: Path, *, limit: int | None = None) -> bytes:
     """Return the content of a regular file of at most ``limit`` bytes (default: half of this process's memory).
 

@@ -28,6 +28,7 @@ from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
 from overproof.plain_yaml import Plain, parse_yaml, read_yaml
+from overproof.reading import is_folder
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
 from overproof.trust import check_named_code
@@ -196,7 +197,7 @@ def data_source(word: str) -> Source:
         return Digits()
     if path.suffix == ".npz":
         return Npz(path=word)
-    if path.is_dir():
+    if is_folder(path):
         return Parquet(path=word) if any(path.rglob("*.parquet")) else Folder(path=word)
     return Hub(id=word)
 

@@ -11,8 +11,9 @@ from overproof.files import write_atomically
 from overproof.formats.hub import fetch, repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
-from overproof.reading import is_file, read_json, read_lines
+from overproof.reading import is_file, is_folder, read_json, read_lines
 from overproof.recipe import Recipe, read
+from overproof.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Run:
         """Return the recipe as run; raise ``InputError`` where this is no run folder."""
         file = self.folder / "recipe.yaml"
         if not is_file(file):
-            raise InputError(f"{self.folder}: not a run folder (it has no recipe.yaml)")
+            raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
         return read(file, trust_code=True)  # it is read for its values: nothing that it names is loaded
 
     def model(self, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description."""
-        if not self.folder.is_dir():
-            raise InputError(f"{self.folder}: no such run folder")
+        if not is_folder(self.folder):
+            raise InputError(f"{one_line(str(self.folder), 300)}: no such run folder")
         return load_model(self.folder, name)
 
     def description(self, name: str = "model") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from overproof.files import write_atomically
 from overproof.formats.card import model_card
 from overproof.models.weights import load_model
 from overproof.plain_yaml import LARGEST
-from overproof.reading import is_file, parsing, read_bytes, read_object, read_text
+from overproof.reading import exists, is_file, parsing, read_bytes, read_object, read_text
 
 WEIGHTS, CONFIG, CARD, RECIPE = "model.safetensors", "config.json", "README.md", "recipe.yaml"
 EVIDENCE = {"evaluation.json": 2, "certificate.json": 1}
@@ -38,7 +38,7 @@ def repository_id(word: str) -> tuple[str, str] | None:
     if not _ID.fullmatch(name):
         return None
     first = name.partition("/")[0]
-    if not marked and (first == _OURS or Path(first).exists() or Path(word).exists()):
+    if not marked and (first == _OURS or exists(Path(first)) or exists(Path(word))):
         return None
     return name, revision
 

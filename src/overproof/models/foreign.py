@@ -19,6 +19,7 @@ from overproof.environment import package
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
+from overproof.reading import exists, is_folder
 from overproof.signature import Signature
 
 _FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
@@ -28,12 +29,12 @@ def is_foreign(word: str) -> bool:
     """Tell ``package.module:factory``, ``FILE.onnx``, ``robustbench:NAME`` and ``timm:NAME`` from a run."""
     kind, colon, rest = word.partition(":")
     of_hub = kind == "hub" and "/" in rest
-    return is_onnx(word) or (bool(colon) and "/" not in kind and not of_hub and not Path(word).exists())
+    return is_onnx(word) or (bool(colon) and "/" not in kind and not of_hub and not exists(Path(word)))
 
 
 def is_onnx(word: str) -> bool:
     """Tell the path of an ONNX file from every other word."""
-    return Path(word).suffix == ".onnx" and not Path(word).is_dir()
+    return Path(word).suffix == ".onnx" and not is_folder(Path(word))
 
 
 def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> Classifier:
