@@ -14,7 +14,7 @@ Plain = Any
 
 LARGEST = 1 << 20  # bytes of a file that a person writes; the largest shipped recipe has 2 KiB
 _DEEPEST = 50  # levels
-_NODES = 100_000  # values, aliases written out
+_NODES = 20_000  # values, aliases written out
 _INTEGERS = 1 << 63
 
 
@@ -26,7 +26,7 @@ def read_yaml(file: Path) -> Plain:
 def parse_yaml(text: str, *, where: str) -> Plain:
     """Return what YAML text says.
 
-    Raises ``InputError`` for what is not YAML, a key that is there twice, more than 50 levels or 100,000 values, a
+    Raises ``InputError`` for what is not YAML, a key that is there twice, more than 50 levels or 20,000 values, a
     value that contains itself, and an integer of more than 64 bits.
     """
     with parsing(where, "YAML"):
