@@ -133,5 +133,5 @@ def test_where_locks_are_unknown_work_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["file", "file/run"])
 def test_what_cannot_be_a_folder_is_a_sentence(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"), exclusive(tmp_path / place, "train"):
+    with pytest.raises(InputError, match="cannot be made"), exclusive(tmp_path / place, "train"):
         pass

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from overproof.errors import InputError
+from overproof.files import make_folder
 from overproof.reading import reason
 
 try:
@@ -29,8 +30,8 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     handle, file = None, folder / lock_name(work)
     try:
+        make_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             handle = _acquired(file, folder, work)
         except OSError as problem:
             raise InputError(f"{folder}: cannot be written ({problem.strerror or problem})") from problem

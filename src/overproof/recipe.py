@@ -77,7 +77,7 @@ def _default_trials() -> tuple[Trial, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What the test split is attacked with: a list of trials, on ``examples`` class-balanced images (0: all)."""
+    """What the test split is attacked with: trials, on ``examples`` images, classes in proportion (0: all)."""
 
     attacks: tuple[Trial, ...] = field(default_factory=_default_trials)
     examples: int = 0

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out, pixels
+from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out, pixels, stratified_subset
 from overproof.errors import InputError
+from overproof.evaluation.evidence import Evidence
 from overproof.signature import Signature
 
 
@@ -152,6 +153,47 @@ class TestHoldOut:
         assert held.labels.tolist().count(1) == 1
         with pytest.raises(InputError, match="every training image has the same label"):
             check_trainable(kept, 1)
+
+
+class TestStratifiedSubset:
+    @given(label_lists, st.floats(0.05, 1.1), st.integers(0, 5))
+    @settings(max_examples=50, deadline=None)
+    def test_every_class_has_its_share_to_within_one(self, labels, share, seed):
+        images, count = made(labels, classes=4), max(1, round(share * len(labels)))
+        chosen = stratified_subset(images, count, seed).tolist()
+        assert chosen == sorted(set(chosen))
+        assert len(chosen) == min(count, len(labels))
+        for label in range(4):
+            wanted = len(chosen) * labels.count(label) / len(labels)
+            assert abs(sum(labels[i] == label for i in chosen) - wanted) < 1
+
+    def test_every_image_is_as_likely_as_any_other(self):
+        images = made([0] * 3 + [1] * 7 + [2] * 30)
+        times = torch.zeros(40)
+        for seed in range(2000):
+            times[stratified_subset(images, 6, seed)] += 1
+        # 2,000 draws at 0.15: a standard deviation of 16, and 40 images.
+        assert (abs(times - 300) < 5 * 16).all()
+
+    def test_is_a_function_of_the_seed_and_not_always_the_same_images(self):
+        images = made([0, 1, 2] * 40)
+        first = stratified_subset(images, 30, 0)
+        assert torch.equal(first, stratified_subset(images, 30, 0))
+        assert len({tuple(stratified_subset(images, 30, seed).tolist()) for seed in range(5)}) == 5
+
+    def test_the_interval_of_a_share_covers_that_of_all_images(self):
+        """What docs/faq.md says, for classes of unequal size and difficulty: 95 % of 1,000 subsets."""
+        labels = [0] * 80 + [1] * 60 + [2] * 40 + [3] * 20 + [4] * 10
+        images = made(labels, classes=5)
+        right = torch.tensor([number % 10 < (9, 7, 3, 1, 0)[label] for number, label in enumerate(labels)])
+
+        def covered(subset):
+            found = (right[subset(images, 50, seed)] for seed in range(1000))
+            intervals = [Evidence(claim="", passed=int(part.sum()), of=50).interval for part in found]
+            return sum(low <= float(right.double().mean()) <= high for low, high in intervals)
+
+        assert covered(stratified_subset) >= 950
+        assert covered(balanced_subset) < 500  # which is why it is not used for figures
 
 
 class TestBalancedSubset:

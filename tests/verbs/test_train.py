@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from overproof.data.images import balanced_subset, hold_out
+from overproof.data.images import hold_out, stratified_subset
 from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.recipe import dump, parse
@@ -92,7 +92,7 @@ class TestRunFolder:
     def test_the_validation_is_that_of_the_saved_network_on_the_held_out_part(self, finished, toy):
         run, recipe = finished(), toy()
         _, held = hold_out(recipe.data.load("train"), 0.1, 0)
-        part = held.at(balanced_subset(held, 40, 0))
+        part = held.at(stratified_subset(held, 40, 0))
         for name in ("model", "last"):
             network, description = run.model(name)
             found = validate(network, part, recipe, description["validation"]["epoch"], "fp32")

@@ -20,7 +20,7 @@ def certify(
     gamma: Annotated[float | None, typer.Option(help="One more gap of confidences on the teacher's curve.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
     samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
-    examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    examples: Annotated[int | None, typer.Option(help="So many test images, classes in proportion; 0: all.")] = None,
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset, the attacks and the noise.")] = 0,
     batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,

@@ -25,7 +25,7 @@ def evaluate(
     ] = "",
     eps: Annotated[str | None, typer.Option(help="Another radius than the recipe's, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm than the recipe's.")] = None,
-    examples: Annotated[int | None, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = None,
+    examples: Annotated[int | None, typer.Option(help="So many test images, classes in proportion; 0: all.")] = None,
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     teacher: Annotated[str | None, typer.Option(help="For transfer attacks and agreement; a run or a network.")] = None,
     original: Annotated[str | None, typer.Option(help="What FILE.onnx came from; default the run beside it.")] = None,

@@ -59,7 +59,7 @@ def check(
     ] = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
-    examples: Annotated[int, typer.Option(help="A class-balanced subset of the test split; 0: all.")] = 500,
+    examples: Annotated[int, typer.Option(help="So many test images, classes in proportion; 0: all.")] = 500,
     student: Annotated[str | None, typer.Option(help="A run trained without a teacher, to be surpassed.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The folder of teacher.json; default the run's own.")] = None,

@@ -189,6 +189,23 @@ def hold_out(images: AnySet, fraction: float, seed: int) -> tuple[AnySet, AnySet
     return images.at((~held).nonzero().flatten()), images.at(held.nonzero().flatten())
 
 
+def stratified_subset(images: Labelled, count: int, seed: int) -> Tensor:
+    """Return the sorted indices ``[count]`` of a subset in which every class has its share, to within one image.
+
+    Systematic sampling of the images in the order of their classes (Cochran, *Sampling Techniques*, chapter 8): every
+    image is chosen with the same probability, so a share of the subset estimates that of all images without bias.
+    """
+    total = len(images)
+    if count >= total:
+        return torch.arange(total)
+    generator = generator_at(torch.device("cpu"), seed, "subset")
+    order = torch.randperm(total, generator=generator)
+    by_class = order[images.labels.cpu()[order].argsort(stable=True)]
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    places = ((start + torch.arange(count)) * (total / count)).long().clamp_(max=total - 1)
+    return by_class[places].sort().values
+
+
 def balanced_subset(images: Labelled, count: int, seed: int) -> Tensor:
     """Return the sorted indices ``[count]`` of a subset in which class sizes differ by at most one where they can."""
     order = torch.randperm(len(images), generator=generator_at(torch.device("cpu"), seed, "subset"))

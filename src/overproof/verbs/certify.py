@@ -92,9 +92,9 @@ def certifying(
     at most ``seconds`` (above 0) per example for alpha and for splitting, and as much again for the pair's.
     ``gamma``, in [0, 1], is one more gap at which faithful examples are counted. ``smoothing`` is a sigma: randomised
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
-    a seeded, class-balanced subset (0: all); ``batch`` of them are certified together. ``resume`` continues after a
-    crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
-    ``InputError``.
+    a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together. ``resume``
+    continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``).
+    Raises ``InputError``.
     """
     keep_freed_memory()
     subject, place, shard = examinee(run, data), pick_device(device), Shard.here()

@@ -93,8 +93,9 @@ def evaluating(
     """Evaluate pass by pass: yield after each, return what was written to ``evaluation.json``.
 
     ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
-    ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded,
-    class-balanced subset (0: all). ``teacher`` is what transfer attacks climb and what agreement is measured with.
+    ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded
+    subset in proportion to the classes (0: all). ``teacher`` is what transfer attacks climb and what agreement is
+    measured with.
     ``original`` is the network that an exported file came from (default: the run in whose folder it lies): transfer
     attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from overproof.attacks.ball import Norm, Radius, Threat
-from overproof.data.images import Batch, ImageSet, Labelled, balanced_subset
+from overproof.data.images import Batch, ImageSet, Labelled, stratified_subset
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
@@ -49,14 +49,15 @@ class Examinee:
     facts: Mapping[str, Any]
 
     def rows(self, examples: int | None, seed: int) -> Tensor:
-        """Return the indices of a seeded, class-balanced subset of so many images; 0: all, None: as the recipe says.
+        """Return the indices of a seeded subset of so many images, classes in proportion.
 
+        0 means all, None as many as the recipe says.
         Raises ``InputError`` for a number below 0.
         """
         count = self.examples if examples is None else examples
         if count < 0:
             raise InputError(f"examples must be 0 (all) or more, got {count}")
-        return balanced_subset(self.images, count or len(self.images), seed)
+        return stratified_subset(self.images, count or len(self.images), seed)
 
     def said_of(self, images: ImageSet) -> dict[str, Any]:
         """Return what a file of results says of the images that it is about."""
@@ -71,7 +72,7 @@ class Examinee:
 
 def shown(images: ImageSet, seed: int) -> Batch:
     """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""
-    (batch,) = images.at(balanced_subset(images, _SHOWN, seed)).batches(_SHOWN)
+    (batch,) = images.at(stratified_subset(images, _SHOWN, seed)).batches(_SHOWN)
     return batch
 
 

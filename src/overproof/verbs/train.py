@@ -13,7 +13,7 @@ import torch
 from overproof.allocation import keep_freed_memory
 from overproof.data.draws import seed_at
 from overproof.data.encoded import EncodedSet
-from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out
+from overproof.data.images import ImageSet, check_trainable, hold_out, stratified_subset
 from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -300,7 +300,7 @@ def _set_up(
         architecture=architecture,
         classes=images.classes,
         data=kept.digest,
-        held_out=held.at(balanced_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
+        held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
         teachers=digests,
     )
 
