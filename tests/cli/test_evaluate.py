@@ -93,7 +93,7 @@ class TestEvaluate:
         sys.modules.pop("cli_net")
         assert code == 0
         assert "cli_net:make" in out
-        assert "no better than guessing" in err or "none of 30" in err
+        assert "no better than always answering" in err or "none of 30" in err
         code, out, _ = run_cli("compare", "evaluations/cli-net-make")
         assert code == 0
         assert "foreign" in out

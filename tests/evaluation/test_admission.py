@@ -282,7 +282,8 @@ def fixed(correct, n, classes):
 @pytest.mark.parametrize(("correct", "n", "classes"), [(50, 100, 2), (10, 100, 10), (3, 100, 10), (2, 200, 100)])
 def test_guessing_is_warned_of(correct, n, classes):
     model, x, y = fixed(correct, n, classes)
-    told = f"clean images are classified correctly, which is no better than guessing among {classes} classes"
+    told = "clean images are classified correctly, which is no better than always answering the most frequent class "
+    told += f"({1 / classes:.1%})"
     warns(f"{correct} of {n} {told}", model, x, y)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from overproof.evaluation.evidence import Evidence, Spread
+from overproof.evaluation.evidence import Evidence, Spread, difference_interval
 
 counts = st.integers(0, 5000).flatmap(lambda of: st.tuples(st.integers(0, of), st.just(of)))
 
@@ -99,3 +99,19 @@ def test_one_seed_says_nothing_about_the_spread():
     assert Spread.of([0.5]) == Spread(mean=0.5, half_width=math.inf, seeds=1)
     assert str(Spread.of([0.5])) == "50.0"
     assert str(Spread.of([0.5, 0.5])) == "50.0 ± 0.0"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "interval"),
+    # Newcombe (1998), table II, method 10.
+    [
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((5, 56), (0, 29), (-0.0381, 0.1926)),
+        ((0, 10), (0, 10), (-0.2775, 0.2775)),
+        ((10, 10), (0, 10), (0.6075, 1.0000)),
+    ],
+)
+def test_the_interval_of_a_difference_is_newcombes(before, after, interval):
+    pair = (Evidence(claim="", passed=passed, of=of) for passed, of in (before, after))
+    assert difference_interval(*pair) == pytest.approx(interval, abs=6e-5)

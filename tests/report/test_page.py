@@ -126,7 +126,7 @@ def test_a_single_run_shows_tiles_and_its_evidence(full):
     assert "worst case 50.0 % 43.1–56.9" in text
     assert "suspect The robust accuracy is to be doubted: noise broke 9 of 128 images." in text
     assert (
-        "Best epoch 2: 45.0 % robust on held-out images. Last epoch 3: 30.0 %. Robust overfitting costs 15.0 points."
+        "Best epoch 2: 45.0 % robust on held-out images; last epoch 3: 30.0 %; robust overfitting costs 15.0 points."
         in text
     )
     assert "zero 4 75.0 30.1–95.4 50.0 15.0–85.0" in text

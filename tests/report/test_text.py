@@ -29,7 +29,7 @@ def test_csv_has_every_figure_in_full_and_every_footing(full, finding):
 
 def test_csv_quotes_what_is_hostile(finding):
     (line,) = read(as_csv(tables([finding(run=HOSTILE + '",=1')])))
-    assert line["run"] == HOSTILE + '",=1'
+    assert line["run"] == " ".join(HOSTILE.split()) + '",=1'  # a name is one line
 
 
 def test_markdown_is_a_table_with_the_best_in_bold(finding, evaluation):

@@ -347,7 +347,7 @@ def test_a_suite_of_a_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "cannot read this suite ("),
+        ("[", "not readable as YAML ("),
         ("7", ": expected a mapping, got 7"),
         ("{attacks: []}", ": key 'name' is missing"),
         ("{name: x, attacks: []}", ": a suite needs at least one attack"),
@@ -370,7 +370,7 @@ def test_names_that_mean_nothing(run, tmp_path):
     assert refused(run, attacks=("fgsm", "sqare")) == "there is no attack or suite 'sqare' (did you mean 'square'?)"
     assert refused(run, attacks=("fgsm", "fgsm")) == "attacks need different names, got fgsm, fgsm"
     assert refused(run, attacks=(str(tmp_path / "no.yaml"),)).endswith(
-        "cannot read this suite (No such file or directory)"
+        "there is no such file"
     )
 
 

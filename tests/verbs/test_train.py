@@ -23,7 +23,6 @@ from overproof.verbs.train import (
     Validation,
     collapsed,
     default_folder,
-    overfitting,
     train,
     training,
     validate,
@@ -511,6 +510,14 @@ class TestVerdicts:
     @pytest.mark.parametrize(
         ("clean", "robust", "wanted"), [(0.9, 0.24, True), (0.9, 0.26, False), (0.7, 0.1, False), (0.82, 0.0, True)]
     )
+    def test_an_epoch_of_one_answer_is_never_preferred(self):
+        honest, constant = (Validation(epoch=1, clean=0.5, robust=0.4, constant=one) for one in (False, True))
+        better = Validation(epoch=2, clean=0.6, robust=0.6, constant=True)
+        assert not better.better_than(honest)
+        assert honest.better_than(better)
+        assert better.better_than(constant)
+        assert better.better_than(None)
+
     def test_catastrophic_overfitting_loses_robustness_alone(self, clean, robust, wanted):
         best = Validation(epoch=1, clean=0.9, robust=0.5)
         assert collapsed(best, Validation(epoch=2, clean=clean, robust=robust)) is wanted
@@ -537,26 +544,6 @@ class TestVerdicts:
         assert run.model()[1]["validation"] == {"epoch": 2, "clean": 0.6, "robust": 0.4}
         assert run.model("last")[1]["validation"]["epoch"] == 4
         assert [record["best_epoch"] for record in run.metrics()] == [1, 2, 2, 2]
-
-    def metrics(self, tmp_path, *found):
-        run = Run(tmp_path)
-        run.write_metrics(
-            [
-                {"epoch": i, "validation": None if robust is None else {"epoch": i, "clean": 0.9, "robust": robust}}
-                for i, robust in enumerate(found, start=1)
-            ]
-        )
-        return overfitting(run)
-
-    def test_best_against_last(self, tmp_path):
-        assert self.metrics(tmp_path, 0.3, 0.5, None, 0.42) == (
-            "best epoch 2: 50.0 % robust on held-out images; last epoch 4: 42.0 %; robust overfitting costs 8.0 points"
-        )
-        assert self.metrics(tmp_path, 0.3, 0.5, 0.495) == (
-            "best epoch 2: 50.0 % robust on held-out images; last epoch 3: 49.5 %; no robust overfitting to speak of"
-        )
-        assert self.metrics(tmp_path, 0.5, 0.5).startswith("best epoch 1: ")
-        assert self.metrics(tmp_path, None) == "no epoch was validated"
 
 
 def test_every_shipped_digits_recipe_starts(tmp_path, finished):

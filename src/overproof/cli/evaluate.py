@@ -8,7 +8,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
-from overproof.cli.console import leads, out_console, say, show_course, stoppable
+from overproof.cli.console import leads, out_console, say, show_course, stoppable, warn
 from overproof.cli.options import Device, NormName, PrecisionName
 
 
@@ -98,6 +98,8 @@ def _print_evaluation(found: "dict[str, Any]") -> None:
         _print_artefact(found["artefact"])
     if found["suite"]["caution"]:
         say(f"{found['suite']['name']}: {found['suite']['caution']}.")
+    if found["answers"]["level"] != "fine":
+        warn(f"{found['run']}: {found['answers']['finding']}")
     if found["reliability"]:
         say(found["reliability"]["sentence"])
 

@@ -48,10 +48,11 @@ def train(
 
     Example: overproof train mnist/ard --set training.epochs=10
     """
+    from overproof.report.overfitting import overfitting
     from overproof.run import Run
     from overproof.shipped import find_recipe
     from overproof.verbs.sweep import Sweep, read_sweep
-    from overproof.verbs.train import default_folder, overfitting, training
+    from overproof.verbs.train import default_folder, training
 
     file = find_recipe(recipe)
     found = read_sweep(file, sets or (), trust_code=trust_code)
@@ -77,17 +78,17 @@ def train(
         )
         _follow(news, settled.name)
     if leads():
-        say(overfitting(Run(folder)))
+        say(overfitting(Run(folder).metrics()))
         say(f"run folder: {folder}")
 
 
 def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], options: dict[str, Any]) -> None:
+    from overproof.report.overfitting import overfitting
     from overproof.verbs.sweep import sweeping
-    from overproof.verbs.train import overfitting
 
     with stoppable("finished cells and checkpoints are kept, continue with --resume"):
         for ended in sweeping(sweep, out, jobs=jobs, sets=sets, **options):
-            outcome = ended.problem or overfitting(ended.run)
+            outcome = ended.problem or overfitting(ended.run.metrics())
             say(f"cell {ended.number} of {len(sweep.cells)}, {ended.cell.name}: {outcome}")
     say(f"run folders: {out}/*")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.errors import InputError
+from overproof.evaluation.answers import is_guessing, majority_share
 from overproof.evaluation.evidence import Evidence
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
@@ -32,19 +33,17 @@ def admit(model: nn.Module, x: Tensor, y: Tensor | None, *, where: str) -> tuple
         _check_logits(model, logits, labels, where)
         _refuse_probabilities(model, x, logits, where)
         right = logits.argmax(dim=1) == labels
-        chance = 1 / logits.shape[1]
+        chance = max(1 / logits.shape[1], majority_share(labels))
         better = _better_normalised(model, x, labels, right, chance)
     clean = Evidence(claim="correct on clean images", passed=int(right.sum()), of=len(labels))
     if better is not None:
         return (_normalisation_sentence(better, clean, chance, x, where),)
     if clean.passed == 0:
         return (f"{where}: none of {clean.of} clean images is classified correctly; are the labels in its order?",)
-    low, high = clean.interval
-    # Few examples say little: the interval must also leave out the middle between guessing and perfection.
-    if low <= chance and high < (1 + chance) / 2:
+    if is_guessing(clean, chance):
         return (
             f"{where}: {clean.passed} of {clean.of} clean images are classified correctly, which is no better than "
-            f"guessing among {logits.shape[1]} classes",
+            f"always answering the most frequent class ({chance:.1%})",
         )
     return ()
 
@@ -160,17 +159,18 @@ class _Normalised(NamedTuple):
 
 
 def _better_normalised(model: nn.Module, x: Tensor, y: Tensor, right: Tensor, chance: float) -> _Normalised | None:
-    """Return the statistics under which the network is better beyond doubt, or None; published ones come first."""
+    """Return the statistics under which the network is better beyond doubt, or None; published ones come first.
+
+    ``chance`` is what one constant answer gets: a network that collapses under odd pixels is not better for it.
+    """
     if int(right.sum()) >= (1 - _GAIN) * len(y):
         return None
-    # What one constant answer gets: a network that collapses under odd pixels is not better for it.
-    constant = max(chance, int(y.bincount().amax()) / len(y))
     for group in (_common(x.shape[1]), _of_batch(x)):
         best: _Normalised | None = None
         for name, mean, std in group:
             now = model((x - _channels(mean, x)) / _channels(std, x)).argmax(dim=1) == y
             passed = int(now.sum())
-            if _doubtless(right, now, constant) and (best is None or passed > best.passed):
+            if _doubtless(right, now, chance) and (best is None or passed > best.passed):
                 best = _Normalised(name, mean, std, passed)
         if best is not None:
             return best

@@ -66,6 +66,19 @@ class Evidence:
         return f"{100 * self.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def difference_interval(before: Evidence, after: Evidence) -> tuple[float, float]:
+    """Return a 95 % interval of ``before.share - after.share``, Newcombe's (1998, method 10) of two Wilson intervals.
+
+    The shares are treated as of different images; of the same ones, the interval is wider than it need be.
+    """
+    difference = before.share - after.share
+    (low, high), (below, above) = before.interval, after.interval
+    return (
+        difference - math.hypot(before.share - low, above - after.share),
+        difference + math.hypot(high - before.share, after.share - below),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """A mean over seeds and the half width of its 95 % Student interval (infinite for one seed)."""

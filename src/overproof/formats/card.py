@@ -118,6 +118,9 @@ def _verdicts(evaluation: Facts) -> Iterator[str]:
             f"Calibration error (15 bins): {calibration['clean']['ece']:.3f} on clean images, "
             f"{calibration['attacked']['ece']:.3f} on attacked ones.\n"
         )
+    answers = evaluation.get("answers") or {}
+    if answers.get("level", "fine") != "fine":
+        yield f"**Not to be used**: {in_markdown(answers['finding'])}.\n"
     if reliability:
         yield f"Reliability of the attacks: {in_markdown(reliability['sentence'])}\n"
 

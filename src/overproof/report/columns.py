@@ -238,6 +238,9 @@ def marks_of(evaluation: Plain) -> tuple[str, ...]:
     marks = [] if selected.startswith("held-out") else [f"selected on: {selected}"]
     if suite.get("caution"):
         marks.append(f"{suite['name']}: {suite['caution']}")
+    answers = evaluation.get("answers") or {}
+    if answers.get("level", "fine") != "fine":
+        marks.append(str(answers["finding"]))
     reliability = evaluation.get("reliability")
     if reliability and reliability["result"] != "pass":
         marks.append(f"reliability: {reliability['result']}")

@@ -13,6 +13,7 @@ import yaml
 
 from overproof.report.charts import brackets, of_run, per_class, planes, radii, survivors
 from overproof.report.findings import Findings
+from overproof.report.overfitting import overfitting
 from overproof.report.pictures import album
 from overproof.report.provenance import commands, differences, missing
 from overproof.report.table import tables
@@ -86,7 +87,7 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
         "recipe": _written(findings.recipe),
         "charts": of_run(findings),
         "per_class": per_class(findings),
-        "overfitting": _overfitting(findings),
+        "overfitting": overfitting(findings.metrics) if findings.metrics else "",
         "pictured": findings.pictures is not None,
         "commands": commands(findings),
         "missing": missing(findings),
@@ -112,15 +113,6 @@ def _across(findings: Sequence[Findings], found: Sequence[Any]) -> dict[str, dic
             charts[f"survivors-{number}"] = curves | {"title": table.heading}
     proofs = brackets(findings)
     return charts | ({"brackets": proofs} if proofs else {})
-
-
-def _overfitting(findings: Findings) -> dict[str, Any] | None:
-    """Return the best validated epoch and the last one."""
-    validated = [epoch["validation"] for epoch in findings.metrics if epoch.get("validation")]
-    if not validated:
-        return None
-    best = max(validated, key=lambda one: (one["robust"], one["clean"], -one["epoch"]))
-    return {"best": best, "last": validated[-1], "drop": best["robust"] - validated[-1]["robust"]}
 
 
 @cache

@@ -19,13 +19,14 @@ from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit, need_gradients
+from overproof.evaluation.answers import check_answers
 from overproof.evaluation.attacked import prepare
 from overproof.evaluation.calibration import agreement, calibration
 from overproof.evaluation.engine import assail, count_passes
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.probes import probe
-from overproof.evaluation.reliability import Reliability, from_attacks
+from overproof.evaluation.reliability import Reliability, Sign, from_attacks
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
 from overproof.evaluation.trial import Suite, Trial
@@ -148,7 +149,8 @@ def evaluating(
                 course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
                 before = yield from course_before.run((), beside="original, ")
             answers = None if other is None else _answers(other, verdicts, images)
-            trust = _reliability(subject, verdicts, images, threat, seed) if reliability and threat else None
+            answered = check_answers(verdicts.predictions, verdicts.labels, images.classes)
+            trust = _reliability(subject, verdicts, images, threat, seed, answered) if reliability and threat else None
             shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
         found = {
             "schema": SCHEMA,
@@ -164,6 +166,7 @@ def evaluating(
             **_figures(verdicts),
             "calibration": _calibration(verdicts),
             "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
+            "answers": answered.plain(),
             "reliability": trust and trust.plain(),
             "artefact": shipped,
             "warnings": list(warnings),
@@ -315,7 +318,9 @@ def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]
     }
 
 
-def _reliability(subject: Examinee, verdicts: Verdicts, images: ImageSet, threat: Threat, seed: int) -> Reliability:
+def _reliability(
+    subject: Examinee, verdicts: Verdicts, images: ImageSet, threat: Threat, seed: int, answered: Sign
+) -> Reliability:
     signs = from_attacks(
         of=len(verdicts.labels),
         clean=int(verdicts.correct.sum()),
@@ -324,7 +329,8 @@ def _reliability(subject: Examinee, verdicts: Verdicts, images: ImageSet, threat
         transfer=verdicts.broken_in("transfer"),
     )
     x, y = shown(images, seed)
-    return Reliability(signs=(*signs, *probe(subject.model, x, y, threat, seed=seed, gradients=subject.file is None)))
+    probed = probe(subject.model, x, y, threat, seed=seed, gradients=subject.file is None)
+    return Reliability(signs=(answered, *signs, *probed))
 
 
 def _save_broken(

@@ -17,6 +17,7 @@ from overproof.data.images import ImageSet, check_trainable, hold_out, stratifie
 from overproof.data.loader import Loader
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
+from overproof.evaluation.answers import is_constant
 from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
 from overproof.files import make_folder, write_atomically
@@ -44,15 +45,27 @@ _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth k
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Accuracy on the held-out part, clean and under the selection's trial, after ``epoch`` finished epochs."""
+    """Accuracy on the held-out part, clean and under the selection's trial, after ``epoch`` finished epochs.
+
+    ``examples`` are the images it was measured on. ``constant`` says that the network gave nearly every image the same
+    class (see ``evaluation.answers``).
+    """
 
     epoch: int
     clean: float
     robust: float
+    constant: bool = False
+    examples: int = 0
 
     def better_than(self, other: "Validation | None") -> bool:
-        """Whether this epoch is chosen over the other: more robust, then more accurate, then earlier."""
-        return other is None or (self.robust, self.clean) > (other.robust, other.clean)
+        """Whether this epoch is chosen over the other: not constant, then more robust, more accurate, earlier.
+
+        A constant answer cannot be attacked: where one class is frequent, its robust accuracy beats an honest one's.
+        """
+        if other is None:
+            return True
+        mine, others = ((not one.constant, one.robust, one.clean) for one in (self, other))
+        return mine > others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +213,10 @@ def _trained(
                             f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
                             f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
                         )
+                    if latest.constant and last:
+                        warnings.append(
+                            f"after epoch {progress.epoch} the network answers one class for nearly all held-out images"
+                        )
                     names = ["model"] if latest.better_than(best) else []
                     for name in ([*names, "last"] if last else names) if processes.leads else ():
                         facts = {**_facts(recipe, stage), **_chosen(latest)}
@@ -326,7 +343,14 @@ def validate(
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         shard = Shard(processes.rank, processes.count)
         verdicts = judge(network, images, (recipe.selection.trial,), seed=recipe.seed, shard=shard)
-    return Validation(epoch=epoch, clean=verdicts.clean.share, robust=verdicts.worst.share)
+    constant = is_constant(verdicts.predictions, verdicts.labels)
+    return Validation(
+        epoch=epoch,
+        clean=verdicts.clean.share,
+        robust=verdicts.worst.share,
+        constant=constant,
+        examples=len(verdicts.labels),
+    )
 
 
 def collapsed(best: Validation, latest: Validation) -> bool:
@@ -335,21 +359,6 @@ def collapsed(best: Validation, latest: Validation) -> bool:
     The mark of catastrophic overfitting in one-step training (Wong et al. 2020); a network that diverges loses both.
     """
     return latest.robust < best.robust / 2 and latest.clean > 0.9 * best.clean
-
-
-def overfitting(run: Run) -> str:
-    """Return one line on robust overfitting: the best validated epoch against the last."""
-    records = [record["validation"] for record in run.metrics() if record["validation"]]
-    if not records:
-        return "no epoch was validated"
-    last = records[-1]
-    best = max(records, key=lambda record: (record["robust"], record["clean"], -record["epoch"]))
-    drop = 100 * (best["robust"] - last["robust"])
-    verdict = f"robust overfitting costs {drop:.1f} points" if drop >= 1 else "no robust overfitting to speak of"
-    return (
-        f"best epoch {best['epoch']}: {100 * best['robust']:.1f} % robust on held-out images; "
-        f"last epoch {last['epoch']}: {100 * last['robust']:.1f} %; {verdict}"
-    )
 
 
 def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
