@@ -1,14 +1,15 @@
 """What every test may use: one thread, one seed, a tiny network, a tiny batch, and exact worst cases."""
 
+import json
 import multiprocessing
 import os
 import pickle
 import warnings
-from contextlib import contextmanager
 
 import pytest
 import torch
 from hypothesis import settings
+from tests.exact import in_float64
 from torch import distributed, nn
 
 from overproof.data.images import Batch
@@ -87,27 +88,8 @@ def make_step(tiny_classifier, tiny_batch):
 
 @pytest.fixture(scope="session")
 def float64():
-    """Return a context in which networks that are made, and images that are batched, are float64.
-
-    For the claim that two ways of computing are one: they round differently, and what they round is enlarged by sign()
-    and Adam. In float32 that depends on the CPU; in float64 it is far below any mistake.
-    """
-
-    @contextmanager
-    def context():
-        def exact(images):
-            return images.double().div_(255) if images.dtype == torch.uint8 else images.double()
-
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("images", "loader", "streaming"):
-                patch.setattr(f"overproof.data.{module}.pixels", exact)
-            torch.set_default_dtype(torch.float64)
-            try:
-                yield
-            finally:
-                torch.set_default_dtype(torch.float32)
-
-    return context
+    """Return the context in which a claim that two ways of computing are one is tested."""
+    return in_float64
 
 
 @pytest.fixture
@@ -115,6 +97,21 @@ def exactly(float64):
     """Compute the whole test in float64."""
     with float64():
         yield
+
+
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Do the quickstart's tasks one after the other in this process: another process would import torch first."""
+
+    def performing(tasks, function, *, jobs=None):
+        from overproof.verbs import quickstart
+        from overproof.verbs.workers import Heard
+
+        for task in tasks:
+            yield Heard(task)
+            yield Heard(task, ended=True, result=json.loads(json.dumps(quickstart.work(**task.words))))
+
+    monkeypatch.setattr("overproof.verbs.quickstart.performing", performing)
 
 
 @pytest.fixture

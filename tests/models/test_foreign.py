@@ -383,13 +383,14 @@ def test_the_real_timm_loads_weights_and_tells_their_normalisation(tmp_path, mon
     entry = replace(_registry._model_pretrained_cfgs[full], file=str(tmp_path / "weights.pth"))
     monkeypatch.setitem(_registry._model_pretrained_cfgs, full, entry)
     signature = Signature(channels=3, height=160, width=160, classes=1000)
-    model = foreign(f"timm:{full}", signature)
-    x = torch.rand(2, 3, 160, 160)
+    model, original = foreign(f"timm:{full}", signature).double(), original.double()
+    x = torch.rand(2, 3, 160, 160).double()
     mean, std = (torch.tensor(entry_of).reshape(1, 3, 1, 1) for entry_of in (entry.mean, entry.std))
     with torch.no_grad():
-        torch.testing.assert_close(model(x), original((x - mean) / std), atol=1e-5, rtol=1e-5)
+        # The entry's own means are rounded to float32, by 6e-8; the rest is float64.
+        torch.testing.assert_close(model(x), original((x - mean) / std), atol=1e-9, rtol=1e-9)
         logits, hidden = model.features(x)
-        torch.testing.assert_close(model.head(hidden), logits)
+        torch.testing.assert_close(model.head(hidden), logits, atol=1e-9, rtol=1e-9)
     refuses(
         f"timm:{full}", f"timm:{full}: it is for 3x160x160 images, the data are 3x8x8, 4 classes; where", whole=False
     )
