@@ -1,10 +1,10 @@
 import json
-import os
 import sys
 import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from overproof.data.sources import Digits
@@ -14,7 +14,7 @@ from overproof.run import Run
 from overproof.verbs import sweep as sweep_module
 from overproof.verbs.compare import compare
 from overproof.verbs.evaluate import evaluate
-from overproof.verbs.sweep import finished, read_sweep, sweeping
+from overproof.verbs.sweep import finished, fitting_jobs, read_sweep, sweeping
 from overproof.verbs.train import train
 
 
@@ -175,7 +175,7 @@ class TestPool:
     @pytest.mark.parametrize("jobs", [1, 3])
     def test_never_more_than_so_many_at_a_time(self, grid, tmp_path, stand_in, monkeypatch, jobs):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr(os, "cpu_count", lambda: 6)
+        monkeypatch.setattr(sweep_module, "cores", lambda: 6)
         written = stand_in("time.sleep(0.2)")
         sweep = read_sweep(grid())
         ended = list(sweeping(sweep, tmp_path / "out", jobs=jobs, sets=["training.epochs=1"], device="cpu"))
@@ -186,6 +186,13 @@ class TestPool:
             assert words[0] == "train"
             assert words[-2:] == ["--set", "training.epochs=1"]
             assert threads == str(6 // jobs)
+
+    def test_small_networks_share_the_cores_where_nobody_says(self, grid, tmp_path, stand_in, monkeypatch):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(sweep_module, "cores", lambda: 2)
+        written = stand_in("time.sleep(0.2)")
+        list(sweeping(read_sweep(grid()), tmp_path / "out", device="cpu"))
+        assert [threads for *_, threads in written().values()] == ["1"] * 4
 
     def test_a_caller_that_stops_stops_the_cells(self, grid, tmp_path, stand_in):
         written = stand_in("if '0' in words: sys.exit()\ntime.sleep(60)")
@@ -208,6 +215,36 @@ class TestPool:
         assert sweep_module._place("cpu", 1) == "cpu"
         monkeypatch.setattr(sweep_module.torch.cuda, "device_count", lambda: 1)
         assert sweep_module._place("auto", 1) == "auto"
+
+
+class TestFittingJobs:
+    """How many cells are trained at a time where nobody says."""
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch):
+        monkeypatch.setattr(sweep_module, "cores", lambda: 3)
+
+    def test_one_per_core_but_no_more_than_cells(self, grid):
+        assert fitting_jobs(read_sweep(grid()), "cpu") == 3
+        assert fitting_jobs(read_sweep(grid({"seed": [0, 1]})), "cpu") == 2
+
+    def test_one_where_a_single_cell_would_gain_from_threads(self, grid, monkeypatch):
+        sweep = read_sweep(grid({"training.batch": [10, 100], "seed": [0, 1]}))
+        monkeypatch.setattr(sweep_module, "ONE_CORE", 50 * (64 * 8 + 8 * 10))  # the base's network, 50 images
+        assert fitting_jobs(sweep, "cpu") == 1
+        monkeypatch.setattr(sweep_module, "ONE_CORE", 100 * (64 * 8 + 8 * 10))
+        assert fitting_jobs(sweep, "cpu") == 3
+
+    def test_data_that_cannot_be_read_are_the_cells_to_tell(self, grid, tmp_path):
+        sweep = read_sweep(grid())
+        (tmp_path / "digits.npz").unlink()
+        assert fitting_jobs(sweep, "cpu") == 1
+
+    def test_one_per_gpu(self, grid, monkeypatch):
+        monkeypatch.setattr(sweep_module, "pick_device", lambda wish: torch.device("cuda"))
+        monkeypatch.setattr(sweep_module.torch.cuda, "device_count", lambda: 2)
+        assert fitting_jobs(read_sweep(grid())) == 2
+        assert fitting_jobs(read_sweep(grid()), "cuda:1") == 1
 
 
 class TestBadInput:

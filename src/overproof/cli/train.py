@@ -37,7 +37,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run folder; default runs/<name>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run, to the bit.")] = False,
     device: Device = "auto",
-    jobs: Annotated[int | None, typer.Option(help="Cells of a sweep trained at a time; default 1.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Cells of a sweep trained at a time; default: what the networks' size suggests.")
+    ] = None,
     cell: Annotated[int | None, typer.Option(help="Train this cell of a sweep alone, counted from 0.")] = None,
     shard_teachers: Annotated[
         bool, typer.Option("--shard-teachers", help="Share the teachers' weights among the processes of this run.")
@@ -65,7 +67,7 @@ def train(
         if shard_teachers:
             raise InputError(f"{recipe}: --shard-teachers is for one run on several processes, and this is a sweep")
         options = {"resume": resume, "device": device, "trust_code": trust_code}
-        _train_sweep(found, out or found.folder, 1 if jobs is None else jobs, sets or (), options)
+        _train_sweep(found, out or found.folder, jobs, sets or (), options)
         return
     elif jobs is not None:
         raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
@@ -82,7 +84,7 @@ def train(
         say(f"run folder: {folder}")
 
 
-def _train_sweep(sweep: "Sweep", out: Path, jobs: int, sets: Sequence[str], options: dict[str, Any]) -> None:
+def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str], options: dict[str, Any]) -> None:
     from overproof.report.overfitting import overfitting
     from overproof.verbs.sweep import sweeping
 

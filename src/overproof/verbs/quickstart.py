@@ -8,13 +8,14 @@ from typing import Any
 
 from overproof.evaluation.evidence import Spread
 from overproof.files import write_atomically
-from overproof.recipe import Recipe, read
+from overproof.recipe import Recipe, dump, parse, read
 from overproof.report.page import page
 from overproof.shipped import find_recipe
 from overproof.verbs.certify import certify
 from overproof.verbs.evaluate import evaluate
 from overproof.verbs.findings import findings
 from overproof.verbs.train import train
+from overproof.verbs.workers import Task, performing
 
 METHODS = ("natural", "at", "kd", "ard")
 SEEDS = (0, 1, 2)
@@ -69,33 +70,28 @@ class Outcome:
         )
 
 
-def quickstart(out: Path) -> Outcome:
-    """Train, attack and compare; write the runs and ``report.html`` under ``out``; return the table and the verdict."""
-    *_, outcome = quickstart_steps(out)
+def quickstart(out: Path, *, jobs: int | None = None) -> Outcome:
+    """Train, attack and compare; write the runs and ``report.html`` under ``out``; return the table and the verdict.
+
+    ``jobs`` runs are trained at a time, by a process of one thread each; None is one per core. The runs are the same.
+    """
+    *_, outcome = quickstart_steps(out, jobs=jobs)
     assert isinstance(outcome, Outcome)
     return outcome
 
 
-def quickstart_steps(out: Path) -> Iterator[str | Outcome]:
-    """Do the same step by step: yield a sentence before each step, and the outcome last. Finished runs are kept."""
-    teacher = out / "teacher"
-    yield "teacher: adversarial training of a larger network"
-    evaluations = {"teacher": [_run(_recipe("teacher"), teacher)]}
+def quickstart_steps(out: Path, *, jobs: int | None = None) -> Iterator[str | Outcome]:
+    """Do the same step by step: yield a sentence as each step begins, and the outcome last. Finished runs are kept."""
+    found: dict[str, Any] = {}
+    for heard in performing(_tasks(out), "overproof.verbs.quickstart:work", jobs=jobs):
+        if heard.ended:
+            found[heard.task.name] = heard.result
+        elif heard.task.sentence:
+            yield heard.task.sentence
+    evaluations = {"teacher": [found["evaluate teacher"]]}
     for name in METHODS:
-        evaluations[name] = []
-        for seed in SEEDS:
-            yield f"student: {name}, seed {seed}"
-            edits = [f"seed={seed}", f"name=digits-{name}-{seed}"]
-            if name in ("kd", "ard"):
-                edits.append(f"teachers.robust={teacher}")
-            evaluations[name].append(_run(_recipe(name, *edits), out / f"{name}-{seed}", teacher=teacher))
-    yield "teacher: certified training, so that something can be proved of it"
-    provable = train(_recipe("ibp"), out / "ibp", resume=True, device="cpu")
-    yield "student: faithful to it"
-    faithful = train(_recipe("faithful", f"teachers.robust={out / 'ibp'}"), out / "faithful", resume=True, device="cpu")
-    yield "proof: how far the two can be apart"
-    _run(faithful.recipe(), faithful.folder, teacher=provable.folder)
-    certificate = certify(faithful, teacher=provable.folder, bound="crown", examples=PROVED, resume=True, device="cpu")
+        evaluations[name] = [found[f"evaluate {name}-{seed}"] for seed in SEEDS]
+    certificate = found["certify"]
     lines = tuple(
         Line(
             name=name,
@@ -107,9 +103,9 @@ def quickstart_steps(out: Path) -> Iterator[str | Outcome]:
     )
     report = out / "report.html"
     outcome = Outcome(lines=lines, certificate=certificate, report=report)
-    folders = [teacher, *(out / f"{name}-{seed}" for name in METHODS for seed in SEEDS), faithful.folder]
+    names = ["teacher", *(f"{name}-{seed}" for name in METHODS for seed in SEEDS), "faithful"]
     lead = f"{outcome.verdict} {outcome.proof}"
-    html = page([findings(folder) for folder in folders], title="overproof quickstart", lead=lead)
+    html = page([findings(out / name) for name in names], title="overproof quickstart", lead=lead)
     write_atomically(report, html.encode())
     yield outcome
 
@@ -118,6 +114,49 @@ def _recipe(name: str, *edits: str) -> Recipe:
     return read(find_recipe(f"digits/{name}"), edits)
 
 
-def _run(recipe: Recipe, out: Path, *, teacher: Path | None = None) -> dict[str, Any]:
-    run = train(recipe, out, resume=True, device="cpu")
-    return evaluate(run, device="cpu", resume=True, reliability=False, teacher=teacher, save_adversarial=True)
+def _tasks(out: Path) -> list[Task]:
+    """Return all that is trained, evaluated and proved: chains of what waits for each other begin first."""
+    robust, provable = f"teachers.robust={out / 'teacher'}", f"teachers.robust={out / 'ibp'}"
+    words = {"what": "certify", "folder": str(out / "faithful"), "teacher": str(out / "ibp"), "examples": PROVED}
+    proof = "proof: how far the two can be apart"
+    tasks = [
+        *_run(out, "teacher", _recipe("teacher"), "teacher: adversarial training of a larger network"),
+        _training(out, "ibp", _recipe("ibp"), "teacher: certified training, so that something can be proved of it"),
+        *_run(out, "faithful", _recipe("faithful", provable), "student: faithful to it", "ibp", ("train ibp",)),
+        Task(name="certify", words=words, after=("evaluate faithful",), sentence=proof),
+    ]
+    for name in METHODS:
+        needs, edits = (("train teacher",), [robust]) if name in ("kd", "ard") else ((), [])
+        for seed in SEEDS:
+            recipe = _recipe(name, f"seed={seed}", f"name=digits-{name}-{seed}", *edits)
+            tasks += _run(out, f"{name}-{seed}", recipe, f"student: {name}, seed {seed}", "teacher", needs)
+    return tasks
+
+
+def _training(out: Path, name: str, recipe: Recipe, sentence: str, after: tuple[str, ...] = ()) -> Task:
+    words = {"what": "train", "folder": str(out / name), "recipe": dump(recipe)}
+    return Task(name=f"train {name}", words=words, after=after, sentence=sentence)
+
+
+def _run(
+    out: Path, name: str, recipe: Recipe, sentence: str, teacher: str | None = None, after: tuple[str, ...] = ()
+) -> list[Task]:
+    """Return the training of a run and its evaluation, which may look at a teacher."""
+    words = {"what": "evaluate", "folder": str(out / name), "teacher": str(out / teacher) if teacher else None}
+    needs = (f"train {name}", *((f"train {teacher}",) if teacher else ()))
+    return [
+        _training(out, name, recipe, sentence, after),
+        Task(name=f"evaluate {name}", words=words, after=needs),
+    ]
+
+
+def work(
+    *, what: str, folder: str, recipe: str = "", teacher: str | None = None, examples: int = 0
+) -> dict[str, Any] | None:
+    """Do one of the tasks, in a process of its own."""
+    if what == "train":
+        train(parse(recipe), folder, resume=True, device="cpu")
+        return None
+    if what == "evaluate":
+        return evaluate(folder, device="cpu", resume=True, reliability=False, teacher=teacher, save_adversarial=True)
+    return certify(folder, teacher=teacher, bound="crown", examples=examples, resume=True, device="cpu")

@@ -17,12 +17,17 @@ from typing import IO, Any
 
 import torch
 
+from overproof.data.sources import Source
+from overproof.environment import pick_device
 from overproof.errors import InputError, nearest
+from overproof.models.architecture import Architecture
+from overproof.models.cost import multiply_adds
 from overproof.plain_yaml import read_yaml
 from overproof.reading import is_file
 from overproof.recipe import Recipe, of_tree
 from overproof.run import Run
 from overproof.shipped import find_recipe
+from overproof.verbs.workers import ONE_CORE, cores
 from overproof.wording import check_path_name
 
 _KEYS = ("name", "base", "axes")
@@ -112,7 +117,7 @@ def sweeping(
     sweep: Sweep,
     out: Path,
     *,
-    jobs: int = 1,
+    jobs: int | None = None,
     sets: Sequence[str] = (),
     resume: bool = False,
     device: str = "auto",
@@ -120,10 +125,12 @@ def sweeping(
 ) -> Iterator[Ended]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
-    Raises ``InputError`` before the first cell where a folder is in the way, and after the last one where a cell
-    failed. A caller that stops early stops the cells too; their checkpoints remain.
+    ``jobs`` is ``fitting_jobs`` where nobody says. Raises ``InputError`` before the first cell where a folder is in the
+    way, and after the last one where a cell failed. A caller that stops early stops the cells too; their checkpoints
+    remain.
     """
     _check(sweep, out, jobs, resume)
+    jobs = fitting_jobs(sweep, device) if jobs is None else jobs
     waiting = deque(enumerate(sweep.cells))
     words = [word for edit in sets for word in ("--set", edit)]
     words += [*(["--resume"] if resume else []), *(["--trust-code"] if trust_code else [])]
@@ -153,6 +160,29 @@ def sweeping(
         raise InputError(
             f"{len(failed)} of {len(sweep.cells)} cells failed ({', '.join(failed)}); --resume tries them again"
         )
+
+
+def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
+    """Return how many cells are best trained at a time: one per GPU; on a CPU one per core where a core is enough.
+
+    A student so small that a second thread gains it nothing leaves all other cores idle. Of a larger one a single cell
+    is trained with all of them, which needs the memory of one.
+    """
+    if pick_device(device).type == "cuda":
+        most = torch.cuda.device_count() if device == "auto" else 1
+    else:
+        tried = {(cell.recipe.data, cell.recipe.student, cell.recipe.training.batch) for cell in sweep.cells}
+        most = cores() if all(_one_core_is_enough(*one) for one in tried) else 1
+    return max(1, min(most, len(sweep.cells)))
+
+
+def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool:
+    try:
+        signature = data.open("train").signature
+        with torch.device("meta"):
+            return batch * multiply_adds(student.build(signature), signature) <= ONE_CORE
+    except (InputError, NotImplementedError):  # the cell itself says what is wrong; what has no shapes is not counted
+        return False
 
 
 def finished(run: Run, recipe: Recipe) -> bool:
@@ -190,7 +220,7 @@ def _start(sweep: Sweep, number: int, out: Path, options: Sequence[str], device:
         stdout=said,
         stderr=subprocess.STDOUT,
         # Processes that each take all cores take turns.
-        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ},
+        env={"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ},
     )
     return _Job(number=number, slot=slot, process=process, said=said)
 
@@ -223,8 +253,8 @@ def _called(chosen: Mapping[str, Any]) -> str:
     return ",".join(words)[:200]
 
 
-def _check(sweep: Sweep, out: Path, jobs: int, resume: bool) -> None:
-    if jobs < 1:
+def _check(sweep: Sweep, out: Path, jobs: int | None, resume: bool) -> None:
+    if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a sweep starts processes of its own; to train one cell with several, name it with --cell")
