@@ -1,0 +1,84 @@
+"""The tests that train or search, computed as other CPUs would: python -m tests.anycpu [NAME ...] [-- PYTEST WORDS].
+
+Every pair of two of the settings meets at least once: torch's own kernels (3), oneDNN's (4), threads (2). MKL is held
+to what the same CPU would offer it. A CPU that lacks an instruction set computes with the next one below: the list runs
+on any machine, and is complete where the CPU has AMX.
+
+Prints a line per setting and exits with 1 where a test failed in one of them.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from itertools import product
+
+# Folders whose tests compare two ways of computing a training, a search or a bound, or expect something of an outcome.
+TESTS = (
+    "tests/attacks",
+    "tests/bounds",
+    "tests/contracts",
+    "tests/evaluation",
+    "tests/golden",
+    "tests/integrations",
+    "tests/methods",
+    "tests/models/test_fast.py",
+    "tests/models/test_frozen.py",
+    "tests/models/test_still.py",
+    "tests/reference",
+    "tests/studies",
+    "tests/training",
+    "tests/verbs/test_certify.py",
+    "tests/verbs/test_evaluate.py",
+    "tests/verbs/test_many_processes.py",
+    "tests/verbs/test_quickstart.py",
+    "tests/verbs/test_sweep.py",
+    "tests/verbs/test_train.py",
+)
+TORCH = {"default": "COMPATIBLE", "avx2": "AVX2", "avx512": "AVX512"}  # with MKL's name of the same
+ONEDNN = {"avx2": "AVX2", "avx512": "AVX512_CORE", "bf16": "AVX512_CORE_BF16", "amx": "DEFAULT"}
+
+
+def settings() -> dict[str, dict[str, str]]:
+    """Return the environment of every setting, by its name: torch's instructions, oneDNN's, threads."""
+    found = {}
+    for number, (torch, onednn) in enumerate(product(TORCH, ONEDNN)):
+        threads = str(1 + (number + number // len(ONEDNN)) % 2)  # every torch and every oneDNN meets both
+        found[f"{torch}-{onednn}-{threads}"] = {
+            "ATEN_CPU_CAPABILITY": torch,
+            "MKL_CBWR": TORCH[torch],
+            "ONEDNN_MAX_CPU_ISA": ONEDNN[onednn],
+            "OMP_NUM_THREADS": threads,
+        }
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run what is named, or all."""
+    names, options = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    known = settings()
+    for name in names:
+        if name not in known:
+            print(f"{name}: no such setting; there are {', '.join(known)}")
+            return 2
+    tests = [] if any(word.startswith("tests") for word in options) else list(TESTS)
+    failed = 0
+    for name in names or known:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "logical", "--maxprocesses", "8", "--no-header"]
+        found = subprocess.run(
+            [*command, "-p", "no:cacheprovider", *tests, *options],
+            env={**os.environ, **known[name]},
+            capture_output=True,
+            text=True,
+        )
+        lines = found.stdout.splitlines()
+        said = lines[-1].strip("= ") if lines else found.stderr.strip()
+        print(f"{name}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
+        print("".join(f"    {line}\n" for line in lines if line.startswith(("FAILED", "ERROR"))), end="", flush=True)
+        failed += found.returncode != 0
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
