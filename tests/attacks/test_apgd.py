@@ -514,3 +514,8 @@ def test_its_repr_rebuilds_it():
 
 def test_the_defaults_are_those_of_autoattack():
     assert APGD() == APGD(norm="linf", eps=Radius("8/255"), steps=100, restarts=1)
+
+
+def test_one_step_and_one_start_are_allowed():
+    attack = APGD(steps=1, restarts=1)
+    assert (attack.steps, attack.restarts) == (1, 1)

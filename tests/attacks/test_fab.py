@@ -357,3 +357,11 @@ def test_its_repr_rebuilds_it_and_the_paper_sets_the_defaults():
     assert eval(repr(attack), {"FAB": FAB, "Radius": Radius}) == attack
     assert (attack.kind, attack.bias, attack.overshoot, attack.backstep) == ("fab", 0.1, 1.05, 0.9)
     assert FAB().steps == 100
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("steps", (1,)), ("bias", (0.0, 1.0)), ("overshoot", (1.0,)), ("backstep", (1e-9, 1 - 1e-9))]
+)
+def test_an_option_may_be_at_its_ends(option, values):
+    for value in values:
+        assert getattr(FAB(**{option: value}), option) == value

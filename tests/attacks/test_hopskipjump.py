@@ -182,7 +182,8 @@ def test_each_example_sends_its_own_number_of_probes():
     x = at_distance(plane, "l2", 0.1, n=4)
     oracle = oracle_of(plane, x, "l2")
     walking = torch.tensor([True, True, False, True])
-    _normal(oracle, x, walking, torch.tensor([5, 1, 9, 12]), torch.full((4,), 0.01))
+    normal = _normal(oracle, x, walking, torch.tensor([5, 1, 9, 12]), torch.full((4,), 0.01))
+    assert normal.isfinite().all() and (normal[2] == 0).all()
     assert (10**6 - oracle.left).tolist() == [5, 1, 0, 12]
 
 
@@ -352,3 +353,8 @@ def test_its_repr_rebuilds_it():
     rebuilt = eval(repr(attack), {"HopSkipJump": HopSkipJump, "Radius": Radius})
     assert rebuilt == attack and attack.kind == "hopskipjump" and math.isclose(rebuilt.eps, 0.5)
     assert (HopSkipJump().queries, HopSkipJump().samples, HopSkipJump().eps.text) == (2000, 100, "8/255")
+
+
+def test_one_query_and_one_sample_are_allowed():
+    attack = HopSkipJump(queries=1, samples=1)
+    assert (attack.queries, attack.samples) == (1, 1)

@@ -520,3 +520,31 @@ def test_processes_that_share_a_batch_find_what_a_single_one_finds(norm, start):
                 nn.Identity(), part.rows(x), lambda point, own=own: (point - own).square().flatten(1).sum(dim=1)
             )
         torch.testing.assert_close(found, part.rows(whole), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("steps", (1,)), ("restarts", (1,)), ("momentum", (0.0, 1.0)), ("ramp", (0.0, 1.0)), ("steps_ramp", (0.0, 1.0))],
+)
+def test_an_option_may_be_at_its_ends(option, values):
+    for value in values:
+        assert getattr(PGD(**{option: value}), option) == value
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_of_equally_good_iterates_the_first_is_kept(norm):
+    # A score that never changes and promises to: every step is taken, and none is better than the image itself.
+    attack, x = PGD(norm=norm, eps=Radius("0.1"), steps=3, start="none", best=True), torch.full((2, 3, 4, 4), 0.5)
+    points = []
+
+    def promise(z):
+        points.append(z.detach().clone())
+        return (z - z.detach()).flatten(1).sum(dim=1)
+
+    found = attack(nn.Identity(), x, promise)
+    assert torch.equal(found, x) and not torch.equal(points[-1], x)
+    twice = replace(attack, restarts=2, start="uniform", best=False)
+    points.clear()
+    assert torch.equal(
+        twice(nn.Identity(), x, promise), points[3]
+    )  # the end of the first search: three steps, one look

@@ -468,3 +468,8 @@ def test_its_repr_rebuilds_it():
     rebuilt = eval(repr(attack), {"Square": Square, "Radius": Radius})
     assert rebuilt == attack and str(rebuilt.eps) == "1/2" and attack.kind == "square"
     assert (Square().queries, Square().p_init, Square().eps.text) == (5000, 0.8, "8/255")  # as in AutoAttack
+
+
+def test_one_query_and_the_whole_image_are_allowed():
+    attack = Square(queries=1, p_init=1.0)
+    assert (attack.queries, attack.p_init) == (1, 1.0)

@@ -71,3 +71,10 @@ def test_bad_input():
         Brackets.of([FIRST]).plain([0.1, 1.5])
     with pytest.raises(InputError, match="the teacher is right about none of 2 images"):
         Brackets.of([marks([UNKNOWN] * 2, [0.0] * 2, [0.0] * 2, [False, False])])
+
+
+def test_the_smallest_and_the_largest_gamma_are_allowed():
+    assert [one["gamma"] for one in Brackets.of([FIRST]).plain([0.0, 1.0])["curve"]] == [0.0, 1.0]
+    for gamma in (-1e-3, 1.001):
+        with pytest.raises(InputError, match="a gamma is a difference of confidences"):
+            Brackets.of([FIRST]).plain([gamma])

@@ -230,3 +230,11 @@ def test_bad_input_is_named(logits, labels, bins, message):
 def test_bad_pairs_are_named(student, teacher, classes, message):
     with pytest.raises(InputError, match=message):
         agreement(student, teacher, classes=classes)
+
+
+def test_one_bin_is_allowed_and_none_is_not():
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    (only,) = calibration(logits, labels, bins=1).bins
+    assert (only.lower, only.upper, only.count, only.accuracy) == (0.0, 1.0, 2, 1.0)
+    with pytest.raises(InputError):
+        calibration(logits, labels, bins=0)

@@ -447,3 +447,21 @@ def test_fields_are_checked(fields, sentence):
 
 def test_the_defaults_are_those_of_the_paper_but_for_fewer_samples():
     assert Smoothing(sigma=0.25) == Smoothing(sigma=0.25, selection=100, samples=10_000, alpha=0.001, batch=500)
+
+
+@pytest.mark.parametrize(
+    ("option", "within", "beyond"),
+    [
+        ("sigma", (1e-9, 1e9), (0.0, -1.0, math.inf, math.nan)),
+        ("alpha", (1e-9, 1 - 1e-9), (0.0, 1.0)),
+        ("selection", (1,), (0,)),
+        ("samples", (1,), (0,)),
+        ("batch", (1,), (0,)),
+    ],
+)
+def test_an_option_may_be_at_its_ends_and_not_beyond(option, within, beyond):
+    for value in within:
+        assert getattr(Smoothing(**{"sigma": 0.5, option: value}), option) == value
+    for value in beyond:
+        with pytest.raises(ValueError, match=option):
+            Smoothing(**{"sigma": 0.5, option: value})

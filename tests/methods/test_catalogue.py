@@ -171,3 +171,54 @@ def test_the_defaults_of_what_a_method_is_made_of():
 @every_method
 def test_the_presets_are_those_of_the_official_codes(kind):
     assert methods()[kind].presets == PRESETS.get(kind, {})
+
+
+SHARE = ((0.0, 1.0), (-1e-3, 1.001))
+WEIGHT = ((0.0, 100.0), (-1e-9,))
+POSITIVE = ((1e-3, 100.0), (0.0, -1.0))
+COUNT = ((1, 2), (0, -1))
+SHARES = (((0.0, 1.0), (1.0, 0.0)), ((-1e-3, 1.0), (0.0, 1.001), (1.001, 0.0)))
+# What an option may be at its ends, and what is just beyond.
+EDGES = {
+    "adaad": {"alpha": SHARE},
+    "adaiad": {"alpha": SHARE, "temperature": POSITIVE, "beta": WEIGHT, "warmup": SHARE},
+    "ard": {"alpha": SHARE, "temperature": POSITIVE},
+    "awp": {"gamma": WEIGHT, "start": SHARE},
+    "b_mtard": {
+        "balance_rate": SHARE, "temper_rate": WEIGHT, "low": ((1e-3, 1.0), (0.0, 1.001)),
+        "high": ((1.0, 100.0), (0.999,)), "log_eps": WEIGHT, "factor": WEIGHT,
+    },
+    "crown_ibp": {"ramp": SHARE, "kappa": SHARES, "beta": SHARES, "balance": WEIGHT},
+    "faithful": {
+        "alpha": SHARE, "temperature": POSITIVE, "ramp": SHARE, "kappa": WEIGHT, "beta": SHARES, "balance": WEIGHT,
+    },
+    "fast_ard": {"alpha": SHARE, "temperature": POSITIVE, "replays": COUNT},
+    "fast_at": {"reach": POSITIVE},
+    "free_at": {"replays": COUNT},
+    "iad": {"alpha": SHARE, "temperature": POSITIVE, "beta": WEIGHT, "warmup": SHARE},
+    "ibp": {"ramp": SHARE, "kappa": SHARES, "balance": WEIGHT},
+    "igdm": {"weight": WEIGHT},
+    "kd": {"alpha": SHARE, "temperature": POSITIVE},
+    "mart": {"beta": WEIGHT},
+    "mtard": {"balance_rate": SHARE, "log_eps": WEIGHT, "factor": WEIGHT},
+    "mtl_ibp": {"alpha": SHARE, "balance": WEIGHT},
+    "peeraid": {
+        "label": WEIGHT, "peer": WEIGHT, "own": WEIGHT, "temperature": POSITIVE, "peer_label": WEIGHT,
+        "peer_student": WEIGHT, "peer_temperature": POSITIVE,
+    },
+    "rrm": {"label_weight": WEIGHT, "replays": COUNT},
+    "rslad": {"alpha": SHARE, "log_eps": WEIGHT, "factor": WEIGHT},
+    "saad": {"entropy_scale": WEIGHT, "gradient_weight": WEIGHT, "clean_weight": WEIGHT},
+    "sabr": {"lam": ((1e-3, 0.999), (0.0, 1.0)), "balance": WEIGHT},
+    "trades": {"beta": WEIGHT},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "option"), [(kind, option) for kind, options in EDGES.items() for option in options])
+def test_an_option_may_be_at_its_ends_and_not_beyond(kind, option):
+    within, beyond = EDGES[kind][option]
+    for value in within:
+        assert getattr(methods()[kind](**{option: value}), option) == value
+    for value in beyond:
+        with pytest.raises(ValueError):
+            methods()[kind](**{option: value})
