@@ -34,13 +34,9 @@ def modules(root: Path, package: str) -> list[str]:
 
 def sample(root: Path, package: str, count: int) -> list[Mutant]:
     """Return ``count`` mutants of a package, drawn without replacement; a larger sample holds the smaller."""
-    everything = [
-        mutant
-        for module in modules(root, package)
-        for mutant in mutants(module, (root / "src/overproof" / module).read_text())
-    ]
-    random.Random(f"{SEED}-{package}").shuffle(everything)
-    return everything[:count]
+    drawn = everything(root, package)
+    random.Random(f"{SEED}-{package}").shuffle(drawn)
+    return drawn[:count]
 
 
 def spans(root: Path, mutant: Mutant) -> Iterator[tuple[int, int]]:
@@ -125,21 +121,27 @@ def attempt(root: Path, folder: Path, tried: list[Mutant], workers: int, log: Pa
                 print(f"{count}/{len(tried)} lived  {record['at']} {mutant.before}  ->  {mutant.after}", flush=True)
 
 
-def report(root: Path, records: dict[str, dict[str, Any]], count: int) -> dict[str, Any]:
-    """Return the score of each package: what was killed of the sample, with Wilson's interval at 95 %."""
+def everything(root: Path, package: str) -> list[Mutant]:
+    """Return all mutants of a package."""
+    source = root / "src/overproof"
+    return [m for module in modules(root, package) for m in mutants(module, (source / module).read_text())]
+
+
+def report(root: Path, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the score of each package: what was killed of the tried, with Wilson's interval at 95 %; and survivors."""
     found = {}
     for package in cover.PACKAGES:
-        drawn = [records[mutant.key] for mutant in sample(root, package, count) if mutant.key in records]
-        killed = sum(not record["lived"] for record in drawn)
-        low, high = wilson(killed, len(drawn))
+        tried = [record for record in records.values() if record["at"].startswith(f"{package}/")]
+        killed = sum(not record["lived"] for record in tried)
         found[package] = {
-            "mutants": sum(
-                len(mutants(module, (root / "src/overproof" / module).read_text())) for module in modules(root, package)
-            ),
-            "sample": len(drawn),
+            "mutants": len(everything(root, package)),
+            "tried": len(tried),
             "killed": killed,
-            "score": round(killed / max(len(drawn), 1), 4),
-            "interval": [round(low, 4), round(high, 4)],
+            "score": round(killed / max(len(tried), 1), 4),
+            "interval": [round(end, 4) for end in wilson(killed, len(tried))],
+            "survivors": [
+                f"{record['at']} {record['before']}  ->  {record['after']}" for record in tried if record["lived"]
+            ],
         }
     return found
 
@@ -175,17 +177,24 @@ def main() -> None:
     if asked.what in ("control", "all"):
         drawn = [mutant for package in asked.packages for mutant in sample(root, package, CONTROLS)]
         print("on the source as it is:", control(root, folder, drawn, asked.workers), flush=True)
+    records = {r["key"]: r for r in map(json.loads, log.read_text().splitlines())} if log.is_file() else {}
     if asked.what in ("try", "all"):
-        done = {} if not log.is_file() else {r["key"]: r for r in map(json.loads, log.read_text().splitlines())}
-        drawn = [mutant for package in asked.packages for mutant in sample(root, package, asked.count)]
-        left = [m for m in drawn if m.key not in done or (asked.again and done[m.key]["lived"])]
-        left = list({mutant.key: mutant for mutant in left}.values())
+        if asked.again:
+            lived = {key for key, record in records.items() if record["lived"]}
+            drawn = [
+                mutant for package in asked.packages for mutant in everything(root, package) if mutant.key in lived
+            ]
+        else:
+            drawn = [mutant for package in asked.packages for mutant in sample(root, package, asked.count)]
+            drawn = [mutant for mutant in drawn if mutant.key not in records]
+        left = list({mutant.key: mutant for mutant in drawn}.values())
         print(len(left), "mutants to try", flush=True)
         attempt(root, folder, left, asked.workers, log)
-    if asked.what in ("report", "all"):
         records = {r["key"]: r for r in map(json.loads, log.read_text().splitlines())}
-        found = report(root, records, asked.count)
-        print(json.dumps(found, indent=2))
+    if asked.what in ("report", "all"):
+        found = report(root, records)
+        for package, figures in found.items():
+            print(package, {name: value for name, value in figures.items() if name != "survivors"})
         RESULTS.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -446,6 +446,31 @@ def test_a_narrow_way_between_two_far_ends_is_found():
     assert found.lower.item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    "useless",
+    [
+        (0.0, 0.0, 1.0),
+        (0.0, 0.0, -1.0),
+        (torch.nan, 1.0, 0.0),
+        (1.0, torch.inf, 0.0),
+        (1.0, 1.0, -torch.inf),
+        (1.0, 1.0, torch.nan),
+    ],
+    ids=str,
+)
+def test_a_half_plane_that_says_nothing_changes_nothing_beside_others(useless):
+    g = generator(11)
+    teacher, student = (Bounds(*uniform((2, 200), -5, 5, g).sort(dim=0).values) for _ in range(2))
+    a, b, c = half_planes(200, 3, g, size=4.0)
+    more = [
+        torch.cat([side, torch.full((200, 1), value).double()], dim=1)
+        for side, value in zip((a, b, c), useless, strict=True)
+    ]
+    torch.testing.assert_close(
+        sigmoid_polygon(teacher, student, *more), sigmoid_polygon(teacher, student, a, b, c), rtol=0, atol=0
+    )
+
+
 def test_many_half_planes_through_one_point_leave_the_point():
     angle = torch.linspace(0, 2 * np.pi, 13, dtype=torch.float64)[None, :-1]
     x, y = 0.25, -1.125
