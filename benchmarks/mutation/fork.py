@@ -118,6 +118,8 @@ def child(work: Callable[[], int], log: Path, seconds: float) -> int:
         os.dup2(descriptor, 2)
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
+        # A place of its own for files: the one that sessions of pytest share is swept by each of them.
+        os.environ["PYTEST_ADDOPTS"] = f"--basetemp={log.with_suffix('')}"
         status = work()
     finally:
         sys.stdout.flush()

@@ -129,6 +129,8 @@ def test_rows_of_single_outputs_are_lines_of_the_matrix(operator, function, shap
             assert torch.equal(rows.example, example)
             dense = rows.dense(shape)
             torch.testing.assert_close(dense.weight.flatten(1), matrix.flatten(1) * sign[:, None])
+            # Nothing outside the map, which the norm of a row would count.
+            torch.testing.assert_close(rows.weight.flatten(1).norm(dim=1), dense.weight.flatten(1).norm(dim=1))
         torch.testing.assert_close(sum(rows.bias for rows in parts), at_zero * sign)
 
 

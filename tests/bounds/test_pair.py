@@ -205,6 +205,7 @@ def test_joint_information_pays():
 
 def test_every_slope_of_the_cuts_tightens_the_range(monkeypatch):
     ratios = module._RATIOS
+    assert len({a / (a + b) for a, b in ratios}) == len(ratios)  # a multiple of a half plane is the same one
 
     def range_with(kept):
         monkeypatch.setattr(module, "_RATIOS", kept)

@@ -172,7 +172,7 @@ def test_widths_that_agree_leave_the_student_as_it_is(teacher, tmp_path):
 def test_a_teacher_without_a_linear_layer_is_one_sentence(teacher, tmp_path, monkeypatch):
     signature = Digits().load("test").signature
     convolution = Classifier(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), signature)
-    monkeypatch.setattr("overproof.verbs.train.load_teacher", lambda *_: freeze(convolution))
+    monkeypatch.setattr("overproof.verbs.train.load_teacher", lambda *_, **__: freeze(convolution))
     with pytest.raises(InputError) as problem:
         train(recipe("student", RRM(), MLP(), {"robust": teacher}), tmp_path / "student", device="cpu")
     sentence = str(problem.value)
