@@ -28,17 +28,22 @@ class Cover:
     def of(self, module: str, spans: Iterable[tuple[int, int]], budget: float) -> list[str]:
         """Return the tests that run the first of these spans of lines that any test runs, those of its mirror first.
 
-        The quick ones come first, as many as ``budget`` seconds hold: a test that takes longer is one of integration.
+        What runs at the import alone, such as a default, may be looked at by any test of the package: these are chosen
+        as well. The quick ones come first, as many as ``budget`` seconds hold.
         """
         lines = self.lines.get(module, {})
+        package, stem = Path(module).parent, Path(module).stem
+        mirror = f"tests/{package}/test_{stem}.py"
+        found: set[str] = set()
+        at_import = False
         for first, last in spans:
             found = {test for line in range(first, last + 1) for test in lines.get(line, ())}
             if found:
                 break
-        else:
-            return []
-        package, stem = Path(module).parent, Path(module).stem
-        mirror = f"tests/{package}/test_{stem}.py"
+            at_import = True
+        if at_import and lines:
+            mirror = ""  # all alike
+            found |= {test for test in self.seconds if test.startswith(f"tests/{package}/")}
         chosen, spent = [], 0.0
         for test in sorted(found, key=lambda test: (not test.startswith(mirror), self.seconds[test], test)):
             spent += self.seconds[test]

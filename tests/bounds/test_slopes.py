@@ -1,5 +1,9 @@
+import itertools
+from types import SimpleNamespace
+
 import torch
 
+from overproof.bounds import slopes
 from overproof.bounds.graph import Free
 from overproof.bounds.slopes import Climb
 
@@ -67,6 +71,14 @@ def test_nothing_of_the_network_is_kept():
     hills = Hills()
     for steps in (0, 3):
         assert not Climb(steps=steps).best(lambda free: hills(free) + height, Free()).requires_grad
+
+
+def test_the_time_is_counted_from_the_start(monkeypatch):
+    looks = itertools.count(1000)  # a second passes at every look
+    monkeypatch.setattr(slopes, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
+    hills = Hills()
+    Climb(steps=100, seconds=5.5).best(hills, Free())
+    assert len(hills.asked) == 5 + 2
 
 
 def test_with_time_enough_all_steps_are_taken():

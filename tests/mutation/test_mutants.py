@@ -77,10 +77,13 @@ def test_the_tests_of_the_narrowest_span_are_chosen_those_of_the_mirror_first():
         },
     )
     mirror = ["tests/bounds/test_x.py::c", "tests/bounds/test_x.py::b"]
-    assert known.of("bounds/x.py", [(2, 3), (2, 5), (1, 9)], 10) == [*mirror, "tests/contracts/a"]
+    assert known.of("bounds/x.py", [(4, 5), (1, 9)], 10) == [*mirror, "tests/contracts/a"]
     assert known.of("bounds/x.py", [(4, 4)], 4) == mirror
     assert known.of("bounds/x.py", [(9, 9)], 1) == ["d"]
     assert known.of("bounds/y.py", [(9, 9)], 1) == []
+    # A line of the import: whatever runs the lines around it, and the package's other tests.
+    assert known.of("bounds/x.py", [(2, 3), (2, 5), (1, 9)], 10) == ["tests/contracts/a", *mirror]
+    assert known.of("bounds/x.py", [(2, 3), (8, 9)], 4) == mirror
 
 
 def test_the_interval_is_wilsons():
