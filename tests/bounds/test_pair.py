@@ -203,9 +203,13 @@ def test_joint_information_pays():
         assert together < most * apart
 
 
+def test_the_slopes_of_the_cuts_are_of_different_directions():
+    # A multiple of a half plane is the same one.
+    assert len({a / (a + b) for a, b in module._RATIOS}) == len(module._RATIOS)
+
+
 def test_every_slope_of_the_cuts_tightens_the_range(monkeypatch):
     ratios = module._RATIOS
-    assert len({a / (a + b) for a, b in ratios}) == len(ratios)  # a multiple of a half plane is the same one
 
     def range_with(kept):
         monkeypatch.setattr(module, "_RATIOS", kept)
