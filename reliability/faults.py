@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 
-from reliability.stages import STAGES, Stage, contents, forked, left_over
+from reliability.stages import STAGES, Stage, contents, forked, left_over, waited, warm
 
 
 class _Disk:
@@ -107,7 +107,7 @@ def every_call(stage: Stage, before: Path, place: Path, *, step: int = 1) -> tup
             stage.work(whole)
         counted.write_text(str(disk.calls))
 
-    wrong = [] if _waited(count, said) == 0 else [f"undisturbed: {said.read_text()[-2000:]}"]
+    wrong = [] if waited(forked(count, said)) == 0 else [f"undisturbed: {said.read_text()[-2000:]}"]
     wanted = contents(whole, stage)
     tried = range(1, int(counted.read_text()) + 1, step)
     folder = place / "disturbed"
@@ -119,9 +119,9 @@ def every_call(stage: Stage, before: Path, place: Path, *, step: int = 1) -> tup
                 stage.work(folder)
 
         # A call whose failure costs nothing may end well: what cannot be dropped is left.
-        if _waited(disturbed, said) not in (0, 2):
+        if waited(forked(disturbed, said)) not in (0, 2):
             wrong.append(f"call {number}: {said.read_text()[-2000:]}")
-        if _waited(lambda: stage.work(folder), said) != 0:
+        if waited(forked(lambda: stage.work(folder), said)) != 0:
             wrong.append(f"after call {number}: {said.read_text()[-2000:]}")
         found = contents(folder, stage)
         wrong += [f"after call {number}: {name} differs" for name in wanted if found[name] != wanted[name]]
@@ -130,16 +130,12 @@ def every_call(stage: Stage, before: Path, place: Path, *, step: int = 1) -> tup
     return len(tried), wrong
 
 
-def _waited(work: Callable[[], object], said: Path) -> int:
-    _, status = os.waitpid(forked(work, said), 0)
-    return os.waitstatus_to_exitcode(status)
-
-
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="*", default=list(STAGES))
     wish = parser.parse_args()
     torch.set_num_threads(1)
+    warm()
     failed = False
     print("| command | calls that failed | wrong |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
@@ -156,7 +152,7 @@ def _main() -> int:
                 failed = failed or bool(wrong)
                 before = here / "whole"
             else:
-                _waited(lambda: stage.work(before), here / "said")  # noqa: B023 - it has ended when the loop goes on
+                waited(forked(lambda: stage.work(before), here / "said"))  # noqa: B023 - it has ended when the loop goes on
     return int(failed)
 
 

@@ -17,10 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reliability.kinds import Kind, kinds, warmed
+from reliability.kinds import Kind, kinds, make_good, warmed
 from reliability.sandbox import outcomes
+from reliability.stages import forked, waited
 
-_PORTION = 500
+_PORTION = 2500
 
 
 def tried(kind: Kind, numbers: range, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
@@ -46,6 +47,10 @@ def _main() -> int:
     wish = parser.parse_args()
     wish.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
+        said = Path(place) / "said"
+        if waited(forked(lambda: make_good(Path(place)), said)) != 0:
+            print(said.read_text(), file=sys.stderr)
+            return 1
         known = kinds(Path(place))
         if wish.show:
             sys.stdout.buffer.write(known[wish.show[0]].make(wish.seed, int(wish.show[1])))

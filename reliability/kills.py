@@ -20,7 +20,7 @@ from random import Random
 
 import torch
 
-from reliability.stages import STAGES, Stage, contents, forked, left_over
+from reliability.stages import STAGES, Stage, contents, forked, left_over, waited, warm
 
 _IN_A_ROW = 5
 
@@ -52,9 +52,8 @@ def survive(stage: Stage, before: Path, place: Path, kills: int, draw: Random, n
             process = forked(lambda: stage.work(folder), said)
             time.sleep(draw.uniform(0, seconds))
             os.kill(process, number)
-            _, status = os.waitpid(process, 0)
+            ended = waited(process)
             tally.kills += 1
-            ended = os.waitstatus_to_exitcode(status)
             tally.late += ended == 0
             if ended not in (0, -number):
                 tally.wrong.append(said.read_text()[-2000:])
@@ -69,8 +68,7 @@ def survive(stage: Stage, before: Path, place: Path, kills: int, draw: Random, n
 
 
 def _ended(process: int, said: Path, tally: Tally) -> None:
-    _, status = os.waitpid(process, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
+    if waited(process) != 0:
         tally.wrong.append(said.read_text()[-2000:])
 
 
@@ -87,6 +85,7 @@ def _main() -> int:
     parser.add_argument("--signal", default="KILL")
     wish = parser.parse_args()
     torch.set_num_threads(1)
+    warm()
     number, draw = signal.Signals[f"SIG{wish.signal}"], Random(wish.seed)
     failed = False
     print("| command | kills | of them too late | resumed to the end | to the bit | wrong |\n|---|---|---|---|---|---|")

@@ -82,22 +82,56 @@ class Kind:
 
 
 def kinds(folder: Path) -> Mapping[str, Kind]:
-    """Return every kind, after its good files were made in a new folder; readers write into it as well."""
-    run = _run(folder / "run")
-    made = (
-        _texts(folder, run),
-        _of_run(folder, run),
-        _checkpoints(folder, run),
-        _images(folder),
-        _graphs(folder, run),
-    )
-    return {kind.name: kind for group in made for kind in group}
+    """Return every kind by its name. Readers write into the folder, in which ``make_good`` made the good files."""
+    groups = (_texts(folder), _of_run(folder), _checkpoints(folder), _images(folder), _graphs(folder))
+    return {kind.name: kind for group in groups for kind in group}
 
 
-def _run(folder: Path) -> Path:
-    train(parse(RECIPE, NATURAL), folder, device="cpu")
-    evaluate(folder, examples=40, device="cpu", save_adversarial=True)
-    return folder
+def make_good(folder: Path) -> None:
+    """Write the good files of every kind into a new folder.
+
+    What works in threads is done here, in a process of its own: the one that forks the readers must have none.
+    """
+    run = folder / "run"
+    train(parse(RECIPE, NATURAL), run, device="cpu")
+    evaluate(run, examples=40, device="cpu", save_adversarial=True)
+    export(run, to="onnx", out=folder / "good.onnx")
+    x = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(0))
+    weights = Run(run).model()[0].backbone.state_dict()
+    encoded, archives, table = _good_images()
+    _keep(folder, "recipes", RECIPE.encode(), (run / "recipe.yaml").read_bytes(), dump(parse(RECIPE)).encode())
+    _keep(folder, "suites", SUITE.encode())
+    _keep(folder, "VNN-LIB", robustness(x, 0, 3, 0.1).encode(), disagreement(x, 2, 0.1).encode())
+    for name in ("model.json", "evaluation.json", "examples.jsonl", "metrics.jsonl"):
+        _keep(folder, name, (run / name).read_bytes())
+    _keep(folder, "PyTorch checkpoints", *(_checkpoint(weights, zipped=zipped) for zipped in (True, False)))
+    _keep(folder, "safetensors", save(weights))
+    _keep(folder, "own checkpoints", next((run / "checkpoint").glob("*.pt")).read_bytes())
+    _keep(folder, "images", *encoded)
+    _keep(folder, "npz", *archives)
+    _keep(folder, "parquet", table)
+    _keep(folder, "ONNX", (folder / "good.onnx").read_bytes())
+
+
+def _kind(folder: Path, name: str, change: Callable[[bytes, Random], bytes], read: Callable[[bytes], object]) -> Kind:
+    return Kind(name, _good(folder, name), change, read)
+
+
+def _keep(folder: Path, name: str, *bodies: bytes) -> None:
+    (folder / "good" / name).mkdir(parents=True)
+    for number, body in enumerate(bodies):
+        (folder / "good" / name / f"{number}").write_bytes(body)
+
+
+def _good(folder: Path, name: str) -> tuple[bytes, ...]:
+    return tuple(file.read_bytes() for file in sorted((folder / "good" / name).iterdir()))
+
+
+def _checkpoint(weights: Mapping[str, torch.Tensor], *, zipped: bool) -> bytes:
+    file = io.BytesIO()
+    body = {"net": dict(weights), "epoch": 3, "deep": {"er": {"x": torch.ones(2)}}}
+    torch.save(body, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
 
 
 def _placed(file: Path, read_it: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -111,15 +145,12 @@ def _placed(file: Path, read_it: Callable[[Path], object]) -> Callable[[bytes], 
     return read_body
 
 
-def _texts(folder: Path, run: Path) -> tuple[Kind, ...]:
+def _texts(folder: Path) -> tuple[Kind, ...]:
     import yaml
 
     def change(body: bytes, draw: Random) -> bytes:
         return as_json(of_tree(yaml.safe_load(body), draw)).encode(errors="surrogatepass")
 
-    recipes = (RECIPE.encode(), (run / "recipe.yaml").read_bytes(), dump(parse(RECIPE)).encode())
-    x = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(0))
-    queries = robustness(x, 0, 3, 0.1).encode(), disagreement(x, 2, 0.1).encode()
     point = Point(
         {name: np.zeros((1, 1, 2, 2)) for name in ("X", "X_teacher", "X_student")},
         {name: np.zeros((1, 3)) for name in ("Y", "Y_teacher", "Y_student")},
@@ -153,23 +184,25 @@ def _texts(folder: Path, run: Path) -> tuple[Kind, ...]:
         return " ".join(parts).encode()
 
     return (
-        Kind("recipes", recipes, change, _placed(folder / "recipe.yaml", read)),
-        Kind(
+        _kind(folder, "recipes", change, _placed(folder / "recipe.yaml", read)),
+        _kind(
+            folder,
             "suites",
-            (SUITE.encode(),),
             change,
             _placed(folder / "suite.yaml", lambda file: _read_suite(file, Threat())),
         ),
-        Kind("VNN-LIB", queries, other_words, answer),
+        _kind(folder, "VNN-LIB", other_words, answer),
     )
 
 
-def _of_run(folder: Path, run: Path) -> tuple[Kind, ...]:
+def _of_run(folder: Path) -> tuple[Kind, ...]:
     """The files of a run, each strange in a copy whose other files are good."""
+
+    run = folder / "run"
 
     def copy(name: str) -> Path:
         place = folder / f"copy-{name}"
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         for file in run.iterdir():
             if file.is_file():
                 (place / file.name).write_bytes(file.read_bytes())
@@ -178,34 +211,28 @@ def _of_run(folder: Path, run: Path) -> tuple[Kind, ...]:
     def change(body: bytes, draw: Random) -> bytes:
         return as_json(of_tree(json.loads(body), draw)).encode()
 
+    def built(file: Path) -> object:
+        return load_model(file.parent)
+
     def shown(file: Path) -> object:
         # The page takes a hundred times as long as the tables, so one input in fifty is shown in it.
         page = folder / "report.html" if sha256(file.read_bytes()).digest()[0] < 256 / 50 else None
         return compare([file.parent], out=page, csv=folder / "t.csv", latex=folder / "t.tex", markdown=folder / "t.md")
 
-    def good(name: str) -> tuple[bytes, ...]:
-        return ((run / name).read_bytes(),)
-
     return (
-        Kind(
-            "model.json", good("model.json"), change, _placed(copy("model.json"), lambda file: load_model(file.parent))
+        _kind(
+            folder,
+            "model.json",
+            change,
+            _placed(copy("model.json"), built),
         ),
-        Kind("evaluation.json", good("evaluation.json"), change, _placed(copy("evaluation.json"), shown)),
-        Kind("examples.jsonl", good("examples.jsonl"), of_lines, _placed(copy("examples.jsonl"), shown)),
-        Kind("metrics.jsonl", good("metrics.jsonl"), of_lines, _placed(copy("metrics.jsonl"), shown)),
+        _kind(folder, "evaluation.json", change, _placed(copy("evaluation.json"), shown)),
+        _kind(folder, "examples.jsonl", of_lines, _placed(copy("examples.jsonl"), shown)),
+        _kind(folder, "metrics.jsonl", of_lines, _placed(copy("metrics.jsonl"), shown)),
     )
 
 
-def _checkpoints(folder: Path, run: Path) -> tuple[Kind, ...]:
-    weights = Run(run).model()[0].backbone.state_dict()
-    bodies = []
-    for zipped in (True, False):
-        file = io.BytesIO()
-        body = {"net": dict(weights), "epoch": 3, "deep": {"er": {"x": torch.ones(2)}}}
-        torch.save(body, file, _use_new_zipfile_serialization=zipped)
-        bodies.append(file.getvalue())
-    own = next((run / "checkpoint").glob("*.pt")).read_bytes()
-
+def _checkpoints(folder: Path) -> tuple[Kind, ...]:
     def imported(file: Path) -> object:
         # As ``teacher import`` does, short of writing the run.
         tree = read_untrusted(file)
@@ -236,38 +263,52 @@ def _checkpoints(folder: Path, run: Path) -> tuple[Kind, ...]:
         return struct.pack("<Q", len(said)) + said + body[8 + size :]
 
     return (
-        Kind("PyTorch checkpoints", tuple(bodies), of_zip, _placed(folder / "given.pt", imported)),
-        Kind("safetensors", (save(weights),), header, _placed(folder / "given.safetensors", imported)),
-        Kind("own checkpoints", (own,), of_zip, resumed),
+        _kind(folder, "PyTorch checkpoints", of_zip, _placed(folder / "given.pt", imported)),
+        _kind(folder, "safetensors", header, _placed(folder / "given.safetensors", imported)),
+        _kind(folder, "own checkpoints", of_zip, resumed),
     )
 
 
-def _images(folder: Path) -> tuple[Kind, ...]:
-    draws = np.random.default_rng(0)
-    x, y = draws.integers(0, 256, (6, 8, 8), dtype=np.uint8), np.array([0, 1, 2, 0, 1, 2])
+_LABELS = [0, 1, 2, 0, 1, 2]
+_PATHS = [f"{number}.png" for number in range(6)]
+_INFO: dict[str, Any] = {
+    "info": {
+        "features": {"image": {"_type": "Image"}, "label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}},
+    }
+}
+
+
+def _good_images() -> tuple[list[bytes], list[bytes], bytes]:
+    """Return a picture in every format, archives of arrays, and a table."""
+    x, y = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8), np.array(_LABELS)
     archives = []
     for write in (np.savez, np.savez_compressed):
         file = io.BytesIO()
         write(file, x_train=x, y_train=y, x_test=x, y_test=y)
         archives.append(file.getvalue())
-    pictures = {name: io.BytesIO() for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")}
-    for name, file in pictures.items():
-        Image.fromarray(x[0]).convert("RGB").save(file, name)
-    encoded = tuple(file.getvalue() for file in pictures.values())
-    cells = [{"bytes": encoded[0], "path": f"{number}.png"} for number in range(6)]
-    features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b", "c"], "_type": "ClassLabel"}}
-    info: dict[str, Any] = {"info": {"features": features}}
-
-    def table(cells: Any, labels: Any, said: str | bytes) -> bytes:
-        made = pa.table({"image": pa.array(cells), "label": pa.array(labels)})
+    encoded = []
+    for name in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
         file = io.BytesIO()
-        parquet.write_table(made.replace_schema_metadata({"huggingface": said}), file)
-        return file.getvalue()
+        Image.fromarray(x[0]).convert("RGB").save(file, name)
+        encoded.append(file.getvalue())
+    cells = [{"bytes": encoded[0], "path": path} for path in _PATHS]
+    return encoded, archives, _table(cells, _LABELS, json.dumps(_INFO))
+
+
+def _table(cells: Any, labels: Any, said: str | bytes) -> bytes:
+    made = pa.table({"image": pa.array(cells), "label": pa.array(labels)})
+    file = io.BytesIO()
+    parquet.write_table(made.replace_schema_metadata({"huggingface": said}), file)
+    return file.getvalue()
+
+
+def _images(folder: Path) -> tuple[Kind, ...]:
+    encoded = _good(folder, "images")
 
     def other_table(_: bytes, draw: Random) -> bytes:
         """Return a table of another shape: other metadata, other labels, other cells."""
         while True:
-            tree = of_tree({"metadata": info, "labels": y.tolist(), "paths": [cell["path"] for cell in cells]}, draw)
+            tree = of_tree({"metadata": _INFO, "labels": _LABELS, "paths": _PATHS}, draw)
             if not isinstance(tree, dict):
                 continue
             labels, paths = (
@@ -277,7 +318,7 @@ def _images(folder: Path) -> tuple[Kind, ...]:
             bare = draw.random() < 0.3
             try:
                 made = [{"bytes": None if bare else encoded[draw.randrange(7)], "path": path} for path in paths]
-                return table(made, labels, as_json(tree.get("metadata")))
+                return _table(made, labels, as_json(tree.get("metadata")))
             except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeEncodeError):
                 continue  # what cannot even be written
 
@@ -294,9 +335,13 @@ def _images(folder: Path) -> tuple[Kind, ...]:
 
         return of_archive(body, draw, change)
 
-    def loaded(source: Parquet | Npz | Folder) -> object:
-        found = source.load("train")
-        return found.signature, source.open("test").signature
+    def of_table(file: Path) -> object:
+        source = Parquet(path=str(file.parent))
+        return source.load("train"), source.load("test")
+
+    def of_arrays(file: Path) -> object:
+        source = Npz(path=str(file))
+        return source.load("train"), source.load("test")
 
     def look(file: Path) -> object:
         found = Folder(path=str(file.parents[2])).open("train")
@@ -304,29 +349,24 @@ def _images(folder: Path) -> tuple[Kind, ...]:
         found.check()
         return found.decoded()
 
-    for name in ("train-0.parquet", "test-0.parquet"):
-        (folder / "table").mkdir(exist_ok=True)
-        (folder / "table" / name).write_bytes(table(cells, y.tolist(), json.dumps(info)))
+    (folder / "table").mkdir(exist_ok=True)
+    (folder / "table" / "test-0.parquet").write_bytes(_good(folder, "parquet")[0])
     return (
-        Kind(
+        _kind(
+            folder,
             "parquet",
-            ((folder / "table" / "train-0.parquet").read_bytes(),),
             other_table,
-            _placed(folder / "table" / "train-0.parquet", lambda file: loaded(Parquet(path=str(file.parent)))),
+            _placed(folder / "table" / "train-0.parquet", of_table),
         ),
-        Kind("npz", tuple(archives), arrays, _placed(folder / "given.npz", lambda file: loaded(Npz(path=str(file))))),
-        Kind("images", encoded, of_bytes, _placed(folder / "pictures" / "train" / "a" / "x.png", look)),
+        _kind(folder, "npz", arrays, _placed(folder / "given.npz", of_arrays)),
+        _kind(folder, "images", of_bytes, _placed(folder / "pictures" / "train" / "a" / "x.png", look)),
     )
 
 
-def _graphs(folder: Path, run: Path) -> tuple[Kind, ...]:
-    import onnx
-
-    export(run, to="onnx", out=folder / "good.onnx")
-    good = (folder / "good.onnx").read_bytes()
-    x = torch.full((2, 1, 8, 8), 0.5)
-
+def _graphs(folder: Path) -> tuple[Kind, ...]:
     def change(body: bytes, draw: Random) -> bytes:
+        import onnx
+
         model = onnx.load_model_from_string(body)
         of_message(model, draw)
         made: bytes = model.SerializeToString()
@@ -335,11 +375,11 @@ def _graphs(folder: Path, run: Path) -> tuple[Kind, ...]:
     def asked(file: Path) -> object:
         network = OnnxFile.read(file, threads=1)
         try:
-            return network.metadata, network(x)
+            return network.metadata, network(torch.full((2, 1, 8, 8), 0.5))
         except MemoryError as problem:  # a command divides its batch, and says it in the end
             raise InputError("memory ran out") from problem
 
-    return (Kind("ONNX", (good,), change, _placed(folder / "given.onnx", asked)),)
+    return (_kind(folder, "ONNX", change, _placed(folder / "given.onnx", asked)),)
 
 
 def warmed(each: Mapping[str, Kind]) -> None:

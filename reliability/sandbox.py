@@ -1,5 +1,6 @@
 """A worker that reads strange files: forked, bounded in memory and time, and watched for what it does besides."""
 
+import faulthandler
 import os
 import resource
 import signal
@@ -81,13 +82,14 @@ def outcomes(
     *,
     folder: Path,
     warm: Callable[[], object],
-    seconds: int = 10,
+    seconds: float = 10,
+    patience: float = 200,
     memory: int = 3 * 2**30,
 ) -> Iterator[Outcome]:
     """Yield what came of each input; a worker that dies takes one input with it, and the next one goes on.
 
     ``memory`` bytes are what the worker may take beyond those it has after ``warm``. An input may take ``seconds`` of
-    processor time, and 20 times as many by the clock.
+    CPU time, and ``patience`` seconds by the clock.
     """
     start = numbers.start
     while start < numbers.stop:
@@ -95,7 +97,7 @@ def outcomes(
         worker = os.fork()
         if worker == 0:
             os.close(reading)
-            _live(make, read, range(start, numbers.stop), folder, warm, seconds, memory, writing)
+            _live(make, read, range(start, numbers.stop), folder, warm, seconds, patience, memory, writing)
         os.close(writing)
         with os.fdopen(reading, "r", errors="replace") as lines:
             for line in lines:
@@ -116,11 +118,15 @@ def _live(
     numbers: range,
     folder: Path,
     warm: Callable[[], object],
-    seconds: int,
+    seconds: float,
+    patience: float,
     memory: int,
     pipe: int,
 ) -> None:
     """Be the worker: never returns."""
+    for clock in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(clock, signal.SIG_DFL)
+    faulthandler.disable()
     watch = Watch(folder)
     warm()
     with Path("/proc/self/statm").open() as statm:
@@ -130,9 +136,9 @@ def _live(
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what native readers remark
     for number in numbers:
         body = make(number)
-        # The default action of both ends the process, native code included; a wait uses no processor time.
+        # The default action of both ends the process, native code included; a wait uses no CPU time.
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.alarm(20 * seconds)
+        signal.setitimer(signal.ITIMER_REAL, patience)
         watch.active, watch.seen = True, []
         word, what = "accepted", ""
         try:
@@ -145,7 +151,7 @@ def _live(
         finally:
             watch.active = False
             signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if watch.seen:
             word, what = "wrong", f"forbidden: {watch.seen[0]}"
         line = f"{number} {word} {' '.join(what[:400].split())}\n"

@@ -7,9 +7,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.recipe import parse
 from overproof.verbs.certify import certify
@@ -66,6 +68,13 @@ STAGES: Mapping[str, Stage] = {
 }
 
 
+def warm() -> None:
+    """Import what the stages import late, so that a forked process need not."""
+    for name in ("onnx", "onnxruntime", "onnxscript", "sklearn.datasets", "torch.export", "torch._dynamo"):
+        import_module(name)
+    Digits().load("test")
+
+
 def contents(folder: Path, stage: Stage) -> dict[str, str]:
     """Return a digest of every file that a stage leaves, without its folder and the seconds it took."""
     found = {}
@@ -107,6 +116,11 @@ def forked(work: Callable[[], object], said: Path) -> int:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def waited(process: int) -> int:
+    """Wait for a process and return how it ended: its status, or the negative number of the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def _timeless(tree: Any) -> Any:

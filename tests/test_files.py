@@ -47,6 +47,24 @@ def test_a_failure_at_any_moment_keeps_the_old_file_and_leaves_no_rest(tmp_path,
         assert str(caught.value) == f"{file}: cannot be written (No space left on device); what was there is kept"
 
 
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for name in (f".a.json.{gone.pid}.tmp", f".a.json.{os.getppid()}.tmp", ".a.json.x.tmp", f".b.json.{gone.pid}.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    write_atomically(tmp_path / "a.json", b"new")
+    assert {one.name for one in tmp_path.iterdir()} == {
+        *("a.json", f".a.json.{os.getppid()}.tmp", ".a.json.x.tmp", f".b.json.{gone.pid}.tmp")
+    }
+
+
+def test_a_path_with_a_zero_byte_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        write_atomically(tmp_path / "a\0b", b"")
+    with pytest.raises(InputError, match="cannot be made"):
+        make_folder(tmp_path / "a\0b")
+
+
 def test_a_disk_that_is_really_full(tmp_path):
     file = tmp_path / "a.bin"
     file.write_bytes(b"old")

@@ -1,5 +1,6 @@
 """Writing files whole or not at all: a temporary name, synced to disk, renamed."""
 
+import glob
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ from overproof.errors import InputError
 def write_atomically(path: Path, body: bytes) -> None:
     """Write ``body`` to ``path``; a crash or a full disk leaves the old file as it was.
 
-    Raises ``InputError`` with the operating system's reason where the disk does not take the file.
+    What a killed process left of an earlier attempt is removed. Raises ``InputError`` with the operating system's
+    reason where the disk does not take the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -22,6 +24,7 @@ def write_atomically(path: Path, body: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+        _remove_abandoned(path)
     except (OSError, ValueError) as problem:  # a ValueError: no system has a path with a zero byte
         raise InputError(f"{path}: cannot be written ({_said(problem)}); what was there is kept") from problem
     finally:
@@ -57,6 +60,27 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise InputError(f"{folder}: cannot be written ({_said(problem)})") from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of processes that are gone: a kill gave them no time to."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdigit() and not _lives(int(number)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # elsewhere nobody can ask without stopping it
+        return True
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's, or no number of a process
+        return True
+    return True
 
 
 def _said(problem: Exception) -> str:
