@@ -369,9 +369,7 @@ def test_names_that_mean_nothing(run, tmp_path):
     assert refused(run, attacks=("standart",)) == "there is no attack or suite 'standart' (did you mean 'standard'?)"
     assert refused(run, attacks=("fgsm", "sqare")) == "there is no attack or suite 'sqare' (did you mean 'square'?)"
     assert refused(run, attacks=("fgsm", "fgsm")) == "attacks need different names, got fgsm, fgsm"
-    assert refused(run, attacks=(str(tmp_path / "no.yaml"),)).endswith(
-        "there is no such file"
-    )
+    assert refused(run, attacks=(str(tmp_path / "no.yaml"),)).endswith("there is no such file")
 
 
 def test_an_attack_that_the_norm_does_not_have(run):
