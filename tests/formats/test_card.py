@@ -66,7 +66,7 @@ def test_the_recipe_and_both_digests_are_in_it(card, facts):
     assert facts["recipe"].strip() in text
     assert f"`{facts['config']['digest']}`" in text
     assert f"`{facts['config']['recipe_digest']}`" in text
-    assert "<details>" not in card(recipe=None)
+    assert "The recipe, as run" not in card(recipe=None)
 
 
 def test_what_is_not_known_is_said(card, facts):

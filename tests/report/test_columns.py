@@ -1,10 +1,14 @@
+import csv
 import math
+from io import StringIO
 
 import pytest
 
 from overproof.evaluation.evidence import Evidence
 from overproof.report.columns import FIXED, Cell, columns_of, marks_of
 from overproof.report.findings import Findings
+from overproof.report.table import tables
+from overproof.report.text import as_csv
 
 
 def figures(found):
@@ -109,3 +113,37 @@ def test_a_range(finding):
 
 def test_no_examples_are_no_number():
     assert math.isnan(Cell.of({"claim": "", "passed": 0, "of": 0}).value)
+
+
+UNEQUAL = [
+    {"class": "cat", "of": 150, "clean": 150, "worst": 75},
+    {"class": "=dog", "of": 50, "clean": 25, "worst": 0},
+]
+
+
+def test_balanced_accuracy_stands_beside_accuracy_where_classes_are_unequal(finding):
+    cells = columns_of(finding(per_class=UNEQUAL))
+    assert (cells["balanced"][1].value, cells["balanced_worst"][1].value) == (0.75, 0.25)
+    equal = [{**one, "of": 100 + number} for number, one in enumerate(UNEQUAL)]
+    for classes in (equal, [], None):
+        assert "balanced" not in columns_of(finding(per_class=classes))
+    labels = [column.label for column in tables([finding(per_class=UNEQUAL)])[0].columns]
+    assert labels.index("balanced clean") == labels.index("W-Robust") + 1
+
+
+def test_counts_of_classes_are_columns_of_the_csv(finding):
+    found = tables([finding(per_class=UNEQUAL), finding(run="older")])
+    first, second = csv.DictReader(StringIO(as_csv(found)))
+    if first["run"] == "older":
+        first, second = second, first
+    names = ("images", "correct clean", "correct in the worst case")
+    assert [first[f"'=dog: {name}"] for name in names] == ["50", "25", "0"]
+    assert second["cat: images"] == ""
+    many = [{"class": str(number), "of": 1, "clean": 1, "worst": 1} for number in range(101)]
+    assert "100: images" not in as_csv(tables([finding(per_class=many)]))
+
+
+@pytest.mark.parametrize("level", ["fine", "suspect", "fail"])
+def test_a_constant_answer_is_a_mark(finding, level):
+    marks = marks_of(finding(answers={"level": level, "finding": "it answers one"}).evaluation)
+    assert marks == (() if level == "fine" else ("it answers one",))

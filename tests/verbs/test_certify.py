@@ -184,7 +184,8 @@ def test_smoothing_certifies_the_smoothed_network(run):
     assert (found["kind"], found["smoothing"]["sigma"], found["smoothing"]["samples"]) == ("smoothing", 0.25, 200)
     assert found["smoothing"]["largest"] > 0.1
     examples = lines(run)
-    assert found["verified"]["passed"] == sum(one["verdict"] == "certified" for one in examples) > 2
+    assert found["verified"]["passed"] == sum(one["verdict"] == "certified" for one in examples)
+    assert 0 < found["verified"]["passed"] < 10
     assert sum(found["counts"].values()) == 10
     certify(run, **options, batch=3)
     assert lines(run) == examples

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import leads, out_console, say, show_course, stoppable
-from overproof.cli.options import BoundName, Device, NormName
+from overproof.cli.options import BoundName, ClassesByPosition, Device, NormName
 
 
 def certify(
@@ -24,6 +24,7 @@ def certify(
     data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset, the attacks and the noise.")] = 0,
     batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
+    classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
@@ -50,6 +51,7 @@ def certify(
         data=data,
         seed=seed,
         batch=batch,
+        classes_by_position=classes_by_position,
         resume=resume,
         out=out,
         device=device,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, show_course, stoppable, warn
-from overproof.cli.options import Device, NormName, PrecisionName
+from overproof.cli.options import ClassesByPosition, Device, NormName, PrecisionName
 
 
 def evaluate(
@@ -38,6 +38,7 @@ def evaluate(
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep the broken images, and show them on the page.")
     ] = False,
+    classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
@@ -64,6 +65,7 @@ def evaluate(
         precision=precision.value,
         reliability=reliability,
         save_adversarial=save_adversarial,
+        classes_by_position=classes_by_position,
         resume=resume,
         out=out,
         device=device,
@@ -94,6 +96,11 @@ def _print_evaluation(found: "dict[str, Any]") -> None:
             seconds = (trial or found[column.key])["seconds"]
             grid.add_row(Text(column.label), shown(row, column), *passes, f"{seconds:.1f}")
     out_console.print(grid)
+    means = [f"{column.label} {shown(row, column)} %" for column in table.columns if column.group == "balanced"]
+    if means:
+        worst = min(found["per_class"], key=lambda one: one["worst"] / one["of"])
+        least = f"{worst['class']!r} {worst['worst']} of {worst['of']} in the worst case"
+        say(f"classes are unequal; mean over the classes: {', '.join(means)}; the weakest is {least}")
     if found["artefact"]:
         _print_artefact(found["artefact"])
     if found["suite"]["caution"]:

@@ -38,3 +38,8 @@ TrustCode = Annotated[
     bool,
     typer.Option("--trust-code", help="Run code that a file names, wherever it lies; else only what lies beside it."),
 ]
+
+ClassesByPosition = Annotated[
+    bool,
+    typer.Option("--classes-by-position", help="Take images whose classes have other names, or another order."),
+]

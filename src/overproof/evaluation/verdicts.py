@@ -1,6 +1,6 @@
 """One verdict per example, and what they add up to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,6 +77,18 @@ class Verdicts:
     def worst(self) -> Evidence:
         """Accuracy under the worst of all trials, example by example."""
         return self._evidence("correct under every attack", self.robust, sum(self.seconds.values()))
+
+    def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Return a record per class that has images: its name, how many, and how many are correct, clean and worst."""
+        of, clean, worst = (
+            torch.bincount(self.labels[mask], minlength=len(classes)).tolist()
+            for mask in (torch.ones_like(self.correct), self.correct, self.robust)
+        )
+        return [
+            {"class": name, "of": of[label], "clean": clean[label], "worst": worst[label]}
+            for label, name in enumerate(classes)
+            if of[label]
+        ]
 
     def broken_by(self) -> list[str | None]:
         """Return the first trial that broke each correctly classified example, ``[N]`` names or None."""

@@ -1,6 +1,7 @@
 """The model card: what a network is, what it withstood and what was proved, with every number's footing."""
 
 from collections.abc import Iterator, Mapping
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from overproof.report.text import fence_around, in_code, in_markdown
 from overproof.wording import visible
 
 Facts = Mapping[str, Any]
+_MOST_CLASSES = 100  # of which a card has rows
 
 
 def model_card(
@@ -100,6 +102,7 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
         suite = in_code(str(evaluation["suite"]["name"]))
         yield f"Attacked: {in_markdown(footing(evaluation))}; suite {suite}, seed {evaluation['seed']}.\n"
         yield "\n".join(["| attack | correct, % [95 %] | images |", "|---|---|---|", *lines]) + "\n"
+        yield from _classes(evaluation)
         yield from _verdicts(evaluation)
     if certificate is not None:
         threat, data, proven = certificate["threat"], certificate["data"], certificate["verified"]
@@ -109,6 +112,27 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
             f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {certified} % of "
             f"{data['examples']} of {data['of']} test images of {in_markdown(str(data['name']))}.\n"
         )
+
+
+def _classes(evaluation: Facts) -> Iterator[str]:
+    """Yield the figures of each class, of up to 100, and their means where classes are unequal."""
+    classes = evaluation.get("per_class") or ()
+    if not 0 < len(classes) <= _MOST_CLASSES:
+        return
+    rows = [
+        f"| {in_markdown(str(one['class']))} | {one['of']} | {_percent(one['clean'], one['of'])} "
+        f"| {_percent(one['worst'], one['of'])} |"
+        for one in classes
+    ]
+    heads = ["| class | images | clean, % | worst case, % |", "|---|---:|---:|---:|"]
+    means = (mean(one[part] / one["of"] for one in classes) for part in ("clean", "worst"))
+    clean, worst = (f"{100 * one:.1f}" for one in means)
+    rows.append(f"| mean over the classes (balanced accuracy) | | {clean} | {worst} |")
+    yield "\n".join(["<details><summary>By class</summary>\n", *heads, *rows, "\n</details>"]) + "\n"
+
+
+def _percent(passed: int, of: int) -> str:
+    return f"{100 * passed / of:.1f}"
 
 
 def _verdicts(evaluation: Facts) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Column:
     key: str
     label: str
     unit: Unit
-    group: Literal["accuracy", "attacks", "proof", "confidence", "cost"]
+    group: Literal["accuracy", "balanced", "attacks", "proof", "confidence", "cost"]
     about: str
     better: int = 0
 
@@ -60,6 +60,8 @@ class Column:
             return f"{value:.3f}"
         return f"{value:.1f}" if self.unit == "minutes" else _counted(value)
 
+
+_BALANCED = {"balanced": "clean", "balanced_worst": "worst"}
 
 FIXED: Mapping[str, Column] = {
     column.key: column
@@ -82,6 +84,22 @@ FIXED: Mapping[str, Column] = {
             group="accuracy",
             better=1,
             about="Half clean, half worst-case accuracy; the interval is half of both, at least as wide as it must be.",
+        ),
+        Column(
+            key="balanced",
+            label="balanced clean",
+            unit="share",
+            group="balanced",
+            better=1,
+            about="Balanced accuracy: the mean over the classes of clean accuracy, whatever their sizes.",
+        ),
+        Column(
+            key="balanced_worst",
+            label="balanced worst case",
+            unit="share",
+            group="balanced",
+            better=1,
+            about="The mean over the classes of accuracy in the worst case.",
         ),
         Column(
             key="ece",
@@ -166,6 +184,7 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
         **_attacks(evaluation),
         "worst": (FIXED["worst"], worst),
         "w_robust": (FIXED["w_robust"], _halved(clean, worst)),
+        **_balanced(evaluation),
         **_certified(findings),
     }
     numbers: dict[str, float | None] = {}
@@ -203,6 +222,15 @@ def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
         )
         found[column.key] = (column, Cell.of(attack))
     return found
+
+
+def _balanced(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
+    """Return balanced accuracies where classes are unequal, beyond the one image by which shares of a subset differ."""
+    classes = evaluation.get("per_class") or ()
+    if max((one["of"] for one in classes), default=0) - min((one["of"] for one in classes), default=0) <= 1:
+        return {}
+    shares = {key: [one[part] / one["of"] for one in classes] for key, part in _BALANCED.items()}
+    return {key: (FIXED[key], Cell(value=mean(values))) for key, values in shares.items()}
 
 
 def _certified(findings: Findings) -> dict[str, tuple[Column, Cell]]:

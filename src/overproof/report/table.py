@@ -6,7 +6,7 @@ Runs that differ in nothing but their seed are one row: a mean, and a 95 % inter
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from statistics import mean
 from typing import Any
@@ -24,6 +24,7 @@ class Row:
     """One run, or several that differ in their seed (``members``); a cell per column, absent where it was not run.
 
     ``places`` are the runs' places among all findings. ``marks`` are what a reader must know before the figures.
+    ``classes`` are a single run's counts by the name of a class: ``of`` how many, correct ``clean`` and ``worst``.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     places: tuple[int, ...]
     marks: tuple[str, ...] = ()
     members: tuple["Row", ...] = ()
+    classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,7 @@ def _table(title: str, found: list[tuple[int, Findings]]) -> Table:
                 cells={key: cell for key, (_, cell) in cells.items()},
                 places=(place,),
                 marks=marks_of(findings.evaluation),
+                classes={str(one["class"]): one for one in findings.evaluation.get("per_class") or ()},
             )
         )
     rows = [_folded(group, columns) for group in _by_seed(found, single)]
@@ -112,7 +115,9 @@ def _in_order(columns: Mapping[str, Column]) -> tuple[Column, ...]:
     """Return the columns as a table has them: clean, attacks, worst case, proofs, the rest; no label twice."""
     fixed = [column for key, column in FIXED.items() if key in columns]
     kinds = {group: [column for column in columns.values() if column.group == group] for group in ("attacks", "proof")}
-    laid = [*fixed[:1], *kinds["attacks"], *fixed[1:3], *kinds["proof"], *fixed[3:]]
+    balanced = [column for column in fixed if column.group == "balanced"]
+    rest = [column for column in fixed[3:] if column.group != "balanced"]
+    laid = [*fixed[:1], *kinds["attacks"], *fixed[1:3], *balanced, *kinds["proof"], *rest]
     seen: dict[str, int] = {}
     for number, column in enumerate(laid):
         seen[column.label] = seen.get(column.label, 0) + 1

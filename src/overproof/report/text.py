@@ -13,6 +13,8 @@ from overproof.wording import one_line, visible
 
 Written = Callable[[str], str]
 
+_MOST_CLASSES = 100  # of which a table of comma-separated values has columns
+_OF_CLASS = {"images": "of", "correct clean": "clean", "correct in the worst case": "worst"}
 _MARKDOWN = "\\|*_`[]~"
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -25,18 +27,23 @@ _LATEX = {
 def as_csv(found: Sequence[Table]) -> str:
     """Return one line per row, run by run below the means: shares in [0, 1] in full, intervals in columns of their own.
 
-    A figure that was not run is empty. Every line says on what it stands, so tables may follow one another.
+    A figure that was not run is empty. Counts per class follow, of up to 100 classes and of single runs. Every line says
+    on what it stands, so tables may follow one another.
     """
     columns = {column.key: column for table in found for column in table.columns}
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for column in columns.values() for head in _heads(column)]
-    writer.writerow(["footing", "run", "method", "seeds", "marks", *heads])
+    classes = list(dict.fromkeys(name for table in found for row in table.rows for name in row.classes))
+    classes = classes if len(classes) <= _MOST_CLASSES else []
+    named = [f"{in_csv(name)}: {figure}" for name in classes for figure in _OF_CLASS]
+    writer.writerow(["footing", "run", "method", "seeds", "marks", *heads, *named])
     for table in found:
         for row in (line for whole in table.rows for line in (whole, *whole.members)):
             figures = [figure for column in columns.values() for figure in _figures(row, column)]
             words = map(in_csv, (table.title, row.name, row.method))
-            writer.writerow([*words, len(row.places), in_csv("; ".join(row.marks)), *figures])
+            counts = [row.classes.get(name, {}).get(figure, "") for name in classes for figure in _OF_CLASS.values()]
+            writer.writerow([*words, len(row.places), in_csv("; ".join(row.marks)), *figures, *counts])
     return out.getvalue()
 
 

@@ -16,7 +16,7 @@ from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.recipe import data_source, plain
 from overproof.run import Run, find_run
-from overproof.verbs.networks import digest_of
+from overproof.verbs.networks import check_classes, digest_of
 from overproof.wording import folder_name
 
 
@@ -68,6 +68,7 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
     images = source.load("train")
     if images.signature != model.signature:
         raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
+    check_classes(description["classes"], images.classes, where=str(run.folder))
     return Cargo(
         name=str(run.folder),
         folder=run.folder,

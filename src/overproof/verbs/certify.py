@@ -35,7 +35,7 @@ from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
 from overproof.verbs.examinee import Examinee, examinee, shown
-from overproof.verbs.networks import digest_of, find_network
+from overproof.verbs.networks import digest_of, load_other
 
 SCHEMA = 1
 
@@ -82,6 +82,7 @@ def certifying(
     batch: int = 100,
     device: str = "auto",
     data: Source | str | None = None,
+    classes_by_position: bool = False,
     resume: bool = False,
     out: Path | str | None = None,
 ) -> Generator[Certifying, None, dict[str, Any]]:
@@ -92,12 +93,14 @@ def certifying(
     at most ``seconds`` (above 0) per example for alpha and for splitting, and as much again for the pair's.
     ``gamma``, in [0, 1], is one more gap at which faithful examples are counted. ``smoothing`` is a sigma: randomised
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
-    a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together. ``resume``
+    a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together.
+    ``classes_by_position`` takes images whose classes have other names than the network's, or another order. ``resume``
     continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``).
     Raises ``InputError``.
     """
     keep_freed_memory()
-    subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
+    subject = examinee(run, data, classes_by_position=classes_by_position)
+    place, shard = pick_device(device), Shard.here()
     plan = _plan(subject, norm, eps, bound, seconds)
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
@@ -106,7 +109,9 @@ def certifying(
     if teacher is not None and noise is not None:
         raise InputError("smoothing certifies one network and no pair; leave out --teacher or --smoothing")
     model = subject.model.to(place)
-    other = None if teacher is None else find_network(teacher, subject.images.signature).model.to(place)
+    other = None
+    if teacher is not None:
+        other = load_other(teacher, subject.images, by_position=classes_by_position).to(place)
     rows = subject.rows(examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     folder = subject.folder if out is None else Path(out)

@@ -53,7 +53,7 @@ def check_teacher(
     ``InputError``.
     """
     keep_freed_memory()
-    subject, place = examinee(run, data), pick_device(device)
+    subject, place = examinee(run, data, classes_by_position=True), pick_device(device)
     threat, suite = chosen_suite(subject, ("quick",), norm, eps)
     if threat is None:
         raise InputError(f"{subject.name}: an eps of 0 attacks nothing; a teacher is checked under attack")

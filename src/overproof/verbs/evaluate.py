@@ -41,7 +41,7 @@ from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
-from overproof.verbs.networks import digest_of, find_network
+from overproof.verbs.networks import digest_of, load_other
 
 SCHEMA = 2
 
@@ -88,6 +88,7 @@ def evaluating(
     batch: int | None = None,
     reliability: bool = True,
     save_adversarial: bool = False,
+    classes_by_position: bool = False,
     resume: bool = False,
     out: Path | str | None = None,
 ) -> Generator[Attacking, None, dict[str, Any]]:
@@ -97,6 +98,7 @@ def evaluating(
     ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded
     subset in proportion to the classes (0: all). ``teacher`` is what transfer attacks climb and what agreement is
     measured with.
+    ``classes_by_position`` takes images whose classes have other names than the network's, or another order.
     ``original`` is the network that an exported file came from (default: the run in whose folder it lies): transfer
     attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
@@ -105,12 +107,13 @@ def evaluating(
     ``InputError``.
     """
     keep_freed_memory()
-    subject, place, shard = examinee(run, data), pick_device(device), Shard.here()
+    subject = examinee(run, data, classes_by_position=classes_by_position)
+    place, shard = pick_device(device), Shard.here()
     words = (attacks,) if isinstance(attacks, str) else attacks
     threat, suite = chosen_suite(subject, words, norm, eps)
     model, other = subject.model.to(place), None
     if teacher is not None:
-        other = find_network(teacher, subject.images.signature).model.to(place)
+        other = load_other(teacher, subject.images, by_position=classes_by_position).to(place)
     made = artefact(subject, original, place)
     source = made.original if made and made.original else other
     if made and source is None and not words:
@@ -164,6 +167,7 @@ def evaluating(
             "batch": size,
             "search_precision": chosen,
             **_figures(verdicts),
+            "per_class": verdicts.per_class(images.classes),
             "calibration": _calibration(verdicts),
             "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
             "answers": answered.plain(),

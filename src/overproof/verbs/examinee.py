@@ -22,7 +22,7 @@ from overproof.plain_yaml import read_yaml
 from overproof.reading import field, parsing, read_fraction
 from overproof.recipe import build, data_source
 from overproof.run import Run, find_run
-from overproof.verbs.networks import digest_of
+from overproof.verbs.networks import BY_POSITION, check_classes, digest_of
 from overproof.wording import folder_name
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
@@ -76,21 +76,25 @@ def shown(images: ImageSet, seed: int) -> Batch:
     return batch
 
 
-def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
-    """Return whom a word names, with test images of its recipe or of ``data``; raise ``InputError``."""
+def examinee(word: Run | Path | str, data: Source | str | None, *, classes_by_position: bool = False) -> Examinee:
+    """Return whom a word names, with test images of its recipe or of ``data``.
+
+    Raises ``InputError``, also where the images' classes have other names or another order than the network's, unless
+    ``classes_by_position`` says that their places are what counts.
+    """
     if not isinstance(word, Run) and is_foreign(str(word)):
-        return _foreigner(str(word), data)
+        return _foreigner(str(word), data, classes_by_position)
     run = word if isinstance(word, Run) else find_run(word)
     home = results_folder(word, None)
     if (imported := run.imported()) is not None:
-        return _newcomer(run, home, imported, data)
+        return _newcomer(run, home, imported, data, classes_by_position)
     recipe = run.recipe()
     model, description = run.model()
     return Examinee(
         name=str(home),
         folder=home,
         model=model,
-        images=_images(run, model, recipe.data if data is None else _source(data)),
+        images=_images(run, model, recipe.data if data is None else _source(data), classes_by_position),
         threat=recipe.threat,
         trials=recipe.evaluation.attacks,
         examples=recipe.evaluation.examples,
@@ -107,7 +111,9 @@ def examinee(word: Run | Path | str, data: Source | str | None) -> Examinee:
     )
 
 
-def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None) -> Examinee:
+def _newcomer(
+    run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None, by_position: bool
+) -> Examinee:
     """Return an imported network: it has no recipe, and the images it is for may be known or not."""
     model, description = run.model()
     known = imported.get("data")
@@ -118,7 +124,7 @@ def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | 
         name=str(home),
         folder=home,
         model=model,
-        images=_images(run, model, source),
+        images=_images(run, model, source, by_position),
         threat=Threat(),
         facts={
             "run": field(description, "name", str, where=run.folder),
@@ -131,10 +137,12 @@ def _newcomer(run: Run, home: Path, imported: Mapping[str, Any], data: Source | 
     )
 
 
-def _images(run: Run, model: Classifier, source: Source) -> Labelled:
+def _images(run: Run, model: Classifier, source: Source, by_position: bool) -> Labelled:
     images = source.open("test")
     if images.signature != model.signature:
         raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
+    if not by_position:
+        check_classes(run.description()["classes"], images.classes, where=str(run.folder), advice=BY_POSITION)
     return images
 
 
@@ -152,7 +160,7 @@ def results_folder(word: Run | Path | str, out: Path | str | None) -> Path:
     return Path(word)
 
 
-def _foreigner(word: str, data: Source | str | None) -> Examinee:
+def _foreigner(word: str, data: Source | str | None, by_position: bool) -> Examinee:
     said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
     if data is None and "data" not in said:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
@@ -161,6 +169,10 @@ def _foreigner(word: str, data: Source | str | None) -> Examinee:
         threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
         parameters = int(said["parameters"]) if said else None
     images = source.open("test")
+    if "classes" in said and not by_position:
+        with parsing(word, "metadata of its classes"):
+            names = tuple(map(str, json.loads(said["classes"])))
+        check_classes(names, images.classes, where=word, advice=BY_POSITION)
     model = foreign(word, images.signature)
     file = model.backbone if isinstance(model.backbone, OnnxFile) else None
     return Examinee(

@@ -1,8 +1,10 @@
 """Which network a word means: a run's, a Hub repository's, another package's; pinned by its digest or not."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 
 from safetensors.torch import save
@@ -15,6 +17,7 @@ from overproof.models.weights import freeze
 from overproof.run import find_run
 from overproof.signature import Signature
 
+BY_POSITION = "; where only their places count, add --classes-by-position"
 _PIN = "#sha256="
 
 
@@ -65,14 +68,31 @@ def load_teacher(role: str, word: str, images: Labelled, *, beside: Path | None 
         found = find_network(word, images.signature, beside=beside)
     except InputError as problem:
         raise InputError(f"teacher {role!r}: {problem}") from problem
-    if found.classes and found.classes != images.classes:
-        pairs = zip(found.classes, images.classes, strict=True)
-        index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise InputError(
-            f"teacher {role!r} ({found.word}) was trained on other classes: its {index} is {theirs!r}, "
-            f"here it is {ours!r}"
-        )
+    check_classes(found.classes, images.classes, where=f"teacher {role!r} ({found.word})")
     return freeze(found.model)
+
+
+def load_other(word: Path | str, images: Labelled, *, by_position: bool = False) -> Classifier:
+    """Return the network of a word that is put beside another one on these images; raise ``InputError``.
+
+    ``by_position`` takes one whose classes have other names or another order.
+    """
+    found = find_network(word, images.signature)
+    if not by_position:
+        check_classes(found.classes, images.classes, where=f"teacher {found.word}", advice=BY_POSITION)
+    return found.model
+
+
+def check_classes(theirs: Sequence[str], ours: Sequence[str], *, where: str, advice: str = "") -> None:
+    """Raise ``InputError`` where a network's classes have other names, or another order, than those of the images.
+
+    A network whose classes have no names (``theirs`` is empty) cannot be checked. ``advice`` ends the sentence.
+    """
+    if not theirs or tuple(theirs) == tuple(ours):
+        return
+    longest = zip_longest(theirs, ours)
+    index, (one, other) = next((i, pair) for i, pair in enumerate(longest) if pair[0] != pair[1])
+    raise InputError(f"{where} was trained on other classes: its {index} is {one!r}, here it is {other!r}{advice}")
 
 
 def split_pin(word: str) -> tuple[str, str]:
