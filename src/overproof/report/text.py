@@ -27,8 +27,8 @@ _LATEX = {
 def as_csv(found: Sequence[Table]) -> str:
     """Return one line per row, run by run below the means: shares in [0, 1] in full, intervals in columns of their own.
 
-    A figure that was not run is empty. Counts per class follow, of up to 100 classes and of single runs. Every line says
-    on what it stands, so tables may follow one another.
+    A figure that was not run is empty. Counts per class follow, of up to 100 classes and of single runs. Every line
+    says on what it stands, so tables may follow one another.
     """
     columns = {column.key: column for table in found for column in table.columns}
     out = StringIO()
