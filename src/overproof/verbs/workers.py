@@ -86,14 +86,15 @@ def performing(tasks: Sequence[Task], function: str, *, jobs: int | None = None)
 def serve(function: Callable[..., Any]) -> None:
     """Answer every line of standard input, the function's arguments, by a line: its result, or an error's sentence."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the one in front stops the others
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:
         try:
             said = {"result": function(**json.loads(line))}
         except InputError as problem:
             said = {"problem": str(problem)}
-        print(json.dumps(said), file=answers, flush=True)
+        answers.write(f"{json.dumps(said)}\n")
+        answers.flush()
 
 
 @dataclass
@@ -118,7 +119,8 @@ class _Worker:
         """Hand over a task; return where the answer comes from."""
         assert self.process.stdin and self.process.stdout
         try:
-            print(json.dumps(dict(task.words)), file=self.process.stdin, flush=True)
+            self.process.stdin.write(f"{json.dumps(dict(task.words))}\n")
+            self.process.stdin.flush()
         except BrokenPipeError:
             self._gone()
         return self.process.stdout
