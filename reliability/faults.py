@@ -1,6 +1,6 @@
 """A disk that fails at every call in turn, a small disk, and other faults; each ends in a sentence and can go on.
 
-    python -m reliability.faults [--stages train evaluate certify export]
+    python -m reliability.faults [--stages train evaluate certify export] [--step 1]
 
 For every stage of a small run, the n-th call that writes (open, write, sync, rename, make a folder) fails with "No
 space left on device", for every n; then the same command runs again, and its files are compared with those of an
@@ -133,6 +133,7 @@ def every_call(stage: Stage, before: Path, place: Path, *, step: int = 1) -> tup
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="*", default=list(STAGES))
+    parser.add_argument("--step", type=int, default=1)
     wish = parser.parse_args()
     torch.set_num_threads(1)
     warm()
@@ -145,14 +146,14 @@ def _main() -> int:
             here = Path(place) / name
             here.mkdir()
             if name in wish.stages:
-                tried, wrong = every_call(stage, before, here)
+                tried, wrong = every_call(stage, before, here, step=wish.step)
                 print(f"| {name} | {tried} | {len(wrong)} |", flush=True)
                 for line in wrong:
                     print(f"  {line}", file=sys.stderr)
                 failed = failed or bool(wrong)
                 before = here / "whole"
-            else:
-                waited(forked(lambda: stage.work(before), here / "said"))  # noqa: B023 - it has ended when the loop goes on
+            elif any(other in wish.stages for other in list(STAGES)[list(STAGES).index(name) :]):
+                waited(forked(lambda: stage.work(before), here / "said"))  # noqa: B023 - it ends before the loop goes on
     return int(failed)
 
 

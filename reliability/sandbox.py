@@ -97,7 +97,10 @@ def outcomes(
         worker = os.fork()
         if worker == 0:
             os.close(reading)
-            _live(make, read, range(start, numbers.stop), folder, warm, seconds, patience, memory, writing)
+            try:
+                _live(make, read, range(start, numbers.stop), folder, warm, seconds, patience, memory, writing)
+            finally:  # whatever happens, there is no way back into the parent's work
+                os._exit(1)
         os.close(writing)
         with os.fdopen(reading, "r", errors="replace") as lines:
             for line in lines:
@@ -135,13 +138,15 @@ def _live(
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what native readers remark
     for number in numbers:
-        body = make(number)
         # The default action of both ends the process, native code included; a wait uses no CPU time.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.setitimer(signal.ITIMER_REAL, patience)
-        watch.active, watch.seen = True, []
+        watch.seen = []
         word, what = "accepted", ""
         try:
+            watch.active = False
+            body = make(number)
+            watch.active = True
             read(body)
         except InputError as problem:
             said = str(problem)

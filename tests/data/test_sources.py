@@ -492,11 +492,12 @@ class TestNpz:
             ({"y_train": np.array(3)}, "as many labels"),
             ({"y_train": np.zeros((4, 1), int)}, "as many labels"),
             ({"y_train": np.zeros(0, np.uint8)}, "as many labels"),
+            ({"y_train": np.zeros((0, 2**60), np.uint8)}, ""),  # numpy has it, and its int64 form is too large
             ({"x_train": np.array(3, np.uint8)}, "expected images [N, H, W]"),
             ({"x_train": np.zeros((4, 6, 0), np.uint8)}, "images of [1, 6, 0] have no pixels"),
             ({"x_train": np.zeros(4, dtype=[("a", "u1")])}, "expected images [N, H, W]"),
         ],
-        ids=["2**62", "10**9", "2**64", "0-d", "2-d", "none", "0-d-images", "no-pixels", "records"],
+        ids=["2**62", "10**9", "2**64", "0-d", "2-d", "none", "too-large", "0-d-images", "no-pixels", "records"],
     )
     def test_strange_numbers_are_one_sentence(self, tmp_path, pictures, changes, words):
         assert words in refused(self.write(tmp_path, self.arrays(pictures, **changes)))

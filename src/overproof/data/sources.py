@@ -213,8 +213,8 @@ class Npz(Source):
                     raise InputError(f"{file}: labels must be integers, {name} is {labels.dtype}")
             images = _channels_first(x, str(file))
             largest = int(y_train.max()) if y_train.size else -1
-        classes = numbered_classes(file.stem, largest)
-        return ImageSet(file.stem, images, torch.from_numpy(y.astype(np.int64)), classes)
+            numbers = torch.from_numpy(y.astype(np.int64))
+        return ImageSet(file.stem, images, numbers, numbered_classes(file.stem, largest))
 
 
 def _arrays(stream: BinaryIO, names: Sequence[str], file: Path) -> list[np.ndarray[Any, Any]]:
