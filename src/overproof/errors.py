@@ -3,11 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from overproof.wording import one_line
+
 _COMPARED = 200  # characters
 
 
 class InputError(ValueError):
-    """What was given cannot be used. Commands print the message and exit with status 2; nothing is lost."""
+    """What was given cannot be used. Commands print the message and exit with status 2; nothing is lost.
+
+    The message is one line of visible text, whatever names of a stranger it quotes.
+    """
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(one_line(sentence))
 
 
 class AgreedError(InputError):

@@ -22,7 +22,7 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
     """Return text as one visible line of at most so many characters; the middle of a longer one is left out."""
     if len(text) > longest:
         text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
-    return visible(" ".join(text.split()))
+    return visible(text if text.isprintable() else " ".join(part.strip() for part in text.splitlines()))
 
 
 def check_path_name(name: str) -> None:

@@ -76,20 +76,34 @@ class TestTrain:
         assert (code, out) == (130, "")
         assert err == f"stopped; the last checkpoint is in {tmp_path / 'run' / 'checkpoint'}, continue with --resume\n"
 
-    def test_a_schedulers_sigterm_is_one_line_and_143(self, run_cli, recipe, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_schedulers_signal_is_one_line_and_its_status(self, run_cli, recipe, tmp_path, monkeypatch, number):
         def terminated(*_, **__):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(10)
             yield
 
         monkeypatch.setattr("overproof.verbs.train.training", terminated)
-        before = signal.getsignal(signal.SIGTERM)
+        before = signal.getsignal(number)
         for rank in ("0", "1"):  # each process says it: the first may be the one that is gone
             monkeypatch.setenv("RANK", rank)
             code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
-            assert (code, out) == (143, "")
+            assert (code, out) == (128 + number, "")
             assert err.startswith("stopped; the last checkpoint is in ")
-        assert signal.getsignal(signal.SIGTERM) == before
+        assert signal.getsignal(number) == before
+
+    def test_a_hangup_that_is_ignored_stays_so(self, run_cli, recipe, tmp_path, monkeypatch):
+        def hung_up(*_, **__):
+            os.kill(os.getpid(), signal.SIGHUP)
+            raise InputError("went on")
+            yield
+
+        monkeypatch.setattr("overproof.verbs.train.training", hung_up)
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        try:
+            assert run_cli("train", recipe, "--out", tmp_path / "run")[2] == "overproof: went on\n"
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     @pytest.mark.parametrize("kind", [InputError, AgreedError, KeyboardInterrupt])
     def test_of_several_processes_the_first_says_what_all_know(self, run_cli, recipe, tmp_path, monkeypatch, kind):

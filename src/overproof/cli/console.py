@@ -106,10 +106,10 @@ def leads() -> bool:
 
 @contextmanager
 def stoppable(advice: str) -> Iterator[None]:
-    """Turn Ctrl-C, and the SIGTERM of a scheduler, into one line that says what was kept, and exit status 130 or 143.
+    """Turn Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP into one line that says what was kept.
 
-    After Ctrl-C the first of several processes speaks for all; after SIGTERM each does, for the first may be the one
-    that is gone.
+    The exit status is 130, 143 or 129. A SIGHUP that is ignored (``nohup``) stays so. After Ctrl-C the first of several
+    processes speaks for all; after the others each does, for the first may be the one that is gone.
     """
     received = [signal.SIGINT]
 
@@ -117,15 +117,19 @@ def stoppable(advice: str) -> Iterator[None]:
         received.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:
-        if leads() or received[-1] == signal.SIGTERM:
+        if leads() or received[-1] != signal.SIGINT:
             warn(f"stopped; {advice}")
         raise typer.Exit(128 + received[-1]) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def show_course(

@@ -37,6 +37,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
+from overproof.reading import parsing
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
@@ -241,7 +242,8 @@ class _Course:
             for place, number in enumerate(mine):
                 before = self._restored(number)
                 if before is not None:
-                    blocks[number], counts[number] = before, standing(before)
+                    with parsing(self.store.folder, "marks of this evaluation; delete the folder to begin again"):
+                        blocks[number], counts[number] = before, standing(before)
                 for marks in assail(subject, parts[number], self.suite, seed=self.seed, number=number, marks=before):
                     blocks[number], counts[number] = marks, standing(marks)
                     done = int(marks["passes"])

@@ -27,6 +27,7 @@ from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
 from overproof.models.weights import build, save_model
 from overproof.processes import ALONE, Processes, lost
+from overproof.reading import parsing
 from overproof.recipe import Recipe, differences, dump, read
 from overproof.run import Run
 from overproof.shipped import find_recipe
@@ -186,7 +187,8 @@ def _trained(
         if state.get("data", stage.data) != stage.data:
             raise InputError(f"{run.folder}: the training images are not those this run was started with; restore them")
         loop.restore(state)
-        best = Validation(**state["best"]) if state["best"] else None
+        with parsing(run.checkpoints, "a training state of overproof"):
+            best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
     with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
