@@ -281,7 +281,8 @@ class TestPresets:
         ),
         ("method: {kind: natura}", "recipe.method.kind: there is no 'natura' (did you mean 'natural'?)"),
         ("method: {kind: [ard]}", "recipe.method.kind: there is no ['ard'] (did you mean 'ard'?)"),
-        ("method: natural", "recipe.method: expected a mapping, got 'natural'"),
+        ("method: naturla", "recipe.method.kind: there is no 'naturla' (did you mean 'natural'?)"),
+        ("normalise: natural", "recipe.normalise: expected a mapping, got 'natural'"),
         ("data: {kind: digit}", "recipe.data.kind: there is no 'digit' (did you mean 'digits'?)"),
         ("data: {}", "recipe.data: say which kind (one of: digits, hub, parquet, folder, npz)"),
         ("data: {kind: hub}", "recipe.data: key 'id' is missing"),
@@ -513,3 +514,27 @@ class TestDataSource:
         (tmp_path / "digits").mkdir()
         monkeypatch.chdir(tmp_path)
         assert data_source("digits") == Digits()
+
+
+class TestBareNames:
+    """A node with a ``kind`` takes its bare name for the kind with all defaults."""
+
+    @pytest.mark.parametrize(
+        ("text", "long"),
+        [
+            ("method: natural", "method: {kind: natural}"),
+            ("student: mlp", "student: {kind: mlp}"),
+            ("data: digits", "data: {kind: digits}"),
+            ("data: ylecun/mnist", "data: {kind: hub, id: ylecun/mnist}"),
+            ("data: some/file.npz", "data: {kind: npz, path: some/file.npz}"),
+            ("training: {optimiser: adamw}", "training: {optimiser: {kind: adamw}}"),
+            ("training: {schedule: constant}", "training: {schedule: {kind: constant}}"),
+            ("training: {averaging: ema}", "training: {averaging: {kind: ema}}"),
+            (
+                "evaluation: {attacks: [{name: a, attack: apgd}]}",
+                "evaluation: {attacks: [{name: a, attack: {kind: apgd}}]}",
+            ),
+        ],
+    )
+    def test_they_mean_the_same(self, text, long):
+        assert recipe(text) == recipe(long)

@@ -37,7 +37,7 @@ def test_a_misspelt_name_gets_the_nearest():
     with pytest.raises(InputError) as caught:
         find_recipe("digit/ard")
     assert str(caught.value) == (
-        "no recipe file 'digit/ard', and no shipped recipe of this name (did you mean 'digits/ard'?)"
+        "no recipe file 'digit/ard', and no shipped recipe of this name (the nearest: digits/ard, digits/kd, digits/at)"
     )
 
 

@@ -243,6 +243,10 @@ def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | Non
             return named(text)
         except ValueError as problem:
             raise InputError(f"{where}: {problem}") from problem
+    if isinstance(text, str) and hint is Source and text not in kinds:
+        return data_source(text)
+    if isinstance(text, str) and all(hasattr(cls, "kind") for cls in kinds.values()):
+        text = {"kind": text}  # a bare name stands for its kind with all defaults
     if not isinstance(text, Mapping):
         raise InputError(f"{where}: expected a mapping, got {text!r}")
     if len(kinds) == 1 and "kind" not in text:

@@ -1,8 +1,9 @@
 """The recipes that come with the package."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
-from overproof.errors import InputError, nearest
+from overproof.errors import InputError
 from overproof.reading import is_file
 from overproof.wording import one_line
 
@@ -26,6 +27,6 @@ def find_recipe(name: str) -> Path:
     shipped = recipe_folder() / f"{name.removesuffix('.yaml')}.yaml"
     if is_file(shipped) and shipped.resolve().is_relative_to(recipe_folder().resolve()):
         return shipped
-    raise InputError(
-        f"no recipe file {one_line(name, 200)!r}, and no shipped recipe of this name{nearest(name, recipe_names())}"
-    )
+    near = get_close_matches(name[:200], recipe_names(), n=3, cutoff=0.4)
+    hint = f" (the nearest: {', '.join(near)})" if near else "; see: overproof list recipes"
+    raise InputError(f"no recipe file {one_line(name, 200)!r}, and no shipped recipe of this name{hint}")

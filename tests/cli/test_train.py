@@ -50,7 +50,7 @@ class TestTrain:
         [
             (["digits/at", "--set", "training.epoch=3"], "unknown key 'epoch' (did you mean 'epochs'?)"),
             (["digits/at", "--set", "threat.eps=8"], "eps 8 is not in [0, 1] pixel units; did you mean 8/255?"),
-            (["digits/att"], "no shipped recipe of this name (did you mean 'digits/at'?)"),
+            (["digits/att"], "no shipped recipe of this name (the nearest: digits/at"),
             (["digits/at", "--device", "abacus"], "device 'abacus' is not available here; use auto or cpu"),
             (["digits/ard"], "runs/quickstart/teacher: no such run folder"),
             (["mnist/at", "--set", "data={kind: npz, path: nowhere.npz}"], "nowhere.npz: no such file"),
