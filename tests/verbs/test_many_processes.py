@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -169,7 +168,7 @@ def test_torchrun_starts_the_processes_again_where_one_is_killed(group, toy, squ
         stderr=subprocess.PIPE,
         text=True,
         # Without the second one, processes started again may call those before them: pytorch issue 135712.
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
     )
     limit = time.monotonic() + 100
     while len((out / "metrics.jsonl").read_text().splitlines() if (out / "metrics.jsonl").is_file() else []) < 2:
