@@ -479,6 +479,7 @@ def test_an_operator_without_bounds_is_named_with_its_place(module, kind):
         (lambda _, x: torch.sigmoid(x), "sigmoid: no bounds for sigmoid"),
         (lambda _, x: x.permute(0, 2, 3, 1), "permute: no bounds for permute"),
         (lambda _, x: x.mean(1), "mean: no bounds for a mean over other than the last two dimensions"),
+        (lambda _, x: x.mean((2, 3), dtype=torch.float64), "mean: no bounds for mean with these options"),
         (lambda _, x: F.relu(x) * x, "mul: no bounds for mul of two layers"),
         (lambda _, x: F.relu(x) - x, "sub: no bounds for sub of two layers"),
         (lambda _, x: 1 / (x + 9), "truediv: no bounds for truediv by a layer"),

@@ -362,6 +362,17 @@ def test_logits_that_are_no_numbers_are_refused_with_counts(model, block):
     assert str(caught.value) == "the network's outputs are not finite (NaN or infinite) on 5 of 24 clean images"
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_logit_that_is_no_number_is_one_too_many(value, model, block):
+    def network(x):
+        logits = model(x).clone()
+        logits[0, -1] = value
+        return logits
+
+    with pytest.raises(InputError, match=r"not finite .* on 1 of 24 clean images"):
+        attacked(Subject(judge=network, search=network), block, alone())
+
+
 def test_so_are_those_that_an_attack_runs_into(model, block):
     correct = model(block.x).argmax(dim=1) == block.y
     grey = Trial(name="grey", attack=Told(answer=lambda x, goal: torch.full_like(x, 0.5), eps=Radius("1")))

@@ -100,3 +100,9 @@ class TestPaired:
         assert math.isnan(found.difference)
         assert found.interval == (-1.0, 1.0)
         assert found.plain()["difference"] is None
+
+
+def test_every_pair_of_verdicts_is_counted_once():
+    before = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=torch.bool)
+    after = torch.tensor([1, 0, 0, 0, 1, 1, 0, 0, 0, 0], dtype=torch.bool)
+    assert Paired.of(before, after) == Paired(both=1, only_before=3, only_after=2, neither=4)

@@ -9,7 +9,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.images import pixels
 from overproof.data.sources import Digits
 from overproof.errors import InputError
-from overproof.evaluation.probes import EXAMPLES, probe
+from overproof.evaluation.probes import EXAMPLES, _monotone, probe
 from overproof.evaluation.reliability import Reliability
 from overproof.functional import cross_entropy
 from overproof.models.classifier import Classifier
@@ -197,6 +197,12 @@ def test_a_mask_is_caught_by_the_sign_that_names_it(mask, name, threat, networks
     assert Reliability(signs=tuple(signs.values())).result == "fail"
 
 
+def test_gradients_that_are_lost_at_the_ends_are_noticed_however_small_they_are_beside_them(natural, digits):
+    x, y = digits
+    model = after(lambda z: z / 1e4, before(clamped, natural))
+    assert examined(model, (x[:16], y[:16]), WIDE)["ends"].level == "fail"
+
+
 def test_logits_without_a_graph_are_a_finding_and_not_a_crash(natural, digits):
     model = after(torch.detach, natural)
     x, y = digits
@@ -276,6 +282,24 @@ def test_a_bump_that_only_small_steps_find_makes_accuracy_rise_with_the_radius()
     signs = searched(logit)
     assert signs["monotone"].level == "suspect"
     assert "rises by" in signs["monotone"].finding
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "level"),
+    [(9, 0, "fine"), (10, 0, "suspect"), (0, 10, "fine"), (21, 6, "fine"), (22, 6, "suspect")],
+)
+def test_a_rise_is_one_beyond_three_standard_errors(gained, lost, level):
+    # gained - lost against 3 sqrt(gained + lost): 9 and 9, 10 and 9.49, -10, 15 and 15.59, 16 and 15.87.
+    small, large = torch.zeros(100, dtype=torch.bool), torch.zeros(100, dtype=torch.bool)
+    small[:30] = large[:30] = True
+    small[30 : 30 + lost] = True
+    large[40 : 40 + gained] = True
+    sign = _monotone({0.1: small, 0.2: large})
+    assert sign.level == level
+    assert sign.figures["eps 0.1"] == pytest.approx(0.3 + lost / 100)
+    assert sign.figures["eps 0.2"] == pytest.approx(0.3 + gained / 100)
+    rises = f"rises by {gained - lost} points when eps grows from 0.1 to 0.2"
+    assert (rises in sign.finding) == (level == "suspect")
 
 
 def test_a_search_that_needs_more_steps_is_noticed():
