@@ -383,9 +383,9 @@ def _graphs(folder: Path) -> tuple[Kind, ...]:
 
 
 def warmed(each: Mapping[str, Kind]) -> None:
-    """Read every good file, so that what its reader imports and makes once is there."""
+    """Read every good file, and weights of no network, so that what a reader imports and makes once is there."""
     for kind in each.values():
-        for body in kind.good:
+        for body in (*kind.good, save({"x": torch.zeros(1)})):
             try:
                 kind.read(body)
             except InputError:

@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -59,11 +60,11 @@ def of_tree(tree: Any, draw: Random) -> Any:
     for _ in range(draw.choice((1, 1, 2, 4))):
         places = list(_places(made))
         if not places:
-            return draw.choice(VALUES)
+            return deepcopy(draw.choice(VALUES))
         holder, key = draw.choice(places)
         match draw.randrange(6):
             case 0 | 1:
-                holder[key] = draw.choice(VALUES)
+                holder[key] = deepcopy(draw.choice(VALUES))
             case 2:
                 del holder[key]
             case 3:

@@ -34,6 +34,8 @@ def test_another_problem_is_not_taken_for_memory():
         raise RuntimeError("shapes do not match")
 
     assert not ran_out(RuntimeError("shapes do not match"))
+    assert ran_out(RuntimeError("could not create a primitive"))  # oneDNN, with an address space that ends
+    assert ran_out(RuntimeError("std::bad_alloc"))
     with pytest.raises(RuntimeError, match="shapes"):
         within_memory(work, 8)
     with pytest.raises(RuntimeError, match="shapes"):

@@ -44,6 +44,11 @@ def piecewise(work: Callable[[Tensor], None], rows: Tensor, chunk: int) -> Tenso
     return torch.cat([rows, *left])
 
 
+_SAID = ("DefaultCPUAllocator", "could not create a primitive", "could not create a memory", "bad_alloc")
+"""What a plain ``RuntimeError`` says where a CPU's memory ran out: torch's allocator, oneDNN twice, the C++ library."""
+
+
 def ran_out(problem: BaseException) -> bool:
-    """Tell whether memory ran out; on a processor torch says so in a plain ``RuntimeError``."""
-    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(problem)
+    """Tell whether memory ran out; on a CPU torch says so in a plain ``RuntimeError``."""
+    said = str(problem)
+    return isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _SAID)

@@ -137,6 +137,16 @@ class TestBadInput:
         file.unlink()
         assert refused(lambda: list(loader.batches(2))).endswith("has changed since the run began to read the set")
 
+    def test_workers_that_cannot_be_started_are_one_sentence(self, encoded, monkeypatch):
+        def refused_by_the_system(*_):
+            raise OSError(30, "Read-only file system")  # what a missing /dev/shm ends in
+
+        monkeypatch.setattr(streaming.DataLoader, "__iter__", refused_by_the_system)
+        assert refused(lambda: list(Stream(encoded, CPU, 1).batches(5))) == (
+            "processes that decode images cannot be started (OSError: [Errno 30] Read-only file system); "
+            "loading.workers=0 decodes in the training process"
+        )
+
     def test_a_worker_that_dies_is_one_sentence(self, encoded, monkeypatch):
         monkeypatch.setattr(
             streaming._Decoding, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL), raising=True

@@ -1,5 +1,6 @@
 """Sets that do not fit on the device: worker processes decode the batches that come next while this one is used."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Stream:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # torch's global one is the training's
         )
-        for images in _alive(iter(found)):
+        for images in _alive(found):
             if isinstance(images, str):
                 raise InputError(images)
             yield images.to(self.device, non_blocking=True)
@@ -119,8 +120,17 @@ class _Decoding(Dataset[Tensor | str]):
         return images
 
 
-def _alive(found: Iterator[Tensor | str]) -> Iterator[Tensor | str]:
-    """Yield what workers found; raise ``InputError`` where one of them died."""
+def _alive(loader: DataLoader[Tensor | str]) -> Iterator[Tensor | str]:
+    """Yield what workers found; raise ``InputError`` where they cannot be started, or one of them died."""
+    try:
+        if loader.num_workers:
+            multiprocessing.Lock()  # asked first, because torch's half-made iterator would complain when it is dropped
+        found = iter(loader)
+    except OSError as problem:  # no shared memory, no more processes or open files
+        raise InputError(
+            f"processes that decode images cannot be started ({reason(problem)}); loading.workers=0 decodes in the "
+            "training process"
+        ) from problem
     while True:
         try:
             images = next(found)
