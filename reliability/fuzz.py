@@ -19,7 +19,7 @@ from typing import Any
 
 from reliability.kinds import Kind, kinds, make_good, warmed
 from reliability.sandbox import outcomes
-from reliability.stages import forked, waited
+from reliability.stages import forked, waited, warm
 
 _PORTION = 2500
 
@@ -47,6 +47,7 @@ def _main() -> int:
     wish = parser.parse_args()
     wish.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
+        warm()
         said = Path(place) / "said"
         if waited(forked(lambda: make_good(Path(place)), said)) != 0:
             print(said.read_text(), file=sys.stderr)

@@ -70,7 +70,8 @@ STAGES: Mapping[str, Stage] = {
 
 def warm() -> None:
     """Import what the stages import late, so that a forked process need not."""
-    for name in ("onnx", "onnxruntime", "onnxscript", "sklearn.datasets", "torch.export", "torch._dynamo"):
+    names = ("onnx", "onnxruntime", "onnxscript", "sklearn.datasets", "torch.export", "torch._dynamo")
+    for name in (*names, "torch.distributed.fsdp", "torch.distributed.nn", "torch._inductor.config"):
         import_module(name)
     Digits().load("test")
 
