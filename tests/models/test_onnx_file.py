@@ -1,5 +1,6 @@
 import os
 import sys
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_what_is_no_file_or_no_graph_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         told = refused(OnnxFile.read, tmp_path / name)
         assert "onnxruntime cannot run this file" in told or "not readable as an ONNX file" in told
+
+
+@pytest.mark.parametrize("name", [b"in0", b"flat", b"out", b"MatMul"])
+def test_of_names_that_are_no_text_nothing_is_printed(name, capfd):
+    with suppress(InputError):  # onnxruntime takes some of them
+        OnnxFile(body().replace(name, b"\xbd" + name[1:]), where="net.onnx")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch):

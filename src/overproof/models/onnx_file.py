@@ -46,7 +46,8 @@ class OnnxFile(nn.Module):
         self._run_options.log_severity_level = 4
 
         def load() -> Any:
-            return runtime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
+            # With its fallback it would print that it tries the same once more.
+            return runtime.InferenceSession(body, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
         try:
             self._session = _in_time(load, lambda: options.set_load_cancellation_flag(True), f"{where}: loading it")
