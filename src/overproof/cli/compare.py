@@ -39,8 +39,12 @@ def compare(
 
 
 def print_table(table: "Table") -> None:
-    """Print a table; where it is wider than the terminal, in parts that each name the runs again."""
-    names = [_name(row.name, len(row.members), row.marks) for row in table.rows]
+    """Print a table, and below it what must be known of its rows.
+
+    Where it is wider than the terminal it is printed in parts that each name the runs again.
+    """
+    notes = list(dict.fromkeys(mark for row in table.rows for mark in row.marks))
+    names = [_name(row.name, len(row.members), [notes.index(mark) + 1 for mark in row.marks]) for row in table.rows]
     methods = ["method", *(row.method for row in table.rows)]
     parts = _parts(table, out_console.width - 10 - max(map(len, (*names, "run"))) - max(map(len, methods)))
     for number, columns in enumerate(parts):
@@ -54,10 +58,12 @@ def print_table(table: "Table") -> None:
                 Text(name), Text(table.rows[place].method), *(_cell(table, place, column) for column in columns)
             )
         out_console.print(grid)
+    for number, note in enumerate(notes, start=1):
+        say(f"[{number}] {note}")
 
 
-def _name(name: str, seeds: int, marks: Sequence[str]) -> str:
-    return "".join([name, f" ({seeds} seeds)" if seeds else "", *(f" ({mark})" for mark in marks)])
+def _name(name: str, seeds: int, notes: Sequence[int]) -> str:
+    return "".join([name, f" ({seeds} seeds)" if seeds else "", *(f" [{number}]" for number in notes)])
 
 
 def _parts(table: "Table", room: int) -> list[list["Column"]]:
