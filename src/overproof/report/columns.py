@@ -61,6 +61,11 @@ class Column:
         return f"{value:.1f}" if self.unit == "minutes" else _counted(value)
 
 
+# Without figures: seeds of one recipe stay one row.
+_ANSWERS = {
+    "fail": "answers one class for nearly all images",
+    "suspect": "clean accuracy no better than always answering the most frequent class",
+}
 _BALANCED = {"balanced": "clean", "balanced_worst": "worst"}
 
 FIXED: Mapping[str, Column] = {
@@ -266,9 +271,9 @@ def marks_of(evaluation: Plain) -> tuple[str, ...]:
     marks = [] if selected.startswith("held-out") else [f"selected on: {selected}"]
     if suite.get("caution"):
         marks.append(f"{suite['name']}: {suite['caution']}")
-    answers = evaluation.get("answers") or {}
-    if answers.get("level", "fine") != "fine":
-        marks.append(str(answers["finding"]))
+    level = (evaluation.get("answers") or {}).get("level")
+    if level in _ANSWERS:
+        marks.append(_ANSWERS[level])
     reliability = evaluation.get("reliability")
     if reliability and reliability["result"] != "pass":
         marks.append(f"reliability: {reliability['result']}")
