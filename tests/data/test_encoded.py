@@ -210,3 +210,9 @@ class TestStrangeImages:
         told = refused(made.check)
         assert told.startswith("made: a b\\x1b[31mxxx")
         assert len(told) < 500
+
+    def test_a_path_that_is_no_text_is_one_sentence(self, encode):
+        parts = [pa.array([encode(np.zeros((6, 6), np.uint8))]), pa.array([b"\xff"]).view(pa.string())]
+        cells = pa.chunked_array([pa.StructArray.from_arrays(parts, fields=list(CELL))])
+        made = EncodedSet("made", "made", cells, torch.arange(1), torch.zeros(1, dtype=torch.int64), ("a",))
+        assert refused(made.check).startswith("made: not readable as a table of images (")

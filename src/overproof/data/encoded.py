@@ -181,7 +181,8 @@ class EncodedSet:
         return found.st_size, found.st_mtime_ns
 
     def _cell(self, index: int) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.cells[int(self.rows[index])].as_py()
+        with parsing(self.where, "a table of images"):  # Arrow does not look whether its texts are UTF-8
+            found: Mapping[str, Any] = self.cells[int(self.rows[index])].as_py()
         return found
 
     def _shape(self, index: int) -> tuple[int, int, int]:
