@@ -21,7 +21,7 @@ from reliability.kinds import Kind, kinds, make_good, warmed
 from reliability.sandbox import outcomes
 from reliability.stages import forked, waited, warm
 
-_PORTION = 2500
+_PORTION = 500
 
 
 def tried(kind: Kind, numbers: range, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:

@@ -86,7 +86,7 @@ def of_lines(body: bytes, draw: Random) -> bytes:
         at = draw.randrange(len(lines))
         match draw.randrange(4):
             case 0 | 1:
-                lines[at] = as_json(of_tree(json.loads(lines[at]), draw)) if lines[at].startswith("{") else "5"
+                lines[at] = as_json(of_tree(json.loads(lines[at]), draw)) if lines[at].startswith('{"') else "5"
             case 2:
                 lines[at:at] = [lines[at]] * 3
             case 3:
