@@ -12,7 +12,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, BinaryIO
 
-from overproof.environment import memory
 from overproof.errors import InputError
 
 _NUMBER = re.compile(r"[+-]?(\d{1,30}(\.\d{0,30})?|\.\d{1,30})(e[+-]?\d{1,3}|/\d{1,30})?", re.IGNORECASE | re.ASCII)
@@ -49,7 +48,7 @@ def read_bytes(file: Path, *, limit: int | None = None) -> bytes:
     Raises ``InputError`` for what is no regular file (a pipe or a device would block, or never end), for a larger one
     and for whatever the system refuses.
     """
-    most = memory() // 2 if limit is None else limit
+    most = _half_of_memory() if limit is None else limit
     with parsing(file, "a file"), opened(file) as stream:
         size = os.fstat(stream.fileno()).st_size
         body = stream.read(most + 1) if size <= most else None
@@ -69,6 +68,12 @@ def opened(file: Path) -> BinaryIO:
         stream.close()
         raise InputError(f"{file}: {_kind(mode)}, not a file")
     return stream
+
+
+def _half_of_memory() -> int:
+    from overproof.environment import memory  # which asks torch; names and recipes are read without
+
+    return memory() // 2
 
 
 def read_text(file: Path, *, limit: int | None = None) -> str:

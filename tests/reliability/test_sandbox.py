@@ -16,7 +16,9 @@ def refuse(_):
 
 
 def two_lines(_):
-    raise InputError("no\nno")
+    problem = InputError("no")
+    problem.args = ("no\nno",)  # it writes itself in one line otherwise
+    raise problem
 
 
 def spawn(_):

@@ -54,7 +54,7 @@ BAD = {
     "form": ({"columns": {"c": {"of": "quick", "at": "clean.share", "as": "per cent"}}}, "did you mean 'percent'"),
     "figure": ({"figure": {"x": "clean", "y": ["robust"]}}, "there is no column 'robust'"),
     "missing": ({"figure": {"x": "clean"}}, "key 'y' is missing"),
-    "recipe": ({"runs": runs(ard={"recipe": "digits/adr"})}, "did you mean 'digits/ard'"),
+    "recipe": ({"runs": runs(ard={"recipe": "digits/adr"})}, "the nearest: digits/ard"),
     "teacher": ({"runs": runs(ard={"teachers": {"robust": "teachr"}})}, "did you mean 'teacher'"),
     "exam": ({"runs": runs(ard={"exams": ["quik"]})}, "did you mean 'quick'"),
     "set": ({"runs": runs(ard={"set": [1]})}, "expected a dict"),

@@ -156,7 +156,7 @@ class TestEvaluation:
     def test_the_verdict_doubts_the_attacks_and_does_not_call_absent_gradients_hidden(self, shipped):
         options = {"attacks": ("square-100",), "examples": 20, "device": "cpu", "out": shipped.folder / "y"}
         found = evaluate(shipped.folder / "model-int8.onnx", **options)["reliability"]
-        assert [sign["name"] for sign in found["signs"]] == ["white-box", "determinism", "batch composition"]
+        assert [sign["name"] for sign in found["signs"]] == ["answers", "white-box", "determinism", "batch composition"]
         assert found["sentence"] == (
             "The robust accuracy is to be doubted: only black-box attacks were run; without gradients of the network "
             "an attack is weak."

@@ -190,20 +190,20 @@ def hold_out(images: AnySet, fraction: float, seed: int) -> tuple[AnySet, AnySet
 
 
 def stratified_subset(images: Labelled, count: int, seed: int) -> Tensor:
-    """Return the sorted indices ``[count]`` of a subset in which every class has its share, to within one image.
+    """Return the sorted indices ``[count]`` of a subset in which every class has its share.
 
-    Systematic sampling of the images in the order of their classes (Cochran, *Sampling Techniques*, chapter 8): every
-    image is chosen with the same probability, so a share of the subset estimates that of all images without bias.
+    The images of each class are spread evenly, in random order and from a random offset, over one line from 0 to 1; the
+    subset is the beginning of that line. So every image is as likely as any other, a share of the subset estimates that
+    of all images, and a smaller subset of the same seed lies within a larger one.
     """
-    total = len(images)
-    if count >= total:
-        return torch.arange(total)
-    generator = generator_at(torch.device("cpu"), seed, "subset")
-    order = torch.randperm(total, generator=generator)
-    by_class = order[images.labels.cpu()[order].argsort(stable=True)]
-    start = torch.rand((), generator=generator, dtype=torch.float64)
-    places = ((start + torch.arange(count)) * (total / count)).long().clamp_(max=total - 1)
-    return by_class[places].sort().values
+    labels, generator = images.labels.cpu(), generator_at(torch.device("cpu"), seed, "subset")
+    order = torch.randperm(len(images), generator=generator)
+    offsets = torch.rand(len(images.classes), generator=generator, dtype=torch.float64)
+    place = torch.empty(len(images), dtype=torch.float64)
+    for label in range(len(images.classes)):
+        where = order[labels[order] == label]
+        place[where] = (torch.arange(len(where)) + offsets[label]) / max(1, len(where))
+    return place.argsort(stable=True)[:count].sort().values
 
 
 def balanced_subset(images: Labelled, count: int, seed: int) -> Tensor:

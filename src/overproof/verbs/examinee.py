@@ -169,11 +169,11 @@ def _foreigner(word: str, data: Source | str | None, by_position: bool) -> Exami
         threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
         parameters = int(said["parameters"]) if said else None
     images = source.open("test")
+    model = foreign(word, images.signature)
     if "classes" in said and not by_position:
         with parsing(word, "metadata of its classes"):
             names = tuple(map(str, json.loads(said["classes"])))
         check_classes(names, images.classes, where=word, advice=BY_POSITION)
-    model = foreign(word, images.signature)
     file = model.backbone if isinstance(model.backbone, OnnxFile) else None
     return Examinee(
         name=word,

@@ -13,7 +13,7 @@ from torch import Tensor
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.data.draws import seed_at
-from overproof.data.images import Batch, ImageSet, balanced_subset, pixels
+from overproof.data.images import Batch, ImageSet, balanced_subset, pixels, stratified_subset
 from overproof.environment import package, versions
 from overproof.errors import InputError
 from overproof.evaluation.imitation import attack_pair
@@ -147,7 +147,7 @@ def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radiu
     """Return a balanced subset of so many images that all networks classify correctly."""
     count = min(2 * examples + 20, len(test))  # more than are needed, so that all classes have some
     while True:
-        rows = balanced_subset(test, count, seed)
+        rows = stratified_subset(test, count, seed)  # as certify's, whose answers are then known
         x, y = pixels(test.images[rows]), test.labels[rows]
         right = torch.ones(len(y), dtype=torch.bool)
         with torch.no_grad():
