@@ -133,3 +133,11 @@ def test_an_answer_is_one_line_of_json(function):
 
 def test_there_is_a_core():
     assert 1 <= cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("said", "threads"), [("", 1), ("2", 2), ("4,2", 4), (" 3 ", 3), ("x", 1), ("0", 1), ("-1", 1)]
+)
+def test_threads_are_those_that_the_user_gives(monkeypatch, said, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert room._threads() == threads

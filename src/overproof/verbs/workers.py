@@ -47,6 +47,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _threads() -> int:
+    """Return how many threads the user gives each process: one where nothing, or no number, is said (``4,2``: four)."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(first)) if first.isdecimal() and len(first) < 10 else 1
+
+
 def performing(tasks: Sequence[Task], function: str, *, jobs: int | None = None) -> Iterator[Heard]:
     """Do all tasks, ``jobs`` at a time (None: one per core); yield as each begins, in their order, and as it ends.
 
@@ -57,7 +63,7 @@ def performing(tasks: Sequence[Task], function: str, *, jobs: int | None = None)
     idle: list[_Worker] = []
     busy: dict[IO[str], tuple[_Worker, Task]] = {}
     waiting, done = list(tasks), set[str]()
-    most = jobs or max(1, cores() // int(os.environ.get("OMP_NUM_THREADS", "1")))
+    most = jobs or max(1, cores() // _threads())
     try:
         while waiting or busy:
             for task in [task for task in waiting if done.issuperset(task.after)]:
