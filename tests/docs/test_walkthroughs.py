@@ -27,7 +27,7 @@ SMALLER = {
     "train": "--device cpu --set training.epochs=1 --set training.precision=fp32 --set method.inner.steps=1"
     " --set selection.every=1 --set selection.examples=20",
     "evaluate": "--device cpu --attacks tiny.yaml --examples 20 --no-reliability",
-    "certify": "--device cpu --examples 5 --bound ibp",
+    "certify": "--device cpu --examples 20 --bound ibp",
     "smoothing": "--device cpu --examples 2 --samples 200",
     "file": "--device cpu --examples 2 --no-reliability",
     "check": "--device cpu --examples 20",
