@@ -58,7 +58,7 @@ def main() -> NoReturn:
         status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except InputError as problem:
         if not isinstance(problem, AgreedError) or leads():
-            warn(f"overproof: {one_line(str(problem))}")
+            warn(f"overproof: {problem}")
         status = 2
     except OSError as problem:
         place = "" if problem.filename is None else f"{os.fsdecode(problem.filename)}: "

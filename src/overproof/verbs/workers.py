@@ -1,7 +1,6 @@
 """Work that is independent, done at the same time: processes of one thread each take tasks as they become ready.
 
-A network of the size of the digits' gains nothing from a second thread, and two of them at once take half the time of
-one after the other (``benchmarks/threads.py``).
+A network of the size of the digits' gains next to nothing from a second thread; ``benchmarks/threads.py`` measures it.
 """
 
 import json
@@ -18,7 +17,8 @@ from typing import IO, Any, NamedTuple
 from overproof.errors import InputError
 
 ONE_CORE = 30e6
-"""Multiply-adds of one pass over a batch up to which a second thread gains nothing (``benchmarks/threads.py``)."""
+"""Multiply-adds of one pass over a batch up to which runs get one thread each; provisional, not yet measured on an idle
+machine (``benchmarks/threads.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
