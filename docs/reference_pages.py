@@ -167,9 +167,10 @@ checkpoints, which are read with `weights_only=True`.
 | `model.safetensors`, `model.json` | `train`, `teacher import` | the best epoch's network, and what it is |
 | `last.safetensors`, `last.json` | `train` | the network of the last epoch |
 | `checkpoint/` | `train` | the exact state, two of them; its digest is in its name |
-| `evaluation.json`, `examples.jsonl` | `evaluate` | the findings; a line per example |
+| `evaluations/*/`, `certificates/*/` | `evaluate`, `certify` | the results of one question each, as named below |
+| `evaluation.json`, `examples.jsonl` | `evaluate` | the strongest findings; a line per example |
 | `adversarial.safetensors` | `evaluate --save-adversarial` | broken images, the clean ones, labels, what was answered |
-| `certificate.json`, `certificate.jsonl` | `certify` | the proofs; a line per example |
+| `certificate.json`, `certificate.jsonl` | `certify` | the strongest proofs; a line per example |
 | `counterexamples.safetensors` | `certify` | images that falsify |
 | `teacher.json` | `teacher check` | the verdict and its figures |
 | `report.html` | `evaluate`, `certify` | [the page](../report.md) |

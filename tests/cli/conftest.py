@@ -1,5 +1,6 @@
 """The command line in this process, and a small finished run."""
 
+import shutil
 import sys
 
 import pytest
@@ -56,5 +57,12 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(recipe, tmp_path_factory):
+def trained(recipe, tmp_path_factory):
+    """A finished run; not to be changed."""
     return train(recipe, tmp_path_factory.mktemp("runs") / "toy", device="cpu").folder
+
+
+@pytest.fixture
+def finished(trained, tmp_path_factory):
+    """A copy of the run, of each test's own."""
+    return shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "toy")

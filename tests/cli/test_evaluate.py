@@ -72,10 +72,14 @@ class TestEvaluate:
         monkeypatch.setattr(store.Store, "save", stop)
         code, _, err = run_cli(*words)
         assert (code, err) == (130, "stopped; finished blocks are kept, continue with --resume\n")
-        assert refused(*words).endswith("an evaluation lies unfinished here; continue with --resume or delete it")
+        assert refused(*words).endswith(
+            "this was begun and is unfinished; --resume continues it, --overwrite begins again"
+        )
         code, _, err = run_cli(*words, "--resume")
         assert (code, err) == (0, "")
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["evaluation.json", "examples.jsonl", "report.html"]
+        names = ["evaluation.json", "evaluations", "examples.jsonl", "report.html"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == names
+        assert not list(tmp_path.glob("**/evaluation-state"))
 
     def test_an_eps_of_0_is_said_in_words(self, run_cli, finished):
         code, out, _ = run_cli("evaluate", finished, "--eps", "0", "--examples", "20", "--device", "cpu")

@@ -14,11 +14,11 @@ HOSTILE = "\x1b[31mR\x1b]0;pwn\x07[/b]:x:\u202e"
 
 
 @pytest.fixture(scope="module")
-def evaluated(finished, tmp_path_factory):
+def evaluated(trained, tmp_path_factory):
     from overproof.verbs.evaluate import evaluate
 
     folder = tmp_path_factory.mktemp("evaluated") / "run"
-    shutil.copytree(finished, folder)
+    shutil.copytree(trained, folder)
     evaluate(folder, examples=20, device="cpu", reliability=False)
     return folder
 
@@ -113,6 +113,7 @@ class TestResults:
         ids=["deep", "bytes", "digits", "list", "pipe"],
     )
     def test_files_that_are_none_are_one_sentence_or_left_out(self, run_cli, run, name, body):
+        shutil.rmtree(run / "evaluations")  # where the root's are copied from
         (run / name).unlink()
         if body == "pipe":
             os.mkfifo(run / name)

@@ -66,9 +66,11 @@ def test_what_is_saved_is_loaded_to_the_bit(store, folder):
 def test_an_unfinished_evaluation_is_not_run_over(store, folder):
     store.save(0, marks(), whole=True)
     assert refused(Store(folder, SETTING), resume=False) == (
-        f"{folder}: an evaluation lies unfinished here; continue with --resume or delete it"
+        f"{folder}: this was begun and is unfinished; --resume continues it, --overwrite begins again"
     )
     assert equal(store.load(0), marks())
+    store.open(resume=False, overwrite=True)
+    assert store.load(0) is None
 
 
 def test_resume_with_nothing_there_begins(folder):
@@ -87,7 +89,7 @@ def test_resume_with_nothing_there_begins(folder):
 )
 def test_another_setting_is_refused_and_named(store, folder, change, words):
     assert refused(Store(folder, {**SETTING, **change}), resume=True) == (
-        f"{folder}: the unfinished evaluation has {words}; finish it as it was or delete it"
+        f"{folder}: the unfinished work has {words}; finish it as it was, or begin again with --overwrite"
     )
 
 
@@ -102,7 +104,7 @@ def test_a_damaged_setting_is_one_sentence(store, folder, body):
     (folder / "setting.json").write_text(body)
     said = refused(Store(folder, SETTING), resume=True)
     assert said.startswith(f"{folder / 'setting.json'}: not ")
-    assert said.endswith(f"; delete {folder} to start over")
+    assert said.endswith("; --overwrite begins again")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])

@@ -45,8 +45,9 @@ LAW |= {
     "recipe": ROOMS | {"recipe"},
     "run": ROOMS | {"recipe", "run"},
     "shipped": GROUND | {"shipped"},
-    "verbs": ROOMS | {"recipe", "run", "shipped", "verbs"},
-    "cli": ROOMS | {"recipe", "run", "shipped", "verbs", "cli"},
+    "results": GROUND | {"results"},
+    "verbs": ROOMS | {"recipe", "results", "run", "shipped", "verbs"},
+    "cli": ROOMS | {"recipe", "results", "run", "shipped", "verbs", "cli"},
     "__main__": {"cli"},
     "__init__": ROOMS | {"recipe", "run", "shipped", "verbs"},
 }

@@ -29,7 +29,6 @@ def test_a_row_says_what_the_evaluation_found(finding):
     [
         {"threat__eps": "4/255"},
         {"threat__norm": "l2"},
-        {"data__name": "mnist"},
         {"data__digest": "fedcba9876543210"},
         {"data__examples": 100},
     ],
@@ -40,6 +39,12 @@ def test_different_footings_never_share_a_table(finding, change):
     assert sorted([row.name for row in table.rows] for table in found) == [["other"], ["toy", "third"]]
     assert len({table.title for table in found}) == 2
     assert sorted(row.places for table in found for row in table.rows) == [(0,), (1,), (2,)]
+
+
+def test_images_of_one_digest_under_two_names_are_one_data_set(finding):
+    (table,) = tables([finding(), finding(run="other", data__name="ylecun/mnist"), finding(run="third")])
+    assert [row.name for row in table.rows] == ["toy", "other", "third"]
+    assert " = ylecun/mnist, " in table.title
 
 
 def test_one_footing_is_one_table_in_the_order_given(finding):

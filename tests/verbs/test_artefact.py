@@ -195,7 +195,11 @@ class TestEvaluation:
         assert [next(course).attack for _ in range(3)][-1] == "original, clean"
         course.close()
         parts = evaluate(file, out=tmp_path / "parts", resume=True, **options)
-        assert sorted(one.name for one in (tmp_path / "parts").iterdir()) == ["evaluation.json", "examples.jsonl"]
+        assert sorted(one.name for one in (tmp_path / "parts").iterdir()) == [
+            "evaluation.json",
+            "evaluations",
+            "examples.jsonl",
+        ]
         for name in ("clean", "worst"):
             assert parts[name]["passed"] == whole[name]["passed"]
             ours, theirs = (one["artefact"]["original"][name]["paired"] for one in (parts, whole))

@@ -44,8 +44,15 @@ def certify(*arguments, **options):
     return verb(*arguments, **EPS | {"examples": 60} | options)
 
 
+def newest(run):
+    """Return the folder of the certificate that was written last."""
+    files = (run.folder / "certificates").glob("*/certificate.jsonl")
+    return max(files, key=lambda file: file.stat().st_mtime_ns).parent
+
+
 def lines(run):
-    return [json.loads(line) for line in (run.folder / "certificate.jsonl").read_text().splitlines()]
+    """Return the examples' records of the certification before."""
+    return [json.loads(line) for line in (newest(run) / "certificate.jsonl").read_text().splitlines()]
 
 
 def refused(*arguments, **options):
@@ -115,7 +122,7 @@ def test_the_recipes_threat_is_the_default_and_the_batch_decides_nothing(run):
     one = certify(run, eps=None, bound="crown")
     assert one["threat"] == {"norm": "linf", "eps": "0.1"}
     verdicts = [line["verdict"] for line in lines(run)]
-    certify(run, eps=None, bound="crown", batch=11)
+    certify(run, eps=None, bound="crown", batch=11, overwrite=True)
     assert sum(a != b["verdict"] for a, b in zip(verdicts, lines(run), strict=True)) <= 1  # its attack draws anew
 
 
@@ -187,7 +194,7 @@ def test_smoothing_certifies_the_smoothed_network(run):
     assert found["verified"]["passed"] == sum(one["verdict"] == "certified" for one in examples)
     assert 0 < found["verified"]["passed"] < 10
     assert sum(found["counts"].values()) == 10
-    certify(run, **options, batch=3)
+    certify(run, **options, batch=3, overwrite=True)
     assert lines(run) == examples
 
 
@@ -278,6 +285,7 @@ def timeless(found):
 def test_killed_in_the_middle_and_resumed_it_finds_the_same(run):
     options = {"examples": 50, "batch": 20, "bound": "crown"}
     whole, examples = certify(run, **options), lines(run)
+    shutil.rmtree(place := newest(run))
     for name in ("certificate.json", "certificate.jsonl"):
         (run.folder / name).unlink()
     killed = subprocess.run(
@@ -288,10 +296,11 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert killed.returncode == -9, killed.stderr
-    state = run.folder / "certificate-state"
+    state = place / "certificate-state"
     assert len(list(state.iterdir())) == 3
-    assert refused(run, **options).startswith(f"{state}: an evaluation lies unfinished here; continue with --resume")
-    assert "has another seed (0, now 1)" in refused(run, **options, resume=True, seed=1)
+    assert refused(run, **options).startswith(f"{state}: this was begun and is unfinished; --resume continues it")
+    assert "has another batch (20, now 7)" in refused(run, **{**options, "batch": 7}, resume=True)
+    certify(run, **{**options, "examples": 3})  # another question waits for nothing
     assert timeless(certify(run, **options, resume=True)) == timeless(whole)
     assert timeless(lines(run)) == timeless(examples)
     assert not state.exists()

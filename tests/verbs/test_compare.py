@@ -48,7 +48,11 @@ def test_seeds_of_one_recipe_share_a_row(runs):
 
 def test_another_radius_or_subset_is_another_table(runs):
     evaluate(runs[1], examples=40, eps="0.05", device="cpu", reliability=False)
-    assert [len(table.rows) for table in compare(runs)] == [1, 1]
+    (table,) = compare(runs)  # the recipe's own threat is what is shown
+    (other,) = table.rows[0].others
+    assert other.startswith("evaluation by recipe, linf eps 0.05, 40 of 360 images of digits, seed 0: clean ")
+    (weaker,) = (runs[1] / "evaluations").glob("*0-05*")
+    assert [len(table.rows) for table in compare([runs[0], weaker])] == [1, 1]  # it is compared where it is named
     evaluate(runs[1], examples=41, device="cpu", reliability=False)
     assert len(compare(runs)) == 2
 

@@ -32,8 +32,14 @@ def evaluate(*arguments, **options):
     return with_probes(*arguments, **{"reliability": False} | options)
 
 
+def newest(run):
+    """Return the folder of the results that were written last."""
+    return max((run.folder / "evaluations").glob("*/examples.jsonl"), key=lambda file: file.stat().st_mtime_ns).parent
+
+
 def lines(run):
-    return [json.loads(line) for line in (run.folder / "examples.jsonl").read_text().splitlines()]
+    """Return the examples' records of the evaluation before."""
+    return [json.loads(line) for line in (newest(run) / "examples.jsonl").read_text().splitlines()]
 
 
 def counts(found):
@@ -98,7 +104,7 @@ def test_it_says_what_was_measured_on_what(run):
 
 
 def test_the_same_seed_finds_the_same(run):
-    first, again = evaluate(run.folder, device="cpu"), evaluate(str(run.folder), device="cpu")
+    first, again = evaluate(run.folder, device="cpu"), evaluate(str(run.folder), overwrite=True, device="cpu")
     assert counts(first) == counts(again)
 
 
@@ -132,7 +138,7 @@ def test_the_subsets_verdicts_are_those_of_the_whole(run):
 
 def test_more_than_there_are_and_zero_mean_all(run):
     assert evaluate(run, examples=9999, device="cpu")["data"]["examples"] == 360
-    assert evaluate(run, examples=0, device="cpu")["data"]["examples"] == 360
+    assert "exactly this was asked before" in refused(run, examples=0)
     assert refused(run, examples=-1) == "examples must be 0 (all) or more, got -1"
 
 
@@ -241,6 +247,7 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run, tmp_path):
     options = {"examples": 50, "batch": 20, "teacher": run.folder}
     whole = evaluate(run, **options, device="cpu")
     examples = (run.folder / "examples.jsonl").read_bytes()
+    shutil.rmtree(place := newest(run))
     for name in ("evaluation.json", "examples.jsonl"):
         (run.folder / name).unlink()
     # Four passes a block: clean, fgsm, pgd-5 twice. It dies after the second block's second pass.
@@ -252,7 +259,7 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert killed.returncode == -9, killed.stderr
-    state = run.folder / "evaluation-state"
+    state = place / "evaluation-state"
     assert sorted(file.name for file in state.iterdir()) == [
         "000000.safetensors",
         "000001.safetensors",
@@ -263,13 +270,13 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run, tmp_path):
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "tra')
     assert refused(run, **options) == (
-        f"{state}: an evaluation lies unfinished here; continue with --resume or delete it"
+        f"{state}: this was begun and is unfinished; --resume continues it, --overwrite begins again"
     )
-    assert "has another seed (0, now 1)" in refused(run, **options, resume=True, seed=1)
-    assert "has another suite (" in refused(run, **options, resume=True, eps="0.2")
+    assert "has another batch (20, now 7)" in refused(run, **{**options, "batch": 7}, resume=True)
+    evaluate(run, **{**options, "examples": 5}, device="cpu")  # another question waits for nothing
     steps = list(evaluating(run, **options, resume=True, reliability=False, device="cpu"))
     assert [step.done for step in steps] == [7, 8, 9, 10, 11, 12]  # the passes that were done are not done again
-    assert timeless(run.evaluation()) == timeless(json.loads(json.dumps(whole)))
+    assert timeless(run.evaluation()) == timeless(json.loads(json.dumps(whole)))  # of 50 images, not of 5
     assert (run.folder / "examples.jsonl").read_bytes() == examples
     assert not state.exists()
     assert len(run.metrics()) == 2
@@ -278,12 +285,13 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run, tmp_path):
 def test_a_half_written_block_is_done_again(run):
     whole, course = (
         evaluate(run, examples=40, batch=20, device="cpu"),
-        evaluating(run, examples=40, batch=20, reliability=False),
+        evaluating(run, examples=40, batch=20, reliability=False, overwrite=True),
     )
     for _ in range(5):  # the first block, and the first pass of the second
         next(course)
     course.close()
-    file = run.folder / "evaluation-state" / "000000.safetensors"
+    (newest(run) / "evaluation.json").unlink()
+    file = newest(run) / "evaluation-state" / "000000.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     found = evaluate(run, examples=40, batch=20, resume=True, device="cpu")
     assert timeless(found) == timeless(whole)
@@ -300,7 +308,7 @@ def test_progress_is_told_after_every_pass(run):
 
 
 def test_the_batch_does_not_decide_what_has_no_random_start(run):
-    one, other = (evaluate(run, attacks=("fgsm",), batch=size, device="cpu") for size in (360, 7))
+    one, other = (evaluate(run, attacks=("fgsm",), batch=size, overwrite=True, device="cpu") for size in (360, 7))
     assert counts(one) == counts(other)
     assert refused(run, batch=0) == "batch must be at least 1, got 0"
 
@@ -478,7 +486,8 @@ def test_a_teacher_for_other_images_is_refused(run, toy, squares, tmp_path):
 
 def test_another_folder_for_the_results(run, tmp_path):
     evaluate(run, examples=10, out=tmp_path / "deep" / "er", device="cpu")
-    assert sorted(file.name for file in (tmp_path / "deep" / "er").iterdir()) == ["evaluation.json", "examples.jsonl"]
+    names = ["evaluation.json", "evaluations", "examples.jsonl"]
+    assert sorted(file.name for file in (tmp_path / "deep" / "er").iterdir()) == names
     assert run.evaluation() is None
 
 

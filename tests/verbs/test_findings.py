@@ -57,6 +57,7 @@ def test_what_is_not_there_is_absent(run):
     for name in ("certificate.json", "metrics.jsonl", "examples.jsonl"):
         (run / name).unlink()
     (run / "adversarial.safetensors").unlink()
+    shutil.rmtree(run / "evaluations")
     found = findings(run)
     assert (found.certificate, found.metrics, found.examples, found.pictures) == (None, [], [], None)
     assert "adversarial.safetensors is missing" in found.notes[0]
@@ -136,6 +137,7 @@ def test_the_first_schema_is_read_as_the_second(run):
 
 
 def test_a_half_written_last_line_is_left_out(run):
+    shutil.rmtree(run / "evaluations")  # where the root's are copied from
     file = run / "examples.jsonl"
     file.write_text(file.read_text()[:-20])
     assert len(findings(run).examples) == 39

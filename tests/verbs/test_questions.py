@@ -12,6 +12,7 @@ from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.formats.queries import Point, Query
 from overproof.models.onnx_file import OnnxFile
+from overproof.results import CERTIFICATE
 from overproof.run import Run
 from overproof.verbs import questions as module
 from overproof.verbs.certify import certify
@@ -143,8 +144,9 @@ class TestContradictions:
         """Every image is said to be verified, also those that an attack breaks."""
         run = Run(tmp_path / "run")
         shutil.copytree(certified[0].folder, run.folder)
-        lines = [json.loads(line) for line in (run.folder / "certificate.jsonl").read_text().splitlines()]
-        run.write_lines("certificate.jsonl", [one | {"verdict": "verified"} for one in lines])
+        beside = Run(CERTIFICATE.folder(run.folder, run.certificate()))
+        lines = [json.loads(line) for line in (beside.folder / "certificate.jsonl").read_text().splitlines()]
+        beside.write_lines("certificate.jsonl", [one | {"verdict": "verified"} for one in lines])
         said = refused(run, examples=12, eps=EPS)
         assert said.endswith("certificate.json proves that there is no counter-example, but one satisfies it")
         assert not (run.folder / "vnnlib").exists()
@@ -165,7 +167,7 @@ class TestContradictions:
         run = Run(tmp_path / "run")
         shutil.copytree(certified[0].folder, run.folder)
         said = run.certificate()
-        (run.folder / "certificate.jsonl").write_text("{")
+        (CERTIFICATE.folder(run.folder, said) / "certificate.jsonl").write_text("{")
         assert refused(run, examples=3, eps=EPS) == (
             f"{run.folder / 'certificate.json'}: not readable as a certificate of overproof; run certify again "
             f"(0 whole lines for {said['data']['examples']} images)"

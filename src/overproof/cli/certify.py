@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as Grid
 
-from overproof.cli.console import leads, out_console, say, show_course, stoppable
+from overproof.cli.console import leads, out_console, say, say_where_kept, show_course, stoppable
 from overproof.cli.options import BoundName, ClassesByPosition, Device, NormName
 
 
@@ -26,6 +26,7 @@ def certify(
     batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
     classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of the same question.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -33,6 +34,7 @@ def certify(
 
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """
+    from overproof.results import CERTIFICATE
     from overproof.verbs.certify import certifying
     from overproof.verbs.compare import write_report
     from overproof.verbs.examinee import results_folder
@@ -53,6 +55,7 @@ def certify(
         batch=batch,
         classes_by_position=classes_by_position,
         resume=resume,
+        overwrite=overwrite,
         out=out,
         device=device,
     )
@@ -61,6 +64,7 @@ def certify(
     if leads():
         _print_certificate(found)
         folder = results_folder(run, out)
+        say_where_kept(CERTIFICATE, folder, found)
         if (folder / "evaluation.json").is_file():
             say(f"report: {write_report(folder)}")
 

@@ -15,6 +15,9 @@ from rich.segment import Segment
 from overproof.wording import visible
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from overproof.results import Kind
     from overproof.verbs.certify import Certifying
     from overproof.verbs.evaluate import Attacking
 
@@ -97,6 +100,12 @@ def lost_output() -> str:
     _out.flush()
     problem = _out.problem
     return "" if problem is None or isinstance(problem, BrokenPipeError) else problem.strerror or str(problem)
+
+
+def say_where_kept(kind: "Kind", root: "Path", found: "dict[str, Any]") -> None:
+    """Say where a result lies that is not the one which the run shows, being weaker or about something else."""
+    if kind.shown(root) != found:
+        say(f"kept in {kind.folder(root, found)}; the run shows a stronger result, or one for its own data and threat")
 
 
 def leads() -> bool:

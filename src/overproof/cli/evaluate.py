@@ -8,7 +8,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
-from overproof.cli.console import leads, out_console, say, show_course, stoppable, warn
+from overproof.cli.console import leads, out_console, say, say_where_kept, show_course, stoppable, warn
 from overproof.cli.options import ClassesByPosition, Device, NormName, PrecisionName
 
 
@@ -40,6 +40,7 @@ def evaluate(
     ] = False,
     classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of the same question.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -47,6 +48,7 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
+    from overproof.results import EVALUATION
     from overproof.verbs.compare import write_report
     from overproof.verbs.evaluate import evaluating
     from overproof.verbs.examinee import results_folder
@@ -67,6 +69,7 @@ def evaluate(
         save_adversarial=save_adversarial,
         classes_by_position=classes_by_position,
         resume=resume,
+        overwrite=overwrite,
         out=out,
         device=device,
     )
@@ -74,6 +77,7 @@ def evaluate(
         found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if leads():
         _print_evaluation(found)
+        say_where_kept(EVALUATION, results_folder(run, out), found)
         say(f"report: {write_report(results_folder(run, out))}")
 
 

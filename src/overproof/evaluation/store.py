@@ -29,24 +29,31 @@ class Store:
         self._setting = json.loads(json.dumps(setting))
         self._written: dict[int, float] = {}
 
-    def open(self, *, resume: bool) -> None:
-        """Make the folder, or continue in it; raise ``InputError`` where another evaluation lies unfinished in it."""
+    def open(self, *, resume: bool, overwrite: bool = False) -> None:
+        """Make the folder, or continue in it; raise ``InputError`` where other unfinished work lies in it.
+
+        With ``overwrite`` what lies there is deleted first.
+        """
         file = self.folder / "setting.json"
+        if overwrite:
+            self.remove()
         if not file.is_file():
             make_folder(self.folder)
             write_atomically(file, json.dumps(self._setting, indent=1).encode())
             return
         if not resume:
-            raise InputError(f"{self.folder}: an evaluation lies unfinished here; continue with --resume or delete it")
+            raise InputError(
+                f"{self.folder}: this was begun and is unfinished; --resume continues it, --overwrite begins again"
+            )
         try:
             before = read_object(file)
         except InputError as problem:
-            raise InputError(f"{problem}; delete {self.folder} to start over") from problem
+            raise InputError(f"{problem}; --overwrite begins again") from problem
         for name in self._setting:
             if before.get(name) != self._setting[name]:
                 raise InputError(
-                    f"{self.folder}: the unfinished evaluation has another {name} "
-                    f"({before.get(name)}, now {self._setting[name]}); finish it as it was or delete it"
+                    f"{self.folder}: the unfinished work has another {name} ({before.get(name)}, now "
+                    f"{self._setting[name]}); finish it as it was, or begin again with --overwrite"
                 )
 
     def load(self, number: int) -> Marks | None:

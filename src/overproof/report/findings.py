@@ -4,11 +4,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from overproof.evaluation.evidence import Evidence
 from overproof.report.pictures import Pictures
 from overproof.wording import one_line
 
 Plain = Mapping[str, Any]
 _LONGEST = 300  # characters of a name in a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A result that is kept beside the one shown: ``what`` it is, what was asked and what came of it, in words."""
+
+    folder: str
+    what: str
+    asked: str
+    found: str
+
+    @classmethod
+    def of(cls, folder: str, found: Plain, what: str) -> "Other":
+        """Return a result by the content of its main file; raises what a file of another shape makes it raise."""
+        data, threat = found["data"], found["threat"]
+        how = found["suite"]["name"] if what == "evaluation" else found.get("bound", found["kind"])
+        asked = f"{how}, {threat['norm']} eps {threat['eps']}, {data['examples']} of {data['of']} images"
+        asked += f" of {data['name']}, seed {found['seed']}"
+        shares = [("clean", found["clean"]), ("worst case", found["worst"])] if what == "evaluation" else []
+        shares = shares or [("certified", found["verified"])]
+        said = ", ".join(f"{name} {_share(one)}" for name, one in shares)
+        return cls(folder=one_line(folder, _LONGEST), what=what, asked=one_line(asked, _LONGEST), found=said)
+
+    def __str__(self) -> str:
+        return f"{self.what} by {self.asked}: {self.found} ({self.folder})"
+
+
+def _share(found: Plain) -> str:
+    return str(Evidence(claim=found["claim"], passed=found["passed"], of=found["of"])) + " %"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,7 +47,7 @@ class Findings:
 
     ``certificate`` is that of ``certificate.json``, ``metrics`` and ``examples`` the records of ``metrics.jsonl`` and
     ``examples.jsonl``, ``recipe`` the whole tree as plain values, ``classes`` their names, ``multiply_adds`` those of
-    one forward pass. ``notes`` say what was found but left out, and why.
+    one forward pass. ``notes`` say what was found but left out, and why; ``others`` are kept beside the results shown.
     """
 
     evaluation: Plain
@@ -30,6 +60,7 @@ class Findings:
     multiply_adds: int | None = None
     pictures: Pictures | None = None
     notes: tuple[str, ...] = ()
+    others: tuple[Other, ...] = ()
 
     @property
     def name(self) -> str:

@@ -91,6 +91,7 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
         "pictured": findings.pictures is not None,
         "commands": commands(findings),
         "missing": missing(findings),
+        "others": findings.others,
     }
 
 

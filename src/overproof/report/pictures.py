@@ -133,8 +133,7 @@ def _with_pictures(findings: Sequence["Findings"]) -> list[tuple[str, Pictures]]
 
 
 def _footing(findings: "Findings") -> str:
-    data = findings.evaluation["data"]
-    return f"{data['name']} {data['digest'][:16]}"
+    return str(findings.evaluation["data"]["digest"])
 
 
 def _sprite(images: Sequence[Images]) -> str:

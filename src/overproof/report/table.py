@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from statistics import mean
 from typing import Any
 
@@ -24,6 +23,7 @@ class Row:
     """One run, or several that differ in their seed (``members``); a cell per column, absent where it was not run.
 
     ``places`` are the runs' places among all findings. ``marks`` are what a reader must know before the figures.
+    ``others`` are results kept beside the ones shown, each in one line.
     ``classes`` are a single run's counts by the name of a class: ``of`` how many, correct ``clean`` and ``worst``.
     """
 
@@ -33,6 +33,7 @@ class Row:
     places: tuple[int, ...]
     marks: tuple[str, ...] = ()
     members: tuple["Row", ...] = ()
+    others: tuple[str, ...] = ()
     classes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -69,21 +70,29 @@ class Table:
 
 def tables(findings: Sequence[Findings]) -> list[Table]:
     """Group findings by data and threat, and lay each group out."""
-    ordered = sorted(enumerate(findings), key=lambda pair: footing(pair[1].evaluation))
-    groups = groupby(ordered, key=lambda pair: footing(pair[1].evaluation))
-    return [_table(title, list(group)) for title, group in groups]
+    groups: dict[tuple[str, ...], list[tuple[int, Findings]]] = {}
+    for place, one in enumerate(findings):
+        groups.setdefault(_footing(one.evaluation), []).append((place, one))
+    laid = [_table(group) for group in groups.values()]
+    return sorted(laid, key=lambda table: table.title)
 
 
-def footing(evaluation: Plain) -> str:
-    """Return on what an evaluation stands: images and threat model, in one line."""
+def footing(evaluation: Plain, name: str = "") -> str:
+    """Return on what an evaluation stands: images (called ``name``) and threat model, in one line."""
     data, threat = evaluation["data"], evaluation["threat"]
     return (
-        f"{one_line(str(data['name']), 300)}, {data['examples']} of {data['of']} test images ({data['digest'][:8]}), "
-        f"{threat['norm']} eps {threat['eps']}"
+        f"{name or one_line(str(data['name']), 300)}, {data['examples']} of {data['of']} test images "
+        f"({data['digest'][:8]}), {threat['norm']} eps {threat['eps']}"
     )
 
 
-def _table(title: str, found: list[tuple[int, Findings]]) -> Table:
+def _footing(evaluation: Plain) -> tuple[str, ...]:
+    """Return on what an evaluation stands: images, by their digest whatever they are called, and threat model."""
+    data, threat = evaluation["data"], evaluation["threat"]
+    return tuple(map(str, (data["digest"], data["examples"], data["of"], threat["norm"], threat["eps"])))
+
+
+def _table(found: list[tuple[int, Findings]]) -> Table:
     columns: dict[str, Column] = {}
     single: list[Row] = []
     for place, findings in found:
@@ -96,15 +105,18 @@ def _table(title: str, found: list[tuple[int, Findings]]) -> Table:
                 cells={key: cell for key, (_, cell) in cells.items()},
                 places=(place,),
                 marks=marks_of(findings.evaluation),
+                others=tuple(map(str, findings.others)),
                 classes={str(one["class"]): one for one in findings.evaluation.get("per_class") or ()},
             )
         )
     rows = [_folded(group, columns) for group in _by_seed(found, single)]
-    data, threat = found[0][1].evaluation["data"], found[0][1].evaluation["threat"]
+    first = found[0][1].evaluation
+    names = dict.fromkeys(one_line(str(one.evaluation["data"]["name"]), 300) for _, one in found)
+    name = " = ".join(names)
     laid = _in_order(columns)
     return Table(
-        title=title,
-        heading=f"{one_line(str(data['name']), 300)}, {threat['norm']} eps {threat['eps']}",
+        title=footing(first, name),
+        heading=f"{name}, {first['threat']['norm']} eps {first['threat']['eps']}",
         columns=laid,
         rows=tuple(rows),
         best=_best(laid, rows),
@@ -165,6 +177,7 @@ def _folded(group: list[Row], columns: Mapping[str, Column]) -> Row:
         places=tuple(place for row in group for place in row.places),
         marks=group[0].marks,
         members=tuple(group),
+        others=tuple(other for row in group for other in row.others),
     )
 
 

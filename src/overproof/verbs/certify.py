@@ -32,6 +32,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
 from overproof.recipe import plain
+from overproof.results import CERTIFICATE
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
 from overproof.verbs.examinee import Examinee, examinee, shown
@@ -84,6 +85,7 @@ def certifying(
     data: Source | str | None = None,
     classes_by_position: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     out: Path | str | None = None,
 ) -> Generator[Certifying, None, dict[str, Any]]:
     """Certify step by step: yield after each, return what was written to ``certificate.json``.
@@ -95,8 +97,9 @@ def certifying(
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
     a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together.
     ``classes_by_position`` takes images whose classes have other names than the network's, or another order. ``resume``
-    continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``).
-    Raises ``InputError``.
+    continues after a crash, and returns what a finished certification found. ``out`` is the folder of the results
+    (default: the run's own, or ``evaluations/NAME``); in it, results are kept side by side by what was asked, and
+    ``overwrite`` replaces the one of exactly the same question. Raises ``InputError``.
     """
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
@@ -121,7 +124,7 @@ def certifying(
     warnings = admit(model, *sample, where=subject.name)
     if other is not None:
         warnings += admit(other, *sample, where=f"teacher {teacher}")
-    setting = {
+    asked = {
         "network": subject.facts["model_digest"],
         "teacher": None if other is None else digest_of(other),
         "seed": seed,
@@ -129,12 +132,17 @@ def certifying(
         "data": images.digest,
         "plan": plain(plan),
         "smoothing": None if noise is None else asdict(noise),
-        "batch": batch,
+        "gammas": list(gammas),
     }
+    how = bound if noise is None else "smoothing"
+    title = f"{how} {plan.threat.norm} {plan.threat.eps} {len(images)} images{' pair' if other is not None else ''}"
+    kept = CERTIFICATE.place(folder, asked, title)
+    if (earlier := CERTIFICATE.finished(kept, resume=resume, overwrite=overwrite)) is not None:
+        return earlier
     with exclusive(folder, "certify") if shard.leads else nullcontext():
-        store = Store(folder / "certificate-state", setting)
+        store = Store(kept / "certificate-state", {**asked, "batch": batch})
         if shard.leads:
-            store.open(resume=resume)
+            store.open(resume=resume, overwrite=overwrite)
         shard.wait()
         with in_mode(model, training=False), tensor_float(False):
             blocks = yield from _Course(certificate, images, rows, store, shard, seed, batch).run(warnings)
@@ -143,6 +151,7 @@ def certifying(
             **subject.facts,
             "data": subject.said_of(images),
             "threat": plain(plan.threat),
+            "as_trained": data is None and plan.threat == subject.threat,
             "seed": seed,
             "batch": batch,
             **certificate.figures(blocks),
@@ -151,10 +160,11 @@ def certifying(
             "hardware": hardware(place),
         }
         if shard.leads:
-            results = Run(folder)
+            results = Run(kept)
             certificate.write(results, blocks, rows.tolist())
             results.write_json("certificate.json", found)
             store.remove()
+            CERTIFICATE.promote(folder, subject.facts["model_digest"])
         return found
 
 

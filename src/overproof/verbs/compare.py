@@ -11,6 +11,7 @@ from overproof.report.page import page
 from overproof.report.table import Table, tables
 from overproof.report.text import as_csv, as_latex, as_markdown
 from overproof.verbs.findings import findings
+from overproof.verbs.networks import BY_POSITION, check_classes
 
 
 def compare(
@@ -20,15 +21,19 @@ def compare(
     csv: Path | None = None,
     latex: Path | None = None,
     markdown: Path | None = None,
+    classes_by_position: bool = False,
 ) -> list[Table]:
     """Return a table per data set and threat model; write the offline page ``out`` and the tables as text.
 
-    A run named twice counts once. Raises ``InputError``, before anything is written.
+    A run named twice counts once. ``classes_by_position`` compares runs on the same images although their classes come
+    in another order. Raises ``InputError``, before anything is written.
     """
     distinct = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
     if not distinct:
         raise InputError("name at least one run to compare")
     found = [findings(folder) for folder in distinct]
+    if not classes_by_position:
+        _check_classes(found)
     laid = tables(found)
     if out is not None:
         alone, several = found[0], len(found) > 1
@@ -41,6 +46,18 @@ def compare(
         if file is not None:
             _write(file, written(laid))
     return laid
+
+
+def _check_classes(found: Sequence[Findings]) -> None:
+    """Raise ``InputError`` where the same images have the same classes in another order.
+
+    Equal digests mean equal labels, so classes that are merely called something else are the same classes.
+    """
+    first: dict[str, Findings] = {}
+    for one in found:
+        known = first.setdefault(str(one.evaluation["data"]["digest"]), one)
+        if sorted(one.classes) == sorted(known.classes):
+            check_classes(known.classes, one.classes, where=f"{one.folder} beside {known.folder}", advice=BY_POSITION)
 
 
 def _write(file: Path, text: str) -> None:

@@ -39,12 +39,14 @@ from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.reading import parsing
 from overproof.recipe import plain
+from overproof.results import EVALUATION
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
 from overproof.verbs.networks import digest_of, load_other
 
 SCHEMA = 2
+_IMAGES = "adversarial.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ def evaluating(
     save_adversarial: bool = False,
     classes_by_position: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     out: Path | str | None = None,
 ) -> Generator[Attacking, None, dict[str, Any]]:
     """Evaluate pass by pass: yield after each, return what was written to ``evaluation.json``.
@@ -104,8 +107,9 @@ def evaluating(
     attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
-    interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``). Raises
-    ``InputError``.
+    interrupted, and returns what a finished one found. ``out`` is the folder of the results (default: the run's own, or
+    ``evaluations/NAME``); in it, results are kept side by side by what was asked, and ``overwrite`` replaces the one of
+    exactly the same question, finished or not. Raises ``InputError``.
     """
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
@@ -129,28 +133,32 @@ def evaluating(
         warnings += made.warnings
     chosen = choose_precision(precision, place, model)
     folder = subject.folder if out is None else Path(out)
-    setting = {
+    stated = {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat)
+    asked = {
         "network": subject.facts["model_digest"],
         "teacher": None if other is None else digest_of(other),
         "original": None if made is None or made.original is None else digest_of(made.original),
         "seed": seed,
         "examples": len(images),
         "data": images.digest,
+        "threat": stated,
         "suite": plain(suite),
-        "batch": size,
-        "precision": chosen,
     }
+    kept = EVALUATION.place(folder, asked, f"{suite.name} {stated['norm']} {stated['eps']} {len(images)} images")
+    if (earlier := EVALUATION.finished(kept, resume=resume, overwrite=overwrite)) is not None:
+        return earlier
     with exclusive(folder, "evaluate") if shard.leads else nullcontext():
-        store = Store(folder / "evaluation-state", setting)
+        store = Store(kept / "evaluation-state", {**asked, "batch": size, "precision": chosen})
         if shard.leads:
-            store.open(resume=resume)
+            store.open(resume=resume, overwrite=overwrite)
         shard.wait()
         course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
         before, course_before = None, None
         with tensor_float(False):
             verdicts = yield from course.run(warnings)
             if made and made.original:
-                course_before = course.on(made.original, Store(folder / "original-state", setting), resume=resume)
+                store_before = Store(kept / "original-state", {**asked, "batch": size, "precision": chosen})
+                course_before = course.on(made.original, store_before, resume=resume)
                 before = yield from course_before.run((), beside="original, ")
             answers = None if other is None else _answers(other, verdicts, images)
             answered = check_answers(verdicts.predictions, verdicts.labels, images.classes)
@@ -162,7 +170,8 @@ def evaluating(
             "multiply_adds": None if subject.file else multiply_adds(model, images.signature),
             "data": subject.said_of(images),
             "classes": list(images.classes),
-            "threat": {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat),
+            "threat": stated,
+            "as_trained": data is None and threat == subject.threat,
             "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
             "seed": seed,
             "batch": size,
@@ -179,14 +188,17 @@ def evaluating(
             "hardware": hardware(place),
         }
         if shard.leads:
-            results = Run(folder)
+            results = Run(kept)
             if save_adversarial:
                 found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
+            else:
+                (kept / _IMAGES).unlink(missing_ok=True)  # of what is being replaced
             results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
             results.write_json("evaluation.json", found)
             store.remove()
             if course_before:
                 course_before.store.remove()
+            EVALUATION.promote(folder, subject.facts["model_digest"])
         return found
 
 
@@ -223,7 +235,7 @@ class _Course:
     def on(self, model: Classifier, store: Store, *, resume: bool) -> "_Course":
         """Return the same course for another network, which is what its transfer attacks climb as well."""
         if self.shard.leads:
-            store.open(resume=resume)
+            store.open(resume=resume, overwrite=not resume)
         self.shard.wait()
         return replace(self, model=model, surrogate=model, store=store)
 
@@ -349,7 +361,7 @@ def _save_broken(
 ) -> dict[str, Any]:
     """Write the broken images beside the clean ones (uint8) and what was answered; confirm each as it was written."""
     broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
-    file = results.folder / "adversarial.safetensors"
+    file = results.folder / _IMAGES
     logits = {f"{name}_logits": verdicts.marks[f"{name}_logits"] for name in ("clean", "attacked")}
     logits |= {f"teacher_{name}_logits": values for name, values in (answers or {}).items()}
     body = {

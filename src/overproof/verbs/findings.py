@@ -1,5 +1,6 @@
 """Reading a run folder for a reader: what it holds, written by this version of overproof or by an older one."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from overproof.models.weights import build, from_plain
 from overproof.reading import parsing, reason
 from overproof.recipe import plain
 from overproof.report.charts import brackets, of_run, per_class, radii, survivors
-from overproof.report.findings import Findings
+from overproof.report.findings import Findings, Other
 from overproof.report.pictures import read_pictures
 from overproof.report.provenance import commands, missing
 from overproof.report.table import tables
 from overproof.report.text import as_csv, as_latex, as_markdown
+from overproof.results import CERTIFICATE, EVALUATION
 from overproof.run import Run
 from overproof.signature import Signature
 from overproof.verbs import certify, evaluate
@@ -33,7 +35,8 @@ def findings(folder: Path) -> Findings:
 def _read(run: Run) -> Findings:
     folder, evaluation = run.folder, evaluated(run)
     certificate, notes = _certificate(run, evaluation)
-    file, kept = folder / "adversarial.safetensors", evaluation.get("adversarial")
+    home = Run(EVALUATION.folder(folder, evaluation))
+    file, kept = home.folder / "adversarial.safetensors", evaluation.get("adversarial")
     pictures = read_pictures(file) if kept and file.is_file() else None
     if kept and kept.get("images") and pictures is None:
         notes = (*notes, f"broken images: {file.name} is missing, or of an older version without the clean images")
@@ -42,12 +45,13 @@ def _read(run: Run) -> Findings:
         folder=str(folder),
         certificate=certificate,
         metrics=run.metrics(),
-        examples=run.examples(),
+        examples=home.examples(),
         recipe=plain(run.recipe()) if _trained(run) else None,
         classes=_classes(run, evaluation),
         multiply_adds=_multiply_adds(run, evaluation),
         pictures=pictures,
         notes=notes,
+        others=_others(run, evaluation, certificate),
     )
 
 
@@ -89,6 +93,18 @@ def _migrated(found: dict[str, Any]) -> dict[str, Any]:
                 "attack": {"momentum": 0.0, **trial["attack"]},
             }
     return found
+
+
+def _others(run: Run, evaluation: dict[str, Any], certificate: dict[str, Any] | None) -> tuple[Other, ...]:
+    """Return what else is kept about the same network; what cannot be read as a result is left out."""
+    kept = [(one, "evaluation") for one in EVALUATION.others(run.folder, evaluation)]
+    if certificate is not None:
+        kept += [(one, "certificate") for one in CERTIFICATE.others(run.folder, certificate)]
+    found = []
+    for one, what in kept:
+        with suppress(KeyError, TypeError, ValueError, AttributeError, InputError):
+            found.append(Other.of(str(one.folder), one.found, what))
+    return tuple(found)
 
 
 def _trained(run: Run) -> bool:

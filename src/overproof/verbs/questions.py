@@ -26,6 +26,7 @@ from overproof.functional import cross_entropy
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.reading import is_file, parsing, read_bytes, read_lines, read_object
+from overproof.results import CERTIFICATE
 from overproof.verbs.cargo import Cargo, cargo, parity_lines
 
 _SAMPLES = 32  # points of each ball that a query is tried on
@@ -212,10 +213,11 @@ def _known(subject: Cargo, threat: Threat) -> _Known:
         before = Threat(norm=said["threat"]["norm"], eps=Radius(said["threat"]["eps"]))
         if said["kind"] != "bounds" or said["model_digest"] != subject.digest or before != threat:
             return nothing
-        lines = list(read_lines(file.with_suffix(".jsonl")))
+        home = CERTIFICATE.folder(subject.folder, said)
+        lines = list(read_lines(home / "certificate.jsonl"))
         if len(lines) != (expected := said["data"]["examples"]):
             raise ValueError(f"{len(lines)} whole lines for {expected} images")
-        found = load(read_bytes(subject.folder / "counterexamples.safetensors"))
+        found = load(read_bytes(home / "counterexamples.safetensors"))
         pairs = {one["index"]: one["pair"]["agreement"] for one in lines if one.get("pair")}
         return _Known(
             {one["index"]: one["verdict"] for one in lines},
@@ -247,7 +249,7 @@ def _robustness(model: Classifier, file: _File, asked: _Images, known: _Known) -
         name = f"robust-{index:05d}.vnnlib"
         _agree(name, broken, answers, proved=known.verdicts.get(index) == "verified")
         if index in known.images and not answers[-1]:
-            raise InputError(f"{name}: the counter-example of certificate.json does not satisfy it; run certify anew")
+            raise InputError(f"{name}: the counter-example of certificate.json does not satisfy it; run certify again")
         verdict = "sat" if answers.any() else "unsat" if known.verdicts.get(index) == "verified" else None
         questions.append(_Question(file=name, index=index, label=label, text=text, known=verdict))
     return questions
