@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from overproof.verbs.quickstart import quickstart
     from overproof.verbs.train import train
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 
 _HOMES = {
     "InputError": "overproof.errors",

@@ -46,5 +46,7 @@ def test_every_verb_of_the_command_line_that_works_has_a_python_form():
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert verbs - {"list"} <= set(overproof.__all__)
     for group in app.registered_groups:
+        if group.name == "recipe":  # shows and copies files, which Python does by itself
+            continue
         for command in group.typer_instance.registered_commands:
             assert f"{command.name or command.callback.__name__}_{group.name}" in overproof.__all__

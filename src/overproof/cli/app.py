@@ -17,6 +17,7 @@ from overproof.cli.evaluate import evaluate
 from overproof.cli.export import export
 from overproof.cli.inventory import list_
 from overproof.cli.quickstart import quickstart
+from overproof.cli.recipe import recipe
 from overproof.cli.teacher import teacher
 from overproof.cli.train import train
 from overproof.errors import AgreedError, InputError
@@ -43,6 +44,7 @@ def _overproof(
 for verb in (quickstart, train, evaluate, certify, compare, export):
     app.command()(verb)
 app.command(name="list")(list_)
+app.add_typer(recipe, name="recipe")
 app.add_typer(teacher, name="teacher")
 
 

@@ -165,8 +165,8 @@ def sweeping(
 def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
     """Return how many cells are best trained at a time: one per GPU; on a CPU one per core where a core is enough.
 
-    A student so small that a second thread gains it nothing leaves all other cores idle. Of a larger one a single cell
-    is trained with all of them, which needs the memory of one.
+    Up to ``ONE_CORE`` two cells with a thread each do more than one with two. Of a larger student a single cell is
+    trained with all cores, which needs the memory of one.
     """
     if pick_device(device).type == "cuda":
         most = torch.cuda.device_count() if device == "auto" else 1

@@ -1,6 +1,6 @@
 """Work that is independent, done at the same time: processes of one thread each take tasks as they become ready.
 
-A network of the size of the digits' gains next to nothing from a second thread; ``benchmarks/threads.py`` measures it.
+Two runs at a time do twice the work; a second thread does 1.1 to 1.7 times as much (``benchmarks/threads.py``).
 """
 
 import json
@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple
 
 from overproof.errors import InputError
 
-ONE_CORE = 30e6
-"""Multiply-adds of one pass over a batch up to which runs get one thread each; provisional, not yet measured on an idle
-machine (``benchmarks/threads.py``)."""
+ONE_CORE = 9e9
+"""Multiply-adds of one pass over a batch up to which runs get one thread each: as far as ``benchmarks/threads.py``
+went, where a second thread made a step 1.1 to 1.7 times as fast, and a second run would have done twice the work."""
 
 
 @dataclass(frozen=True, kw_only=True)

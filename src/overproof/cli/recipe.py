@@ -1,0 +1,56 @@
+"""The words of `overproof recipe`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from overproof.cli.completion import recipes
+from overproof.cli.console import say
+
+recipe = typer.Typer(no_args_is_help=True, help="Read a recipe, or take a copy of a shipped one.")
+
+_Name = Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.", autocompletion=recipes)]
+
+
+@recipe.command()
+def show(
+    name: _Name,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="Edit the recipe: PATH=VALUE, e.g. training.epochs=5.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Every key, those left to their defaults too.")] = False,
+) -> None:
+    """Print a recipe: as it is written or, with --full or --set, as it is run, defaults included.
+
+    Example: overproof recipe show mnist/ard --set training.epochs=5
+    """
+    from overproof.reading import read_text
+    from overproof.recipe import dump, read
+    from overproof.shipped import find_recipe
+
+    file = find_recipe(name)
+    say((dump(read(file, sets or [])) if full or sets else read_text(file)).rstrip("\n"))
+
+
+@recipe.command()
+def copy(
+    name: _Name,
+    file: Annotated[Path | None, typer.Argument(help="Where to; default the recipe's last word, here.")] = None,
+) -> None:
+    """Copy a recipe to a file of your own, which is not overwritten.
+
+    Example: overproof recipe copy mnist/ard my-ard.yaml
+    """
+    from overproof.errors import InputError
+    from overproof.files import make_folder, write_atomically
+    from overproof.reading import read_bytes
+    from overproof.shipped import find_recipe
+
+    source = find_recipe(name)
+    place = Path(source.name) if file is None else file / source.name if file.is_dir() else file
+    if place.exists():
+        raise InputError(f"{place}: it is already there; name another file")
+    make_folder(place.parent)
+    write_atomically(place, read_bytes(source))
+    say(f"{place}: train it with: overproof train {place}")
