@@ -166,7 +166,7 @@ checkpoints, which are read with `weights_only=True`.
 | `metrics.jsonl` | `train` | a line per epoch |
 | `model.safetensors`, `model.json` | `train`, `teacher import` | the best epoch's network, and what it is |
 | `last.safetensors`, `last.json` | `train` | the network of the last epoch |
-| `checkpoint/` | `train` | the exact state, two of them; its digest is in its name |
+| `checkpoint/` | `train` | the exact state, two of them, until the run is finished (`--keep-checkpoint`: for good) |
 | `evaluations/*/`, `certificates/*/` | `evaluate`, `certify` | the results of one question each, as named below |
 | `evaluation.json`, `examples.jsonl` | `evaluate` | the strongest findings; a line per example |
 | `adversarial.safetensors` | `evaluate --save-adversarial` | broken images, the clean ones, labels, what was answered |

@@ -32,6 +32,12 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_clock_in_an_epoch(monkeypatch):
+    """A loop looks at its losses every second, so on a slow CPU more often; a test that wants looks sets 0 seconds."""
+    monkeypatch.setattr("overproof.training.pace.LOOK_SECONDS", 1e9)
+
+
 @pytest.fixture
 def tiny_classifier():
     """Return a maker of networks with two BatchNorms whose statistics are not the identity, in train mode."""

@@ -1,7 +1,7 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
 The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
-``quickstart``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of the Hub.
+``quickstart``, ``clean``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of the Hub.
 Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from overproof.run import Run, load
     from overproof.verbs.certify import certify
     from overproof.verbs.check_teacher import check_teacher
+    from overproof.verbs.clean import clean
     from overproof.verbs.compare import compare
     from overproof.verbs.evaluate import evaluate
     from overproof.verbs.export import export
@@ -29,6 +30,7 @@ _HOMES = {
     "Run": "overproof.run",
     "certify": "overproof.verbs.certify",
     "check_teacher": "overproof.verbs.check_teacher",
+    "clean": "overproof.verbs.clean",
     "compare": "overproof.verbs.compare",
     "evaluate": "overproof.verbs.evaluate",
     "export": "overproof.verbs.export",
@@ -45,6 +47,7 @@ __all__ = [
     "Run",
     "certify",
     "check_teacher",
+    "clean",
     "compare",
     "evaluate",
     "export",

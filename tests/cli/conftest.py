@@ -36,10 +36,11 @@ def run_cli(monkeypatch, capsys):
 
 
 @pytest.fixture
-def refused(run_cli):
-    """Return a function: the one sentence that the command line answers bad input with."""
+def refused(run_cli, monkeypatch):
+    """Return a function: the one sentence that the command line answers bad input with, however slow the CPU is."""
 
     def run(*words):
+        monkeypatch.setattr("overproof.cli.progress._PATIENCE", 1e6)
         code, out, err = run_cli(*words)
         assert (code, out) == (2, "")
         assert err.startswith("overproof: ")
@@ -59,7 +60,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(recipe, tmp_path_factory):
     """A finished run; not to be changed."""
-    return train(recipe, tmp_path_factory.mktemp("runs") / "toy", device="cpu").folder
+    return train(recipe, tmp_path_factory.mktemp("runs") / "toy", device="cpu", keep_checkpoint=True).folder
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-from dataclasses import dataclass, field
+import os
+import signal
 from io import StringIO
 
 import pytest
@@ -8,15 +9,8 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table as Grid
 from rich.text import Text
 
-from overproof.cli.console import out_console, say, show_course, stoppable, warn
-
-
-@dataclass
-class Item:
-    stage: str
-    done: int
-    total: int = 3
-    warnings: list = field(default_factory=list)
+from overproof.cli.console import out_console, say, stoppable, warn
+from overproof.stopping import Stopped
 
 
 def test_a_line_is_printed_as_it_is(capsys):
@@ -26,22 +20,27 @@ def test_a_line_is_printed_as_it_is(capsys):
     assert capsys.readouterr() == (line + "\n", line + "\n")
 
 
-def test_a_course_is_a_line_per_stage_and_ends_with_its_result(capsys):
-    def course():
-        yield Item("pgd", 1)
-        yield Item("pgd", 2, warnings=["slow"])
-        yield Item("fab", 3)
-        return {"found": 1}
-
-    assert show_course(course(), "run", "pass", lambda item: (item.stage, f"{item.done} left")) == {"found": 1}
-    assert capsys.readouterr() == ("pass 1/3, pgd: 1 left\npass 3/3, fab: 3 left\n", "slow\n")
-
-
 def test_a_stop_says_what_was_kept(capsys):
     with pytest.raises(typer.Exit) as caught, stoppable("all is kept"):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
     assert capsys.readouterr().err == "stopped; all is kept\n"
+
+
+def test_a_stop_after_all_was_saved_says_where(capsys):
+    with pytest.raises(typer.Exit) as caught, stoppable("all is kept"):
+        raise Stopped(signal.SIGTERM, "it is saved there")
+    assert caught.value.exit_code == 143
+    assert capsys.readouterr().err == "it is saved there\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_noted_where_work_asks_for_that(number):
+    before = signal.getsignal(number)
+    with stoppable("all is kept") as stop, stop.noted():
+        os.kill(os.getpid(), number)
+        assert stop.number == number
+    assert signal.getsignal(number) == before
 
 
 HOSTILE = "\x1b[31mR\x1b]0;pwn\x07 \x9b1m [/b] [red]x[/red] :x: \u202etxt"

@@ -17,6 +17,7 @@ GROUND = {
     "processes",
     "reading",
     "signature",
+    "stopping",
     "trust",
     "wording",
 }
@@ -127,4 +128,4 @@ def test_the_command_line_waits_with_everything_that_needs_torch(modules):
     for module in front:
         assert at_the_top(module.tree) - sys.stdlib_module_names <= {"overproof", "rich", "typer"}, module.path
         top = ast.Module([node for node in module.tree.body if isinstance(node, ast.ImportFrom)], [])
-        assert rooms_imported(top) <= {"errors", "wording", "cli"}, module.path
+        assert rooms_imported(top) <= {"errors", "stopping", "wording", "cli"}, module.path

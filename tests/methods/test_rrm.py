@@ -143,7 +143,8 @@ def teacher(tmp_path):
 def test_a_run_with_an_adapter_is_read_back(teacher, tmp_path):
     small = ConvNet(channels=(4,), hidden=(8,))
     out = tmp_path / "student"
-    run = train(recipe("student", RRM(label_weight=0.1), small, {"robust": teacher}), out, device="cpu")
+    taught = recipe("student", RRM(label_weight=0.1), small, {"robust": teacher})
+    run = train(taught, out, device="cpu", keep_checkpoint=True)
     for name in ("model", "last"):
         description = json.loads((out / f"{name}.json").read_text())["architecture"]
         assert (description["kind"], description["features"]) == ("adapted", 12)
@@ -172,7 +173,7 @@ def test_widths_that_agree_leave_the_student_as_it_is(teacher, tmp_path):
 def test_a_teacher_without_a_linear_layer_is_one_sentence(teacher, tmp_path, monkeypatch):
     signature = Digits().load("test").signature
     convolution = Classifier(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), signature)
-    monkeypatch.setattr("overproof.verbs.train.load_teacher", lambda *_, **__: freeze(convolution))
+    monkeypatch.setattr("overproof.verbs.stage.load_teacher", lambda *_, **__: freeze(convolution))
     with pytest.raises(InputError) as problem:
         train(recipe("student", RRM(), MLP(), {"robust": teacher}), tmp_path / "student", device="cpu")
     sentence = str(problem.value)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from overproof.errors import InputError
-from overproof.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from overproof.training.checkpoint import checkpoints, drop_checkpoints, load_checkpoint, save_checkpoint
 
 STATE = {"position": {"epoch": 1, "batch": 7}, "weights": torch.arange(6.0), "best": {}}
 
@@ -184,3 +184,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made"):
         save_checkpoint(tmp_path / "file" / "checkpoint", STATE, 1)
+
+
+def test_all_are_dropped_with_what_a_kill_left_and_nothing_else(tmp_path):
+    folder = tmp_path / "checkpoint"
+    assert drop_checkpoints(folder) == 0
+    files = [save_checkpoint(folder, {"position": number}, number) for number in (1, 2)]
+    (folder / ".3-x.pt.1.tmp").write_bytes(b"half")
+    size = sum(file.stat().st_size for file in files) + 4
+    (folder / "mine.txt").write_text("precious")
+    assert drop_checkpoints(folder) == size
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+    (folder / "mine.txt").unlink()
+    drop_checkpoints(folder)
+    assert not folder.exists()

@@ -19,7 +19,7 @@ from overproof.methods.witness import search_of
 from overproof.models.convnet import ConvNet
 from overproof.models.mode import in_mode
 from overproof.models.weights import build, freeze
-from overproof.training import loop as loop_module
+from overproof.training import pace
 from overproof.training.loop import Loop
 from overproof.training.optimisation import AdamW, Training
 
@@ -93,7 +93,7 @@ def test_the_teachers_are_worth_listening_to(teachers, digits):
 
 @pytest.mark.parametrize("kind", methods())
 def test_it_learns_and_a_killed_run_continues_to_the_bit(kind, digits, teachers, monkeypatch):
-    monkeypatch.setattr(loop_module, "_LOOK_EVERY", 3)
+    monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
     train, test = digits
     method = made(methods()[kind])
     loop, saved = looping(method, train, teachers), io.BytesIO()

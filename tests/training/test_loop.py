@@ -14,7 +14,7 @@ from overproof.methods.ard import ARD
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.models.weights import freeze
-from overproof.training import loop as loop_module
+from overproof.training import pace
 from overproof.training.averaging import EMA, SWA
 from overproof.training.loop import Loop, NotFiniteError, Progress
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Triangular
@@ -117,17 +117,21 @@ class TestProgress:
         assert set(found[0].means) == {"label", "decay"}
 
     def test_looks_inside_a_long_epoch_but_not_twice_at_its_end(self, looping, monkeypatch):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         found = finish(looping(epochs=2))
         assert [(one.epoch, one.batch, one.whole) for one in found] == [
+            (0, 1, False),
             (0, 2, False),
+            (0, 3, False),
             (1, 0, True),
+            (1, 1, False),
             (1, 2, False),
+            (1, 3, False),
             (2, 0, True),
         ]
 
     def test_means_restart_every_epoch_and_run_over_updates(self, looping, monkeypatch):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         written = []
 
         class Counting(Natural):
@@ -140,7 +144,7 @@ class TestProgress:
 
         found = finish(looping(Counting(), epochs=2))
         # Four batches of two updates: 0..7 in the first epoch, 8..15 in the second.
-        assert [one.means["count"] for one in found] == [1.5, 3.5, 9.5, 11.5]
+        assert [one.means["count"] for one in found] == [0.5, 1.5, 2.5, 3.5, 8.5, 9.5, 10.5, 11.5]
 
     def test_a_term_that_comes_and_goes_has_the_mean_of_when_it_was_there(self, looping):
         class Rare(Natural):
@@ -238,7 +242,7 @@ class TestResume:
     @pytest.mark.parametrize("options", SETTINGS, ids=lambda options: "-".join(options))
     @pytest.mark.parametrize("times", [1, 2])
     def test_from_every_yield_on_is_bit_equal(self, looping, net, spy, monkeypatch, options, times):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 1)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         augment = Augment(crop=1, flip=True, cutout=1)
         whole = looping(spy(times=times), augment=augment, **options)
         states, progress = [], []
@@ -384,7 +388,7 @@ class TestNotFinite:
             finish(looping(Exploding(), optimiser=SGD(lr=1e9, momentum=0.0, weight_decay=0.0)))
 
     def test_it_is_told_before_the_state_can_be_saved(self, looping, monkeypatch):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 1)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
 
         class Broken(Natural):
             def losses(self, step):

@@ -29,7 +29,7 @@ from overproof.models.resnet import ResNet
 from overproof.models.weights import freeze
 from overproof.processes import ALONE, Processes
 from overproof.signature import Signature
-from overproof.training import loop as loop_module
+from overproof.training import pace
 from overproof.training.averaging import EMA
 from overproof.training.loop import Loop, NotFiniteError
 from overproof.training.optimisation import SGD, AdamW, Constant, Training
@@ -70,7 +70,7 @@ def loop(images):
 
 def finish(loop):
     """Return everything a run ends with: its state, and the means of its epochs."""
-    means = [one.means for one in loop.run()]
+    means = [one.means for one in loop.run() if one.whole]
     return copy.deepcopy(loop.state()) | {"means": means, "average": loop.average.state()}
 
 
@@ -167,7 +167,7 @@ def test_what_is_not_finite_in_one_process_stops_all(loop, group):
 def test_another_number_of_processes_continues_to_the_same_end(
     exactly, loop, group, method, before, after, monkeypatch
 ):
-    monkeypatch.setattr(loop_module, "_LOOK_EVERY", 2)
+    monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
 
     def begin(processes):
         course = loop(method, processes)

@@ -46,7 +46,7 @@ def finished(toy, tmp_path_factory):
 
     def make(*sets):
         if sets not in runs:
-            runs[sets] = train(toy(*sets), tmp_path_factory.mktemp("runs") / "run", device="cpu")
+            runs[sets] = train(toy(*sets), tmp_path_factory.mktemp("runs") / "run", device="cpu", keep_checkpoint=True)
         return runs[sets]
 
     return make

@@ -35,6 +35,11 @@ def as_one_of(processes):
     Processes.here = classmethod(lambda cls, **_: cls(processes.rank, processes.count))
 
 
+def whole(news):
+    """Return what is new at the ends of epochs; how often it is inside them is the clock's."""
+    return [one for one in news if one.progress.whole]
+
+
 def distance(one, other, name="last"):
     first, second = (load_file(Path(folder) / f"{name}.safetensors") for folder in (one, other))
     assert first.keys() == second.keys()
@@ -57,7 +62,7 @@ def test_two_processes_make_the_run_of_one(exactly, group, toy, alone, tmp_path)
 
     def work(processes):
         as_one_of(processes)
-        return [(news.progress, news.validation, news.warnings) for news in training(recipe, out, device="cpu")]
+        return [(one.progress, one.validation, one.warnings) for one in whole(training(recipe, out, device="cpu"))]
 
     heard = group(work)
     assert [[progress.epoch for progress, *_ in news] for news in heard] == [[1, 2], []]
@@ -90,7 +95,7 @@ def test_one_is_killed_the_others_say_so_and_a_resumed_run_ends_the_same(exactly
 
     def proceed(processes):
         as_one_of(processes)
-        return [news.progress.epoch for news in training(recipe, out, resume=True, device="cpu")]
+        return [one.progress.epoch for one in whole(training(recipe, out, resume=True, device="cpu"))]
 
     found = group(work)
     assert found[victim] is None
@@ -188,7 +193,7 @@ def test_torchrun_starts_the_processes_again_where_one_is_killed(group, toy, squ
 
     def work(processes):
         as_one_of(processes)
-        return len(list(training(recipe, tmp_path / "unharmed", device="cpu")))
+        return len(whole(training(recipe, tmp_path / "unharmed", device="cpu")))
 
     assert group(work)[0] == 20
     assert distance(out, tmp_path / "unharmed") == 0
@@ -213,7 +218,7 @@ def test_a_cell_of_a_sweep_may_be_trained_by_several(group, toy, tmp_path):
 
     def work(processes):
         as_one_of(processes)
-        return len(list(training(cell.recipe, tmp_path / cell.name, device="cpu")))
+        return len(whole(training(cell.recipe, tmp_path / cell.name, device="cpu")))
 
     assert group(work) == [1, 0]
     assert Run(tmp_path / "seed=4").recipe().name == "grid/seed=4"

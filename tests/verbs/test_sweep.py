@@ -135,10 +135,10 @@ def test_a_worker_pool_trains_all_keeps_what_is_finished_and_says_what_failed(gr
     assert [finished(ended[n].run, ended[n].cell.recipe) for n in (0, 1)] == [True, False]
 
     # The grid, mended: the finished cell stays, the new one is trained, and both meet in one table.
-    before = (out / "lr=0.1" / "checkpoint").stat().st_mtime_ns
+    before = (out / "lr=0.1" / "last.json").stat().st_mtime_ns
     mended = read_sweep(grid({"training.optimiser.lr": [0.1, 0.2]}))
     assert [one.problem for one in sweeping(mended, out, resume=True, device="cpu")] == ["", ""]
-    assert (out / "lr=0.1" / "checkpoint").stat().st_mtime_ns == before
+    assert (out / "lr=0.1" / "last.json").stat().st_mtime_ns == before
     folders = [out / cell.name for cell in mended.cells]
     for folder in folders:
         evaluate(folder, device="cpu", reliability=False)

@@ -14,8 +14,7 @@ from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.recipe import dump, parse
 from overproof.run import Run, load
-from overproof.training import loop as loop_module
-from overproof.training import optimisation
+from overproof.training import optimisation, pace
 from overproof.training.checkpoint import checkpoints, load_checkpoint
 from overproof.verbs import train as verb
 from overproof.verbs.networks import load_teacher
@@ -118,7 +117,8 @@ class TestRunFolder:
         assert [record["best_epoch"] is None for record in run.metrics()] == [True, False, False, False, False]
 
     def test_the_averaged_weights_are_the_ones_saved(self, toy, tmp_path):
-        run = train(toy("training.averaging={kind: ema, decay: 0.9}"), tmp_path / "run", device="cpu")
+        recipe = toy("training.averaging={kind: ema, decay: 0.9}")
+        run = train(recipe, tmp_path / "run", device="cpu", keep_checkpoint=True)
         state, _ = load_checkpoint(run.checkpoints)
         last = run.model("last")[0].state_dict()
         for name, value in state["average"].items():
@@ -170,7 +170,7 @@ class TestForms:
         assert refused("digits/nothing").startswith("no recipe file 'digits/nothing', and no shipped recipe")
 
     def test_news_come_after_the_disk(self, toy, tmp_path, monkeypatch):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 4)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         run = Run(tmp_path / "run")
         news = []
         for one in training(toy("training.checkpoint_minutes=0"), run.folder, device="cpu"):
@@ -181,11 +181,14 @@ class TestForms:
             assert len(run.metrics()) == one.progress.epoch
             assert run.folder.joinpath("model.json").exists() == (one.best is not None)
             assert (one.validation is not None) == one.progress.whole
-        assert [one.progress[:2] for one in news] == [(0, 4), (0, 8), (1, 0), (1, 4), (1, 8), (2, 0)]
+        assert [one.progress[:2] for one in news] == [divmod(batch, 11) for batch in range(1, 23)]
         assert {one.epochs for one in news} == {2}
+        # 1294 images in batches of 128: the last has 14.
+        assert [one.images for one in news[9:12]] == [1280, 1294, 1294 + 128]
+        assert {one.total for one in news} == {2 * 1294}
 
     def test_a_checkpoint_is_not_written_more_often_than_asked(self, toy, tmp_path, monkeypatch):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 4)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         run = Run(tmp_path / "run")
         for one in training(toy("training.checkpoint_minutes=10"), run.folder, device="cpu"):
             state, _ = load_checkpoint(run.checkpoints)
@@ -350,9 +353,9 @@ class TestResume:
         news.close()
         return Run(folder)
 
-    @pytest.mark.parametrize("stop", range(1, 6))
+    @pytest.mark.parametrize("stop", [1, 4, 10, 11, 12, 21])
     def test_from_any_look_on_is_bit_equal(self, toy, finished, tmp_path, monkeypatch, stop):
-        monkeypatch.setattr(loop_module, "_LOOK_EVERY", 4)
+        monkeypatch.setattr(pace, "LOOK_SECONDS", 0)
         edits = ("training.checkpoint_minutes=0", "augment.crop=1", "training.averaging={kind: ema, decay: 0.9}")
         whole = finished(*edits)
         run = self.stop_after(toy, tmp_path / "run", stop, *edits)
@@ -407,7 +410,7 @@ class TestResume:
 
     def test_without_a_checkpoint_there_is_one_sentence(self, toy, finished, tmp_path):
         run = copied(finished(), tmp_path / "run")
-        for file in checkpoints(run.checkpoints):
+        for file in (*checkpoints(run.checkpoints), run.folder / "last.json"):
             file.unlink()
         assert refused(toy(), run.folder, resume=True) == f"{run.checkpoints}: there is no checkpoint to resume from"
 
@@ -453,7 +456,7 @@ class TestStreaming:
     @pytest.mark.parametrize("mode", ["streamed", "resident"])
     def test_a_set_that_changed_since_is_refused_and_nothing_is_lost(self, toy, folder, tmp_path, mode):
         recipe = toy(*self.edits(folder, mode))
-        train(recipe, tmp_path / "run", device="cpu")
+        train(recipe, tmp_path / "run", device="cpu", keep_checkpoint=True)
         before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
         file = folder / "train" / "class-1" / "01.jpeg"
         file.write_bytes(file.read_bytes() + b" ")

@@ -11,6 +11,7 @@ import typer
 
 import overproof
 from overproof.cli.certify import certify
+from overproof.cli.clean import clean
 from overproof.cli.compare import compare
 from overproof.cli.console import leads, lost_output, say, warn
 from overproof.cli.evaluate import evaluate
@@ -41,7 +42,7 @@ def _overproof(
     """Distil small robust image classifiers, attack them, prove what can be proved, and ship them."""
 
 
-for verb in (quickstart, train, evaluate, certify, compare, export):
+for verb in (quickstart, train, evaluate, certify, compare, export, clean):
     app.command()(verb)
 app.command(name="list")(list_)
 app.add_typer(recipe, name="recipe")

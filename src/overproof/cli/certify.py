@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table as Grid
 
-from overproof.cli.console import leads, out_console, say, say_where_kept, show_course, stoppable
+from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable
 from overproof.cli.options import BoundName, ClassesByPosition, Device, NormName
+from overproof.cli.progress import show_course
 
 
 def certify(

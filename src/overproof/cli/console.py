@@ -1,27 +1,23 @@
-"""Where the command line prints, how it follows long work, and how it stops. Only this room prints."""
+"""Where the command line prints, and how it stops. Only this room prints."""
 
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from overproof.stopping import Stop, Stopped
 from overproof.wording import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from overproof.results import Kind
-    from overproof.verbs.certify import Certifying
-    from overproof.verbs.evaluate import Attacking
-
-T = TypeVar("T", "Attacking", "Certifying")
 
 
 class _Stream:
@@ -114,52 +110,28 @@ def leads() -> bool:
 
 
 @contextmanager
-def stoppable(advice: str) -> Iterator[None]:
+def stoppable(advice: str) -> Iterator[Stop]:
     """Turn Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP into one line that says what was kept.
 
-    The exit status is 130, 143 or 129. A SIGHUP that is ignored (``nohup``) stays so. After Ctrl-C the first of several
-    processes speaks for all; after the others each does, for the first may be the one that is gone.
+    The exit status is 130, 143 or 129. A signal that is ignored (``nohup``) stays so. Work that saves its state first
+    looks at the ``Stop`` that is given, and says what it saved; else the line is the ``advice``. After Ctrl-C the first
+    of several processes speaks for all; after the others each does, for the first may be the one that is gone.
     """
-    received = [signal.SIGINT]
-
-    def stop(number: int, _: object) -> NoReturn:
-        received.append(signal.Signals(number))
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    stop = Stop()
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: stop.ask(number)) for number in heeded}
     try:
-        yield
+        yield stop
+    except Stopped as end:
+        if leads():
+            warn(str(end))
+        raise typer.Exit(128 + end.number) from None
     except KeyboardInterrupt:
-        if leads() or received[-1] != signal.SIGINT:
+        number = stop.number or signal.SIGINT
+        if leads() or number != signal.SIGINT:
             warn(f"stopped; {advice}")
-        raise typer.Exit(128 + received[-1]) from None
+        raise typer.Exit(128 + number) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def show_course(
-    course: "Generator[T, None, dict[str, Any]]", title: str, unit: str, told: "Callable[[T], tuple[str, str]]"
-) -> "dict[str, Any]":
-    """Show a live bar with the stage and the figure ``told`` of an item on a terminal, a line per stage elsewhere."""
-    live = out_console.is_terminal
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeRemainingColumn(), console=out_console, disable=not live) as bar:
-        task = bar.add_task(title)
-        last = ""
-        while True:
-            try:
-                item = next(course)
-            except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
-            for warning in item.warnings:
-                warn(warning)
-            stage, figure = told(item)
-            bar.update(task, total=item.total, completed=item.done, description=f"{title} {stage}, {figure}")
-            if not live and stage != last:
-                say(f"{unit} {item.done}/{item.total}, {stage}: {figure}")
-            last = stage

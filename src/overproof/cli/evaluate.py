@@ -8,8 +8,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
-from overproof.cli.console import leads, out_console, say, say_where_kept, show_course, stoppable, warn
+from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable, warn
 from overproof.cli.options import ClassesByPosition, Device, NormName, PrecisionName
+from overproof.cli.progress import show_course
 
 
 def evaluate(

@@ -1,22 +1,20 @@
 """The words of `overproof train`."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from overproof.cli.completion import recipes
-from overproof.cli.console import leads, out_console, say, stoppable, warn
+from overproof.cli.console import leads, say, stoppable, warn
 from overproof.cli.options import Device, TrustCode
+from overproof.cli.progress import Follower
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
+    from overproof.verbs.summary import Beginning
     from overproof.verbs.sweep import Sweep
     from overproof.verbs.train import News
 
@@ -44,6 +42,12 @@ def train(
     shard_teachers: Annotated[
         bool, typer.Option("--shard-teachers", help="Share the teachers' weights among the processes of this run.")
     ] = False,
+    keep_checkpoint: Annotated[
+        bool, typer.Option("--keep-checkpoint", help="Keep the finished run's exact state, to train on later.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and build everything, say what would be done, and write nothing.")
+    ] = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a student (or a teacher) by a recipe, or every cell of a sweep.
@@ -54,7 +58,7 @@ def train(
     from overproof.run import Run
     from overproof.shipped import find_recipe
     from overproof.verbs.sweep import Sweep, read_sweep
-    from overproof.verbs.train import default_folder, training
+    from overproof.verbs.train import default_folder, training_events
 
     file = find_recipe(recipe)
     found = read_sweep(file, sets or (), trust_code=trust_code)
@@ -66,7 +70,14 @@ def train(
     elif cell is None:
         if shard_teachers:
             raise InputError(f"{recipe}: --shard-teachers is for one run on several processes, and this is a sweep")
-        options = {"resume": resume, "device": device, "trust_code": trust_code}
+        if dry_run:
+            raise InputError(f"{recipe}: a dry run is of one run, and this is a sweep; choose a cell with --cell")
+        options = {
+            "resume": resume,
+            "device": device,
+            "keep_checkpoint": keep_checkpoint,
+            "trust_code": trust_code,
+        }
         _train_sweep(found, out or found.folder, jobs, sets or (), options)
         return
     elif jobs is not None:
@@ -74,12 +85,20 @@ def train(
     else:
         settled = found.cell(cell).recipe
         folder = (out or found.folder) / found.cell(cell).name
-    with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume"):
-        news = training(
-            settled, folder, resume=resume, device=device, shard_teachers=shard_teachers, beside=file.parent
+    with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume") as stop:
+        events = training_events(
+            settled,
+            folder,
+            resume=resume,
+            device=device,
+            shard_teachers=shard_teachers,
+            keep_checkpoint=keep_checkpoint,
+            dry_run=dry_run,
+            beside=file.parent,
+            stop=stop,
         )
-        _follow(news, settled.name)
-    if leads():
+        _follow(events, settled.name)
+    if leads() and not dry_run:
         say(overfitting(Run(folder).metrics()))
         say(f"run folder: {folder}")
 
@@ -95,33 +114,57 @@ def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str
     say(f"run folders: {out}/*")
 
 
-def _follow(news: "Iterator[News]", title: str) -> None:
-    """Show a line per epoch; on a terminal also a bar with the time left, and the losses of the moment below it."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
-        TimeRemainingColumn(),
-        console=out_console,
-    )
-    task = bar.add_task(title)
-    with Live(console=out_console, refresh_per_second=4) if out_console.is_terminal else nullcontext() as live:
-        for item in news:
+def _follow(events: "Iterator[Beginning | News]", title: str) -> None:
+    """Show a line per epoch, and where the run is: on a terminal a bar and the losses of the moment below it."""
+    from overproof.verbs.summary import Beginning
+
+    with Follower(title) as follower:
+        speed = _Speed()
+        for item in events:
+            if isinstance(item, Beginning):
+                follower.begin(item)
+                continue
+            follower.open()
             for warning in item.warnings:
                 warn(warning)
+            if not speed.began:
+                follower.start(_first(item))
             if item.progress.whole:
                 say(_epoch_line(item))
-            if live is not None:
-                done = item.progress.epoch + item.progress.batch / item.progress.batches
-                bar.update(task, total=item.epochs, completed=done)
-                live.update(Group(bar, Text(_moment(item), style="dim")))
+            count = f"{item.progress.epoch}/{item.epochs} epochs"
+            if not item.progress.whole:
+                count += f", batch {item.progress.batch}/{item.progress.batches}"
+            follower.show(item.images, item.total, count, _moment(item, speed.of(item.images)))
 
 
-def _moment(item: "News") -> str:
-    """Return the losses and the learning rate of the epoch that is running, and the best epoch so far."""
-    terms = ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())
-    line = f"{terms}, lr {item.learning_rate:.2g}"
+def _first(item: "News") -> int:
+    """Return after how many images the epoch began that is shown first: there the run began, or went on."""
+    return (item.progress.epoch - item.progress.whole) * (item.total // item.epochs)
+
+
+class _Speed:
+    """Images per second between two looks that are at least a second apart."""
+
+    def __init__(self) -> None:
+        self.began = False
+        self._at, self._images, self._speed = monotonic(), 0, 0.0
+
+    def of(self, images: int) -> float:
+        """Return the speed of the moment; 0 where it is not known yet."""
+        now = monotonic()
+        if not self.began:
+            self.began, self._at, self._images = True, now, images
+        elif now - self._at >= 1:
+            self._speed = (images - self._images) / (now - self._at)
+            self._at, self._images = now, images
+        return self._speed
+
+
+def _moment(item: "News", speed: float) -> str:
+    """Return the losses and the learning rate of the epoch that is running, the speed, and the best epoch so far."""
+    line = f"{_terms(item)}, lr {item.learning_rate:.2g}"
+    if speed:
+        line += f", {speed:,.0f} images/s"
     if item.best is None:
         return line
     best = f"clean {100 * item.best.clean:.1f} %, robust {100 * item.best.robust:.1f} %"
@@ -129,9 +172,12 @@ def _moment(item: "News") -> str:
 
 
 def _epoch_line(item: "News") -> str:
-    terms = ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())
-    line = f"epoch {item.progress.epoch}/{item.epochs}: {terms}, lr {item.learning_rate:.2g}"
+    line = f"epoch {item.progress.epoch}/{item.epochs}: {_terms(item)}, lr {item.learning_rate:.2g}"
     if item.validation is None:
         return line
     found = item.validation
     return f"{line}; held out: clean {100 * found.clean:.1f} %, robust {100 * found.robust:.1f} %"
+
+
+def _terms(item: "News") -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())

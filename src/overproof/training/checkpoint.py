@@ -38,6 +38,22 @@ def save_checkpoint(folder: Path, state: State, step: int) -> Path:
     return file
 
 
+def drop_checkpoints(folder: Path) -> int:
+    """Remove the checkpoints of a folder, what a kill left of one, and the folder if it is then empty; return bytes.
+
+    What cannot be removed is left.
+    """
+    removed = 0
+    for file in (*checkpoints(folder), *folder.glob(".*.tmp")):
+        with suppress(OSError):
+            size = file.stat().st_size
+            file.unlink()
+            removed += size
+    with suppress(OSError):  # it is not there, or something else lies in it
+        folder.rmdir()
+    return removed
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint files of a folder, newest first."""
     return sorted(folder.glob("*-*.pt"), reverse=True)

@@ -21,13 +21,14 @@ from overproof.models.precision import choose_precision
 from overproof.models.weights import channels_last
 from overproof.processes import ALONE, Part, Processes
 from overproof.reading import parsing
+from overproof.stopping import Stop
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
 from overproof.training.optimisation import Training
+from overproof.training.pace import Pace
 from overproof.training.parallel import Learners, distributed
 from overproof.training.teachers import Teachers
 
-_LOOK_EVERY = 50  # batches between looks at the terms: one host synchronisation each
 _NEVER = torch.iinfo(torch.int64).max
 
 
@@ -86,13 +87,14 @@ class Loop:
         self.epoch, self.batch = 0, 0
         self._tallies: dict[str, _Tally] = {}
 
-    def run(self) -> Iterator[Progress]:
+    def run(self, stop: Stop | None = None) -> Iterator[Progress]:
         """Train to the end from where the loop stands; yield at every look at the terms and at every epoch's end.
 
-        Between two yields the caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
+        It looks about once a second, and after the batch in which somebody asked to ``stop``. Between two yields the
+        caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
         """
         self._learners.train()
-        batches = len(self.loader)
+        batches, pace, stop = len(self.loader), Pace(self.processes), stop or Stop()
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
                 try:
@@ -102,13 +104,15 @@ class Loop:
                         raise
                     raise InputError(self._too_large(batch)) from problem
                 self.batch += 1
-                if self.batch % _LOOK_EVERY == 0 and self.batch < batches:
+                if self.batch < batches and pace.due(asked=stop.number > 0):
                     yield Progress(self.epoch, self.batch, batches, self._look(), whole=False)
+                    pace.looked()
             means = self._look()
             if self.average:
                 self.average.take("epoch", self.student, (self.epoch + 1) / self.training.epochs)
             self.epoch, self.batch, self._tallies = self.epoch + 1, 0, {}
             yield Progress(self.epoch, 0, batches, means, whole=True)
+            pace.looked()
 
     def network(self) -> Classifier:
         """Return the network to evaluate: the student, or its average with BatchNorm statistics measured anew."""

@@ -27,6 +27,7 @@ from overproof.reading import is_file
 from overproof.recipe import Recipe, of_tree
 from overproof.run import Run
 from overproof.shipped import find_recipe
+from overproof.verbs.clean import is_finished
 from overproof.verbs.workers import ONE_CORE, cores
 from overproof.wording import check_path_name
 
@@ -121,19 +122,21 @@ def sweeping(
     sets: Sequence[str] = (),
     resume: bool = False,
     device: str = "auto",
+    keep_checkpoint: bool = False,
     trust_code: bool = False,
 ) -> Iterator[Ended]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
     ``jobs`` is ``fitting_jobs`` where nobody says. Raises ``InputError`` before the first cell where a folder is in the
     way, and after the last one where a cell failed. A caller that stops early stops the cells too; their checkpoints
-    remain.
+    remain. ``keep_checkpoint`` is that of ``train``.
     """
     _check(sweep, out, jobs, resume)
     jobs = fitting_jobs(sweep, device) if jobs is None else jobs
     waiting = deque(enumerate(sweep.cells))
     words = [word for edit in sets for word in ("--set", edit)]
-    words += [*(["--resume"] if resume else []), *(["--trust-code"] if trust_code else [])]
+    wishes = {"--resume": resume, "--keep-checkpoint": keep_checkpoint, "--trust-code": trust_code}
+    words += [word for word, wished in wishes.items() if wished]
     free, running, failed = list(range(jobs))[::-1], list[_Job](), list[str]()
     try:
         while waiting or running:
@@ -187,9 +190,7 @@ def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool
 
 def finished(run: Run, recipe: Recipe) -> bool:
     """Whether a run of this very recipe has reached its end."""
-    if not (run.folder / "last.json").is_file() or len(run.metrics()) < recipe.training.epochs:
-        return False
-    return run.recipe() == recipe
+    return is_finished(run, recipe.training.epochs) and run.recipe() == recipe
 
 
 @dataclass(frozen=True, kw_only=True)

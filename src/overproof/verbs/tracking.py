@@ -20,6 +20,7 @@ def tracked(recipe: Recipe, folder: Path, *, since: int) -> Iterator[Tell]:
     begin a run named like the recipe in a project ``overproof``. Raises ``InputError`` where a tracker's package is not
     installed, or where it cannot be started.
     """
+    check_trackers(recipe)
     trackers = [_started(name, recipe, folder, since) for name in recipe.trackers]
     settings = {path: str(value) for path, value in leaves(plain(recipe))}
     try:
@@ -47,9 +48,14 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def check_trackers(recipe: Recipe) -> None:
+    """Raise ``InputError`` where a tracker's package is not installed."""
+    for name in recipe.trackers:
+        if find_spec(name) is None:
+            raise InputError(f"trackers: {name!r} is not installed; pip install {name}, or leave it out of trackers")
+
+
 def _started(name: str, recipe: Recipe, folder: Path, since: int) -> Any:
-    if find_spec(name) is None:
-        raise InputError(f"trackers: {name!r} is not installed; pip install {name}, or leave it out of trackers")
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     choices: dict[str, tuple[str, dict[str, Any]]] = {

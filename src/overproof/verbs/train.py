@@ -1,8 +1,9 @@
 """``train``: from a recipe to a run folder, resumable to the bit."""
 
+import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,7 @@ from typing import Any
 import torch
 
 from overproof.allocation import keep_freed_memory
-from overproof.data.draws import seed_at
-from overproof.data.encoded import EncodedSet
-from overproof.data.images import ImageSet, check_trainable, hold_out, stratified_subset
-from overproof.data.loader import Loader
+from overproof.data.images import ImageSet
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.answers import is_constant
@@ -22,25 +20,25 @@ from overproof.evaluation.attacked import judge
 from overproof.evaluation.shards import Shard
 from overproof.files import make_folder, write_atomically
 from overproof.locking import exclusive, lock_name
-from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.precision import tensor_float
-from overproof.models.weights import build, save_model
+from overproof.models.weights import save_model
 from overproof.processes import ALONE, Processes, lost
 from overproof.reading import parsing
 from overproof.recipe import Recipe, differences, dump, read
 from overproof.run import Run
 from overproof.shipped import find_recipe
-from overproof.signature import Signature
-from overproof.training.checkpoint import load_checkpoint, save_checkpoint
+from overproof.stopping import Stop, Stopped
+from overproof.training.checkpoint import checkpoints, drop_checkpoints, load_checkpoint, save_checkpoint
 from overproof.training.cost import passes_of_epoch
 from overproof.training.loop import Loop, Progress
-from overproof.training.parallel import sharded, splits_batchnorm
-from overproof.verbs.agreement import check_same_images, check_same_recipe, check_same_teachers, check_shareable
-from overproof.verbs.networks import digest_of, load_teacher
-from overproof.verbs.tracking import tracked
+from overproof.training.parallel import splits_batchnorm
+from overproof.verbs.agreement import check_same_recipe
+from overproof.verbs.clean import DROPPED, is_finished
+from overproof.verbs.stage import Stage, set_up
+from overproof.verbs.summary import Beginning, results_line
+from overproof.verbs.tracking import check_trackers, tracked
 
-_Images = ImageSet | EncodedSet
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
 
@@ -71,11 +69,16 @@ class Validation:
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """What a run has to say at one moment: its progress, and validation where an epoch was validated."""
+    """What a run has to say at one moment: its progress, and validation where an epoch was validated.
+
+    ``images`` of ``total`` have been learnt from, each as often as there are epochs.
+    """
 
     progress: Progress
     epochs: int
     learning_rate: float
+    images: int
+    total: int
     validation: Validation | None = None
     best: Validation | None = None
     warnings: tuple[str, ...] = ()
@@ -88,21 +91,24 @@ def train(
     resume: bool = False,
     device: str = "auto",
     shard_teachers: bool = False,
+    keep_checkpoint: bool = False,
     trust_code: bool = False,
 ) -> Run:
     """Train to the end and return the run.
 
     ``recipe`` is a value, a file, or the name of a shipped recipe; ``out`` defaults to ``runs/<the recipe's name>``.
-    ``shard_teachers`` leaves each of several processes its share of the teachers' weights. ``trust_code`` runs code
-    that the file names wherever it lies (see ``trust``). Raises ``InputError`` for what cannot be used, before anything
-    is written.
+    ``shard_teachers`` leaves each of several processes its share of the teachers' weights. ``keep_checkpoint`` leaves
+    the exact state of the finished run beside its weights, which only training on needs. ``trust_code`` runs code that
+    the file names wherever it lies (see ``trust``). Raises ``InputError`` for what cannot be used, before anything is
+    written.
     """
     beside = None
     if not isinstance(recipe, Recipe):
         file = find_recipe(str(recipe))
         recipe, beside = read(file, trust_code=trust_code), file.parent
     folder = default_folder(recipe) if out is None else Path(out)
-    for _ in training(recipe, folder, resume=resume, device=device, shard_teachers=shard_teachers, beside=beside):
+    options = {"resume": resume, "device": device, "shard_teachers": shard_teachers, "beside": beside}
+    for _ in training(recipe, folder, keep_checkpoint=keep_checkpoint, **options):
         pass
     return Run(folder)
 
@@ -112,26 +118,40 @@ def default_folder(recipe: Recipe) -> Path:
     return Path("runs") / recipe.name
 
 
-def training(
+def training(recipe: Recipe, out: Path, **options: Any) -> Iterator[News]:
+    """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield.
+
+    The options are those of ``training_events``.
+    """
+    return (event for event in training_events(recipe, out, **options) if isinstance(event, News))
+
+
+def training_events(
     recipe: Recipe,
     out: Path,
     *,
     resume: bool = False,
     device: str = "auto",
     shard_teachers: bool = False,
+    keep_checkpoint: bool = False,
+    dry_run: bool = False,
     beside: Path | None = None,
-) -> Iterator[News]:
-    """Train step by step: yield news at every look at the losses; everything of value is on disk before each yield.
+    stop: Stop | None = None,
+) -> Iterator[Beginning | News]:
+    """Say what is about to be done as it becomes known, then train as ``training`` does.
 
-    ``beside`` is the folder of the recipe's file: modules that the recipe names may lie in it, too.
+    With ``dry_run`` nothing is written, and it ends before the first step. ``beside`` is the folder of the recipe's
+    file: modules that the recipe names may lie in it, too. Where somebody asks it to ``stop`` while it trains, the
+    state is saved after the step that is being taken, and ``Stopped`` raised.
     Started by ``accelerate launch`` or ``torchrun``, all processes train together; the leading one writes and has news.
     """
     processes = Processes.here(cpu=device == "cpu")
+    wish = _Wish(resume=resume, shard_teachers=shard_teachers, keep_checkpoint=keep_checkpoint, dry_run=dry_run)
     try:
         with tensor_float(recipe.performance.tf32):
-            for news in _course(recipe, Run(out), resume, device, processes, shard_teachers, beside):
+            for event in _course(recipe, Run(out), device, processes, wish, beside, stop or Stop()):
                 if processes.leads:
-                    yield news
+                    yield event
     except RuntimeError as problem:
         if processes.count > 1 and lost(problem):
             raise InputError(
@@ -141,42 +161,71 @@ def training(
         raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wish:
+    """What was asked for beside the recipe."""
+
+    resume: bool
+    shard_teachers: bool
+    keep_checkpoint: bool
+    dry_run: bool
+
+
 def _course(
     recipe: Recipe,
     run: Run,
-    resume: bool,
     device: str,
     processes: Processes,
-    shard_teachers: bool,
+    wish: _Wish,
     beside: Path | None,
-) -> Iterator[News]:
-    """Train as one of several processes; yield the same news in each."""
+    stop: Stop,
+) -> Iterator[Beginning | News]:
+    """Train as one of several processes; yield the same events in each."""
     check_same_recipe(recipe, processes)
     with ExitStack() as held:
         # Held until the end, by the leading process alone: two trainings in one folder would undo each other's files.
-        resuming = processes.from_leader(partial(_enter_folder, recipe, run, resume, held))
-        yield from _trained(recipe, run, resuming, device, processes, shard_teachers, beside)
+        enter = partial(_look_into, recipe, run, wish) if wish.dry_run else partial(_enter, recipe, run, wish, held)
+        resuming = processes.from_leader(enter)
+        keep_freed_memory()
+        if resuming and processes.from_leader(partial(_is_over, run, recipe)):
+            yield Beginning(lines=(f"{run.folder}: this run is finished ({DROPPED})",))
+            return
+        stage = yield from set_up(recipe, pick_device(device), processes, wish.shard_teachers, beside)
+        if wish.dry_run:
+            processes.from_leader(lambda: check_trackers(recipe))
+        yield from _trained(recipe, run, stage, resuming, processes, wish, stop)
 
 
-def _enter_folder(recipe: Recipe, run: Run, resume: bool, held: ExitStack) -> bool:
+def _look_into(recipe: Recipe, run: Run, wish: _Wish) -> bool:
+    """Return whether there is a run to continue, and touch nothing."""
+    _check_place(run)
+    above = next(one for one in (run.folder, *run.folder.absolute().parents) if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{run.folder}: cannot be made or written in {above}; choose another --out")
+    return run.folder.exists() and _check_folder(recipe, run, wish.resume)
+
+
+def _enter(recipe: Recipe, run: Run, wish: _Wish, held: ExitStack) -> bool:
     """Take hold of the run's folder; return whether there is a run to continue in it."""
+    _check_place(run)
+    held.enter_context(exclusive(run.folder, "train"))
+    return _check_folder(recipe, run, wish.resume)
+
+
+def _check_place(run: Run) -> None:
     if run.folder.exists() and not run.folder.is_dir():
         raise InputError(f"{run.folder}: is a file, a run needs a folder; choose another --out")
-    held.enter_context(exclusive(run.folder, "train"))
-    return _check_folder(recipe, run, resume)
 
 
 def _trained(
     recipe: Recipe,
     run: Run,
+    stage: Stage,
     resuming: bool,
-    device: str,
     processes: Processes,
-    shard_teachers: bool,
-    beside: Path | None,
-) -> Iterator[News]:
-    keep_freed_memory()
-    stage = _set_up(recipe, pick_device(device), processes, shard_teachers, beside)
+    wish: _Wish,
+    stop: Stop,
+) -> Iterator[Beginning | News]:
     loop, epochs = stage.loop, recipe.training.epochs
     best: Validation | None = None
     records: list[dict[str, Any]] = []
@@ -191,7 +240,12 @@ def _trained(
             best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
-    with tracked(recipe, run.folder, since=loop.epoch) if processes.leads else nullcontext() as tell:
+    yield Beginning(lines=_going(run, loop, resuming, wish))
+    begun = loop.epoch
+    if wish.dry_run:
+        return
+    with ExitStack() as held:
+        tell = held.enter_context(tracked(recipe, run.folder, since=loop.epoch)) if processes.leads else None
         if not resuming:
             _begin(run, recipe, stage)
         if loop.training != recipe.training:
@@ -202,7 +256,8 @@ def _trained(
             )
         saved = time.monotonic()
         clock = _Clock()
-        for progress in loop.run():
+        held.enter_context(stop.noted())
+        for progress in loop.run(stop):
             latest = None
             if progress.whole:
                 seconds = clock.read()
@@ -229,8 +284,9 @@ def _trained(
                     run.write_metrics(records)
                 if tell:
                     tell(records[-1])
-            # Clocks differ, and saving takes all processes.
-            if progress.whole or processes.from_leader(partial(_due, recipe, saved)):
+            # Clocks differ, and so may who was asked to stop; saving takes all processes.
+            asked = max(processes.gather(stop.number))
+            if progress.whole or asked or processes.from_leader(partial(_due, recipe, saved)):
                 _save(run, stage, best)
                 saved = time.monotonic()
             if progress.whole:
@@ -239,24 +295,48 @@ def _trained(
                 progress=progress,
                 epochs=epochs,
                 learning_rate=loop.optimiser.param_groups[0]["lr"],
+                images=_images(loop),
+                total=epochs * len(loop.loader.images),
                 validation=latest,
                 best=best,
                 warnings=tuple(warnings),
             )
             warnings = []
+            if asked and loop.epoch < epochs:
+                processes.wait()  # whoever ends first has the launcher end the others, which may be writing
+                raise Stopped(asked, _kept(run, loop))
+        if begun < epochs and not wish.keep_checkpoint:
+            processes.from_leader(partial(drop_checkpoints, run.checkpoints))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Stage:
-    """All that a run needs before its first step."""
+def _going(run: Run, loop: Loop, resuming: bool, wish: _Wish) -> tuple[str, ...]:
+    """Return where results go, and from where a run goes on."""
+    names = ["recipe.yaml", "metrics.jsonl", "model.*", "last.*", "checkpoint/"]
+    if not wish.keep_checkpoint:
+        names[-1] += " (until the end)"
+    lines = [results_line(run.folder, names)]
+    if resuming:
+        lines.append(f"it goes on after {_position(loop)}")
+    if wish.dry_run:
+        lines.append("dry run: all of this was read and fits; nothing was written")
+    return tuple(lines)
 
-    loop: Loop
-    architecture: Architecture
-    classes: tuple[str, ...]
-    held_out: ImageSet
-    data: str
-    """The digest of the images that are learnt from."""
-    teachers: Mapping[str, str]  # the SHA-256 of each role's weights
+
+def _position(loop: Loop) -> str:
+    """Return in words what is done."""
+    if not loop.batch:
+        return f"epoch {loop.epoch} of {loop.training.epochs}"
+    return f"batch {loop.batch} of {len(loop.loader)} in epoch {loop.epoch + 1} of {loop.training.epochs}"
+
+
+def _kept(run: Run, loop: Loop) -> str:
+    return f"stopped after {_position(loop)}, which is saved in {run.checkpoints}; continue with --resume"
+
+
+def _images(loop: Loop) -> int:
+    """Return how many images have been learnt from."""
+    size = len(loop.loader.images)
+    return loop.epoch * size + min(size, loop.batch * loop.loader.batch)
 
 
 class _Clock:
@@ -272,59 +352,7 @@ class _Clock:
         }
 
 
-def _set_up(
-    recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool, beside: Path | None
-) -> _Stage:
-    """Read the images, build and load the networks; raise ``InputError`` for what does not fit together."""
-
-    def read_all() -> tuple[_Images, _Images, _Images, dict[str, Classifier], Architecture]:
-        if shard_teachers and recipe.method.bounds_teachers:
-            raise InputError(
-                f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
-                "out, or set its teacher_bounds to clean"
-            )
-        images = recipe.data.open("train")
-        kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
-        check_trainable(kept, recipe.training.batch)
-        check_shareable(len(kept), recipe.training.batch, processes)
-        teachers = {role: load_teacher(role, path, images, beside=beside) for role, path in recipe.teachers.items()}
-        return images, kept, held, teachers, _fitted(recipe, teachers)
-
-    images, kept, held, teachers, architecture = processes.together(read_all)
-    check_same_images(images, processes)
-    digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
-    check_same_teachers(digests, processes)
-    student = _network(recipe, architecture, images.signature, "initial weights").to(device)
-    companions = {
-        name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
-    }
-    prepared = [student, *companions.values()]
-    for teacher in teachers.values():
-        if shard_teachers and processes.count > 1:
-            sharded(teacher, processes, device)
-        else:
-            prepared.append(teacher.to(device))
-    recipe.performance.prepare(prepared, device)
-    loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
-    return _Stage(
-        loop=Loop(
-            recipe.method,
-            student,
-            teachers,
-            loader,
-            recipe.training.on(device),
-            recipe.seed,
-            companions=companions,
-        ),
-        architecture=architecture,
-        classes=images.classes,
-        data=kept.digest,
-        held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
-        teachers=digests,
-    )
-
-
-def _begin(run: Run, recipe: Recipe, stage: _Stage) -> None:
+def _begin(run: Run, recipe: Recipe, stage: Stage) -> None:
     """Make the run folder with its first state and its recipe."""
     stage.loop.processes.from_leader(lambda: make_folder(run.folder))
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
@@ -365,7 +393,7 @@ def collapsed(best: Validation, latest: Validation) -> bool:
 
 def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     """Return whether there is a run to continue; raise ``InputError`` where it would be overwritten or is another."""
-    started = (run.folder / "recipe.yaml").is_file()
+    started = _started(run)
     if not resume:
         if any(one.name != lock_name("train") for one in run.folder.iterdir()):
             raise InputError(f"{run.folder}: exists already; continue it with --resume or choose another --out")
@@ -375,26 +403,24 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     # How images are loaded changes no batch.
     changed = [one for one in differences(run.recipe(), recipe) if not one.startswith("loading.")]
     if changed:
+        dropped = "" if checkpoints(run.checkpoints) else f" ({DROPPED})"
         raise InputError(
             f"{run.folder}: the recipe is not the one this run was started with ({'; '.join(changed)}); "
-            "use the old recipe or another --out"
+            f"use the old recipe or another --out{dropped}"
         )
     return True
 
 
-def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
-    try:
-        return recipe.method.fitted(recipe.student, teachers)
-    except ValueError as problem:
-        raise InputError(f"method {recipe.method.kind!r} cannot use this teacher: {problem}") from problem
+def _started(run: Run) -> bool:
+    return (run.folder / "recipe.yaml").is_file()
 
 
-def _network(recipe: Recipe, architecture: Architecture, signature: Signature, name: str) -> Classifier:
-    torch.manual_seed(seed_at(recipe.seed, name))
-    return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
+def _is_over(run: Run, recipe: Recipe) -> bool:
+    """Whether nothing is left to do: the run has its results, and perhaps no checkpoint any more."""
+    return is_finished(run, recipe.training.epochs) and not checkpoints(run.checkpoints)
 
 
-def _save(run: Run, stage: _Stage, best: Validation | None) -> None:
+def _save(run: Run, stage: Stage, best: Validation | None) -> None:
     loop = stage.loop
     state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data}
     if loop.processes.leads:
@@ -405,7 +431,7 @@ def _due(recipe: Recipe, saved: float) -> bool:
     return time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes
 
 
-def _facts(recipe: Recipe, stage: _Stage) -> dict[str, Any]:
+def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipe_digest": recipe.digest,

@@ -1,0 +1,144 @@
+"""What a training needs before its first step: images, teachers and networks, read and checked against each other."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from overproof.data.draws import seed_at
+from overproof.data.encoded import EncodedSet
+from overproof.data.images import ImageSet, check_trainable, hold_out, stratified_subset
+from overproof.data.loader import Loader
+from overproof.data.sources import Hub
+from overproof.errors import InputError
+from overproof.models.architecture import Architecture
+from overproof.models.classifier import Classifier
+from overproof.models.weights import build
+from overproof.processes import Processes
+from overproof.recipe import Recipe
+from overproof.signature import Signature
+from overproof.training.loop import Loop
+from overproof.training.parallel import sharded
+from overproof.verbs.agreement import check_same_images, check_same_teachers, check_shareable
+from overproof.verbs.networks import digest_of, load_teacher
+from overproof.verbs.summary import (
+    Beginning,
+    device_line,
+    images_line,
+    network_line,
+    notes_of,
+    per_class_line,
+    source_line,
+)
+
+_Images = ImageSet | EncodedSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """All that a run needs before its first step."""
+
+    loop: Loop
+    architecture: Architecture
+    classes: tuple[str, ...]
+    held_out: ImageSet
+    data: str
+    """The digest of the images that are learnt from."""
+    teachers: Mapping[str, str]  # the SHA-256 of each role's weights
+
+
+def set_up(
+    recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool, beside: Path | None
+) -> Generator[Beginning, None, Stage]:
+    """Read the images, build and load the networks; yield what is known as soon as it is, return all of it.
+
+    Raises ``InputError`` for what does not fit together. Writes nothing.
+    """
+
+    def read_images() -> tuple[_Images, _Images, _Images]:
+        if shard_teachers and recipe.method.bounds_teachers:
+            raise InputError(
+                f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
+                "out, or set its teacher_bounds to clean"
+            )
+        images = recipe.data.open("train")
+        kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
+        check_trainable(kept, recipe.training.batch)
+        check_shareable(len(kept), recipe.training.batch, processes)
+        return images, kept, held
+
+    def read_teachers() -> tuple[dict[str, Classifier], Architecture]:
+        teachers = {role: load_teacher(role, path, images, beside=beside) for role, path in recipe.teachers.items()}
+        return teachers, _fitted(recipe, teachers)
+
+    yield Beginning(lines=(source_line(recipe.name, recipe.data),))
+    images, kept, held = processes.together(read_images)
+    splits = {"train": kept, "held out": held}
+    yield Beginning(lines=(images_line(splits), *notes_of(images)))
+    if processes.leads:
+        yield Beginning(lines=_with_test(recipe, splits))
+    check_same_images(images, processes)
+    teachers, architecture = processes.together(read_teachers)
+    digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
+    check_same_teachers(digests, processes)
+    student = _network(recipe, architecture, images.signature, "initial weights").to(device)
+    companions = {
+        name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
+    }
+    yield Beginning(
+        lines=(
+            network_line("student", recipe.student.kind, student),
+            *(network_line(f"companion {name}", recipe.student.kind, one) for name, one in companions.items()),
+            *(network_line(f"teacher {role}", str(recipe.teachers[role]), one) for role, one in teachers.items()),
+        )
+    )
+    prepared = [student, *companions.values()]
+    for teacher in teachers.values():
+        if shard_teachers and processes.count > 1:
+            sharded(teacher, processes, device)
+        else:
+            prepared.append(teacher.to(device))
+    recipe.performance.prepare(prepared, device)
+    loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
+    loop = Loop(
+        recipe.method, student, teachers, loader, recipe.training.on(device), recipe.seed, companions=companions
+    )
+    stage = Stage(
+        loop=loop,
+        architecture=architecture,
+        classes=images.classes,
+        data=kept.digest,
+        held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
+        teachers=digests,
+    )
+    course = f"{recipe.training.epochs:,} epochs of {len(loader):,} batches of {loader.batch:,} images"
+    shared = f" on {processes.count} processes" if processes.count > 1 else ""
+    yield Beginning(
+        lines=(f"method: {recipe.method.kind}; {course}{shared}", device_line(loop.device, loop.precision)),
+    )
+    return stage
+
+
+def _with_test(recipe: Recipe, splits: Mapping[str, _Images]) -> tuple[str, ...]:
+    """Return the images per class, those of the test split too where it is here, and what it says of itself."""
+    if isinstance(recipe.data, Hub):
+        return (f"{per_class_line(splits)} (the test split is fetched by evaluate)",)
+    try:
+        test = recipe.data.open("test")
+        whole = {**splits, "test": test} if test.classes == next(iter(splits.values())).classes else splits
+    except InputError as problem:
+        return per_class_line(splits), f"no test split can be read, which only evaluate and certify need: {problem}"
+    return per_class_line(whole), *notes_of(test)
+
+
+def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
+    try:
+        return recipe.method.fitted(recipe.student, teachers)
+    except ValueError as problem:
+        raise InputError(f"method {recipe.method.kind!r} cannot use this teacher: {problem}") from problem
+
+
+def _network(recipe: Recipe, architecture: Architecture, signature: Signature, name: str) -> Classifier:
+    torch.manual_seed(seed_at(recipe.seed, name))
+    return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)

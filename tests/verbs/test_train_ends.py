@@ -1,0 +1,100 @@
+"""How a run ends: finished, and without what only an unfinished one needs; or asked to stop, and saved."""
+
+import shutil
+
+import pytest
+import torch
+
+from overproof.errors import InputError
+from overproof.run import Run
+from overproof.stopping import Stop, Stopped
+from overproof.training.checkpoint import checkpoints, load_checkpoint
+from overproof.training.loop import Loop
+from overproof.verbs.clean import DROPPED
+from overproof.verbs.train import train, training, training_events
+
+
+def without_seconds(records):
+    return [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+class TestFinished:
+    def test_the_checkpoint_goes_and_the_results_stay(self, toy, finished, tmp_path):
+        run = train(toy(), tmp_path / "run", device="cpu")
+        names = {file.name for file in finished().folder.iterdir()}  # it was asked to keep its own
+        assert {file.name for file in run.folder.iterdir()} == names - {"checkpoint"}
+        assert run.model("last")[1] == finished().model("last")[1]
+
+    def test_then_resuming_changes_nothing_and_another_recipe_is_told_why(self, toy, tmp_path):
+        run = train(toy(), tmp_path / "run", device="cpu")
+        before = contents(run.folder)
+        (said,) = training_events(toy(), run.folder, resume=True, device="cpu")
+        assert said.lines == (f"{run.folder}: this run is finished ({DROPPED})",)
+        with pytest.raises(InputError) as caught:
+            train(toy("training.epochs=3"), run.folder, resume=True, device="cpu")
+        assert str(caught.value).endswith(f"(training.epochs: 2 -> 3); use the old recipe or another --out ({DROPPED})")
+        assert contents(run.folder) == before
+
+    def test_one_that_was_kept_stays_when_it_is_resumed(self, toy, finished, tmp_path):
+        shutil.copytree(finished().folder, tmp_path / "run")
+        train(toy(), tmp_path / "run", resume=True, device="cpu")
+        assert len(checkpoints(Run(tmp_path / "run").checkpoints)) == 2
+
+
+def asked_at(monkeypatch, stop, epoch, batch):
+    """Let a signal come while a batch is learnt from."""
+    learn = Loop._learn
+
+    def learning(loop, one):
+        if (loop.epoch, loop.batch) == (epoch, batch):
+            stop.ask(15)
+        learn(loop, one)
+
+    monkeypatch.setattr(Loop, "_learn", learning)
+
+
+class TestStopped:
+    """Whoever is asked to end saves after the step that is being taken."""
+
+    EDITS = ("training.averaging={kind: ema, decay: 0.9}", "augment.crop=1")
+
+    @pytest.mark.parametrize(
+        ("epoch", "batch", "where"),
+        [(0, 0, "batch 1 of 11 in epoch 1 of 2"), (1, 4, "batch 5 of 11 in epoch 2 of 2"), (0, 10, "epoch 1 of 2")],
+    )
+    def test_it_is_saved_and_goes_on_to_the_bit(self, toy, finished, tmp_path, monkeypatch, epoch, batch, where):
+        stop, run = Stop(), Run(tmp_path / "run")
+        asked_at(monkeypatch, stop, epoch, batch)
+        with pytest.raises(Stopped) as caught:
+            list(training(toy(*self.EDITS), run.folder, device="cpu", stop=stop))
+        assert caught.value.number == 15
+        assert (
+            str(caught.value) == f"stopped after {where}, which is saved in {run.checkpoints}; continue with --resume"
+        )
+        position = load_checkpoint(run.checkpoints)[0]["position"]
+        assert 11 * position["epoch"] + position["batch"] == 11 * epoch + batch + 1
+        monkeypatch.undo()
+        torch.manual_seed(7)
+        train(toy(*self.EDITS), run.folder, resume=True, device="cpu")
+        whole = finished(*self.EDITS)
+        for name in ("model", "last"):
+            assert run.model(name)[1] == whole.model(name)[1]
+        assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+
+    def test_in_the_last_step_the_run_is_finished_as_ever(self, toy, finished, tmp_path, monkeypatch):
+        stop = Stop()
+        asked_at(monkeypatch, stop, 1, 10)
+        list(training(toy(), tmp_path / "run", device="cpu", stop=stop))
+        assert Run(tmp_path / "run").model("last")[1] == finished().model("last")[1]
+
+    def test_before_the_first_step_there_is_nothing_to_wait_for(self, toy, tmp_path):
+        stop = Stop()
+        events = training_events(toy(), tmp_path / "run", device="cpu", stop=stop)
+        next(events)
+        with pytest.raises(KeyboardInterrupt):
+            stop.ask(15)
+        events.close()
