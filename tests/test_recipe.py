@@ -9,6 +9,7 @@ from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.augment import Augment
+from overproof.data.encoded import Form
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet
 from overproof.errors import InputError
 from overproof.evaluation.trial import Trial
@@ -509,6 +510,42 @@ class TestDataSource:
         assert data_source(str(tmp_path / "tables")) == Parquet(path=str(tmp_path / "tables"))
         assert data_source(str(tmp_path / "classes")) == Folder(path=str(tmp_path / "classes"))
         assert data_source("ylecun/mnist") == Hub(id="ylecun/mnist")
+
+    def test_yaml_is_what_a_recipe_says(self):
+        for word in ("{kind: folder, path: x, form: {size: 32}}", "kind: folder\npath: x\nform: {size: 32}"):
+            assert data_source(word) == Folder(path="x", form=Form(size=32))
+        assert data_source("{kind: hub, id: mnist, config: small}") == Hub(id="mnist", config="small")
+
+    @pytest.mark.parametrize(
+        ("word", "said"),
+        [
+            ("{kind: folder, pth: x}", "unknown key 'pth'"),
+            ("{kind: foldr, path: x}", "there is no 'foldr'"),
+            ("{path: x}", "there is no None|say which kind"),
+            ("{kind: [1], path: x}", "there is no"),
+            ("{kind: hub, id: ../x}", "is no id of the hub"),
+            ("{kind: folder", "not readable as YAML"),
+            ("kind: folder, path: x", "not readable as YAML"),
+            ("", "is empty"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_one_sentence(self, word, said):
+        with pytest.raises(InputError, match=said) as caught:
+            data_source(word)
+        assert "\n" not in str(caught.value)
+
+    def test_what_the_word_leaves_open_is_as_in_the_source_that_it_replaces(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "x" / "train").mkdir(parents=True)
+        before = Parquet(path="y", label="fine", form=Form(size=32, channels=1), on_error="skip")
+        assert data_source("x", before) == Folder(path="x", form=before.form, on_error="skip")
+        assert data_source("org/x", before) == Hub(id="org/x", label="fine", form=before.form, on_error="skip")
+        assert data_source("{kind: folder, path: x, form: {size: 8}}", before) == Folder(
+            path="x", form=Form(size=8, channels=1), on_error="skip"
+        )
+        assert data_source("a.npz", before) == Npz(path="a.npz")
+        assert data_source("digits", before) == Digits()
+        assert data_source("x", Digits()) == data_source("x") == Folder(path="x")
 
     def test_a_folder_named_digits_does_not_hide_the_digits(self, tmp_path, monkeypatch):
         (tmp_path / "digits").mkdir()

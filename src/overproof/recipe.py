@@ -4,6 +4,7 @@ The rooms own plain frozen dataclasses. Text becomes values here and nowhere els
 ``kind`` chooses among alternatives, pydantic reads the leaves, and the dataclass itself has the last word.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -21,6 +22,7 @@ from overproof.attacks.pgd import PGD
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
 from overproof.data.streaming import Loading
+from overproof.data.words import described
 from overproof.errors import InputError, nearest
 from overproof.evaluation.trial import Search, Trial
 from overproof.methods.catalogue import methods
@@ -28,14 +30,14 @@ from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
 from overproof.plain_yaml import Plain, parse_yaml, read_yaml
-from overproof.reading import is_folder
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
 from overproof.trust import check_named_code
-from overproof.wording import check_path_name
+from overproof.wording import check_path_name, one_line
 
 _SEARCHES = get_args(Search)
 _DEEPEST_EDIT = 20  # keys above the edited one
+_YAML = re.compile(r"\s*(\{|kind\s*:\s)")
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
 
 
@@ -190,16 +192,22 @@ def of_tree(
     return recipe
 
 
-def data_source(word: str) -> Source:
-    """Return the images of a word: ``digits``, an ``.npz`` file, a folder of parquet files or of classes, a hub id."""
-    path = Path(word)
-    if word == Digits.kind:
-        return Digits()
-    if path.suffix == ".npz":
-        return Npz(path=word)
-    if is_folder(path):
-        return Parquet(path=word) if any(path.rglob("*.parquet")) else Folder(path=word)
-    return Hub(id=word)
+def data_source(word: str, like: Source | None = None) -> Source:
+    """Return the images of a word: a path, a hub id, ``digits``, or a source's YAML as in a recipe.
+
+    What the word leaves open of ``form``, ``label`` and ``on_error`` is as in ``like``, the source whose place it
+    takes. Raises ``InputError`` for a word without meaning.
+    """
+    where = f"data {one_line(word, 300)}"
+    tree = parse_yaml(word, where=where) if _YAML.match(word) else described(word)
+    if not isinstance(tree, dict):
+        raise InputError(f"{where}: a source is a mapping such as {{kind: folder, path: x, form: {{size: 32}}}}")
+    kind = SOURCES.get(str(tree.get("kind")))
+    shared = {"form", "label", "on_error"} & set(hints(kind) if kind else ()) & set(hints(type(like)) if like else ())
+    under = {key: plain(getattr(like, key)) for key in shared}
+    source = build(Source, _overlay({"kind": tree.get("kind"), **under}, tree), where=where)
+    assert isinstance(source, Source)
+    return source
 
 
 def dump(recipe: Recipe) -> str:

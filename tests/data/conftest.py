@@ -10,12 +10,18 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
+from overproof.data import hub
 from overproof.data.images import ImageSet
 
 
 @pytest.fixture(autouse=True)
 def no_data_root(monkeypatch):
     monkeypatch.delenv("OVERPROOF_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(hub, "answers", lambda *_: True)  # what is asked of it is replaced in the tests
 
 
 @pytest.fixture

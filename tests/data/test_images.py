@@ -3,7 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overproof.data.images import ImageSet, balanced_subset, check_trainable, hold_out, pixels, stratified_subset
+from overproof.data.images import (
+    ImageSet,
+    balanced_subset,
+    check_held_out,
+    check_trainable,
+    hold_out,
+    pixels,
+    stratified_subset,
+)
 from overproof.errors import InputError
 from overproof.evaluation.evidence import Evidence
 from overproof.signature import Signature
@@ -153,6 +161,50 @@ class TestHoldOut:
         assert held.labels.tolist().count(1) == 1
         with pytest.raises(InputError, match="every training image has the same label"):
             check_trainable(kept, 1)
+
+
+class TestCheckHeldOut:
+    def refused(self, labels, fraction):
+        images = made(labels)
+        kept, _ = hold_out(images, fraction, 0)
+        with pytest.raises(InputError) as caught:
+            check_held_out(images, kept)
+        return str(caught.value)
+
+    def test_a_class_of_one_image(self):
+        assert self.refused([0, 0, 0, 0, 1], 0.25) == (
+            "made: class 'c1' has one training image, which is held out for the choice of the epoch, so none is left "
+            "to learn from; add images of it or leave the class out"
+        )
+
+    def test_a_class_that_a_large_fraction_takes(self):
+        assert "class 'c1' has 2 training images, which are held out" in self.refused([0] * 9 + [1] * 2, 0.8)
+        assert self.refused([0] * 9 + [1] * 2, 0.8).endswith("(or hold out less: selection.fraction)")
+
+    def test_a_class_without_images_is_not_its_affair(self):
+        images = made([0, 0, 1, 1], classes=3)
+        check_held_out(images, hold_out(images, 0.5, 0)[0])
+
+
+class TestPrints:
+    def test_equal_images_have_equal_numbers(self):
+        images = made([0, 1, 2, 1]).at(torch.tensor([0, 1, 0, 3]))
+        first, second, third, fourth = images.prints.tolist()
+        assert first == third
+        assert len({first, second, fourth}) == 3
+        assert images.prints.dtype == torch.int64
+
+    def test_the_shape_counts(self):
+        flat = torch.zeros(1, 1, 2, 8, dtype=torch.uint8)
+        one, other = (
+            ImageSet("s", flat.reshape(shape), torch.tensor([0]), ("a",)) for shape in ((1, 1, 2, 8), (1, 1, 4, 4))
+        )
+        assert one.prints.tolist() != other.prints.tolist()
+
+
+def test_notes_stay_with_a_part():
+    images = ImageSet("s", torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), ("a", "b"), ("said",))
+    assert images.at(torch.tensor([1])).to(torch.device("cpu")).decoded().examined().notes == ("said",)
 
 
 class TestStratifiedSubset:

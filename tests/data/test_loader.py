@@ -5,6 +5,7 @@ import torch
 
 from overproof.data.augment import Augment
 from overproof.data.loader import Loader
+from overproof.errors import InputError
 from overproof.processes import Part, Processes
 
 
@@ -77,6 +78,43 @@ def test_pixels_are_exactly_pixel_over_255(loader):
         assert batch.x.dtype == torch.float32
         scaled = (batch.x.double() * 255).round()
         assert torch.equal((scaled / 255).float(), batch.x)
+
+
+class TestTooFewForABatchNorm:
+    """23 images in batches of 11 leave one over, which a BatchNorm may not be able to learn from."""
+
+    def test_a_last_batch_of_one_is_left_out_where_two_are_needed(self, loader):
+        whole, short = loader(batch=11), replace(loader(batch=11), least=2)
+        assert (len(whole), len(short)) == (3, 2)
+        for epoch in (0, 1):
+            assert order(short, epoch) == order(whole, epoch)[:22]
+            assert order(short, epoch, 1) == order(whole, epoch, 1)[:11]  # a resumed epoch goes on as the whole one
+            assert len(short.rows(epoch)) == 2
+        left = [set(range(23)) - set(order(short, epoch)) for epoch in range(6)]
+        assert len({frozenset(one) for one in left}) > 1
+        assert (whole.left_out, short.left_out) == (
+            "",
+            "left out: the last image in the order of each epoch, too few for this network's BatchNorm to learn from",
+        )
+
+    def test_a_last_batch_of_two_is_used(self, loader):
+        used = replace(loader(batch=7), least=2)
+        assert (len(used), used.left_out) == (4, "")
+        assert replace(loader(batch=23), least=2).left_out == ""
+
+    def test_each_of_several_processes_needs_two(self, loader):
+        for rank in range(2):
+            mine = replace(loader(batch=10), processes=Processes(rank, 2), least=2)
+            assert len(mine) == 2
+            assert mine.left_out.startswith("left out: the last 3 images in the order")
+            assert len(list(mine.batches(0))) == 2
+
+    @pytest.mark.parametrize(("batch", "count", "needed"), [(1, 1, 2), (2, 2, 4), (3, 2, 4)])
+    def test_a_batch_that_is_too_small_is_one_sentence(self, loader, batch, count, needed):
+        with pytest.raises(
+            InputError, match=rf"a batch of {batch} is too small: .* use training\.batch={needed} or more"
+        ):
+            replace(loader(batch=batch), processes=Processes(0, count), least=2)
 
 
 @pytest.mark.parametrize("bank", [{}, {"bank": 3}], ids=["fresh", "bank"])

@@ -12,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from overproof import archives
-from overproof.data import sources
+from overproof.data import tables
 from overproof.data.encoded import Form
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, find_folder
 from overproof.errors import InputError
@@ -120,11 +120,11 @@ class TestParquet:
             f"{tmp_path.name}: no label column 'labell' (did you mean 'label'?)"
         )
 
-    @pytest.mark.parametrize("labels", [["0", "1"], [0.0, 1.0], [0, None]], ids=repr)
+    @pytest.mark.parametrize("labels", [["0", "1"], [0, None]], ids=repr)
     def test_labels_that_are_not_integers(self, tmp_path, pictures, write_parquet, labels):
         write_parquet(tmp_path / "train.parquet", pictures(2), labels)
-        assert refused(Parquet(path=str(tmp_path))) == (
-            f"{tmp_path.name}: column 'label' must hold integers, one for every image"
+        assert refused(Parquet(path=str(tmp_path))).startswith(
+            f"{tmp_path.name}: column 'label' must hold integers, one for every image; "
         )
 
     def test_a_label_beyond_the_named_classes(self, tmp_path, pictures, write_parquet):
@@ -136,7 +136,7 @@ class TestParquet:
     def test_images_that_are_no_images(self, tmp_path):
         parquet.write_table(pa.table({"image": [1, 2], "label": [0, 1]}), tmp_path / "train.parquet")
         assert refused(Parquet(path=str(tmp_path))) == (
-            f"{tmp_path.name}: column 'image' must hold images as struct<bytes, path>"
+            f"{tmp_path.name}: column 'image' must hold images as struct<bytes, path>, or as bytes"
         )
 
     def test_an_undecodable_image_is_named(self, tmp_path, pictures, encode):
@@ -150,7 +150,7 @@ class TestParquet:
         parquet.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "train.parquet")
         assert refused(Parquet(path=str(tmp_path))) == (
             f"{tmp_path.name}: images must have one size and one colour mode, found 6x6 and 7x7; "
-            "data.form.size and data.form.channels make them alike"
+            "form: {size: 32, channels: 3} among the keys of data makes them alike"
         )
 
     def test_mixed_grey_and_colour(self, tmp_path, pictures, encode):
@@ -171,7 +171,7 @@ class TestParquet:
             write_parquet(tmp_path / "toy" / f"train-{part}.parquet", x, [0, 1, 0], names=["ant", "bee"])
         source = Parquet(path=str(tmp_path / "toy"))
         read = source.open("train")
-        monkeypatch.setattr(sources, "memory", lambda: 0)
+        monkeypatch.setattr(tables, "memory", lambda: 0)
         mapped = source.open("train")
         assert list((tmp_path / "cache").rglob("*.arrow"))
         assert (mapped.classes, mapped.digest) == (read.classes, read.digest) == (("ant", "bee"), read.digest)
@@ -182,7 +182,7 @@ class TestParquet:
         parquet.write_table(
             pa.table({"image": [{"bytes": encode(deep), "path": "deep.png"}], "label": [0]}), tmp_path / "train.parquet"
         )
-        assert refused(Parquet(path=str(tmp_path))) == (
+        assert refused(Parquet(path=str(tmp_path))).startswith(
             f"{tmp_path.name}: deep.png cannot be decoded (mode I;16: only 8-bit images are read)"
         )
 
@@ -317,7 +317,9 @@ class TestFolder:
         )
 
     def test_missing_folders(self, tmp_path):
-        assert refused(Folder(path=str(tmp_path))) == f"{tmp_path}: no 'train' split; found nothing"
+        assert refused(Folder(path=str(tmp_path))) == (
+            f"{tmp_path}: no 'train' split; found nothing; expected train/<class>/*.png and test/<class>/*.png"
+        )
         (tmp_path / "train").mkdir()
         assert refused(Folder(path=str(tmp_path))) == (
             f"{tmp_path / 'train'}: expected one folder of images per class, found none"
@@ -343,7 +345,7 @@ class TestStrangeFolders:
             os.mkfifo(place)
         else:
             place.symlink_to("/dev/zero")
-        assert refused(Folder(path=str(tmp_path))) == f"{place}: a {kind}, not a file"
+        assert refused(Folder(path=str(tmp_path))).startswith(f"{tmp_path / 'train'}: {place}: a {kind}, not a file; ")
 
     @pytest.mark.parametrize("name", [b"\xff.png", b"\xff"])
     def test_a_name_that_is_no_text_is_one_sentence(self, tmp_path, pictures, write_folder, encode, name):
@@ -411,23 +413,29 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"y_train": np.zeros(4)}, "{file}: labels must be integers, y_train is float64"),
+            (
+                {"y_train": np.array(list("abca"))},
+                "{file}: labels must be integers, y_train is <U1; number the classes",
+            ),
             ({"y_train": np.zeros(3, dtype=int)}, "toy: expected images [N, C, H, W] and as many labels, got "),
             ({"y_train": np.array([0, -1, 1, 1])}, "toy: label -1 is outside 0..1 (2 classes are named)"),
             (
                 {"x_train": np.zeros((4, 6), np.uint8)},
                 "{file}: expected images [N, H, W], [N, H, W, C] or [N, C, H, W]",
             ),
-            ({"x_train": np.zeros((4, 6, 6), int)}, "{file}: images must be uint8 or floats in [0, 1], got int64"),
+            (
+                {"x_train": np.zeros((4, 6, 6), complex)},
+                "{file}: images must be uint8 or floats in [0, 1], x_train is comp",
+            ),
             (
                 {"x_train": np.full((4, 6, 6), 255, np.float32)},
-                "toy: float images must lie in [0, 1], these span [255, 255]; divide by 255",
+                "{file}: float images must lie in [0, 1], these span [255, 255]; divide by 255",
             ),
             (
                 {"x_train": np.linspace(-2, 2, 144, dtype=np.float32).reshape(4, 6, 6)},
-                "toy: float images must lie in [0, 1], these span [-2, 2]; undo the normalisation",
+                "{file}: float images must lie in [0, 1], these span [-2, 2]; undo the normalisation",
             ),
-            ({"x_train": np.full((4, 6, 6), np.nan, np.float32)}, "toy: float images must lie in [0, 1]"),
+            ({"x_train": np.full((4, 6, 6), np.nan, np.float32)}, "{file}: float images must lie in [0, 1]"),
             ({"x_train": np.zeros((0, 6, 6), np.uint8), "y_train": np.zeros(0, int)}, "toy: there are no images"),
         ],
         ids=lambda value: "" if isinstance(value, dict) else value[:30],
@@ -490,7 +498,7 @@ class TestNpz:
             ({"y_train": np.array([0, 1, 2, 10**9])}, "label 1000000000 is too large"),
             ({"y_train": np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64)}, "label 18446744073709551615 is too large"),
             ({"y_train": np.array(3)}, "as many labels"),
-            ({"y_train": np.zeros((4, 1), int)}, "as many labels"),
+            ({"y_train": np.zeros((4, 2), int)}, "as many labels"),
             ({"y_train": np.zeros(0, np.uint8)}, "as many labels"),
             ({"y_train": np.zeros((0, 2**60), np.uint8)}, ""),  # numpy has it, and its int64 form is too large
             ({"x_train": np.array(3, np.uint8)}, "expected images [N, H, W]"),
@@ -564,7 +572,9 @@ class TestHub:
         data = datasets.Dataset.from_dict({"img": [1, 2], "label": [0, 1]})
         monkeypatch.setattr(datasets, "get_dataset_split_names", lambda _: ["train"])
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: data)
-        assert refused(Hub(id="someone/toy")) == "someone/toy: column 'img' must hold images as struct<bytes, path>"
+        assert refused(Hub(id="someone/toy")) == (
+            "someone/toy: column 'img' must hold images as struct<bytes, path>, or as bytes"
+        )
 
     def test_an_unreachable_hub(self, monkeypatch):
         def unreachable(_):

@@ -122,8 +122,9 @@ class TestBadInput:
     def test_a_damaged_file_is_named(self, folder, workers):
         file = folder / "train" / "ant" / "004.jpeg"
         file.write_bytes(file.read_bytes()[:-40])
-        stream = Stream(Folder(path=str(folder)).open("train"), CPU, workers)
-        assert refused(lambda: list(stream.batches(5))).startswith(f"{folder / 'train'}: {file} cannot be decoded (")
+        encoded = Folder(path=str(folder)).open("train")
+        found = refused(lambda: Stream(encoded, CPU, workers))
+        assert found.startswith(f"{folder / 'train'}: {file} cannot be decoded (")
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_set_that_changes_between_epochs(self, folder, encoded, workers):

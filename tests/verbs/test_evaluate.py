@@ -88,7 +88,8 @@ def test_the_two_files_agree_with_each_other_and_with_the_network(run):
 def test_it_says_what_was_measured_on_what(run):
     found = evaluate(run, device="cpu")
     test = Digits().load("test")
-    assert found["data"] == {"name": "digits", "split": "test", "examples": 360, "of": 360, "digest": test.digest}
+    images = {"name": "digits", "split": "test", "examples": 360, "of": 360, "digest": test.digest, "notes": []}
+    assert found["data"] == images
     assert found["threat"] == {"norm": "linf", "eps": "0.1"}
     assert found["model_digest"] == sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()
     assert found["selected_on"] == "held-out part of the training split"
@@ -123,6 +124,7 @@ def test_a_subset_is_in_proportion_seeded_and_labelled(run):
         "examples": 95,
         "of": 360,
         "digest": "",
+        "notes": [],
     }
     assert found["data"]["digest"] == test.at(indices).digest
     evaluate(run, examples=95, seed=2, device="cpu")

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable
-from overproof.cli.options import BoundName, ClassesByPosition, Device, NormName
+from overproof.cli.options import BoundName, ClassesByPosition, Data, Device, NormName
 from overproof.cli.progress import show_course
 
 
@@ -22,7 +22,7 @@ def certify(
     smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
     samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
     examples: Annotated[int | None, typer.Option(help="So many test images, classes in proportion; 0: all.")] = None,
-    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    data: Data = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset, the attacks and the noise.")] = 0,
     batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
     classes_by_position: ClassesByPosition = False,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable, warn
-from overproof.cli.options import ClassesByPosition, Device, NormName, PrecisionName
+from overproof.cli.options import ClassesByPosition, Data, Device, NormName, PrecisionName
 from overproof.cli.progress import show_course
 
 
@@ -27,7 +27,7 @@ def evaluate(
     eps: Annotated[str | None, typer.Option(help="Another radius than the recipe's, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm than the recipe's.")] = None,
     examples: Annotated[int | None, typer.Option(help="So many test images, classes in proportion; 0: all.")] = None,
-    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    data: Data = None,
     teacher: Annotated[str | None, typer.Option(help="For transfer attacks and agreement; a run or a network.")] = None,
     original: Annotated[str | None, typer.Option(help="What FILE.onnx came from; default the run beside it.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,

@@ -8,13 +8,14 @@ import typer
 
 from overproof.cli.completion import formats
 from overproof.cli.console import say
+from overproof.cli.options import Data
 
 
 def export(
     run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
     to: Annotated[str, typer.Option(help="onnx, int8, torch, vnnlib or hub.", autocompletion=formats)],
     out: Annotated[Path | None, typer.Option(help="The file or folder; default in the run folder.")] = None,
-    data: Annotated[str | None, typer.Option(help="Images of a foreign network: digits, a hub id or a path.")] = None,
+    data: Data = None,
     opset: Annotated[int | None, typer.Option(help="onnx, int8: the operator set; default 18.")] = None,
     licence: Annotated[str | None, typer.Option(help="onnx, int8, hub: what is said of its licence.")] = None,
     calibration: Annotated[str | None, typer.Option(help="int8: minmax, entropy or percentile.")] = None,

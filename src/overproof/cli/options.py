@@ -32,6 +32,13 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Its images: a path, a hub id, digits or YAML as in a recipe ('{kind: folder, path: x}'). What the word "
+        "leaves open is as in the run's own recipe."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 
 TrustCode = Annotated[

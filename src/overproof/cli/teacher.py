@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import out_console, say, stoppable, warn
-from overproof.cli.options import Device, NormName
+from overproof.cli.options import Data, Device, NormName
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def import_(
     mean: Annotated[str, typer.Option(help="What was subtracted from pixels in [0, 1], e.g. 0.49,0.48,0.45.")] = "",
     std: Annotated[str, typer.Option(help="What they were divided by, e.g. 0.25,0.24,0.26.")] = "",
     classes: Annotated[int, typer.Option(help="How many classes it should have; 0: as many as the file has.")] = 0,
-    data: Annotated[str | None, typer.Option(help="Its images: digits, a hub id or a path; names the classes.")] = None,
+    data: Data = None,
     size: Annotated[str, typer.Option(help="Channels, height and width where no data are named.")] = "3x32x32",
     key: Annotated[str, typer.Option(help="Which entry, where the file holds several networks.")] = "",
     sha256: Annotated[str, typer.Option(help="The file's expected SHA-256.")] = "",
@@ -54,9 +54,7 @@ def import_(
 @teacher.command()
 def check(
     run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
-    data: Annotated[
-        str | None, typer.Option(help="Images of a network without a recipe: digits, a hub id, a path.")
-    ] = None,
+    data: Data = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
     examples: Annotated[int, typer.Option(help="So many test images, classes in proportion; 0: all.")] = 500,

@@ -1,12 +1,12 @@
 """A labelled set of images that are still files, each decoded when it is asked for."""
 
 import io
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -16,10 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overproof.data.images import ImageSet, check_labels
+from overproof.data.images import ImageSet, check_labels, print_of
+from overproof.data.notes import counted, first_of, was
+from overproof.data.pictures import (
+    Form,
+    Shape,
+    decoded_image,
+    holds_several,
+    opened_image,
+    said_of,
+    shape_of,
+    why_damaged,
+)
 from overproof.environment import memory
 from overproof.errors import InputError
-from overproof.reading import opened, parsing, reason
+from overproof.reading import opened, parsing
 from overproof.signature import Signature
 from overproof.wording import one_line
 
@@ -27,29 +38,23 @@ if TYPE_CHECKING:
     import pyarrow
     from PIL.Image import Image
 
-_BILINEAR = 2  # Pillow's number for it, which the type checker asks for
+__all__ = ["EncodedSet", "Form", "OnError", "Seen"]
+
+OnError = Literal["refuse", "skip"]
 _PORTION = 256  # images that a thread takes at once
-_MOST_PIXELS = 2**26  # of one image; a small file can claim any number, and decoding it takes their memory
-_FORMATS = (
-    *("PNG", "JPEG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000", "TGA", "PCX", "ICO"),
-    *("SGI", "QOI"),
-)
-"""What is decoded. Pillow's other readers would start a program (Ghostscript, for EPS) or are for no pictures."""
+_KEPT = 8  # the share of memory, one of so many, that pixels may take which a look at every image has decoded
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """What every image is made into: a square of ``size`` pixels with 1 (grey) or 3 (colour) ``channels``.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a look at every image found: their ``shape``, and the ``prints`` of every cell's pixels (0: not looked at).
 
-    A size resizes the shorter side and crops the middle. 0 leaves images as they are; then all must be like the first.
+    ``pixels`` of every cell are kept where they are few, so that nothing is decoded twice; None otherwise.
     """
 
-    size: int = 0
-    channels: Literal[0, 1, 3] = 0
-
-    def __post_init__(self) -> None:
-        if self.size < 0:
-            raise ValueError(f"size is a number of pixels (0: as stored), got {self.size}")
+    shape: Shape
+    prints: Tensor
+    pixels: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +63,8 @@ class EncodedSet:
 
     Example i is cell ``rows[i]`` with label ``labels[i]``, both int64 ``[N]``. ``where`` names the set in sentences.
     Where there is a ``root``, a cell may name files in that folder alone: a table of a stranger has no say in which of
-    this machine's files are read.
+    this machine's files are read. ``on_error`` says what ``examined`` does about images that cannot be decoded.
+    ``notes`` say what was read and what was left out, one sentence each.
     """
 
     name: str
@@ -69,6 +75,9 @@ class EncodedSet:
     classes: tuple[str, ...]
     form: Form = field(default_factory=Form)
     root: Path | None = None
+    on_error: OnError = "refuse"
+    notes: tuple[str, ...] = ()
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -81,11 +90,11 @@ class EncodedSet:
     @cached_property
     def signature(self) -> Signature:
         """What the set asks of a network; the first image says what the form leaves open."""
-        channels, height, width = self._shape(0)
+        channels, height, width = self.seen.shape if self.seen else self._shape(0)
         return Signature(channels=channels, height=height, width=width, classes=len(self.classes))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         """Channels, height and width of every image."""
         return self.signature.channels, self.signature.height, self.signature.width
 
@@ -100,50 +109,76 @@ class EncodedSet:
         body.update(self.labels.numpy().data)
         return body.hexdigest()
 
+    @property
+    def prints(self) -> Tensor:
+        """A number for the pixels of each image, int64 ``[N]``: equal images have equal numbers."""
+        found = self if self.seen else self.examined()
+        assert found.seen
+        return found.seen.prints[found.rows]
+
     def at(self, indices: Tensor) -> Self:
         """Return the examples at these indices, in their order; no pixel is read."""
         return replace(self, rows=self.rows[indices], labels=self.labels[indices])
 
     def read(self, index: int) -> Tensor:
         """Return one image, uint8 ``[C, H, W]``; raise ``InputError`` where it is damaged or not like the first."""
-        wanted = self.signature
-        with self._image(index) as image:
-            _, height, width = found = self._shape_of(image)
-            if found != self.shape:
-                raise self._unlike(found)
-            if self.form.size:
-                from PIL import ImageOps
-
-                image.draft(None, (width, height))  # a JPEG is decoded at the nearest half, quarter or eighth
-                image = ImageOps.fit(image, (width, height), _BILINEAR)
-            pixels = np.array(image.convert("L" if wanted.channels == 1 else "RGB"))
-        return torch.from_numpy(pixels).view(height, width, -1).permute(2, 0, 1)
+        found, _ = self._decoded(index)
+        if found.shape != self.shape:
+            raise self._unlike(self.shape, found.shape)
+        return torch.from_numpy(found)
 
     def decoded(self) -> ImageSet:
-        """Return the set in memory; raise ``InputError`` where it takes more than there is."""
-        needed, most = len(self) * prod(self.shape), memory()
+        """Return the set in memory.
+
+        Raises ``InputError`` where it takes more than there is, and naming all images that cannot be decoded.
+        """
+        if self.seen and self.seen.pixels is not None:
+            return ImageSet(self.name, self.seen.pixels[self.rows], self.labels, self.classes, self.notes)
+        needed, most = len(self) * prod(self._first_shape()), memory()
         if needed > most:
             raise InputError(f"{self.where}: its images take {needed:,} bytes of memory, and there are {most:,}")
-        with parsing(self.where, "images"):
-            images = torch.empty(len(self), *self.shape, dtype=torch.uint8)
+        look = self._look(keep=True)
+        look.check()
+        assert look.images is not None
+        notes = self.notes if self.seen else (*self.notes, *said_of(look.remarks, self.where))
+        return ImageSet(self.name, look.images, self.labels, self.classes, notes)
 
-        def fill(index: int) -> None:
-            images[index] = self.read(index)
+    def examined(self) -> Self:
+        """Return the set after every image of it was decoded once, in threads; nothing is done where it was before.
 
-        _for_all(fill, len(self))
-        return ImageSet(self.name, images, self.labels, self.classes)
+        Raises ``InputError`` that names all images that cannot be decoded, or, with ``on_error`` ``skip``, returns the
+        set without them and notes their number. Raises it, too, for an image that is not like the first.
+        """
+        if self.seen:
+            return self
+        keep = len(self) * prod(self._first_shape()) <= memory() // _KEPT
+        look = self._look(keep=keep)
+        whole, notes = self, said_of(look.remarks, self.where)
+        if look.damaged and self.on_error == "skip" and len(look.damaged) < len(self):
+            good = torch.ones(len(self), dtype=torch.bool)
+            good[list(look.damaged)] = False
+            whole = self.at(good.nonzero().flatten())
+            number = len(look.damaged)
+            left_out = f"{counted(number, 'image')} of {len(self):,} cannot be decoded and {was(number)}"
+            notes += (f"{self.where}: {left_out} (on_error: skip): {first_of(self._told(look.damaged))}",)
+            look.damaged.clear()
+        look.check()
+        prints = torch.zeros(len(self.cells), dtype=torch.int64)
+        prints[self.rows] = look.prints
+        pixels = None
+        if look.images is not None:
+            pixels = look.images
+            if len(self.cells) != len(self) or not torch.equal(self.rows, torch.arange(len(self))):
+                pixels = torch.empty(len(self.cells), *look.shape, dtype=torch.uint8)
+                pixels[self.rows] = look.images
+        return replace(whole, notes=(*self.notes, *notes), seen=Seen(look.shape, prints, pixels))
 
     def check(self) -> None:
-        """Open every image and read no pixel: raise ``InputError`` where one is no image or not like the first.
+        """Decode every image that was not decoded yet: raise ``InputError`` where some cannot be, or are not alike.
 
         Also notes every file's length and time of change, for ``check_unchanged``.
         """
-
-        def look(index: int) -> None:
-            if (found := self._shape(index)) != self.shape:
-                raise self._unlike(found)
-
-        _for_all(look, len(self))
+        self.examined()
         _ = self._marks
 
     def check_unchanged(self, index: int) -> None:
@@ -182,68 +217,123 @@ class EncodedSet:
 
     def _cell(self, index: int) -> Mapping[str, Any]:
         with parsing(self.where, "a table of images"):  # Arrow does not look whether its texts are UTF-8
-            found: Mapping[str, Any] = self.cells[int(self.rows[index])].as_py()
-        return found
+            found: Mapping[str, Any] | None = self.cells[int(self.rows[index])].as_py()
+        return found or {"bytes": None, "path": None}
 
-    def _shape(self, index: int) -> tuple[int, int, int]:
+    def _shape(self, index: int) -> Shape:
         with self._image(index) as image:
-            return self._shape_of(image)
+            return shape_of(image, self.form)
 
-    def _shape_of(self, image: "Image") -> tuple[int, int, int]:
-        size = self.form.size
-        width, height = (size, size) if size else image.size
-        return self.form.channels or (1 if image.mode == "L" else 3), height, width
+    def _first_shape(self) -> Shape:
+        """Return the shape of the first image that says one; raise ``InputError`` that names all where none does."""
+        if self.seen:
+            return self.seen.shape
+        damaged = {}
+        for index in range(len(self)):
+            try:
+                return self._shape(index)
+            except InputError as problem:
+                damaged[index] = problem
+        raise InputError(self._sentence(damaged))
+
+    def _look(self, *, keep: bool) -> "_Look":
+        """Decode every image; ``keep`` them all."""
+        shape = self._first_shape()
+        with parsing(self.where, "images"):
+            images = torch.empty(len(self), *shape, dtype=torch.uint8) if keep else None
+        look = _Look(self, shape, images, torch.zeros(len(self), dtype=torch.int64))
+
+        def take(index: int) -> None:
+            try:
+                pixels, remarks = self._decoded(index)
+            except InputError as problem:
+                look.damaged[index] = problem
+                return
+            if pixels.shape != shape:
+                look.unlike.append((index, pixels.shape))
+                return
+            look.prints[index] = print_of(pixels)
+            look.said.extend(remarks)  # a list, because threads add to it
+            if images is not None:
+                images[index] = torch.from_numpy(pixels)
+
+        _for_all(take, len(self))
+        return look
+
+    def _decoded(self, index: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+        with self._image(index) as image:
+            pixels, remarks = decoded_image(image, self.form)
+            return pixels, (*remarks, "several") if holds_several(image) else remarks
 
     @contextmanager
     def _image(self, index: int) -> Iterator["Image"]:
         """Open an image; whatever goes wrong with it becomes one sentence that names it."""
-        from PIL import Image
-
         cell = self._cell(index)
         try:
             with (
                 io.BytesIO(cell["bytes"]) if cell["bytes"] else self._file(cell["path"]) as stream,
-                Image.open(stream, formats=_formats()) as image,
+                opened_image(stream) as image,
             ):
-                if image.mode.startswith(("I", "F")):  # Pillow would clip them at 255 without a word
-                    raise ValueError(f"mode {image.mode}: only 8-bit images are read")
-                if image.width * image.height > _MOST_PIXELS:
-                    raise ValueError(f"{image.width}x{image.height} pixels are more than {_MOST_PIXELS:,}")
                 yield image
         except InputError:
             raise
         except Exception as problem:
             # A damaged image raises what its format's reader trips over first.
-            said = _no_address(reason(problem))
-            named = one_line(cell["path"], 300) if cell["path"] else "an image"
-            raise InputError(f"{self.where}: {named} cannot be decoded ({said})") from problem
+            named = one_line(cell["path"], 300) if cell["path"] else f"the image of row {int(self.rows[index])}"
+            raise InputError(f"{self.where}: {named} cannot be decoded ({why_damaged(problem)})") from problem
 
-    def _file(self, path: str) -> BinaryIO:
+    def _file(self, path: str | None) -> BinaryIO:
         """Open the file that a cell names; raise ``InputError`` for one that is none, or lies outside of the root."""
+        if not path:
+            raise ValueError("the row has no image")
         file = Path(path)
         if self.root is not None and not file.resolve().is_relative_to(self.root.resolve()):
             raise InputError(f"{self.where}: {one_line(path, 300)} lies outside of {self.root}, so it is not read")
         return opened(file)
 
-    def _unlike(self, found: tuple[int, int, int]) -> InputError:
-        first, other = (f"{height}x{width}" + "x3" * (channels == 3) for channels, height, width in (self.shape, found))
+    def _sentence(self, damaged: Mapping[int, InputError]) -> str:
+        """Return the sentence about images that cannot be decoded: the first ten, and their number."""
+        told = self._told(damaged)
+        number = f"{len(damaged):,} of {counted(len(self), 'image')} cannot be used: " if len(damaged) > 1 else ""
+        them = "them" if len(damaged) > 1 else "it"
+        return (
+            f"{self.where}: {number}{first_of(told)}; mend or remove {them}, or leave {them} out with on_error: skip "
+            "among the keys of data"
+        )
+
+    def _told(self, damaged: Mapping[int, InputError]) -> list[str]:
+        return [str(damaged[index]).removeprefix(f"{self.where}: ") for index in sorted(damaged)]
+
+    def _unlike(self, *shapes: tuple[int, ...]) -> InputError:
+        first, other = (f"{height}x{width}" + "x3" * (channels == 3) for channels, height, width in shapes)
         return InputError(
             f"{self.where}: images must have one size and one colour mode, found {first} and {other}; "
-            "data.form.size and data.form.channels make them alike"
+            "form: {size: 32, channels: 3} among the keys of data makes them alike"
         )
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    from PIL import Image
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What decoding every image of a set found, by their index in it."""
 
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    of: EncodedSet
+    shape: Shape
+    images: Tensor | None
+    prints: Tensor
+    damaged: dict[int, InputError] = field(default_factory=dict)
+    unlike: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
+    @property
+    def remarks(self) -> Counter[str]:
+        return Counter(self.said)
 
-def _no_address(said: str) -> str:
-    """Return what Pillow says without the place of an object in memory, which nobody can use."""
-    return re.sub(r" <_io\.\w+ [^>]*>", "", said)
+    def check(self) -> None:
+        """Raise ``InputError`` for images that cannot be decoded, or are not alike."""
+        if self.damaged:
+            raise InputError(self.of._sentence(self.damaged))
+        if self.unlike:
+            raise self.of._unlike(self.shape, min(self.unlike)[1])
 
 
 def _for_all(work: Callable[[int], object], count: int) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import NamedTuple, Protocol, Self, TypeVar
+from hashlib import blake2b, sha256
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -47,6 +47,14 @@ class Labelled(Protocol):
     def digest(self) -> str:
         """SHA-256 by which a run knows its images again."""
 
+    @property
+    def prints(self) -> Tensor:
+        """A number for the pixels of each image, int64 ``[N]``: equal images have equal numbers."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read and what was left out, one sentence each."""
+
     def __len__(self) -> int: ...
 
     def at(self, indices: Tensor) -> Self:
@@ -55,18 +63,25 @@ class Labelled(Protocol):
     def decoded(self) -> "ImageSet":
         """Return the set in memory."""
 
+    def examined(self) -> Self:
+        """Return the set after every image was decoded; raise ``InputError`` that names all that cannot be."""
+
 
 AnySet = TypeVar("AnySet", bound=Labelled)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """``images`` uint8 ``[N, C, H, W]`` (or float32 in [0, 1]), ``labels`` int64 ``[N]``, one name per class."""
+    """``images`` uint8 ``[N, C, H, W]`` (or float32 in [0, 1]), ``labels`` int64 ``[N]``, one name per class.
+
+    ``notes`` say what was read and what was left out, one sentence each.
+    """
 
     name: str
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or self.labels.dim() != 1 or len(self.images) != len(self.labels):
@@ -87,8 +102,7 @@ class ImageSet:
             raise InputError(f"{self.name}: images must be uint8 or float32, got {self.images.dtype}")
         low, high = float(self.images.min()), float(self.images.max())
         if not (low >= 0 and high <= 1):
-            advice = "divide by 255" if low >= 0 and high <= 255 else "undo the normalisation"
-            raise InputError(f"{self.name}: float images must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}")
+            raise InputError(f"{self.name}: {why_not_pixels(low, high)}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,12 +126,21 @@ class ImageSet:
         body.update(np.ascontiguousarray(self.labels.cpu().numpy()).data)
         return body.hexdigest()
 
+    @property
+    def prints(self) -> Tensor:
+        """A number for the pixels of each image, int64 ``[N]``: equal images have equal numbers."""
+        return torch.tensor([print_of(image) for image in self.images.cpu().numpy()], dtype=torch.int64)
+
     def at(self, indices: Tensor) -> Self:
         """Return the examples at these indices, in their order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def decoded(self) -> Self:
         """Return itself: it is in memory."""
+        return self
+
+    def examined(self) -> Self:
+        """Return itself: every image was read."""
         return self
 
     def to(self, device: torch.device) -> Self:
@@ -133,6 +156,13 @@ class ImageSet:
         """Yield the set in order as batches of at most ``size``."""
         for start in range(0, len(self), size):
             yield Batch(pixels(self.images[start : start + size]), self.labels[start : start + size])
+
+
+def print_of(pixels: np.ndarray[Any, Any]) -> int:
+    """Return a number of 63 bits for an image's pixels and shape; others have it by chance alone, once in 2**63."""
+    body = blake2b(str(pixels.shape).encode(), digest_size=8)
+    body.update(np.ascontiguousarray(pixels).data)
+    return int.from_bytes(body.digest(), "big") >> 1
 
 
 def numbered_classes(name: str, largest: int) -> tuple[str, ...]:
@@ -155,6 +185,16 @@ def check_labels(name: str, labels: Tensor, classes: tuple[str, ...]) -> None:
         )
 
 
+def why_not_pixels(low: float, high: float) -> str:
+    """Return what is wrong with float images that span another range than [0, 1], and the way out."""
+    advice = "undo the normalisation"
+    if low >= 0:
+        advice = "divide by 255" if 128 < high <= 255 else f"divide by the value that is white ({high:g}, or more)"
+    elif low != low or high != high:
+        advice = "remove what is not a number"
+    return f"float images must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}"
+
+
 def placed(parts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
     """Return tensors of equal type on the device, in one copy: each copy by itself would be waited for."""
     return torch.split(torch.cat([*parts]).to(device), [len(part) for part in parts]) if parts else ()
@@ -175,6 +215,19 @@ def check_trainable(images: Labelled, batch: int) -> None:
         raise InputError(f"{images.name}: no training image of class {', '.join(map(repr, absent))}")
     if batch > len(images):
         raise InputError(f"{images.name}: a batch of {batch} is larger than the {len(images)} training images")
+
+
+def check_held_out(images: Labelled, kept: Labelled) -> None:
+    """Raise ``InputError`` where a class has training images, and all of them are held out."""
+    before, after = (torch.bincount(one.labels.cpu(), minlength=len(images.classes)) for one in (images, kept))
+    for label in ((before > 0) & (after == 0)).nonzero().flatten().tolist():
+        number = int(before[label])
+        has, them = ("one training image", "which is") if number == 1 else (f"{number} training images", "which are")
+        raise InputError(
+            f"{images.name}: class {images.classes[label]!r} has {has}, {them} held out for the choice of the epoch, "
+            "so none is left to learn from; add images of it or leave the class out"
+            + (" (or hold out less: selection.fraction)" if number > 1 else "")
+        )
 
 
 def hold_out(images: AnySet, fraction: float, seed: int) -> tuple[AnySet, AnySet]:

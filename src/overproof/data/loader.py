@@ -10,6 +10,7 @@ from overproof.data.augment import Augment
 from overproof.data.draws import generator_at
 from overproof.data.images import Batch, ImageSet, pixels, placed
 from overproof.data.streaming import Stream
+from overproof.errors import InputError
 from overproof.processes import ALONE, Part, Processes
 
 
@@ -17,7 +18,8 @@ from overproof.processes import ALONE, Part, Processes
 class Loader:
     """Training batches of ``batch`` images (the last of an epoch may be smaller), augmented on the images' device.
 
-    Several ``processes`` share every batch: each yields its part of what a single one would.
+    Several ``processes`` share every batch: each yields its part of what a single one would. ``least`` is the number of
+    images that a process's part must have: a smaller last batch is left out, with other images in every epoch.
 
     Images that are on the device and images that are streamed to it give the same batches, to the bit.
     """
@@ -27,9 +29,30 @@ class Loader:
     augment: Augment
     seed: int
     processes: Processes = ALONE
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch < (needed := self.least * self.processes.count):
+            raise InputError(
+                f"a batch of {self.batch} is too small: a BatchNorm of this network sees one value of every image, so "
+                f"each process needs two of them; use training.batch={needed} or more"
+            )
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch)
+        return len(self.images) // self.batch + (self.last >= self.least * self.processes.count)
+
+    @property
+    def last(self) -> int:
+        """How many images of an epoch fill no whole batch; they are one if ``least`` permits."""
+        return len(self.images) % self.batch
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the last images of every epoch, where they are too few; empty otherwise."""
+        if not self.last or self.last >= self.least * self.processes.count:
+            return ""
+        images = "the last image" if self.last == 1 else f"the last {self.last} images"
+        return f"left out: {images} in the order of each epoch, too few for this network's BatchNorm to learn from"
 
     @property
     def like(self) -> Batch:
@@ -48,7 +71,7 @@ class Loader:
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return which images this process's part of each batch of an epoch holds, int64, on the CPU."""
-        whole = torch.split(self.order(epoch), self.batch)
+        whole = torch.split(self.order(epoch), self.batch)[: len(self)]
         return tuple(self.part(number).rows(rows) for number, rows in enumerate(whole))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -26,7 +26,7 @@ _MOST_WORKERS = 16
 class Stream:
     """An encoded set as the loader reads it: decoded by ``workers`` processes (0: by this one), used on the device.
 
-    To make one opens every file, without reading pixels; raises ``InputError`` for one that is no image or not alike.
+    To make one decodes every file once, unless that was done; raises ``InputError`` for what is damaged or not alike.
     """
 
     source: EncodedSet
@@ -34,6 +34,8 @@ class Stream:
     workers: int
 
     def __post_init__(self) -> None:
+        if self.source.seen and self.source.seen.pixels is not None:  # there for a set that stays in memory
+            object.__setattr__(self, "source", replace(self.source, seen=replace(self.source.seen, pixels=None)))
         self.source.check()
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.data.images import Batch
+from overproof.models.batchnorm import least_batch
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 
@@ -98,7 +99,7 @@ class Average:
 
 
 @torch.no_grad()
-def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch]) -> None:
+def reestimate_batchnorm(model: Classifier, batches: Iterable[Batch]) -> None:
     """Replace every BatchNorm's running statistics by their plain mean over these batches, in place."""
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not layers:
@@ -109,6 +110,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch]) -> None:
         layer.momentum = None  # torch's spelling of a cumulative mean
     with in_mode(model, training=True):
         for batch in batches:
-            model(batch.x)
+            if len(batch.y) > 1 or least_batch(model) == 1:  # the last one may be of one image
+                model(batch.x)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

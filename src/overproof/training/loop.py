@@ -219,10 +219,10 @@ class Loop:
     def _too_large(self, batch: Batch) -> str:
         """Return a sentence on a batch that memory has no room for; alone, with a size that was seen to fit."""
         size = self.loader.part(self.batch).whole
-        fits = size // 2 if self.processes.count == 1 else 0
-        while fits and not self._fits(Batch(batch.x[:fits], batch.y[:fits])):
+        fits, least = size // 2 if self.processes.count == 1 else 0, self.loader.least
+        while fits >= least and not self._fits(Batch(batch.x[:fits], batch.y[:fits])):
             fits //= 2
-        advice = f"training.batch={fits} fits" if fits else "use a smaller training.batch or network"
+        advice = f"training.batch={fits} fits" if fits >= least else "use a smaller training.batch or network"
         return f"memory ran out in a step on {size} images; {advice}"
 
     def _fits(self, batch: Batch) -> bool:

@@ -64,7 +64,7 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
     run = word if isinstance(word, Run) else find_run(word)
     recipe = run.recipe()
     model, description = run.model()
-    source = recipe.data if data is None else _source(data)
+    source = recipe.data if data is None else _source(data, recipe.data)
     images = source.load("train")
     if images.signature != model.signature:
         raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
@@ -111,8 +111,8 @@ def _foreign_cargo(word: str, data: Source | str | None) -> Cargo:
     )
 
 
-def _source(data: Source | str) -> Source:
-    return data if isinstance(data, Source) else data_source(data)
+def _source(data: Source | str, before: Source | None = None) -> Source:
+    return data if isinstance(data, Source) else data_source(data, before)
 
 
 def report_of(out: Path) -> Path:

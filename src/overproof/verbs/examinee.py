@@ -67,6 +67,7 @@ class Examinee:
             "examples": len(images),
             "of": len(self.images),
             "digest": images.digest,
+            "notes": list(images.notes),
         }
 
 
@@ -94,7 +95,7 @@ def examinee(word: Run | Path | str, data: Source | str | None, *, classes_by_po
         name=str(home),
         folder=home,
         model=model,
-        images=_images(run, model, recipe.data if data is None else _source(data), classes_by_position),
+        images=_images(run, model, _source(data, recipe.data), classes_by_position),
         threat=recipe.threat,
         trials=recipe.evaluation.attacks,
         examples=recipe.evaluation.examples,
@@ -119,7 +120,8 @@ def _newcomer(
     known = imported.get("data")
     if data is None and known is None:
         raise InputError(f"{run.folder}: say on which images, with --data uoft-cs/cifar10, --data digits or a path")
-    source = _source(data) if data is not None else build(Source, known, where=f"{run.folder}: data")
+    before = None if known is None else build(Source, known, where=f"{run.folder}: data")
+    source = _source(data, before)
     return Examinee(
         name=str(home),
         folder=home,
@@ -165,7 +167,7 @@ def _foreigner(word: str, data: Source | str | None, by_position: bool) -> Exami
     if data is None and "data" not in said:
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
     with parsing(word, "metadata of data and threat"):
-        source = build(Source, json.loads(said["data"]), where=word) if data is None else _source(data)
+        source = _source(data, build(Source, json.loads(said["data"]), where=word) if "data" in said else None)
         threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
         parameters = int(said["parameters"]) if said else None
     images = source.open("test")
@@ -248,5 +250,10 @@ def _read_suite(file: Path, threat: Threat) -> Suite:
     return suite.under(threat)
 
 
-def _source(data: Source | str) -> Source:
-    return data if isinstance(data, Source) else data_source(data)
+def _source(data: Source | str | None, before: Source | None) -> Source:
+    """Return what is said to be examined on, in the form of the images known ``before``, or those themselves."""
+    if isinstance(data, str):
+        return data_source(data, before)
+    found = data or before
+    assert found is not None  # whoever asks has made sure that one of them is there
+    return found

@@ -8,11 +8,13 @@ import torch
 
 from overproof.data.draws import seed_at
 from overproof.data.encoded import EncodedSet
-from overproof.data.images import ImageSet, check_trainable, hold_out, stratified_subset
+from overproof.data.images import ImageSet, check_held_out, check_trainable, hold_out, stratified_subset
 from overproof.data.loader import Loader
 from overproof.data.sources import Hub
+from overproof.data.survey import surveyed
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
+from overproof.models.batchnorm import least_batch
 from overproof.models.classifier import Classifier
 from overproof.models.weights import build
 from overproof.processes import Processes
@@ -45,6 +47,8 @@ class Stage:
     held_out: ImageSet
     data: str
     """The digest of the images that are learnt from."""
+    notes: tuple[str, ...]
+    """What was read of the data, and what was left out."""
     teachers: Mapping[str, str]  # the SHA-256 of each role's weights
 
 
@@ -62,8 +66,9 @@ def set_up(
                 f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
                 "out, or set its teacher_bounds to clean"
             )
-        images = recipe.data.open("train")
+        images = surveyed(recipe.data)
         kept, held = hold_out(images, recipe.selection.fraction, recipe.seed)
+        check_held_out(images, kept)
         check_trainable(kept, recipe.training.batch)
         check_shareable(len(kept), recipe.training.batch, processes)
         return images, kept, held
@@ -100,7 +105,9 @@ def set_up(
         else:
             prepared.append(teacher.to(device))
     recipe.performance.prepare(prepared, device)
-    loader = Loader(recipe.loading.place(kept, device), recipe.training.batch, recipe.augment, recipe.seed, processes)
+    least = max(map(least_batch, [student, *companions.values()]))
+    placed = recipe.loading.place(kept, device)
+    loader = Loader(placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least)
     loop = Loop(
         recipe.method, student, teachers, loader, recipe.training.on(device), recipe.seed, companions=companions
     )
@@ -109,6 +116,7 @@ def set_up(
         architecture=architecture,
         classes=images.classes,
         data=kept.digest,
+        notes=images.notes,
         held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
         teachers=digests,
     )

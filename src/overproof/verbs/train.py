@@ -250,6 +250,8 @@ def _trained(
             _begin(run, recipe, stage)
         if loop.training != recipe.training:
             warnings.append(f"{hardware(loop.device)} computes no bf16: fp32 is used")
+        if loop.loader.left_out:
+            warnings.append(loop.loader.left_out)
         if splits_batchnorm(loop.student, processes):
             warnings.append(
                 f"BatchNorm sees one of {processes.count} parts of each batch: torch synchronises it on GPUs only"
@@ -438,6 +440,7 @@ def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "teachers": dict(stage.teachers),
         "parameters": parameter_count(stage.loop.student),
         "precision": stage.loop.precision,
+        "data": {"notes": list(stage.notes)},
         "versions": versions(),
     }
 
