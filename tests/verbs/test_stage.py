@@ -47,8 +47,8 @@ def test_images_without_a_test_split_can_be_learnt_from(toy, tmp_path):
     labels = np.arange(60) % 3
     np.savez(file, x_train=draws.integers(0, 256, (60, 8, 8), dtype=np.uint8), y_train=labels)
     lines = said(toy(f"data={{kind: npz, path: {file}}}", "training.batch=16"), tmp_path / "run")
-    assert lines[2] == "images per class (train/held out): '0' 18/2, '1' 18/2, '2' 18/2"
-    assert lines[3].startswith("no test split can be read, which only evaluate and certify need: ")
+    assert lines[2].startswith("there is no test part: ")
+    assert lines[3] == "images per class (train/held out): '0' 18/2, '1' 18/2, '2' 18/2"
 
 
 class TestDryRun:
