@@ -29,6 +29,7 @@ from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES, named
+from overproof.models.external import External, external_of
 from overproof.plain_yaml import Plain, parse_yaml, read_yaml
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
@@ -189,6 +190,9 @@ def of_tree(
         for role in sorted(set(recipe.teachers) - typed):
             place = f"{where}.teachers.{role}"
             check_named_code(recipe.teachers[role], folders=places, where=place, trust_code=trust_code)
+        external = external_of(recipe.student)
+        if external is not None and "student" not in typed:
+            check_named_code(external.factory, folders=places, where=f"{where}.student", trust_code=trust_code)
     return recipe
 
 
@@ -246,11 +250,8 @@ def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | Non
         return _sequence(hint, text, where, threat) if get_origin(hint) is tuple else _leaf(hint, text, where)
     if text is None and NoneType in get_args(hint):
         return None
-    if isinstance(text, str) and hint is Architecture:
-        try:
-            return named(text)
-        except ValueError as problem:
-            raise InputError(f"{where}: {problem}") from problem
+    if hint is Architecture and (student := _student(text, where)) is not None:
+        return student
     if isinstance(text, str) and hint is Source and text not in kinds:
         return data_source(text)
     if isinstance(text, str) and all(hasattr(cls, "kind") for cls in kinds.values()):
@@ -266,6 +267,20 @@ def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | Non
     else:
         cls = kinds[kind]
     return _record(cls, text, where, threat)
+
+
+def _student(text: Plain, where: str) -> Architecture | None:
+    """Return the network of a name in the field, or of a word with a colon, which is other people's code; else None."""
+    word = text.get("kind") if isinstance(text, Mapping) else text
+    if not isinstance(word, str) or (isinstance(text, Mapping) and ":" not in word):
+        return None
+    try:
+        if ":" not in word:
+            return named(word)
+        keys = {key: value for key, value in text.items() if key != "kind"} if isinstance(text, Mapping) else {}
+        return External.of(word, keys)
+    except ValueError as problem:
+        raise InputError(f"{where}: {problem}") from problem
 
 
 def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | None) -> Any:
@@ -373,7 +388,11 @@ def hints(cls: type) -> dict[str, Any]:
 
 def alternatives(hint: Any) -> dict[str, type]:
     """Return the dataclasses a hint allows, by kind; nothing for a leaf or a sequence."""
-    open_kinds: dict[Any, Mapping[str, type]] = {Method: methods(), Architecture: FAMILIES, Source: SOURCES}
+    open_kinds: dict[Any, Mapping[str, type]] = {
+        Method: methods(),
+        Architecture: {**FAMILIES, External.kind: External},
+        Source: SOURCES,
+    }
     if hint in open_kinds:
         return dict(open_kinds[hint])
     if get_origin(hint) in (Union, UnionType):
@@ -386,8 +405,10 @@ def _default(part: Any) -> Any:
 
 
 def _typed_roles(edit: str, tree: Mapping[str, Plain]) -> set[str]:
-    """Return the roles of teachers whose word an edit has set."""
+    """Return the roles of teachers whose word an edit has set, and ``student`` where it has set the student's."""
     head, *rest = edit.partition("=")[0].split(".")
+    if head == "student" and rest in ([], ["kind"], ["factory"]):
+        return {"student"}
     if head != "teachers":
         return set()
     return set(rest[:1]) or set(tree["teachers"] if isinstance(tree["teachers"], Mapping) else ())

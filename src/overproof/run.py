@@ -18,9 +18,10 @@ from overproof.wording import one_line
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
+    """One run folder; ``own`` is False for what came from the Hub, whose words run no code."""
 
     folder: Path
+    own: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -34,11 +35,14 @@ class Run:
             raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
         return read(file, trust_code=True)  # it is read for its values: nothing that it names is loaded
 
-    def model(self, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
-        """Return the network (``model``: the selected one, ``last``: the final one) and its description."""
+    def model(self, name: str = "model", *, trust_code: bool = False) -> tuple[Classifier, dict[str, Any]]:
+        """Return the network (``model``: the selected one, ``last``: the final one) and its description.
+
+        ``trust_code`` runs code that makes the network wherever it lies (see ``models.weights.load_model``).
+        """
         if not is_folder(self.folder):
             raise InputError(f"{one_line(str(self.folder), 300)}: no such run folder")
-        return load_model(self.folder, name)
+        return load_model(self.folder, name, own=self.own, trust_code=trust_code)
 
     def description(self, name: str = "model") -> dict[str, Any]:
         """Return what the run says of its network, without reading the weights; raise ``InputError`` without one."""
@@ -102,14 +106,15 @@ def find_run(word: Path | str) -> Run:
     Raises ``InputError`` where the Hub does not give it; a folder is not looked into.
     """
     repository = repository_id(word) if isinstance(word, str) else None
-    return Run(fetch(*repository)) if repository else Run(Path(word))
+    return Run(fetch(*repository), own=False) if repository else Run(Path(word))
 
 
-def load(word: Path | str) -> Classifier:
+def load(word: Path | str, *, trust_code: bool = False) -> Classifier:
     """Return the network of a run folder or of a Hub repository, in eval mode on the CPU.
 
     A repository is written ``org/name``, ``org/name@revision``, or with ``hub:`` in front where a folder of that name
-    is here as well. Raises ``InputError`` where there is none, or its weights are not those it describes.
+    is here as well. ``trust_code`` runs code that makes the network wherever it lies. Raises ``InputError`` where there
+    is none, or its weights are not those it describes.
     """
-    model, _ = find_run(word).model()
+    model, _ = find_run(word).model(trust_code=trust_code)
     return model

@@ -16,7 +16,7 @@ from pathlib import Path
 from overproof.errors import InputError, nearest
 from overproof.reading import parsing, read_text
 
-ZOOS = ("hub", "robustbench", "timm")
+ZOOS = ("hub", "robustbench", "timm", "torchvision")
 """What may stand before a colon and is no module."""
 
 _SOURCE = 1 << 24  # bytes of a module's text

@@ -16,6 +16,8 @@ from overproof.methods.awp import AWP
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method, Step
 from overproof.methods.natural import Natural
+from overproof.models.classifier import Classifier
+from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.signature import Signature
@@ -360,3 +362,36 @@ def test_a_compiled_student_gives_the_same_losses(cls, make_step, compiler):
     found, compiled_gradients = run(method, twin)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(list(compiled_gradients.values()), list(gradients.values()), rtol=1e-3, atol=1e-4)
+
+
+# --- networks that are not ours ---------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """Somebody's own module: the tiny classifier's layers, and nothing else of this package."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.layers = deepcopy(backbone)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@every_method
+def test_a_plain_module_has_the_losses_of_the_same_network_of_a_family(cls, preset, make_step, tiny_batch, exactly):
+    method, inside = shrunk(made(cls, preset)), {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.25)}
+    signature = Signature(channels=3, height=8, width=8, classes=int(tiny_batch.y.max()) + 1)
+    ours = (
+        build(ConvNet(channels=(6, 8), kernel=3, stride=2, padding=1, hidden=(32,)), signature, **inside)
+        .double()
+        .train()
+    )
+    theirs = Classifier(Plain(ours.backbone), signature, **inside).double().train()
+    one, _ = run(method, make_step(method, student=ours, dtype=torch.float64))
+    other, _ = run(method, make_step(method, student=theirs, dtype=torch.float64))
+    for terms, same in zip(one, other, strict=True):
+        assert terms.keys() == same.keys()
+        for name in terms:
+            # Float64 rounds by 1e-16; a search through some ten layers does not make 1e-9 of it.
+            torch.testing.assert_close(same[name], terms[name], rtol=0, atol=1e-9)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from overproof.models.classifier import Classifier, last_linear, parameter_count
+from overproof.models.classifier import Classifier, linear_layer, parameter_count
 from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
 from overproof.signature import Signature
@@ -83,7 +83,7 @@ def test_features_of_our_network_are_what_its_head_reads(x):
     assert hidden.shape == (4, 6)
 
 
-def test_features_of_a_foreign_network_are_the_input_of_its_last_linear_layer(x):
+def test_features_of_a_foreign_network_are_the_input_of_its_linear_layer_layer(x):
     model = foreign(mean=MEAN, std=STD)
     logits, hidden = model.features(x)
     assert torch.equal(logits, model(x))
@@ -122,9 +122,9 @@ def test_a_network_without_a_linear_layer_has_no_features(x):
         model.features(x)
 
 
-def test_the_last_linear_layer_is_the_last_one_defined():
+def test_the_linear_layer_layer_is_the_last_one_defined():
     nested = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 4), nn.ReLU()), nn.ReLU())
-    assert last_linear(nested) is nested[1][0]
+    assert linear_layer(nested) is nested[1][0]
 
 
 # --- precision --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from overproof.methods.replay import check_replays
 from overproof.models.adapted import Adapted
 from overproof.models.architecture import Architecture
 from overproof.models.classifier import Classifier
+from overproof.models.weights import outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,7 @@ class RRM(Method):
         """
         teacher = teachers["robust"]
         wanted = teacher.head.in_features
-        with torch.device("meta"):
-            own = student.build(teacher.signature).head.in_features
+        own = outline(student, teacher.signature).head.in_features
         return student if own == wanted else Adapted(base=student, features=wanted)
 
     def losses(self, step: Step) -> Iterator[Terms]:

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from overproof.models.architecture import Architecture, Backbone
+from overproof.models.classifier import linear_layer
 from overproof.models.convnet import ConvNet
 from overproof.signature import Signature
 
@@ -27,7 +28,10 @@ class Adapted(Architecture):
 
     def build(self, signature: Signature) -> Backbone:
         """Return the base with adapter and head in PyTorch's default initialisation."""
-        return _Adapted(self.base.build(signature), self.features, signature.classes)
+        base = self.base.build(signature)
+        if isinstance(base, Backbone):
+            return _Adapted(base, self.features, signature.classes)
+        return _AdaptedModule(base, getattr(self.base, "features", ""), self.features, signature.classes)
 
 
 class _Adapted(Backbone):
@@ -44,6 +48,29 @@ class _Adapted(Backbone):
 
     def embed(self, x: Tensor) -> Tensor:
         adapted: Tensor = self.adapter(self.base.embed(x))
+        return adapted
+
+
+class _AdaptedModule(Backbone):
+    """The same of any network: its last linear layer (or the one that is named) hands on what it is given."""
+
+    def __init__(self, base: nn.Module, layer: str, features: int, classes: int) -> None:
+        super().__init__()
+        own = linear_layer(base, layer)
+        self.adapter = nn.Linear(own.in_features, features)
+        self.linear = nn.Linear(features, classes)
+        for module in base.modules():
+            for name, child in list(module.named_children()):
+                if child is own:
+                    setattr(module, name, nn.Identity())
+        self.base = base
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.linear
+
+    def embed(self, x: Tensor) -> Tensor:
+        adapted: Tensor = self.adapter(self.base(x).flatten(1))
         return adapted
 
 

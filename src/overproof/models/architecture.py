@@ -31,8 +31,16 @@ class Architecture(ABC):
     kind: str
 
     @abstractmethod
-    def build(self, signature: Signature) -> Backbone:
-        """Return a freshly initialised backbone for this task; raise ``ValueError`` where the input is too small."""
+    def build(self, signature: Signature) -> nn.Module:
+        """Return a freshly initialised network for this task; raise ``ValueError`` where the input is too small.
+
+        A ``Backbone`` in all families of this package; other people's networks are any ``nn.Module``.
+        """
+
+    @property
+    def label(self) -> str:
+        """What tables and files call it."""
+        return self.kind
 
 
 __all__ = ["Architecture", "Backbone", "Signature"]

@@ -12,6 +12,8 @@ from overproof.signature import Signature
 class Classifier(nn.Module):
     """A network that takes pixels ``[N, C, H, W]`` in [0, 1]; its normalisation is its first layer.
 
+    ``representation`` names the linear layer whose input that is, in a network that is not ours.
+
     Wraps any ``nn.Module`` that maps images to logits ``[N, K]``. Logits leave in at least float32, so that losses and
     perturbations are computed there whatever the precision of the layers.
     """
@@ -26,6 +28,7 @@ class Classifier(nn.Module):
         *,
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
+        representation: str = "",
     ) -> None:
         super().__init__()
         channels = signature.channels
@@ -39,6 +42,7 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean or [0.0] * channels).reshape(1, channels, 1, 1))
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).reshape(1, channels, 1, 1))
         self.backbone = backbone
+        self.representation = representation
         # Held still (``still.py``), another form of the backbone answers.
         self.stand_in: Callable[[Tensor], Tensor] | None = None
 
@@ -53,14 +57,16 @@ class Classifier(nn.Module):
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, K]`` and the penultimate representation ``[N, F]`` of one forward pass.
 
-        For a network that is not ours the representation is the input of its last linear layer.
+        For a network that is not ours the representation is the input of its last linear layer, or of the named one.
         """
         inputs = self.normalised(x)
         if isinstance(self.backbone, Backbone):
             hidden = self.backbone.embed(inputs)
             return _at_least_float32(self.backbone.head(hidden)), _at_least_float32(hidden)
         seen: list[Tensor] = []
-        handle = last_linear(self.backbone).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        handle = linear_layer(self.backbone, self.representation).register_forward_pre_hook(
+            lambda _, args: seen.append(args[0])
+        )
         try:
             logits = self.backbone(inputs)
         finally:
@@ -69,12 +75,22 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Linear:
-        """The last linear layer, ``[N, F] -> [N, K]``."""
-        return self.backbone.head if isinstance(self.backbone, Backbone) else last_linear(self.backbone)
+        """The linear layer over the representation, ``[N, F] -> [N, K]`` in every network of ours."""
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.head
+        return linear_layer(self.backbone, self.representation)
 
 
-def last_linear(network: nn.Module) -> nn.Linear:
-    """Return the last linear layer in definition order; raise ``ValueError`` where there is none."""
+def linear_layer(network: nn.Module, name: str = "") -> nn.Linear:
+    """Return the linear layer of this name, or the last one in definition order.
+
+    Raises ``ValueError`` where there is none.
+    """
+    if name:
+        named = dict(network.named_modules()).get(name)
+        if not isinstance(named, nn.Linear):
+            raise ValueError(f"{type(network).__name__} has no linear layer {name!r}")
+        return named
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(f"{type(network).__name__} has no linear layer, so it has no penultimate representation")

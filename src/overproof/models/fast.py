@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from typing_extensions import override
 
-from overproof.models.classifier import Classifier, last_linear
+from overproof.models.classifier import Classifier, linear_layer
 from overproof.models.frozen import FrozenConv2d
 
 
@@ -103,7 +103,7 @@ class _ExactLinear(nn.Module):
 
 def _in_bfloat16(network: nn.Module) -> nn.Module:
     """Convert all of the network but its last linear layer, which goes on computing in float32."""
-    last = last_linear(network)
+    last = linear_layer(network)
     (name,) = [name for name, module in network.named_modules() if module is last]
     exact = _ExactLinear(last)  # a copy, made before its weights would be rounded
     if not name:

@@ -1,14 +1,9 @@
 """Networks that are not ours, by the word a user types: a module of their own, an ONNX file, RobustBench's, timm's."""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
-from textwrap import shorten
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +13,7 @@ from torch import Tensor, nn
 from overproof.environment import package
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
+from overproof.models.imports import importable, imported, like, raised, thing
 from overproof.models.onnx_file import OnnxFile
 from overproof.reading import exists, is_folder
 from overproof.signature import Signature
@@ -63,8 +59,8 @@ def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> C
     if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
         raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
     # The network is tried in here, so that what it imports at its first call is found as well.
-    with _importable(Path.cwd(), *([] if beside is None else [beside.absolute()])):
-        network = _made(_attribute(_module(kind, name), rest, name), name)
+    with importable(*([] if beside is None else [beside]), Path.cwd()):
+        network = _made(imported(name), name)
         return _fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
 
 
@@ -84,49 +80,12 @@ class _Called(nn.Module):
 # --- a module of the user's own ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
-    """Look for modules in the folders first, as ``python -m`` does; the search path is given back."""
-    sys.path[:0] = map(str, folders)
-    try:
-        yield
-    finally:
-        for folder in folders:
-            sys.path.remove(str(folder))
-
-
-def _module(path: str, name: str) -> ModuleType:
-    try:
-        return import_module(path)
-    except (Exception, SystemExit) as problem:  # a script without a guard may exit
-        missing = problem.name or "" if isinstance(problem, ModuleNotFoundError) else ""
-        # Either a part of the path is missing, or something that the module itself wants to import.
-        if missing and f"{path}.".startswith(f"{missing}."):
-            hint = _like(missing, _beside(missing))
-            raise InputError(f"{name}: no module {missing!r} in this folder or installed{hint}") from problem
-        raise InputError(f"{name}: importing {path} raised {_said(problem)}") from problem
-
-
-def _beside(path: str) -> set[str]:
-    """Return the modules that the path could have meant: those of its package, or of this folder and the zoos."""
-    parent, dot, _ = path.rpartition(".")
-    places = getattr(sys.modules[parent], "__path__", ()) if parent else [str(Path.cwd())]
-    return {f"{parent}{dot}{module.name}" for module in iter_modules(places)} | (set() if parent else set(_ZOOS))
-
-
-def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
-    if not hasattr(module, attribute):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{name}: {module.__name__} has no {attribute!r}{_like(attribute, public)}")
-    return getattr(module, attribute)
-
-
 def _made(factory: Any, name: str) -> nn.Module:
     """Return the network that a factory makes, or the network itself."""
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
-        raise InputError(f"{name}: this is {_thing(factory)}, neither a factory nor an nn.Module")
+        raise InputError(f"{name}: this is {thing(factory)}, neither a factory nor an nn.Module")
     if wanted := _required(factory):
         raise InputError(
             f"{name}: it needs arguments ({', '.join(wanted)}); name a factory that is called without any and returns "
@@ -135,9 +94,9 @@ def _made(factory: Any, name: str) -> nn.Module:
     try:
         network = factory()
     except (Exception, SystemExit) as problem:
-        raise InputError(f"{name}: the factory raised {_said(problem)}") from problem
+        raise InputError(f"{name}: the factory raised {raised(problem)}") from problem
     if isinstance(network, type) or not callable(network):
-        raise InputError(f"{name}: the factory returned {_thing(network)}, not an nn.Module or a function of pixels")
+        raise InputError(f"{name}: the factory returned {thing(network)}, not an nn.Module or a function of pixels")
     return network if isinstance(network, nn.Module) else _Called(network)
 
 
@@ -167,8 +126,8 @@ def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
         known = {f"{data.value}/{what.value}/{each}" for data in zoo for what in zoo[data] for each in zoo[data][what]}
         wanted = f"{dataset}/{threat}/{model}"
         if wanted not in known:
-            raise InputError(f"{name}: RobustBench has no {wanted}{_like(wanted, known)}") from problem
-        raise InputError(f"{name}: RobustBench cannot load it ({_said(problem)})") from problem
+            raise InputError(f"{name}: RobustBench has no {wanted}{like(wanted, known)}") from problem
+        raise InputError(f"{name}: RobustBench cannot load it ({raised(problem)})") from problem
 
 
 def _timm(name: str, rest: str, signature: Signature) -> Classifier:
@@ -176,8 +135,8 @@ def _timm(name: str, rest: str, signature: Signature) -> Classifier:
     try:
         network = timm.create_model(rest, pretrained=True)
     except Exception as problem:  # unknown names, downloads and weights fail each in its own way
-        hint = "" if timm.is_model(rest) else _like(rest, timm.list_models(pretrained=True))
-        raise InputError(f"{name}: timm cannot load it{hint} ({_said(problem)})") from problem
+        hint = "" if timm.is_model(rest) else like(rest, timm.list_models(pretrained=True))
+        raise InputError(f"{name}: timm cannot load it{hint} ({raised(problem)})") from problem
     known = network.pretrained_cfg
     sizes = [tuple(known[key]) for key in ("input_size", "test_input_size") if known.get(key)]
     size = (signature.channels, signature.height, signature.width)
@@ -198,7 +157,7 @@ def _robustbench_part(part: str, name: str) -> ModuleType:
         return import_module(f"robustbench.{part}")
     except Exception as problem:  # its requirements leave out packages that it imports
         raise InputError(
-            f"{name}: RobustBench cannot be imported here ({_said(problem)}); no extra of ours brings it, install it "
+            f"{name}: RobustBench cannot be imported here ({raised(problem)}); no extra of ours brings it, install it "
             f"from https://github.com/RobustBench/robustbench"
         ) from problem
 
@@ -217,10 +176,10 @@ def _fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
         with torch.no_grad():
             found = model.backbone(model.normalised(torch.full(shape, 0.5, device=place)))
     except Exception as problem:
-        raise InputError(f"{name}: given images {shape} it raised {_said(problem)}") from problem
+        raise InputError(f"{name}: given images {shape} it raised {raised(problem)}") from problem
     if not isinstance(found, Tensor):
         advice = "its .logits" if hasattr(found, "logits") else "the logits as one tensor"
-        raise InputError(f"{name}: it returned {_thing(found)}; return {advice}")
+        raise InputError(f"{name}: it returned {thing(found)}; return {advice}")
     if not found.is_floating_point():
         raise InputError(f"{name}: it returned {found.dtype} numbers; return floating-point logits")
     if found.dim() != 2 or len(found) != 2:
@@ -230,20 +189,3 @@ def _fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
     if found.shape[1] != signature.classes:
         raise InputError(f"{name}: it returns {found.shape[1]} logits, the data have {signature.classes} classes")
     return model
-
-
-def _like(name: str, known: Iterable[str]) -> str:
-    """Return the nearest of many names, or nothing: a zoo is too large to be listed in a sentence."""
-    close = get_close_matches(name, list(known), cutoff=0.5)
-    return nearest(name, close) if close else ""
-
-
-def _said(problem: BaseException) -> str:
-    return shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...").removesuffix(":")
-
-
-def _thing(found: object) -> str:
-    """Return the words for an object that is not what was expected: ``None``, ``the class Net``, ``a dict``."""
-    if found is None:
-        return "None"
-    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"

@@ -1,6 +1,8 @@
 """A network on disk: ``model.safetensors`` beside ``model.json``; no pickles, readable without overproof."""
 
 import json
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from hashlib import sha256
@@ -19,8 +21,11 @@ from overproof.memory import ran_out
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
+from overproof.models.external import External, external_of, source_of_code
+from overproof.models.imports import importable
 from overproof.reading import field, is_file, parsing, read_bytes, read_object, reason
 from overproof.signature import Signature
+from overproof.trust import check_named_code, module_word
 
 _KEYS = {"architecture": dict, "signature": dict, "classes": list, "digest": str}
 _LONGEST = 1 << 26  # bytes of a description; a thousand class names take some ten thousand
@@ -42,6 +47,8 @@ def build(
 
     Raises ``InputError`` where the network does not fit the images, and where its weights do not fit into memory.
     """
+    if external_of(architecture) is not None:
+        return _made(architecture, signature, mean=mean, std=std)  # its sizes are only known once it is made
     planned = outline(architecture, signature, mean=mean, std=std)
     need = sum(value.numel() * value.element_size() for value in planned.state_dict().values())
     if need > memory():
@@ -62,9 +69,12 @@ def outline(
 ) -> Classifier:
     """Return the classifier without numbers (on torch's meta device): names and shapes of its weights, at no cost.
 
+    A network that other people's code makes is made as it is: such code may not know of devices, and is trusted.
     Raises ``InputError`` where it does not fit the images, and as soon as it has more than ``most`` parameter tensors:
     a few bytes of a description may ask for millions of layers.
     """
+    if external_of(architecture) is not None:
+        return _made(architecture, signature, mean=mean, std=std)
     count = 0
 
     def counted(*_: object) -> None:
@@ -83,7 +93,9 @@ def outline(
 
 def _made(architecture: Architecture, signature: Signature, **normalisation: tuple[float, ...]) -> Classifier:
     try:
-        return Classifier(architecture.build(signature), signature, **normalisation)
+        external = external_of(architecture)
+        representation = "" if external is None else external.features
+        return Classifier(architecture.build(signature), signature, representation=representation, **normalisation)
     except InputError:
         raise
     except ValueError as problem:
@@ -115,6 +127,7 @@ def save_model(
     digest = sha256(body).hexdigest()
     description = {
         "architecture": asdict(architecture),  # type: ignore[call-overload]
+        **({"code": code} if (code := source_of_code(architecture, folder)) else {}),
         "signature": asdict(model.signature),
         "normalisation": {"mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
         if model.normalises
@@ -128,10 +141,14 @@ def save_model(
     return digest
 
 
-def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str, Any]]:
+def load_model(
+    folder: Path, name: str = "model", *, own: bool = True, trust_code: bool = False
+) -> tuple[Classifier, dict[str, Any]]:
     """Read what ``save_model`` wrote; return the classifier in eval mode and its description.
 
-    Raises ``InputError`` for a missing, damaged or exchanged file.
+    ``own`` says that the folder is the user's: then code that makes the network is imported from the folder that the
+    run was started in, or the current one. Any other code, and that of a stranger's files, needs ``trust_code``.
+    Raises ``InputError`` for a missing, damaged or exchanged file, and for code that may not be run or is not there.
     """
     description = load_description(folder, name)
     description_file, weights_file = _description_file(folder, name), folder / f"{name}.safetensors"
@@ -147,17 +164,51 @@ def load_model(folder: Path, name: str = "model") -> tuple[Classifier, dict[str,
         inside = {part: tuple(map(float, normalisation[part])) for part in ("mean", "std")}
     try:
         architecture = from_plain(description["architecture"])
+        places = _code_places(architecture, folder, description, own=own, trust_code=trust_code)
         # By names and shapes alone: nothing is built that the file does not hold.
-        planned = outline(architecture, signature, **inside, most=len(weights)).state_dict()
+        with importable(*places):
+            planned = outline(architecture, signature, **inside, most=len(weights)).state_dict()
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as problem:
         if isinstance(problem, InputError) and not isinstance(problem, _LargerError):
             raise InputError(f"{description_file}: {problem}") from problem
         raise InputError(mismatch) from problem  # options that the network does not have, or not so
     if _shapes(planned) != _shapes(weights):
         raise InputError(mismatch)
-    model = build(architecture, signature, **inside)
+    with importable(*places):
+        model = build(architecture, signature, **inside)
+    _warn_of_change(description)
     model.load_state_dict(weights)
     return model.eval(), description
+
+
+def _code_places(
+    architecture: Architecture, folder: Path, description: Mapping[str, Any], *, own: bool, trust_code: bool
+) -> tuple[Path, ...]:
+    """Return the folders in which the code of a network is looked for; raise ``InputError`` where it may not be run."""
+    external = external_of(architecture)
+    if external is None or module_word(external.factory) is None:
+        return ()
+    where = f"{_description_file(folder, 'model')}"
+    if not own and not trust_code:
+        raise InputError(
+            f"{where}: its network is made by {external.factory}, code that is not part of the file; where you trust "
+            "it and have it here, add --trust-code"
+        )
+    code = description.get("code")
+    said = code.get("folder") if isinstance(code, dict) else None
+    places = (Path.cwd(), *([(folder / said).resolve()] if own and isinstance(said, str) else []))
+    check_named_code(external.factory, folders=places, where=where, trust_code=trust_code)
+    return places
+
+
+def _warn_of_change(description: Mapping[str, Any]) -> None:
+    """Warn where the module that made a network is not the one that made it when it was trained."""
+    code = description.get("code")
+    if not isinstance(code, dict) or code.get("module") not in sys.modules:
+        return
+    file = getattr(sys.modules[code["module"]], "__file__", None)
+    if file and sha256(read_bytes(Path(file))).hexdigest() != code.get("sha256"):
+        warnings.warn(f"{file} has changed since this network was trained; its weights still fit", stacklevel=4)
 
 
 def load_description(folder: Path, name: str = "model") -> dict[str, Any]:
@@ -194,6 +245,8 @@ def _description_file(folder: Path, name: str) -> Path:
 def from_plain(options: Mapping[str, Any]) -> Architecture:
     """Return the architecture that ``dataclasses.asdict`` turned into plain values, JSON lists included."""
     kind = str(options.get("kind"))
+    if kind == External.kind:
+        return External(**options)
     if kind not in FAMILIES:
         raise InputError(f"no architecture of kind {kind!r}{nearest(kind, FAMILIES)}")
     return FAMILIES[kind](**{key: _frozen(value) for key, value in options.items()})

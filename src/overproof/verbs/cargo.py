@@ -80,7 +80,7 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
         facts={
             "name": recipe.name,
             "method": recipe.method.kind,
-            "architecture": recipe.student.kind,
+            "architecture": recipe.student.label,
             "recipe_digest": recipe.digest,
             "selected_on": str(description.get("selected_on", "unknown")),
         },

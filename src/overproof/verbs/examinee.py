@@ -103,7 +103,7 @@ def examinee(word: Run | Path | str, data: Source | str | None, *, classes_by_po
         facts={
             "run": recipe.name,
             "method": recipe.method.kind,
-            "architecture": recipe.student.kind,
+            "architecture": recipe.student.label,
             "recipe_seed": recipe.seed,
             "model_digest": description["digest"],
             "selected_on": field(description, "selected_on", str, where=run.folder),

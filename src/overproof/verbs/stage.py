@@ -16,6 +16,7 @@ from overproof.errors import InputError
 from overproof.models.architecture import Architecture
 from overproof.models.batchnorm import least_batch
 from overproof.models.classifier import Classifier
+from overproof.models.imports import importable
 from overproof.models.weights import build
 from overproof.processes import Processes
 from overproof.recipe import Recipe
@@ -75,8 +76,10 @@ def set_up(
 
     def read_teachers() -> tuple[dict[str, Classifier], Architecture]:
         teachers = {role: load_teacher(role, path, images, beside=beside) for role, path in recipe.teachers.items()}
-        return teachers, _fitted(recipe, teachers)
+        with importable(*places):
+            return teachers, _fitted(recipe, teachers)
 
+    places = () if beside is None else (beside,)
     yield Beginning(lines=(source_line(recipe.name, recipe.data),))
     images, kept, held = processes.together(read_images)
     splits = {"train": kept, "held out": held}
@@ -87,14 +90,15 @@ def set_up(
     teachers, architecture = processes.together(read_teachers)
     digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
     check_same_teachers(digests, processes)
-    student = _network(recipe, architecture, images.signature, "initial weights").to(device)
-    companions = {
-        name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
-    }
+    with importable(*places):
+        student = _network(recipe, architecture, images.signature, "initial weights").to(device)
+        companions = {
+            name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
+        }
     yield Beginning(
         lines=(
-            network_line("student", recipe.student.kind, student),
-            *(network_line(f"companion {name}", recipe.student.kind, one) for name, one in companions.items()),
+            network_line("student", recipe.student.label, student),
+            *(network_line(f"companion {name}", recipe.student.label, one) for name, one in companions.items()),
             *(network_line(f"teacher {role}", str(recipe.teachers[role]), one) for role, one in teachers.items()),
         )
     )
