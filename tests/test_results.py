@@ -3,7 +3,6 @@ import os
 
 import pytest
 
-from overproof.errors import InputError
 from overproof.results import CERTIFICATE, EVALUATION, strongest_certificate, strongest_evaluation
 
 ASKED = {"network": "abc", "seed": 0}
@@ -53,13 +52,11 @@ class TestPlace:
         assert one != EVALUATION.place(tmp_path, {**ASKED, "seed": 1}, "quick linf 8/255")
         assert CERTIFICATE.place(tmp_path, ASKED, "crown").parent == tmp_path / "certificates"
 
-    def test_what_is_finished_is_taken_refused_or_replaced(self, tmp_path):
-        assert EVALUATION.finished(tmp_path / "x", resume=False, overwrite=False) is None
+    def test_what_is_finished_is_taken_or_replaced(self, tmp_path):
+        assert EVALUATION.finished(tmp_path / "x", overwrite=False) is None
         write(tmp_path / "x", evaluation())
-        assert EVALUATION.finished(tmp_path / "x", resume=True, overwrite=False) == evaluation()
-        assert EVALUATION.finished(tmp_path / "x", resume=True, overwrite=True) is None
-        with pytest.raises(InputError, match=r"exactly this was asked before.*--overwrite replaces it"):
-            EVALUATION.finished(tmp_path / "x", resume=False, overwrite=False)
+        assert EVALUATION.finished(tmp_path / "x", overwrite=False) == evaluation()
+        assert EVALUATION.finished(tmp_path / "x", overwrite=True) is None
 
 
 class TestPromote:

@@ -104,6 +104,8 @@ class Recipe:
 
     ``teachers`` maps a role of the method to a run folder, a Hub repository (``org/name``), ``timm:NAME`` or
     ``robustbench:NAME``, each with ``#sha256=...`` behind it or not. Attacks inherit of ``threat`` what they leave out.
+    ``init`` names weights that the student begins with (see ``verbs.initial``): ``pretrained``, ``teacher:ROLE``, a
+    run, a checkpoint file, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:factory``.
     ``trackers`` are told what every epoch found; they change nothing in a run.
     """
 
@@ -115,6 +117,7 @@ class Recipe:
     normalise: Normalise = field(default_factory=Normalise)
     threat: Threat = field(default_factory=Threat)
     student: Architecture
+    init: str = ""
     teachers: dict[str, str] = field(default_factory=dict)
     method: Method
     training: Training = field(default_factory=Training)
@@ -190,6 +193,8 @@ def of_tree(
         for role in sorted(set(recipe.teachers) - typed):
             place = f"{where}.teachers.{role}"
             check_named_code(recipe.teachers[role], folders=places, where=place, trust_code=trust_code)
+        if recipe.init and "init" not in typed:
+            check_named_code(recipe.init, folders=places, where=f"{where}.init", trust_code=trust_code)
         external = external_of(recipe.student)
         if external is not None and "student" not in typed:
             check_named_code(external.factory, folders=places, where=f"{where}.student", trust_code=trust_code)
@@ -405,10 +410,10 @@ def _default(part: Any) -> Any:
 
 
 def _typed_roles(edit: str, tree: Mapping[str, Plain]) -> set[str]:
-    """Return the roles of teachers whose word an edit has set, and ``student`` where it has set the student's."""
+    """Return the roles of teachers whose word an edit has set; ``student`` or ``init`` where it has set theirs."""
     head, *rest = edit.partition("=")[0].split(".")
-    if head == "student" and rest in ([], ["kind"], ["factory"]):
-        return {"student"}
+    if head == "init" or (head == "student" and rest in ([], ["kind"], ["factory"])):
+        return {head}
     if head != "teachers":
         return set()
     return set(rest[:1]) or set(tree["teachers"] if isinstance(tree["teachers"], Mapping) else ())

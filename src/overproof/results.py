@@ -47,15 +47,9 @@ class Kind:
         key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
         return root / self.home / f"{folder_name(title)}-{key}"
 
-    def finished(self, place: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-        """Return the result that is to be taken instead of new work; raise ``InputError`` where one is in the way."""
-        if overwrite or not is_file(place / self.main):
-            return None
-        if resume:
-            return read_object(place / self.main)
-        raise InputError(
-            f"{place}: exactly this was asked before and is finished; --resume shows it again, --overwrite replaces it"
-        )
+    def finished(self, place: Path, *, overwrite: bool) -> dict[str, Any] | None:
+        """Return the result of the same question, which is not worked out twice; None where there is none."""
+        return None if overwrite or not is_file(place / self.main) else read_object(place / self.main)
 
     def promote(self, root: Path, digest: str) -> None:
         """Put the strongest result about the network of this ``digest`` at the root; keep what lay there.

@@ -140,7 +140,12 @@ def test_the_subsets_verdicts_are_those_of_the_whole(run):
 
 def test_more_than_there_are_and_zero_mean_all(run):
     assert evaluate(run, examples=9999, device="cpu")["data"]["examples"] == 360
-    assert "exactly this was asked before" in refused(run, examples=0)
+    file = newest(run) / "evaluation.json"
+    written = file.stat().st_mtime_ns
+    assert evaluate(run, examples=0, device="cpu") == json.loads(file.read_text())  # asked before: not worked out again
+    assert file.stat().st_mtime_ns == written
+    assert refused(run, save_adversarial=True).endswith("without adversarial; --overwrite evaluates it again")
+    assert refused(run, reliability=True).endswith("without reliability; --overwrite evaluates it again")
     assert refused(run, examples=-1) == "examples must be 0 (all) or more, got -1"
 
 

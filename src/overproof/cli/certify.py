@@ -27,7 +27,7 @@ def certify(
     batch: Annotated[int, typer.Option(help="Examples that are certified together.")] = 100,
     classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the results of the same question.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
 ) -> None:

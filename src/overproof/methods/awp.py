@@ -69,7 +69,9 @@ class AWP(Method):
             return
         found: list[Tensor] = []
         searching = search_of(self.base) is not None
-        weights: list[Tensor] = [value for value in step.student.parameters() if value.dim() > 1]
+        weights: list[Tensor] = [
+            value for value in step.student.parameters() if value.dim() > 1 and value.requires_grad
+        ]
         pushes = self._pushes(recorded(self.base, found) if searching else self.base, step, weights)
         before = _pushed(weights, pushes)
         try:

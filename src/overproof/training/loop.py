@@ -24,6 +24,7 @@ from overproof.reading import parsing
 from overproof.stopping import Stop
 from overproof.training.averaging import Average
 from overproof.training.checkpoint import State
+from overproof.training.learning import freeze_some, parameter_groups
 from overproof.training.optimisation import Training
 from overproof.training.pace import Pace
 from overproof.training.parallel import Learners, distributed
@@ -79,9 +80,10 @@ class Loop:
         self.processes = loader.processes
         for network in (self._learners, *teachers.values()):
             channels_last(network)
+        self._still = freeze_some(student, training)
         self._asked = distributed(self._learners, self.processes, self.device)
-        self._learning = list(self._learners.parameters())
-        self.optimiser = training.optimiser.build(self._learning)
+        self._learning = [value for value in self._learners.parameters() if value.requires_grad]
+        self.optimiser = training.optimiser.build(parameter_groups(self._learners, training))
         self.average = Average(training.averaging, student) if training.averaging else None
         self.memory, self._by_row = _memory(method, loader)
         self.epoch, self.batch = 0, 0
@@ -94,6 +96,8 @@ class Loop:
         caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
         """
         self._learners.train()
+        for module in self._still:
+            module.eval()
         batches, pace, stop = len(self.loader), Pace(self.processes), stop or Stop()
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
@@ -199,7 +203,7 @@ class Loop:
         ``share`` weighs this process's means, so that the mean of all processes' gradients is the whole batch's.
         """
         for group in self.optimiser.param_groups:
-            group["lr"] = self.training.learning_rate(epoch)
+            group["lr"] = self.training.learning_rate(epoch) * group.get("factor", 1.0)
         self._differentiate(terms, share)
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -93,7 +93,7 @@ class SGD:
         if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise ValueError(f"momentum must be in [0, 1), and above 0 for nesterov, got {self.momentum}")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter] | list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters."""
         return torch.optim.SGD(
             parameters,
@@ -119,7 +119,7 @@ class AdamW:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(self, parameters: Iterable[nn.Parameter] | list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser over these parameters."""
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, fused=True)
 
@@ -138,6 +138,10 @@ class Training:
     gain from it, else fp32. ``teacher_precision`` is the student's, unless it says otherwise (``auto`` looks at the
     teacher). ``teacher_cache`` keeps the teachers' answers to unattacked images, one per image and draw of
     ``augment.bank``. ``checkpoint_minutes`` bounds what a crash inside a long epoch can lose.
+
+    ``freeze`` and ``learning_rates`` (a factor on the learning rate each) name parameters by patterns such as
+    ``layer1.*`` or ``*.bias``; a parameter has the first factor whose pattern is its own. A layer whose parameters are
+    all frozen stays in eval mode, so that BatchNorm keeps its statistics.
     """
 
     epochs: int = 100
@@ -151,12 +155,17 @@ class Training:
     teacher_precision: Literal["student", "auto", "fp32", "bf16"] = "student"
     teacher_cache: bool = False
     checkpoint_minutes: float = 10.0
+    freeze: tuple[str, ...] = ()
+    learning_rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
             raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
         if self.clip < 0 or self.warmup < 0:
             raise ValueError(f"clip and warmup cannot be negative, got {self.clip} and {self.warmup}")
+        for pattern, factor in self.learning_rates.items():
+            if factor < 0:
+                raise ValueError(f"learning_rates: {pattern} cannot be negative, got {factor}")
 
     def on(self, device: torch.device) -> "Training":
         """Return what this device can do of it: fp32 in the place of bf16 where bf16 is not computed natively."""

@@ -97,9 +97,9 @@ def certifying(
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
     a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together.
     ``classes_by_position`` takes images whose classes have other names than the network's, or another order. ``resume``
-    continues after a crash, and returns what a finished certification found. ``out`` is the folder of the results
-    (default: the run's own, or ``evaluations/NAME``); in it, results are kept side by side by what was asked, and
-    ``overwrite`` replaces the one of exactly the same question. Raises ``InputError``.
+    continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in
+    it, results are kept side by side by what was asked. The same question again returns what was found, unless
+    ``overwrite`` asks for it to be worked out anew. Raises ``InputError``.
     """
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
@@ -137,7 +137,7 @@ def certifying(
     how = bound if noise is None else "smoothing"
     title = f"{how} {plan.threat.norm} {plan.threat.eps} {len(images)} images{' pair' if other is not None else ''}"
     kept = CERTIFICATE.place(folder, asked, title)
-    if (earlier := CERTIFICATE.finished(kept, resume=resume, overwrite=overwrite)) is not None:
+    if (earlier := CERTIFICATE.finished(kept, overwrite=overwrite)) is not None:
         return earlier
     with exclusive(folder, "certify") if shard.leads else nullcontext():
         store = Store(kept / "certificate-state", {**asked, "batch": batch})

@@ -107,9 +107,9 @@ def evaluating(
     attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
     ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
-    interrupted, and returns what a finished one found. ``out`` is the folder of the results (default: the run's own, or
-    ``evaluations/NAME``); in it, results are kept side by side by what was asked, and ``overwrite`` replaces the one of
-    exactly the same question, finished or not. Raises ``InputError``.
+    interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in it, results
+    are kept side by side by what was asked. The same question again returns what was found, unless ``overwrite`` asks
+    for it to be worked out anew. Raises ``InputError``.
     """
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
@@ -145,7 +145,10 @@ def evaluating(
         "suite": plain(suite),
     }
     kept = EVALUATION.place(folder, asked, f"{suite.name} {stated['norm']} {stated['eps']} {len(images)} images")
-    if (earlier := EVALUATION.finished(kept, resume=resume, overwrite=overwrite)) is not None:
+    if (earlier := EVALUATION.finished(kept, overwrite=overwrite)) is not None:
+        _check_holds(
+            kept, earlier, {"adversarial": save_adversarial, "reliability": reliability and threat is not None}
+        )
         return earlier
     with exclusive(folder, "evaluate") if shard.leads else nullcontext():
         store = Store(kept / "evaluation-state", {**asked, "batch": size, "precision": chosen})
@@ -200,6 +203,13 @@ def evaluating(
                 course_before.store.remove()
             EVALUATION.promote(folder, subject.facts["model_digest"])
         return found
+
+
+def _check_holds(kept: Path, earlier: dict[str, Any], wanted: dict[str, bool]) -> None:
+    """Raise ``InputError`` where the result of the same question lacks what is wanted of it now."""
+    lacking = [name for name, wish in wanted.items() if wish and not earlier.get(name)]
+    if lacking:
+        raise InputError(f"{kept}: this was evaluated before, without {lacking[0]}; --overwrite evaluates it again")
 
 
 def _admitted(

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from overproof.signature import Signature
 from overproof.training.loop import Loop
 from overproof.training.parallel import sharded
 from overproof.verbs.agreement import check_same_images, check_same_teachers, check_shareable
+from overproof.verbs.initial import begin_with, read_weights, with_pretrained
 from overproof.verbs.networks import digest_of, load_teacher
 from overproof.verbs.summary import (
     Beginning,
@@ -51,14 +53,23 @@ class Stage:
     notes: tuple[str, ...]
     """What was read of the data, and what was left out."""
     teachers: Mapping[str, str]  # the SHA-256 of each role's weights
+    init: Mapping[str, Any] | None = None
+    """Which weights the student began with."""
 
 
 def set_up(
-    recipe: Recipe, device: torch.device, processes: Processes, shard_teachers: bool, beside: Path | None
+    recipe: Recipe,
+    device: torch.device,
+    processes: Processes,
+    shard_teachers: bool,
+    beside: Path | None,
+    *,
+    initial: bool = True,
 ) -> Generator[Beginning, None, Stage]:
     """Read the images, build and load the networks; yield what is known as soon as it is, return all of it.
 
-    Raises ``InputError`` for what does not fit together. Writes nothing.
+    ``initial`` is False for a run that goes on: its weights are in the checkpoint. Raises ``InputError`` for what does
+    not fit together. Writes nothing.
     """
 
     def read_images() -> tuple[_Images, _Images, _Images]:
@@ -95,6 +106,13 @@ def set_up(
         companions = {
             name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
         }
+    init = None
+    if recipe.init and initial:
+        word = with_pretrained(recipe.init, recipe.student)
+        weights = processes.together(lambda: read_weights(word, teachers, beside=beside))
+        taken = begin_with(student, word, weights)
+        init = {"source": recipe.init, "digest": weights.digest, "used": len(taken.used), "made": list(taken.made)}
+        yield Beginning(lines=(f"init: {word}: {taken}",))
     yield Beginning(
         lines=(
             network_line("student", recipe.student.label, student),
@@ -123,6 +141,7 @@ def set_up(
         notes=images.notes,
         held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
         teachers=digests,
+        init=init,
     )
     course = f"{recipe.training.epochs:,} epochs of {len(loader):,} batches of {loader.batch:,} images"
     shared = f" on {processes.count} processes" if processes.count > 1 else ""

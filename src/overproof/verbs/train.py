@@ -190,7 +190,9 @@ def _course(
         if resuming and processes.from_leader(partial(_is_over, run, recipe)):
             yield Beginning(lines=(f"{run.folder}: this run is finished ({DROPPED})",))
             return
-        stage = yield from set_up(recipe, pick_device(device), processes, wish.shard_teachers, beside)
+        stage = yield from set_up(
+            recipe, pick_device(device), processes, wish.shard_teachers, beside, initial=not resuming
+        )
         if wish.dry_run:
             processes.from_leader(lambda: check_trackers(recipe))
         yield from _trained(recipe, run, stage, resuming, processes, wish, stop)
@@ -441,6 +443,7 @@ def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "parameters": parameter_count(stage.loop.student),
         "precision": stage.loop.precision,
         "data": {"notes": list(stage.notes)},
+        **({"init": dict(stage.init)} if stage.init else {}),
         "versions": versions(),
     }
 

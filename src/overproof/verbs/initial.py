@@ -1,0 +1,157 @@
+"""Which weights a student begins with: the word of a recipe's ``init``, read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from overproof.environment import package
+from overproof.errors import InputError
+from overproof.models.classifier import Classifier
+from overproof.models.external import External
+from overproof.models.imports import importable, imported, like, raised
+from overproof.models.initial import Taken, take_over
+from overproof.models.untrusted import read_untrusted, tensor_maps
+from overproof.models.weights import load_description
+from overproof.reading import is_file, parsing, read_bytes
+from overproof.run import find_run
+from overproof.trust import module_word
+from overproof.verbs.networks import split_pin
+
+_FILES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
+_TEACHER = "teacher:"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """Tensors by their names, and the normalisation they were trained with, where it is known."""
+
+    tensors: Mapping[str, Tensor]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the tensors in safetensors' form."""
+        whole = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
+        return sha256(save(whole)).hexdigest()
+
+
+def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None) -> Weights:
+    """Return the weights of a word.
+
+    ``teacher:ROLE``; a run folder or Hub repository; a checkpoint file (``.pt``, ``.pth``, ``.safetensors`` ...);
+    ``timm:NAME`` or ``torchvision:NAME`` with its pretrained weights; ``package.module:factory``, called without
+    arguments. ``#sha256=`` behind a file's name pins it. Raises ``InputError``.
+    """
+    name, pin = split_pin(word)
+    if name.startswith(_TEACHER):
+        role = name.removeprefix(_TEACHER)
+        if role not in teachers:
+            raise InputError(f"init: there is no teacher in the role {role!r}{like(role, teachers)}")
+        return _of(teachers[role])
+    kind, _, rest = name.partition(":")
+    if kind == "timm":
+        return _of_timm(name, rest)
+    if kind == "torchvision":
+        return _of_torchvision(name, rest)
+    if module_word(name) is not None:
+        return _of_module(name, beside)
+    if Path(name).suffix in _FILES and is_file(Path(name)):
+        return _of_file(Path(name), pin)
+    return _of_run(name)
+
+
+def begin_with(student: Classifier, word: str, weights: Weights) -> Taken:
+    """Copy into a student what fits it of these weights; the normalisation stays its own. Raises ``InputError``."""
+    return take_over(student.backbone, weights.tensors, where=f"init: {word}")
+
+
+def with_pretrained(word: str, student: Any) -> str:
+    """Return the word that ``pretrained`` stands for: the student's own network in its zoo; others as they are."""
+    if word != "pretrained":
+        return word
+    if isinstance(student, External) and student.factory.partition(":")[0] in ("timm", "torchvision"):
+        return student.factory
+    raise InputError("init: pretrained means timm's or torchvision's weights of a student that is one of theirs")
+
+
+def _of(network: nn.Module) -> Weights:
+    if not isinstance(network, Classifier):
+        return Weights(tensors=network.state_dict())
+    found = Weights(tensors=network.backbone.state_dict())
+    if not network.normalises:
+        return found
+    mean, std = (tuple(part.flatten().tolist()) for part in (network.mean, network.std))
+    return replace(found, mean=mean, std=std)
+
+
+def _of_timm(name: str, rest: str) -> Weights:
+    timm = package("timm", extra="zoo", where=f"init: {name}")
+    try:
+        network = timm.create_model(rest, pretrained=True)
+    except Exception as problem:  # unknown names, downloads and weights fail each in its own way
+        hint = "" if timm.is_model(rest) else like(rest, timm.list_models(pretrained=True))
+        raise InputError(f"init: {name}: timm cannot load it{hint} ({raised(problem)})") from problem
+    known = network.pretrained_cfg
+    return Weights(tensors=network.state_dict(), mean=tuple(known.get("mean") or ()), std=tuple(known.get("std") or ()))
+
+
+def _of_torchvision(name: str, rest: str) -> Weights:
+    models = package("torchvision", extra="zoo", where=f"init: {name}").models
+    try:
+        weights = models.get_model_weights(rest).DEFAULT
+        network, transforms = models.get_model(rest, weights=weights), weights.transforms()
+    except Exception as problem:
+        hint = "" if rest in models.list_models() else like(rest, models.list_models())
+        raise InputError(f"init: {name}: torchvision cannot load it{hint} ({raised(problem)})") from problem
+    return Weights(
+        tensors=network.state_dict(),
+        mean=tuple(getattr(transforms, "mean", ())),
+        std=tuple(getattr(transforms, "std", ())),
+    )
+
+
+def _of_module(name: str, beside: Path | None) -> Weights:
+    with importable(*([] if beside is None else [beside])):
+        factory = imported(name)
+        try:
+            network = factory if isinstance(factory, nn.Module) else factory()
+        except Exception as problem:
+            raise InputError(f"init: {name}: the factory raised {raised(problem)}") from problem
+    if not isinstance(network, nn.Module):
+        raise InputError(f"init: {name}: it gives no nn.Module")
+    return _of(network)
+
+
+def _of_file(file: Path, pin: str) -> Weights:
+    """Return the largest set of tensors in a checkpoint; nothing in it is run."""
+    maps = [tensors for _, tensors in tensor_maps(read_untrusted(file, digest=pin))]
+    if not maps:
+        raise InputError(f"init: {file}: there are no tensors in it")
+    return Weights(tensors=max(maps, key=lambda tensors: sum(value.numel() for value in tensors.values())))
+
+
+def _of_run(name: str) -> Weights:
+    from safetensors.torch import load
+
+    try:
+        folder = find_run(name).folder
+        description = load_description(folder)
+    except InputError as problem:
+        raise InputError(f"init: {problem}") from problem
+    file = folder / "model.safetensors"
+    body = read_bytes(file)
+    if sha256(body).hexdigest() != description["digest"]:
+        raise InputError(f"init: {file}: damaged or exchanged; its digest is not the one in its description")
+    with parsing(file, "safetensors"):
+        tensors = load(body)
+    inside = description.get("normalisation") or {}
+    own = {key.removeprefix("backbone."): value for key, value in tensors.items() if key not in ("mean", "std")}
+    with parsing(folder, "a model description of overproof"):
+        mean, std = (tuple(map(float, inside.get(part, ()))) for part in ("mean", "std"))
+    return Weights(tensors=own, mean=mean, std=std)
