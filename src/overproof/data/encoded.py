@@ -271,7 +271,7 @@ class EncodedSet:
         cell = self._cell(index)
         try:
             with (
-                io.BytesIO(cell["bytes"]) if cell["bytes"] else self._file(cell["path"]) as stream,
+                self._file(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"]) as stream,
                 opened_image(stream) as image,
             ):
                 yield image
