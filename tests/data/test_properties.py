@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -158,6 +159,34 @@ def test_the_same_image_in_both_parts_is_counted(source, kind, tmp_path):
     else:
         made = source(kind, [body(RAMP), body(RAMP.T)], [body(RAMP, "TIFF"), body(RAMP[::-1])])
     assert "1 test image of 2 is a training image as well" in surveyed(made).notes[-1]
+
+
+@pytest.mark.parametrize("kind", ["npz", *ENCODED])
+def test_copies_among_training_images_are_counted(source, kind, tmp_path):
+    if kind == "npz":
+        np.savez(tmp_path / "a.npz", x_train=[RAMP, RAMP, RAMP, RAMP.T], y_train=[0, 1, 0, 1])
+        made = Npz(path=str(tmp_path / "a.npz"))
+    else:
+        made = source(kind, [body(RAMP), body(RAMP, "TIFF"), body(RAMP), body(RAMP.T)], [body(COLOUR[..., 1])] * 2)
+    (name,) = {note for note in surveyed(made).notes if "are copies" in note}
+    assert name.endswith(
+        "2 training images of 4 are copies of others, pixel by pixel; 3 images among copies of different labels"
+    )
+
+
+@pytest.mark.parametrize("kind", ["npz", *ENCODED])
+def test_a_set_without_a_test_part_can_be_trained_on(source, kind, tmp_path, monkeypatch):
+    if kind == "npz":
+        np.savez(tmp_path / "a.npz", x_train=[RAMP, RAMP.T], y_train=[0, 1])
+        made = Npz(path=str(tmp_path / "a.npz"))
+    else:
+        made = source(kind, [body(RAMP), body(RAMP.T)])
+        shutil.rmtree(tmp_path / "set" / "test", ignore_errors=True)
+        (tmp_path / "set" / "test.parquet").unlink(missing_ok=True)
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train"])
+    found = surveyed(made)
+    assert len(found) == 2
+    assert found.notes[0].startswith("there is no test part: ")
 
 
 @pytest.mark.parametrize("kind", ["npz", *TABLES])

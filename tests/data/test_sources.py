@@ -403,6 +403,15 @@ class TestNpz:
             f"tot.npz: no such file, neither here nor under OVERPROOF_DATA ({tmp_path})"
         )
 
+    def test_a_link_is_followed(self, tmp_path, pictures):
+        self.write(tmp_path, self.arrays(pictures))
+        (tmp_path / "link.npz").symlink_to(tmp_path / "toy.npz")
+        assert len(Npz(path=str(tmp_path / "link.npz")).load("train")) == 4
+
+    def test_other_arrays_are_named(self, tmp_path, pictures):
+        source = self.write(tmp_path, self.arrays(pictures, x_val=pictures(1), y_val=np.array([0])))
+        assert source.load("train").notes == ("toy.npz: not read: x_val, y_val",)
+
     def test_a_missing_array(self, tmp_path, pictures):
         arrays = self.arrays(pictures)
         del arrays["x_test"]
@@ -567,6 +576,26 @@ class TestHub:
         assert found.labels.tolist() == [1, 0, 1]
         assert found.classes == ("a", "b")
         assert found.name == "someone/toy"
+
+    @pytest.mark.parametrize("labels", [[0, 1, 1], [0.0, 1.0, 0.0], [True, False, True], ["a", "b", "a"], [0, None, 1]])
+    def test_a_table_of_the_hub_is_read_as_one_of_a_folder(
+        self, tmp_path, monkeypatch, pictures, write_parquet, labels
+    ):
+        write_parquet(tmp_path / "toy" / "train.parquet", pictures(3), labels, coarse_label=[1, 0, 0])
+        table = parquet.read_table(tmp_path / "toy" / "train.parquet")
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train", "extra"])
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset(table))
+        results = []
+        for source in (Parquet(path=str(tmp_path / "toy")), Hub(id="someone/toy")):
+            try:
+                found = source.load("train")
+                notes = [note.partition(": ")[2] for note in found.notes]
+                results.append([found.labels.tolist(), found.images.tolist(), found.classes, notes])
+            except InputError as problem:
+                results.append(str(problem).partition(": ")[2])
+        if isinstance(results[0], list):
+            results[0][3].insert(0, "extra is not read")
+        assert results[0] == results[1]
 
     def test_a_table_of_another_shape_is_one_sentence(self, monkeypatch):
         data = datasets.Dataset.from_dict({"img": [1, 2], "label": [0, 1]})
