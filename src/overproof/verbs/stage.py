@@ -160,7 +160,8 @@ def _with_test(recipe: Recipe, splits: Mapping[str, _Images]) -> tuple[str, ...]
         whole = {**splits, "test": test} if test.classes == next(iter(splits.values())).classes else splits
     except InputError:  # that there is none has been said
         return (per_class_line(splits),)
-    return per_class_line(whole), *notes_of(test)
+    said = notes_of(splits["train"])
+    return per_class_line(whole), *(note for note in notes_of(test) if note not in said)
 
 
 def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
