@@ -93,7 +93,7 @@ def make_good(folder: Path) -> None:
     What works in threads is done here, in a process of its own: the one that forks the readers must have none.
     """
     run = folder / "run"
-    train(parse(RECIPE, NATURAL), run, device="cpu")
+    train(parse(RECIPE, NATURAL), run, device="cpu", keep_checkpoint=True)
     evaluate(run, examples=40, device="cpu", save_adversarial=True)
     export(run, to="onnx", out=folder / "good.onnx")
     x = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(0))
