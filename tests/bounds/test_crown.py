@@ -219,7 +219,7 @@ def test_crown_of_one_neuron_is_its_known_relaxation():
     graph = trace(network, (1, 1, 1)).graph()
     region = Region(Bounds(torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()))
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers)
+    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers, Means())
     torch.testing.assert_close(rows.weight.flatten(), torch.tensor([1.0, -0.75]).double())
     torch.testing.assert_close(rows.bias, torch.tensor([-0.25, 0.0]).double())
     found = bound(graph, region, logits(1, 2), "crown")
@@ -382,7 +382,7 @@ def test_a_larger_region_has_wider_intervals():
 def test_forms_are_below_the_rows_everywhere_and_have_the_bound_as_their_minimum(seed, norm):
     network, graph, region, spec = case(seed, norm)
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers)
+    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers, Means())
     assert rows.window is None and rows.weight.shape == (spec.shape[0] * spec.shape[1], *graph.nodes[0].shape)
     assert rows.example.tolist() == [n for n in range(len(spec)) for _ in range(spec.shape[1])]
     where = points(region, 200)

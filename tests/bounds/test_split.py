@@ -117,7 +117,7 @@ def test_the_least_of_several_rows(seed, widths, leak):
 
 
 @every_tiny
-@pytest.mark.parametrize("seconds", range(4))
+@pytest.mark.parametrize("seconds", range(2, 6))
 def test_no_budget_cuts_the_exact_minimum(clock, seed, widths, leak, seconds):
     """With the default climb, and stopped after any number of rounds, the first of them included."""
     case = tiny_case(seed, widths, leak)
@@ -193,12 +193,13 @@ def test_a_goal_that_holds_at_once_needs_one_part():
 def test_out_of_time_is_not_finished(clock):
     case = tiny_case(1, rows=1)
     bounds, parts = [], []
-    for seconds in range(6):
+    for seconds in range(8):
         proof = case.least(budget=Budget(seconds=seconds, batch=1))
         assert not proof.finished
         bounds.append(-proof.worst)
         parts.append(proof.parts)
-    assert parts == [1, 3, 5, 7, 9, 11]
+    # The whole takes a second, so its two halves are not begun where two seconds are left after it.
+    assert parts == [1, 1, 1, 3, 5, 7, 9, 11]
     assert bounds == sorted(bounds) and bounds[-1] > bounds[0] + 0.01
 
 
@@ -219,8 +220,10 @@ def test_parts_are_counted(clock):
     case = Case(network, (1, 1, 1), torch.ones(1, 1), eps=1.0)
     assert case.least() == Proof(pytest.approx(0.5, abs=1e-6), 3, True)
     wide = tiny_case(1, rows=1)
-    assert wide.least(budget=Budget(seconds=2, batch=4)).parts == 1 + 2 + 4
-    assert wide.least(budget=Budget(seconds=3, batch=4)).parts in (1 + 2 + 4 + 6, 1 + 2 + 4 + 8)
+    # After each second as many pairs as are expected to end in time: of 4 s two for the whole, two for both halves.
+    assert wide.least(budget=Budget(seconds=4, batch=4)).parts == 1 + 2 + 2
+    assert wide.least(budget=Budget(seconds=1e6, batch=4)).parts >= wide.least(budget=Budget(seconds=9, batch=4)).parts
+    assert wide.least(budget=Budget(seconds=5, batch=1)).parts == 1 + 2 + 2 + 2
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-4])

@@ -14,7 +14,11 @@ class TestCertify:
             f"certified accuracy: {100 * found['verified']['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %" in out
         )
         assert f"verified {found['counts']['verified']}, falsified {found['counts']['falsified']}, wrong " in out
-        assert out.splitlines()[0].startswith("example ")
+        first, *known = out.splitlines()
+        assert first == f"{finished}: reading network and images"
+        assert known[1] == "network: mlp, 1,210 parameters"
+        assert known[2] == "certify: linf eps 0.01; bounds up to crown, 1 s an image, 100 together"
+        assert any(line.startswith("example 20/20, done: ") for line in known)
         assert "linf eps 0.01" in out
         assert "crown_ibp" in out
 

@@ -50,7 +50,10 @@ class TestEvaluate:
     def test_progress_is_a_line_per_attack_and_the_verdict_comes_last(self, run_cli, finished):
         code, out, _ = run_cli("evaluate", finished, "--examples", "20", "--attacks", "fgsm", "--device", "cpu")
         assert code == 0
-        first, second, *_, last, report = out.splitlines()
+        *known, first, second = out[: out.index("\n", out.index("pass 2/2"))].splitlines()
+        assert known[0] == f"{finished}: reading network and images"
+        assert known[3] == "attacks: chosen, linf eps 0.1; 2 passes, 500 images each"
+        *_, last, report = out.splitlines()
         assert first.startswith("pass 1/2, clean: robust ")
         assert second.startswith("pass 2/2, fgsm: robust ")
         assert last == json.loads((finished / "evaluation.json").read_text())["reliability"]["sentence"]

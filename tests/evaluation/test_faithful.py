@@ -23,7 +23,7 @@ from overproof.evaluation.certified import (
     certify_block,
     graph_of,
 )
-from overproof.evaluation.faithful import KINDS, SIDES, Pair, compare_block
+from overproof.evaluation.faithful import KINDS, PAIR_MEANS, SIDES, Pair, compare_block
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 
@@ -68,10 +68,12 @@ def images(model, count=24):
     return Batch(x, y)
 
 
-def compare(big, small, block, eps="0.02", reach="split", seconds=0.1, norm="linf"):
+def compare(big, small, block, eps="0.02", reach="split", seconds=None, norm="linf"):
+    seconds = (0.2 if reach == "split" else 60.0) if seconds is None else seconds  # the clock decides in splits alone
     how = Plan(threat=Threat(norm=norm, eps=Radius(eps)), reach=reach, seconds=seconds)
     proposals = [Proposal(prepare(model), graph_of(model, where="net")) for model in (big, small)]
-    *_, own = certify_block(proposals[1], block, how, seed=0, number=0)
+    halved = replace(how, seconds=seconds / 2)  # the student has half of the time
+    *_, own = certify_block(proposals[1], block, halved, seed=0, number=0)
     pair = Pair.of(big, small, proposals[0], proposals[1].graph)
     *_, marks = compare_block(pair, block, how, own, seed=0, number=0)
     return marks, own
@@ -121,7 +123,7 @@ def test_agreement_is_proved_where_both_networks_are_and_only_there():
     small = student(big)
     block = images(big)
     marks, own = compare(big, small, block, "0.02", "crown")
-    how = Plan(threat=Threat(eps=Radius("0.02")), reach="crown")
+    how = Plan(threat=Threat(eps=Radius("0.02")), reach="crown", seconds=60.0)
     *_, teachers = certify_block(Proposal(prepare(big), graph_of(big, where="net")), block, how, seed=0, number=0)
     both = (own["verdict"] == VERIFIED) & (teachers["verdict"] == VERIFIED)
     assert torch.equal(marks["agreement"] == VERIFIED, both)
@@ -145,7 +147,7 @@ def test_splitting_narrows_what_crown_leaves_wide():
     small = student(big)
     block = images(big)
     crown, _ = compare(big, small, block, "0.03", "crown")
-    split, _ = compare(big, small, block, "0.03", "split", seconds=0.5)
+    split, _ = compare(big, small, block, "0.03", "split", seconds=1.0)
     right = crown["correct"]
     gap = {name: marks["under_proven"][right] for name, marks in (("crown", crown), ("split", split))}
     assert (gap["split"] <= gap["crown"]).all()
@@ -243,14 +245,29 @@ def test_a_split_that_does_not_fit_into_memory_keeps_what_was_proved(monkeypatch
 
     monkeypatch.setattr(faithful, "widest", full)
     problem = torch.OutOfMemoryError("no room")
-    marks, _ = compare(big, small, block, "0.05", "split", seconds=0.01)
+    marks, _ = compare(big, small, block, "0.05", "split", seconds=2.0)
     right = before["correct"]
     assert torch.equal(marks["problem"], before["problem"])
     for side in SIDES:
         torch.testing.assert_close(marks[f"{side}_proven"][right], before[f"{side}_proven"][right], rtol=0, atol=1e-6)
     problem = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
-        compare(big, small, block, "0.05", "split", seconds=0.01)
+        compare(big, small, block, "0.05", "split", seconds=2.0)
+
+
+def test_what_there_is_no_time_for_is_left_out_and_told():
+    big = teacher()
+    small, block = student(big), images(big)
+    plenty, _ = compare(big, small, block, "0.02", "crown")
+    marks, _ = compare(big, small, block, "0.02", "split", seconds=1e-9)
+    right = marks["correct"]
+    skipped = {PAIR_MEANS[place] for place in range(len(PAIR_MEANS)) if (marks["unafforded"][right] >> place & 1).all()}
+    assert {"attack", "crown_ibp", "crown", "split"} <= skipped
+    assert not plenty["unafforded"][right].any()
+    assert not marks["unafforded"][~right].any()
+    for side in SIDES:  # intervals are always asked, and what they prove is true
+        assert (marks[f"{side}_proven"][right] >= plenty[f"{side}_attacked"][right]).all()
+        assert (marks[f"{side}_proven"][right] <= 1).all()
 
 
 def test_networks_for_different_tasks_are_named():

@@ -5,15 +5,17 @@ only the window they depend on. A neuron whose sign the layer before already dec
 exact, and its bounds do not enter any other.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+from math import inf, prod
+from time import monotonic
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from overproof.bounds.afford import portions
 from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rows import Rows
@@ -26,11 +28,15 @@ METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
-    """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take."""
+    """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take.
+
+    ``until`` is a moment of ``time.monotonic``: what would take longer raises ``NotAffordedError``.
+    """
 
     method: Method = "crown"
     climb: Climb = Climb()  # noqa: RUF009 - a frozen value
     memory: int = 256 * 2**20
+    until: float = inf
 
 
 def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "crown") -> Bounds:
@@ -78,27 +84,56 @@ def spec_rows(spec: Tensor) -> Rows:
     return Rows(spec.flatten(0, 1), spec.new_zeros(examples * count), example)
 
 
-def forms(graph: Graph, rows: Mapping[int, Rows], layers: Layers) -> Rows:
+def forms(graph: Graph, rows: Mapping[int, Rows], layers: Layers, means: Means) -> Rows:
     """Return linear functions of the image that are nowhere above the rows; those of two networks may be added."""
-    return graph.pull(rows, layers)[0].dense(graph.nodes[0].shape)
+    parts = [graph.pull(part, layers)[0].dense(graph.nodes[0].shape) for part in _parts(graph, rows, means)]
+    if len(parts) == 1:
+        return parts[0]
+    weight, bias, example = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias", "example")
+    )
+    return Rows(weight, bias, example)
 
 
 def minimum(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
     """Return a lower bound of each row over the region, ``[M]``, in chunks that fit the memory."""
-    (first, *_) = rows.values()
-    size = max(prod(node.shape) for node in graph.nodes) * first.weight.element_size()
-    chunk = max(1, means.memory // (size * (32 if means.method == "alpha" else 8)))
-    parts = [rows]
-    if len(first) > chunk:
-        index = torch.split(torch.arange(len(first), device=first.bias.device), chunk)
-        parts = [{number: each.at(part) for number, each in rows.items()} for part in index]
 
     def bounded(part: Mapping[int, Rows], free: Free | None) -> Tensor:
         return graph.pull(part, layers, free=free)[0].minimum(region)
 
     if means.method != "alpha":
-        return torch.cat([bounded(part, None) for part in parts])
-    return torch.cat([means.climb.best(partial(bounded, part), Free()) for part in parts])
+        return torch.cat([bounded(part, None) for part in _parts(graph, rows, means)])
+    found: list[Tensor] = []
+    (first, *_), done = rows.values(), 0
+    for part in _parts(graph, rows, means):
+        count = len(next(iter(part.values())))
+        share = (means.until - monotonic()) * count / (len(first) - done)  # each part has as long as the others
+        done += count
+        seconds = min(share, inf if means.climb.seconds is None else means.climb.seconds)
+        climb = replace(means.climb, seconds=None if seconds == inf else seconds)
+        found.append(climb.best(partial(bounded, part), Free()))
+    return torch.cat(found)
+
+
+def _parts(graph: Graph, rows: Mapping[int, Rows], means: Means) -> Iterator[Mapping[int, Rows]]:
+    """Yield the rows in parts that fit the memory, and whose time can be told from that of those before."""
+    (first, *_) = rows.values()
+    size, most = _size(graph), _most(graph, first.weight, means)
+    # A climb takes what time it is given, so nothing can be told from it; its caller knows what a pull takes.
+    until = inf if means.method == "alpha" else means.until
+    for part in portions(len(first), size, most, until, first.bias.device):
+        whole = len(part) == len(first)
+        yield rows if whole else {number: each.at(part) for number, each in rows.items()}
+
+
+def _size(graph: Graph) -> int:
+    """Return how many numbers a row may have."""
+    return max(prod(node.shape) for node in graph.nodes)
+
+
+def _most(graph: Graph, like: Tensor, means: Means) -> int:
+    """Return how many rows fit the memory."""
+    return max(1, means.memory // (_size(graph) * like.element_size() * (32 if means.method == "alpha" else 8)))
 
 
 def by_interval(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region) -> Tensor:
@@ -114,8 +149,13 @@ def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: 
     index = wanted.nonzero()
     if not len(index):
         return before
-    sign = torch.ones(len(index), dtype=before.lower.dtype, device=index.device)
-    rows = graph.neurons(number, torch.cat([index, index]), torch.cat([sign, -sign]))
-    lower, upper = minimum(graph, rows, layers, region, means).chunk(2)
+    sides = []
+    size, most = 2 * _size(graph), max(1, _most(graph, before.lower, means) // 2) if means.until < inf else len(index)
+    untimed = replace(means, until=inf)
+    for part in portions(len(index), size, most, means.until, index.device):  # making the rows takes time as well
+        sign = torch.ones(len(part), dtype=before.lower.dtype, device=index.device)
+        rows = graph.neurons(number, index[part].repeat(2, 1), torch.cat([sign, -sign]))
+        sides.append(minimum(graph, rows, layers, region, untimed).view(2, -1))
+    lower, upper = torch.cat(sides, dim=1)
     at = tuple(index.T)
     return before.within(Bounds(before.lower.index_put(at, lower), before.upper.index_put(at, -upper)))

@@ -71,7 +71,7 @@ def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means:
         if means.method == "ibp":
             found.append(by_interval(both, {t_out: up, s_out: down}, layers, region))
         else:  # what a network's rows become at the image serves for its margins and for their differences
-            of_t, of_s = (forms(both, {out: up}, layers) for out in (t_out, s_out))
+            of_t, of_s = (forms(both, {out: up}, layers, means) for out in (t_out, s_out))
             swapped = torch.arange(len(up), device=own.device).view(len(own), 2, -1).flip(1).flatten()
             found = [torch.maximum(b, f.minimum(region)) for b, f in zip(found, (of_t, of_s), strict=True)]
             found.append(of_t.add(of_s.at(swapped), both.nodes[0].shape).minimum(region))

@@ -28,9 +28,12 @@ class Climb:
         """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made."""
         best = least(free).detach()
         adam = {(kind, number): _Adam.at(choice) for kind, number, choice in _choices(free)}
-        started = time.monotonic()
+        started, passed, longest = time.monotonic(), 0.0, 0.0
         for step in range(1, self.steps + 1 if adam else 1):
-            if self.seconds is not None and time.monotonic() - started > self.seconds:
+            before, passed = passed, time.monotonic() - started
+            longest = max(longest, passed - before)
+            # A step that would end too late is not begun.
+            if self.seconds is not None and passed + longest > self.seconds:
                 break
             with torch.enable_grad():
                 tracked = replace(

@@ -7,7 +7,7 @@ were for the whole. What holds for every part holds for the region, whenever the
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -51,16 +51,29 @@ def split(
 
     ``region`` and ``layers`` are of one example; ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of.
     """
+    *_, last = splitting(graph, region, layers, spec, worth, goal=goal, budget=budget)
+    return last
+
+
+def splitting(
+    graph: Graph, region: Region, layers: Layers, spec: Tensor, worth: Worth, *, goal: float, budget: Budget
+) -> Iterator[Proof]:
+    """Do the same and yield what is proved after each splitting; the last one is the result.
+
+    No more parts are begun than end in time, as those before them tell.
+    """
     started = time.monotonic()
     tree = _Tree(graph, region, layers, spec, worth, budget.climb)
     leaves, parts = tree.root(), 1
     while True:
+        passed = max(time.monotonic() - started, 1e-9)
         hopeful = (leaves.worth > goal) & (leaves.branch >= 0)
-        if not bool(hopeful.any()):
-            return Proof(float(leaves.worth.max()), parts, finished=True)
-        if time.monotonic() - started > budget.seconds:
-            return Proof(float(leaves.worth.max()), parts, finished=False)
-        worst = torch.where(hopeful, leaves.worth, -torch.inf).argsort(descending=True)[: budget.batch]
+        pairs = min(budget.batch, int((budget.seconds - passed) / (2 * passed / parts)))
+        finished = not bool(hopeful.any())
+        yield Proof(float(leaves.worth.max()), parts, finished=finished)
+        if finished or pairs < 1:
+            return
+        worst = torch.where(hopeful, leaves.worth, -torch.inf).argsort(descending=True)[:pairs]
         chosen = worst[hopeful[worst]]
         kept = torch.ones_like(hopeful).index_fill(0, chosen, value=False)
         children = tree.children(leaves.at(chosen))

@@ -1,7 +1,7 @@
 """The words of `overproof certify`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table as Grid
@@ -10,6 +10,9 @@ from overproof.cli.console import leads, out_console, say, say_where_kept, stopp
 from overproof.cli.options import BoundName, ClassesByPosition, Data, Device, NormName
 from overproof.cli.progress import show_course
 
+if TYPE_CHECKING:
+    from overproof.verbs.certify import Certifying
+
 
 def certify(
     run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
@@ -17,7 +20,7 @@ def certify(
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
     bound: Annotated[BoundName, typer.Option(help="How far the cascade of bounds goes.")] = BoundName.splitting,
-    seconds: Annotated[float, typer.Option(help="Time per example for alpha and split; with a teacher twice.")] = 1.0,
+    seconds: Annotated[float, typer.Option(help="Time of an example, attack, teacher and all.")] = 1.0,
     gamma: Annotated[float | None, typer.Option(help="One more gap of confidences on the teacher's curve.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
     samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
@@ -59,15 +62,21 @@ def certify(
         overwrite=overwrite,
         out=out,
         device=device,
+        announce=True,
     )
     with stoppable("finished examples are kept, continue with --resume"):
-        found = show_course(course, run, "example", lambda item: (item.stage, f"verified {item.verified} %"))
+        found = show_course(course, run, "example", _told)
     if leads():
         _print_certificate(found)
         folder = results_folder(run, out)
         say_where_kept(CERTIFICATE, folder, found)
         if (folder / "evaluation.json").is_file():
             say(f"report: {write_report(folder)}")
+
+
+def _told(item: "Certifying") -> tuple[str, str]:
+    """Return the stage, and what is known of the examples."""
+    return item.stage, f"verified {item.verified} %{item.where and f'; {item.where}'}"
 
 
 def _print_certificate(found: "dict[str, Any]") -> None:
@@ -84,6 +93,8 @@ def _print_certificate(found: "dict[str, Any]") -> None:
         for name, part in found["stages"].items():
             grid.add_row(name, str(part["verified"]), str(part["falsified"]), f"{part['seconds']:.1f}")
         out_console.print(grid)
+        for sentence in (*found["not_afforded"], *(found["teacher"] or {}).get("not_afforded", ())):
+            say(f"{sentence}; more with --seconds")
     else:
         say("of the smoothed network, which answers by vote under noise; the network itself has no certificate")
     if found["teacher"]:

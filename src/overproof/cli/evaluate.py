@@ -73,6 +73,7 @@ def evaluate(
         overwrite=overwrite,
         out=out,
         device=device,
+        announce=True,
     )
     with stoppable("finished blocks are kept, continue with --resume"):
         found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from overproof.errors import InputError
-from overproof.evaluation.certified import FALSIFIED, PROBLEMS, VERDICTS, VERIFIED
+from overproof.evaluation.certified import FALSIFIED, PROBLEMS, VERDICTS, VERIFIED, not_afforded
 from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.faithful import KINDS, SIDES
+from overproof.evaluation.faithful import KINDS, PAIR_MEANS, SIDES
 from overproof.evaluation.imitation import GAMMAS
 from overproof.evaluation.marks import Marks, joined
 
@@ -38,12 +38,13 @@ class Brackets:
         """Return the larger of both sides, ``[N]`` in [0, 1]; ``kind`` is ``attacked``, ``separate``, ..."""
         return torch.maximum(*(self.marks[f"{side}_{kind}"] for side in SIDES))
 
-    def plain(self, gammas: Sequence[float] = GAMMAS) -> dict[str, Any]:
+    def plain(self, gammas: Sequence[float] = GAMMAS, budget: float = 0.0) -> dict[str, Any]:
         """Return the figures as JSON values, over the examples that the teacher classifies correctly.
 
         ``gap``, ``under`` and ``over`` are means, attacked (lower bounds) and proven (upper bounds) in three forms:
         each network apart, both jointly, and the best, splitting included. Shares are counted twice: ``proven``, and
-        ``standing``, not refuted by the attack; the true one lies between. Raises ``InputError`` for a gamma outside
+        ``standing``, not refuted by the attack; the true one lies between. ``not_afforded`` are sentences on what there
+        was no time for within the ``budget``. Raises ``InputError`` for a gamma outside
         [0, 1].
         """
         if any(not 0 <= gamma <= 1 for gamma in gammas):
@@ -78,6 +79,7 @@ class Brackets:
                 )
                 for gamma in sorted(set(gammas))
             ],
+            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_MEANS, self.marks, budget)],
             "errors": int((self.marks["problem"] > 0).sum()),
             "seconds": round(seconds, 3),
         }

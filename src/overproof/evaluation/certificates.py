@@ -18,6 +18,7 @@ from overproof.evaluation.certified import (
     VERIFIED,
     Plan,
     Verdict,
+    not_afforded,
 )
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.marks import Marks, joined
@@ -81,6 +82,7 @@ class Certificates:
             "standing": standing.plain(),
             "verified": self.evidence.plain(),
             "counts": counts,
+            "not_afforded": not_afforded(STAGES, self.marks, self.plan.seconds),
             "stages": {
                 name: {
                     "verified": int((self.verified & (stage == number)).sum()),

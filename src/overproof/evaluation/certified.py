@@ -5,8 +5,8 @@ alpha-CROWN and splitting, each on what those before it left open, a batch at a 
 margins between its label and the other classes are proved positive over the whole region.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from time import monotonic
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import PGD
 from overproof.bounds.activations import ReLU
-from overproof.bounds.crown import Means, final, intermediate, minimum, spec_rows
+from overproof.bounds.afford import NotAffordedError
+from overproof.bounds.crown import Means, Method, final, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
-from overproof.bounds.slopes import Climb
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, least
 from overproof.bounds.trace import trace
@@ -52,11 +52,21 @@ NO_ROOM, NO_NUMBER, UNSOUND = range(1, 4)
 _UNITS = 16  # rounding slack, in units of the last place of the largest bound
 _ROWS = 200_000  # linear functions that CROWN makes of one layer at once
 _GROUP = 16  # examples whose slopes climb together: enough to keep a processor busy
+_ATTACK = 0.25  # of an example's time is at most the attack's
+_MOST = 0.7  # of the time that is left is given to one means, so that something can follow it
+_MORE = 1.25  # times what was given is what something takes that was given up
+_WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
+_LEAST_STEPS = 3  # of the attack, however little time there is
+_CLIMB = 4  # pulls: of the first choice, of a step with its gradient, of the last
+_ROOT = 8  # the same of the whole region, for a search that climbs twice
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Against what to certify, how far to go, and at most how many ``seconds`` alpha and splitting take an example."""
+    """Against what to certify, how far to go, and how many ``seconds`` an example may take, attack and all.
+
+    What would take longer is not begun, or given up. Some steps cannot be cut, so an example may take twice as long.
+    """
 
     threat: Threat = Threat()  # noqa: RUF009 - a frozen value
     reach: Reach = "split"
@@ -68,10 +78,7 @@ class Plan:
         if self.reach not in REACHES:
             raise ValueError(f"there is no bound {self.reach!r} (one of: {', '.join(REACHES)})")
         if not self.seconds > 0:
-            raise ValueError(
-                f"seconds, the time for an example's alpha and splitting, must be positive, got {self.seconds:g}; "
-                f"bound crown does without both"
-            )
+            raise ValueError(f"seconds, the time of an example, must be positive, got {self.seconds:g}")
 
     @property
     def last(self) -> int:
@@ -89,10 +96,14 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """A network and what is examined of it: itself under attack, and its graph."""
+    """A network and what is examined of it: itself under attack, and its graph.
+
+    ``costs`` are the seconds per example that means took, by their names, or would have taken at least.
+    """
 
     subject: Subject
     graph: Graph
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 def graph_of(model: Classifier, *, where: str) -> Graph:
@@ -138,22 +149,67 @@ def certify_block(
 
     To the marks of ``assail`` it adds, per example: ``verdict`` and ``stage`` (who decided, or was the last to try),
     int64 ``[B]``; ``lower`` ``[B]``, the best proven bound of the smallest margin, -inf without one; ``cost`` float64
-    ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error. ``stage_seconds`` float64 are sums. Draws depend on
+    ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error; ``unafforded`` int64 ``[B]``, in whose bit n stands
+    whether there was no time for stage n, or for all of it. ``stage_seconds`` float64 are sums. Draws depend on
     ``(seed, number)`` alone; the course goes on from ``marks`` that an earlier one left. Examples that do not fit into
     memory are certified in smaller batches, and are an error where not even one fits. Raises ``InputError`` where none
     can even be attacked, and for outputs that are not finite.
     """
     try:
-        for attacked in assail(proposal.subject, block, plan.suite, seed=seed, number=number, marks=marks):
+        if marks is None:
+            marks = _opened(next(assail(proposal.subject, block, plan.suite, seed=seed, number=number)))
+            yield marks
+        suite = _affordable(plan, marks, partial(_timed, proposal.subject, block))
+        for attacked in assail(proposal.subject, block, suite, seed=seed, number=number, marks=marks):
             marks = _opened(attacked)
             yield marks
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
         if not ran_out(problem):
             raise
         raise InputError("there is no memory to attack a single example with; choose another device") from problem
-    assert marks is not None  # a fresh block's first pass is the clean one
-    yield from _Cascade(proposal.graph, block, plan, marks).run()
+    yield from _Cascade(proposal.graph, block, plan, marks, proposal.costs).run()
     yield marks
+
+
+def not_afforded(names: Sequence[str], marks: Marks, seconds: float) -> list[str]:
+    """Return a sentence for each means that there was no time for, of those in whose order the marks' bits stand."""
+    bits = marks.get("unafforded")
+    found = [] if bits is None else [(name, int((bits >> place & 1).sum())) for place, name in enumerate(names)]
+    whole = {"attack": "the whole attack"}
+    return [
+        f"{whole.get(name, name)} was not afforded within {seconds:g} s an example for {count} of {len(marks['cost'])}"
+        for name, count in found
+        if count
+    ]
+
+
+def _timed(subject: Subject, block: Batch) -> float:
+    """Return the seconds of a pass over the block, in pieces as the attack takes them."""
+    started = monotonic()
+    with torch.no_grad():
+        for part in torch.split(block.x, subject.chunk):
+            float(subject.judge(part).sum())  # waits for the device
+    return monotonic() - started
+
+
+def _affordable(plan: Plan, marks: Marks, timed: Callable[[], float]) -> Suite:
+    """Return the attack that there is time for, as the clean pass tells: the plan's, or one of fewer steps.
+
+    ``timed`` is asked for the time of another pass where it would be one of fewer: the first pass is a slow one.
+    """
+    (trial,) = plan.suite.attacks
+    attack = trial.attack
+    assert isinstance(attack, PGD)
+    marks.setdefault("unafforded", torch.zeros_like(marks["label"]))  # an older version's marks have none
+    given, fits = _ATTACK * plan.seconds * len(marks["label"]), 0
+    for again in (False, True):
+        seconds = timed() if again else float(marks["seconds"][0])
+        fits = int(given / (_WITH_GRADIENT * max(seconds, 1e-9)))  # passes
+        if fits >= attack.restarts * (attack.steps + 1):
+            return plan.suite
+    marks["unafforded"] |= (marks["prediction"] == marks["label"]).long() << STAGES.index("attack")
+    shorter = replace(attack, restarts=1, steps=min(attack.steps, max(_LEAST_STEPS, fits - 1)))
+    return replace(plan.suite, attacks=(replace(trial, attack=shorter),))
 
 
 def _opened(marks: Marks) -> Marks:
@@ -166,6 +222,7 @@ def _opened(marks: Marks) -> Marks:
             "lower": torch.full_like(marks["margin"], -torch.inf),
             "cost": torch.zeros(len(like), dtype=torch.float64, device=like.device),
             "problem": torch.zeros_like(like),
+            "unafforded": torch.zeros_like(like),
             "stage_seconds": torch.zeros(len(STAGES), dtype=torch.float64),
         }
     right = marks["prediction"] == marks["label"]
@@ -173,12 +230,11 @@ def _opened(marks: Marks) -> Marks:
     undecided = marks["verdict"] == UNKNOWN
     marks["verdict"][undecided & (broken | ~right)] = FALSIFIED
     marks["stage"][undecided & right & (marks["stage"] == 0)] = STAGES.index("attack")
-    # The attack's time is shared by all that it was let loose on.
+    # The attack takes the block as one, so its time is shared by all of it.
     spent = marks["seconds"]
     marks["stage_seconds"][:2] = torch.stack([spent[0], spent[1:].sum()])
     fresh = marks["stage"] <= STAGES.index("attack")
-    share = spent[0] / len(right) + right * (spent[1:].sum().to(right.device) / right.sum().clamp(min=1))
-    marks["cost"] = torch.where(fresh, share.to(marks["cost"]), marks["cost"])
+    marks["cost"] = torch.where(fresh, float(spent.sum()) / len(right), marks["cost"])
     return marks
 
 
@@ -213,24 +269,29 @@ class _Cascade:
     block: Batch
     plan: Plan
     marks: Marks
+    costs: dict[str, float]
 
     def run(self) -> Iterator[Marks]:
         """Yield after every part of the block, and after every example that is split."""
         open_ = (self.marks["verdict"] == UNKNOWN) & (self.marks["stage"] < self.plan.last)
         size = batch_size(self.graph)
         for rows in torch.split(open_.nonzero().flatten(), size):
-            left: list[tuple[_Part, float]] = []
+            left: list[_Part] = []
             with torch.no_grad():
                 self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
             yield self.marks
-            for part, seconds in left:
+            for part in left:
                 for one in torch.split(torch.arange(len(part.rows), device=rows.device), 1):
                     with torch.no_grad():
-                        self._split(part.at(one), seconds)
+                        self._split(part.at(one))
                     yield self.marks
 
-    def _bounded(self, rows: Tensor, left: list[tuple[_Part, float]]) -> None:
-        """Bound the examples at ``rows``; add to ``left`` what is to be split, and for how many seconds each."""
+    def _left(self, rows: Tensor) -> float:
+        """Return the seconds that are left for the examples at ``rows`` together."""
+        return float((self.plan.seconds - self.marks["cost"][rows]).clamp(min=0).sum())
+
+    def _bounded(self, rows: Tensor, left: list[_Part]) -> None:
+        """Bound the examples at ``rows``; add to ``left`` what is to be split."""
         rows = rows[self.marks["verdict"][rows] == UNKNOWN]
         started, last = monotonic(), self.plan.last
         threat = self.plan.threat
@@ -240,26 +301,63 @@ class _Cascade:
         layers = intermediate(self.graph, region, "ibp")
         best = final(self.graph, region, layers, spec, Means(method="ibp")).lower
         part = self._judged("ibp", _Part(rows, region, spec, layers, best, slack(layers)), started)
+        pulled = False
         if len(part.rows) and last >= STAGES.index("crown_ibp"):
-            started = monotonic()
-            part = self._judged("crown_ibp", self._pulled(part, Means(method="crown_ibp")), started)
+            part, pulled = self._tried("crown_ibp", part, lambda part, until: self._pulled(part, "crown_ibp", until))
         if len(part.rows) and last >= STAGES.index("crown"):
-            started = monotonic()
-            part = replace(part, layers=intermediate(self.graph, part.region, "crown"))
-            part = self._judged("crown", self._pulled(part, Means(method="crown")), started)
+            part, _ = self._tried("crown", part, self._refined)
         if len(part.rows) and last >= STAGES.index("alpha"):
             groups = [part.at(group) for group in torch.split(torch.arange(len(part.rows), device=rows.device), _GROUP)]
             for group in groups:
-                started = monotonic()
-                climb = Climb(seconds=self.plan.seconds / 2 * len(group.rows))
-                climbed = self._pulled(group, Means(method="alpha", climb=climb))
-                spent = (monotonic() - started) / len(group.rows)
-                group = self._judged("alpha", climbed, started)
+                if pulled:
+                    group, _ = self._tried("alpha", group, self._climbed)
+                else:
+                    self._not_afforded("alpha", group.rows)
                 if len(group.rows) and last >= STAGES.index("split") and splits(self.graph):
-                    left.append((group, self.plan.seconds - spent))
+                    left.append(group)
 
-    def _pulled(self, part: _Part, means: Means) -> _Part:
+    def _tried(self, stage: Reach, part: _Part, means: Callable[[_Part, float], _Part]) -> tuple[_Part, bool]:
+        """Let a means bound the part within the time that is left; return what is open, and whether there was time."""
+        started, rows = monotonic(), part.rows
+        given = _MOST * self._left(rows)
+        if given <= 0 or self.costs.get(stage, 0.0) * len(rows) > given:
+            self._not_afforded(stage, rows)
+            return part, False
+        try:
+            bounded = means(part, started + given)
+        except NotAffordedError:
+            # It takes more than it was given: the next examples need not try it with as little again.
+            self.costs[stage] = max(self.costs.get(stage, 0.0), _MORE * given / len(rows))
+            self._spent(stage, rows, started)
+            self._not_afforded(stage, rows)
+            return part, False
+        if stage != "alpha":  # which takes what it is given
+            took = (monotonic() - started) / len(rows)
+            self.costs[stage] = min(self.costs.get(stage, took), took)
+        return self._judged(stage, bounded, started), True
+
+    def _not_afforded(self, stage: Reach, rows: Tensor) -> None:
+        self.marks["unafforded"][rows] |= 1 << STAGES.index(stage)
+
+    def _spent(self, stage: Reach, rows: Tensor, started: float) -> None:
+        spent = monotonic() - started
+        self.marks["cost"][rows] += spent / len(rows)
+        self.marks["stage_seconds"][STAGES.index(stage)] += spent
+
+    def _refined(self, part: _Part, until: float) -> _Part:
+        """Return the part with bounds of the layers by rows, and margins by these."""
+        layers = intermediate(self.graph, part.region, Means(method="crown", until=until))
+        return self._pulled(replace(part, layers=layers), "crown", until)
+
+    def _climbed(self, part: _Part, until: float) -> _Part:
+        """Return the part with margins by slopes that were climbed; a pull takes as long as that of CROWN-IBP."""
+        if monotonic() + _CLIMB * self.costs["crown_ibp"] * len(part.rows) > until:
+            raise NotAffordedError
+        return self._pulled(part, "alpha", until)
+
+    def _pulled(self, part: _Part, method: Method, until: float) -> _Part:
         """Return the part with margins by rows pulled back to the image, of those that are not proved yet."""
+        means = Means(method=method, until=until)
         spec, place = part.hardest()
         rows = {len(self.graph.nodes) - 1: spec_rows(spec)}
         low = minimum(self.graph, rows, part.layers, part.region, means).view(place.shape)
@@ -272,17 +370,18 @@ class _Cascade:
         marks["lower"][rows] = torch.maximum(marks["lower"][rows], smallest)
         marks["verdict"][rows[smallest > part.slack]] = VERIFIED
         marks["stage"][rows] = STAGES.index(stage)
-        spent = monotonic() - started
-        marks["cost"][rows] += spent / len(rows)
-        marks["stage_seconds"][STAGES.index(stage)] += spent
+        self._spent(stage, rows, started)
         self._fail(rows[part.best.isnan().any(dim=1)], NO_NUMBER)
         # An attack attained this margin: no bound can prove more.
         self._fail(rows[smallest > marks["margin"][rows] + part.slack], UNSOUND)
         return part.at((marks["verdict"][rows] == UNKNOWN).nonzero().flatten())
 
-    def _split(self, part: _Part, seconds: float) -> None:
-        """Split one example, in at most so many seconds."""
-        started = monotonic()
+    def _split(self, part: _Part) -> None:
+        """Split one example, in the time that is left for it."""
+        started, seconds = monotonic(), self._left(part.rows)
+        if _ROOT * self.costs.get("crown_ibp", 0.0) > seconds or seconds <= 0:
+            self._not_afforded("split", part.rows)
+            return
         spec, place = part.hardest()
         known = part.best.gather(1, place)
         enough = 2 * float(part.slack)  # twice, for the prices of the signs are one more sum

@@ -7,6 +7,7 @@ lower bound of a supremum, and each share of faithful examples an upper bound of
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -25,6 +26,9 @@ from overproof.models.mode import in_mode
 
 GAMMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # where the curve is drawn if nothing else is asked for
 _MOMENTUM = 0.75  # on the reference pair one ascent with it finds what eight without do
+_ASCENTS = 6  # three scores, both directions
+_WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
+_LEAST_STEPS = 3
 _TRAVEL = 5  # all steps together, in radii: twice PGD's usual, since a gap's highest point is often not at the rim
 
 
@@ -127,6 +131,7 @@ def attack_pair(
     *,
     steps: int = 50,
     restarts: int = 4,
+    seconds: float = inf,
     seed: int = 0,
     number: int = 0,
 ) -> Imitation:
@@ -135,9 +140,10 @@ def attack_pair(
     Three scores are climbed in both directions through both networks: the difference of confidences, that of log-odds
     and the smaller of the two margins that make a disagreement. Each has ``restarts`` ascents of ``steps``, the first
     from the image and the others from random points; every point on the way is looked at for all three questions, so
-    more restarts never find less. Costs ``6 * restarts * (steps + 1)`` passes through both. Draws depend on
-    ``(seed, number)`` alone, ``number`` being the block's; random state and modes are given back. Raises ``InputError``
-    for networks or images that do not fit each other, outputs that are not finite, and no steps or restarts.
+    more restarts never find less. Of the six searches none but the first is begun after so many ``seconds``. Costs
+    ``6 * restarts * (steps + 1)`` passes through both. Draws depend on ``(seed, number)`` alone, ``number`` being the
+    block's; random state and modes are given back. Raises ``InputError`` for networks or images that do not fit each
+    other, outputs that are not finite, and no steps or restarts.
     """
     if steps < 1 or restarts < 1:
         raise InputError(f"a search needs at least one step and one ascent, got {steps} and {restarts}")
@@ -153,6 +159,8 @@ def attack_pair(
         watch = _Watch(teacher, student, x[rows], y[rows])
         for name, score in _SCORES.items() if len(rows) else ():
             for under in (True, False):
+                if (name, under) != ("confidence", True) and monotonic() - started > seconds:
+                    continue
                 torch.manual_seed(seed_at(seed, "imitation", name, number))
                 for attack in (first, *again):
                     attack(pair, watch.x, watch.climbing(score, under=under))
@@ -167,6 +175,27 @@ def attack_pair(
         **{f"x_{name}": x.index_put((rows,), point) for name, point in watch.at.items()},
         seconds=monotonic() - started,
     )
+
+
+def affordable(
+    teacher: Classifier, student: Classifier, block: Batch, seconds: float, *, steps: int = 50, restarts: int = 4
+) -> tuple[int, int] | None:
+    """Return how many steps and restarts of ``attack_pair`` a block has time for; None where all fit.
+
+    Fewer restarts first, then fewer steps, at least three. One pass through both networks is measured; with its
+    gradient it takes three times as long.
+    """
+    with in_mode(nn.ModuleList([teacher, student]), training=False), torch.no_grad():
+        fits = 0.0
+        for _ in range(2):  # the first pass of a process takes longer
+            started = monotonic()
+            float(teacher(block.x).sum() + student(block.x).sum())  # waits for the device
+            fits = seconds / (_ASCENTS * _WITH_GRADIENT * max(monotonic() - started, 1e-9))
+            if fits >= restarts * (steps + 1):
+                return None
+    if fits >= steps + 1:
+        return steps, int(fits / (steps + 1))
+    return max(_LEAST_STEPS, int(fits) - 1), 1
 
 
 class _Watch:

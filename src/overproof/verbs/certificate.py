@@ -1,7 +1,7 @@
 """The two kinds of certificate that ``certify`` writes: by bounds, with or without a teacher, and by smoothing."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from overproof.attacks.ball import Threat
 from overproof.data.images import Batch
 from overproof.evaluation.brackets import Brackets
 from overproof.evaluation.certificates import Certificates, verified
-from overproof.evaluation.certified import FALSIFIED, UNKNOWN, Plan, Proposal, certify_block
+from overproof.evaluation.certified import FALSIFIED, STAGES, UNKNOWN, Plan, Proposal, certify_block
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.faithful import Pair, compare_block
 from overproof.evaluation.marks import Marks, joined
@@ -28,12 +28,16 @@ _PAIR = "pair."  # how the pair's marks are called beside the student's own
 
 
 class Progress(NamedTuple):
-    """One step of a block: what was done, the marks, how many examples are through, and whether all are."""
+    """One step of a block: what was done, the marks, how many examples are through, and whether all are.
+
+    ``where`` says which means the examples that are open have come to.
+    """
 
     stage: str
     marks: Marks
     done: int
     whole: bool = False
+    where: str = ""
 
 
 class Certificate(Protocol):
@@ -77,17 +81,19 @@ class Bounding:
         return 1 if self.pair is None else 2
 
     def steps(self, block: Batch, marks: Marks | None, *, seed: int, number: int, rows: Tensor) -> Iterator[Progress]:
-        """Certify the student, then compare it with its teacher."""
+        """Certify the student, then compare it with its teacher; both have half of an example's time at least."""
         before = None if marks is None else {name: v for name, v in marks.items() if not name.startswith(_PAIR)}
         own: Marks = {}
-        for now in certify_block(self.proposal, block, self.plan, seed=seed, number=number, marks=before):
+        plan = self.plan if self.pair is None else replace(self.plan, seconds=self.plan.seconds / 2)
+        for now in certify_block(self.proposal, block, plan, seed=seed, number=number, marks=before):
             own = now
-            yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()))
+            yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()), where=_where(own))
         pair = _of_pair(marks or {})
         if self.pair is not None and not pair:
             for now in compare_block(self.pair, block, self.plan, own, seed=seed, number=number):
                 pair = now
-                yield Progress("compare with the teacher", own, len(rows))
+                through = int((~now["correct"] | (now["under_proven"] < 1)).sum())
+                yield Progress("compare with the teacher", own, len(rows) + through)
         yield Progress("done", own | {_PAIR + name: v for name, v in pair.items()}, self.rounds * len(rows), whole=True)
 
     def evidence(self, marks: Marks) -> Evidence:
@@ -104,7 +110,9 @@ class Bounding:
             "budget": self.plan.seconds,
             "attack": plain(trial),
             **Certificates.of(self.plan, blocks).plain(),
-            "teacher": None if brackets is None else {"name": self.teacher, **brackets.plain(self.gammas)},
+            "teacher": None
+            if brackets is None
+            else {"name": self.teacher, **brackets.plain(self.gammas, self.plan.seconds)},
         }
 
     def write(self, run: Run, blocks: list[Marks], indices: list[int]) -> None:
@@ -125,6 +133,13 @@ class Bounding:
 
     def _brackets(self, blocks: list[Marks]) -> Brackets | None:
         return None if self.pair is None else Brackets.of(map(_of_pair, blocks))
+
+
+def _where(marks: Marks) -> str:
+    """Return the means that the furthest of the open examples has come to, and how many are open."""
+    open_ = marks["verdict"] == UNKNOWN
+    count = int(open_.sum())
+    return f"{count} open, at {STAGES[int(marks['stage'][open_].max())]}" if count else ""
 
 
 def _of_pair(marks: Marks) -> Marks:

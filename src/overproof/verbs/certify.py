@@ -37,15 +37,20 @@ from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
 from overproof.verbs.examinee import Examinee, examinee, shown
 from overproof.verbs.networks import digest_of, load_other
+from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certifying:
-    """What a certification has to say after a step: where it is, and the certified accuracy of the blocks begun."""
+    """What a certification has to say after a step: where it is, and the certified accuracy of the blocks begun.
+
+    ``done`` of ``total`` examples are through; ``where`` says which means those that are open have come to.
+    """
 
     stage: str
+    where: str
     done: int
     total: int
     verified: Evidence
@@ -87,20 +92,25 @@ def certifying(
     resume: bool = False,
     overwrite: bool = False,
     out: Path | str | None = None,
-) -> Generator[Certifying, None, dict[str, Any]]:
+    announce: bool = False,
+) -> Generator[Beginning | Certifying, None, dict[str, Any]]:
     """Certify step by step: yield after each, return what was written to ``certificate.json``.
 
     ``teacher`` asks for the pair as well: agreement and the gap of confidences, attacked and proven. ``eps`` and
     ``norm`` (linf or l2) replace the recipe's threat. ``bound`` is how far the cascade goes (see ``certified``), with
-    at most ``seconds`` (above 0) per example for alpha and for splitting, and as much again for the pair's.
+    ``seconds`` (above 0) for an example, attack and pair included; what they do not suffice for is left out and told.
     ``gamma``, in [0, 1], is one more gap at which faithful examples are counted. ``smoothing`` is a sigma: randomised
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
     a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together.
     ``classes_by_position`` takes images whose classes have other names than the network's, or another order. ``resume``
     continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in
     it, results are kept side by side by what was asked. The same question again returns what was found, unless
-    ``overwrite`` asks for it to be worked out anew. Raises ``InputError``.
+    ``overwrite`` asks for it to be worked out anew. ``announce`` yields a
+    ``Beginning`` as soon as something is known. Raises ``InputError``.
     """
+    announce = announce and Shard.here().leads
+    if announce:
+        yield Beginning(lines=(f"{run if isinstance(run, str) else subject_name(run)}: reading network and images",))
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
     place, shard = pick_device(device), Shard.here()
@@ -139,6 +149,17 @@ def certifying(
     kept = CERTIFICATE.place(folder, asked, title)
     if (earlier := CERTIFICATE.finished(kept, overwrite=overwrite)) is not None:
         return earlier
+    if announce:
+        course = f"smoothing with {samples:,} samples" if noise else f"bounds up to {bound}, {seconds:g} s an image"
+        yield Beginning(
+            lines=(
+                *known_lines(subject, images, model),
+                *(() if other is None else (network_line("teacher", str(teacher), other),)),
+                f"certify: {plan.threat.norm} eps {plan.threat.eps}; {course}, {batch} together",
+                device_line(place, "fp32"),
+                results_line(kept, (CERTIFICATE.main, *CERTIFICATE.beside)),
+            )
+        )
     with exclusive(folder, "certify") if shard.leads else nullcontext():
         store = Store(kept / "certificate-state", {**asked, "batch": batch})
         if shard.leads:
@@ -247,8 +268,9 @@ class _Course:
                 if self.shard.leads:
                     yield Certifying(
                         stage=step.stage,
-                        done=sum(done.values()),
-                        total=self.certificate.rounds * sum(len(places[one]) for one in mine),
+                        where=step.where,
+                        done=sum(done.values()) // self.certificate.rounds,
+                        total=sum(len(places[one]) for one in mine),
                         verified=reduce(add, counts.values()),
                         warnings=warnings,
                     )

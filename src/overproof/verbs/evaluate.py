@@ -44,6 +44,7 @@ from overproof.run import Run
 from overproof.verbs.artefact import artefact
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
 from overproof.verbs.networks import digest_of, load_other
+from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
 SCHEMA = 2
 _IMAGES = "adversarial.safetensors"
@@ -95,7 +96,8 @@ def evaluating(
     resume: bool = False,
     overwrite: bool = False,
     out: Path | str | None = None,
-) -> Generator[Attacking, None, dict[str, Any]]:
+    announce: bool = False,
+) -> Generator[Beginning | Attacking, None, dict[str, Any]]:
     """Evaluate pass by pass: yield after each, return what was written to ``evaluation.json``.
 
     ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
@@ -109,8 +111,12 @@ def evaluating(
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
     interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in it, results
     are kept side by side by what was asked. The same question again returns what was found, unless ``overwrite`` asks
-    for it to be worked out anew. Raises ``InputError``.
+    for it to be worked out anew. ``announce`` yields a
+    ``Beginning`` as soon as something is known. Raises ``InputError``.
     """
+    announce = announce and Shard.here().leads
+    if announce:
+        yield Beginning(lines=(f"{run if isinstance(run, str) else subject_name(run)}: reading network and images",))
     keep_freed_memory()
     subject = examinee(run, data, classes_by_position=classes_by_position)
     place, shard = pick_device(device), Shard.here()
@@ -150,6 +156,17 @@ def evaluating(
             kept, earlier, {"adversarial": save_adversarial, "reliability": reliability and threat is not None}
         )
         return earlier
+    if announce:
+        passes = count_passes(suite, images.signature.classes) * -(-len(images) // size)
+        yield Beginning(
+            lines=(
+                *known_lines(subject, images, model),
+                *(() if other is None else (network_line("teacher", str(teacher), other),)),
+                f"attacks: {suite.name}, {stated['norm']} eps {stated['eps']}; {passes:,} passes, {size} images each",
+                device_line(place, chosen),
+                results_line(kept, (EVALUATION.main, *EVALUATION.beside[:1])),
+            )
+        )
     with exclusive(folder, "evaluate") if shard.leads else nullcontext():
         store = Store(kept / "evaluation-state", {**asked, "batch": size, "precision": chosen})
         if shard.leads:

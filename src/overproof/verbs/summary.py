@@ -65,6 +65,23 @@ def network_line(role: str, kind: str, model: Classifier) -> str:
     return f"{role}: {one_line(kind, 300)}, {parameter_count(model):,} parameters"
 
 
+def subject_name(run: Any) -> str:
+    """Return what a run, or the word for a network, is called."""
+    return one_line(str(getattr(run, "folder", run)), 300)
+
+
+def known_lines(subject: Any, images: Labelled, model: Classifier) -> tuple[str, ...]:
+    """Return which images an examination is about, what their set says of itself, and the network."""
+    count = len(subject.images)
+    part = "" if len(images) == count else f" of {count:,}"
+    counted = images_line({f"test{part}": images})
+    return (
+        f"{counted}, of {one_line(images.name, 300)}",
+        *notes_of(subject.images),
+        network_line("network", str(subject.facts["architecture"]), model),
+    )
+
+
 def device_line(device: torch.device, precision: str) -> str:
     """Return what computes, and in which precision."""
     name = hardware(device)
