@@ -16,7 +16,9 @@ from overproof.errors import AgreedError, InputError
 from overproof.processes import Processes
 from overproof.recipe import dump
 from overproof.run import Run
+from overproof.stopping import Stop, Stopped
 from overproof.training import loop as loop_module
+from overproof.training.checkpoint import load_checkpoint
 from overproof.verbs.train import train, training
 
 STUDENT = "student={kind: convnet, channels: [4], kernel: 3, hidden: [16]}"
@@ -105,6 +107,33 @@ def test_one_is_killed_the_others_say_so_and_a_resumed_run_ends_the_same(exactly
     assert str(survivor) == f"{sentence} {out / 'checkpoint'}, continue with --resume"
     assert group(proceed) == [[2], []]
     assert max(distance(out, alone.folder, name) for name in ("model", "last")) < ROUNDED
+
+
+def test_where_one_is_asked_to_end_all_save_after_the_same_step(group, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("overproof.training.pace.LOOK_SECONDS", 0)
+    recipe, out = toy(*EDITS), tmp_path / "run"
+
+    def work(processes):
+        as_one_of(processes)
+        stop, learn = Stop(), loop_module.Loop._learn
+
+        def asked(self, batch):
+            if (self.epoch, self.batch, self.processes.rank) == (1, 3, 1):
+                stop.ask(15)
+            learn(self, batch)
+
+        loop_module.Loop._learn = asked
+        try:
+            return len(list(training(recipe, out, device="cpu", stop=stop)))
+        except Stopped as end:
+            return end.number, str(end)
+
+    first, second = group(work)
+    assert first == second
+    assert first[0] == 15
+    assert first[1].startswith("stopped after batch 4 of 41 in epoch 2 of 2, which is saved in ")
+    state, _ = load_checkpoint(Run(out).checkpoints)
+    assert state["position"] == {"epoch": 1, "batch": 4}
 
 
 def test_what_one_finds_wrong_all_say_before_anything_is_written(group, toy, tmp_path):
