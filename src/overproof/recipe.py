@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
+from overproof.attacks.radius import ReadField
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
 from overproof.data.streaming import Loading
@@ -386,9 +387,14 @@ def _reader(hint: Any) -> TypeAdapter[Any]:
 
 @cache
 def hints(cls: type) -> dict[str, Any]:
-    """Return the type of every field, in order."""
+    """Return the type of every field's value, in order."""
     names = {part.name for part in fields(cls)}
-    return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
+    return {name: _held(hint) for name, hint in get_type_hints(cls).items() if name in names}
+
+
+def _held(hint: Any) -> Any:
+    """Return the type of what a field keeps, where its annotation says what it reads."""
+    return hint.holds if isinstance(hint, type) and issubclass(hint, ReadField) else hint
 
 
 def alternatives(hint: Any) -> dict[str, type]:

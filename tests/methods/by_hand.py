@@ -97,7 +97,7 @@ def tell(monkeypatch, adv=ADV):
         told.objectives.append(objective)
         return told.adv
 
-    monkeypatch.setattr(PGD, "__call__", search)
+    monkeypatch.setattr(PGD, "search", search)
     return told
 
 

@@ -47,7 +47,7 @@ def test_a_recorded_search_finds_what_the_search_finds():
 def test_a_repeated_search_asks_nobody():
     found = [X, ADV]
     search = recorded(PGDAT(inner=SEARCH), found, repeat=True).inner
-    assert search.at(0.1)(None, None, None) is ADV and len(found) == 2
+    assert search.at(0.1).search(None, None, None) is ADV and len(found) == 2
 
 
 @pytest.mark.parametrize("method", [PGDAT(inner=SEARCH), AdaAD(alpha=0.3, inner=SEARCH), FastAT(reach=2.0)])

@@ -161,7 +161,7 @@ class Watch:
 def watched(student: Classifier, noise: Sequence[Tensor]) -> Iterator[Watch]:
     """Hand the stored draws to every attack in turn, and write down what attack and student do."""
     watch, draws, searching = Watch(), iter(noise), False
-    search = PGD.__call__
+    search = PGD.search
 
     def draw(x: Tensor) -> Tensor:
         value = next(draws, None)
@@ -193,7 +193,7 @@ def watched(student: Classifier, noise: Sequence[Tensor]) -> Iterator[Watch]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("overproof.attacks.pgd.torch.randn_like", draw)
             patch.setattr(Linf, "uniform", lambda self, x: draw(x))
-            patch.setattr(PGD, "__call__", attack)
+            patch.setattr(PGD, "search", attack)
             yield watch
     finally:
         handle.remove()

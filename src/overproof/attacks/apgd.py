@@ -2,19 +2,22 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from overproof.attacks.ball import Ball, Norm, Radius, ball, check_eps, per_example
-from overproof.attacks.goal import Goal
+from overproof.attacks.ball import Ball, ball, per_example
+from overproof.attacks.base import BaseAttack
+from overproof.attacks.goal import Goal, Loss
+from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(BaseAttack):
     """Auto-PGD (Croce and Hein 2020, algorithm 1); under l1 its sparse form (Croce and Hein 2021, algorithm 1).
 
     One ascent of ``steps`` from a random start; the step is shortened, and the ascent taken up again from its best
@@ -23,17 +26,20 @@ class APGD:
     """
 
     kind: Literal["apgd"] = "apgd"
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
     steps: int = 100
     restarts: int = 1
+
+    losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "margin", "dlr")
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+            raise InputError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
-    def __call__(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    @override
+    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         search, x = self._staged if self.norm == "l1" else self._dense, x.detach()
         with in_mode(model, training=False):

@@ -5,57 +5,23 @@ All functions take images ``[N, ...]`` with pixels in [0, 1] and stay inside the
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from overproof.reading import read_fraction
-
-Norm = Literal["linf", "l2", "l1"]
-
-
-class Radius(float):
-    """A positive length in pixel space that remembers how it was written: ``Radius("8/255")`` prints ``8/255``."""
-
-    text: str
-
-    def __new__(cls, written: "str | float") -> Self:
-        """Read ``8/255``, ``0.031``, ``1e-2`` or a number; raise ``ValueError`` unless it is positive and finite."""
-        text = written.text if isinstance(written, Radius) else str(written).replace(" ", "")
-        try:
-            value = float(read_fraction(text))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"cannot read {text[:80]!r} as a length; write it as 8/255 or 0.031") from None
-        if not value > 0:
-            raise ValueError(f"a length must be positive, got {text}")
-        radius = super().__new__(cls, value)
-        radius.text = text
-        return radius
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __repr__(self) -> str:
-        return f"Radius({self.text!r})"
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:  # copies and pickles keep the text
-        return type(self), (self.text,)
-
-
-def check_eps(norm: str, eps: float) -> None:
-    """Raise ``ValueError`` with the right spelling where an linf eps cannot be meant in [0, 1] pixels."""
-    if norm == "linf" and eps > 1:
-        raise ValueError(f"eps {eps} is not in [0, 1] pixel units; did you mean {eps:g}/255?")
+from overproof.attacks.radius import Length, NormField
+from overproof.attacks.radius import Norm as Norm
+from overproof.attacks.radius import Radius as Radius
+from overproof.attacks.radius import check_eps as check_eps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:
     """What an adversary may do: change an image by at most ``eps`` in a norm, within [0, 1]."""
 
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
@@ -217,7 +183,7 @@ _BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2, "l1": L1}
 
 
 def ball(norm: Norm, eps: float) -> Ball:
-    """Return the ball of this norm and radius; raise ``ValueError`` for an eps in 0..255 units."""
+    """Return the ball of this norm and radius; raise ``InputError`` for an eps in 0..255 units."""
     check_eps(norm, eps)
     return _BALLS[norm](eps)
 

@@ -5,9 +5,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from overproof.attacks.ball import Ball, Norm, Radius, ball, check_eps
+from overproof.attacks.ball import Ball, ball
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.goal import Climb, Goal
+from overproof.attacks.radius import Length, Norm, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
@@ -16,7 +19,7 @@ _SHORTEST = 1e-8  # the length a step counts at least, so that two steps of none
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB:
+class FAB(BaseAttack):
     """The fast adaptive boundary attack (Croce and Hein 2020, "Minimally distorted adversarial examples", algorithm 1).
 
     A step takes the network as linear where the example stands, z_t - z_y = 0 as a hyperplane. It goes ``overshoot``
@@ -33,8 +36,8 @@ class FAB:
     """
 
     kind: Literal["fab"] = "fab"
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
     steps: int = 100
     bias: float = 0.1
     overshoot: float = 1.05
@@ -43,15 +46,16 @@ class FAB:
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+            raise InputError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.bias <= 1:
-            raise ValueError(f"bias is a share, in [0, 1], got {self.bias}")
+            raise InputError(f"bias is a share, in [0, 1], got {self.bias}")
         if not self.overshoot >= 1:
-            raise ValueError(f"overshoot must be at least 1 to reach the boundary, got {self.overshoot}")
+            raise InputError(f"overshoot must be at least 1 to reach the boundary, got {self.overshoot}")
         if not 0 < self.backstep < 1:
-            raise ValueError(f"backstep is a share between 0 and 1, got {self.backstep}")
+            raise InputError(f"backstep is a share between 0 and 1, got {self.backstep}")
 
-    def __call__(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    @override
+    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
         """Return images like ``x``, detached: the broken one within eps and [0, 1] where one was found, else ``x``.
 
         Raises ``InputError`` where there is no target and the network has only one class.

@@ -3,13 +3,17 @@
 import math
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from overproof.attacks.ball import Ball, Norm, Radius, ball, check_eps
+from overproof.attacks.ball import Ball, ball
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.goal import Goal
+from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
 _TRIES = 100  # images of noise, before an example is given up
@@ -18,7 +22,7 @@ _PROBE = 0.01  # length of a probe of the gradient, as a share of the distance f
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump:
+class HopSkipJump(BaseAttack):
     """Decision-based attack (Chen, Jordan and Wainwright 2020): only asks whether an image is broken; l2 and linf.
 
     Starts from uniform noise and repeats: bisection towards the clean image, an estimate of the boundary's normal from
@@ -32,19 +36,24 @@ class HopSkipJump:
     """
 
     kind: Literal["hopskipjump"] = "hopskipjump"
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
     queries: int = 2000
     samples: int = 100
+
+    targeted: ClassVar[bool] = False
+    gradients: ClassVar[bool] = False
+    least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
         if self.norm == "l1":
-            raise ValueError("hopskipjump is defined for l2 and linf, not for l1")
+            raise InputError("hopskipjump is defined for l2 and linf, not for l1")
         if self.queries < 1 or self.samples < 1:
-            raise ValueError(f"queries and samples must be at least 1, got {self.queries} and {self.samples}")
+            raise InputError(f"queries and samples must be at least 1, got {self.queries} and {self.samples}")
 
-    def __call__(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    @override
+    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
         """Return images like ``x``, detached, inside the ball and inside [0, 1]: broken ones, or ``x`` itself."""
         with in_mode(model, training=False), torch.no_grad():
             return self._walk(_Oracle(x.detach(), goal, ball(self.norm, self.eps), self.queries))

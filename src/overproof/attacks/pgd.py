@@ -1,33 +1,34 @@
 """Projected gradient descent: the search every method trains with and every evaluation starts with."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from overproof.attacks.ball import Norm, Radius, ball, check_eps, per_example
-from overproof.attacks.goal import Goal
+from overproof.attacks.ball import ball, per_example
+from overproof.attacks.base import BaseAttack
+from overproof.attacks.base import Objective as Objective
+from overproof.attacks.goal import Goal, Loss
+from overproof.attacks.radius import Length, NormField, OptionalLength, Radius, check_eps
 from overproof.data.draws import drawn
+from overproof.errors import InputError
 from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
 from overproof.models.still import held_still
-
-Objective = Callable[[Tensor], Tensor]
-"""Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
 
 
 class Attack(Protocol):
     """Climbs an objective inside a ball while it holds the model still; never calls the model itself."""
 
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, objective: Objective, /) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(BaseAttack):
     """Steepest ascent with projection (Madry et al. 2018); one step from ``start: none`` is FGSM.
 
     ``step`` defaults to ``2.5 * eps / steps``. ``start`` is uniform in the ball, 0.001 times a standard normal (the
@@ -42,9 +43,9 @@ class PGD:
     """
 
     kind: Literal["pgd"] = "pgd"
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
-    step: Radius | None = None
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
+    step: OptionalLength = OptionalLength()
     steps: int = 10
     restarts: int = 1
     start: Literal["uniform", "normal", "none"] = "uniform"
@@ -55,19 +56,23 @@ class PGD:
     ramp: float = 0.0
     steps_ramp: float = 0.0
 
+    losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "margin", "dlr")
+    needs_goal: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
         for name in ("ramp", "steps_ramp"):
             if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is a share of the run, in [0, 1], got {share}")
+                raise InputError(f"{name} is a share of the run, in [0, 1], got {share}")
         if self.steps < 1 or self.restarts < 1:
-            raise ValueError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
+            raise InputError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
         if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is the share kept of earlier gradients, in [0, 1], got {self.momentum}")
+            raise InputError(f"momentum is the share kept of earlier gradients, in [0, 1], got {self.momentum}")
         if self.best and not self.clip_start:
-            raise ValueError("best may return the start, so it needs clip_start: a start outside [0, 1] is no image")
+            raise InputError("best may return the start, so it needs clip_start: a start outside [0, 1] is no image")
 
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    @override
+    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         with compiled_for_pixels(model), self._held(model, objective):
             found, score = self._climb(x, objective)
@@ -142,7 +147,9 @@ def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         point = x_adv.detach().requires_grad_()
         score = objective(point)
-        (gradient,) = torch.autograd.grad(score.sum(), point)
+        (gradient,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
+    if gradient is None:
+        raise InputError("the objective does not depend on the pixels, so there is no gradient to follow")
     return score.detach(), gradient
 
 

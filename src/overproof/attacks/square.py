@@ -3,13 +3,16 @@
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from overproof.attacks.ball import Norm, Radius, check_eps
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.goal import Goal
+from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # the last iteration before p is halved once more
@@ -18,7 +21,7 @@ _SMALLEST = 3  # side of a window of l2 and l1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(BaseAttack):
     """Random search by squares at the corners of the ball (Andriushchenko et al. 2020; l1 by Croce and Hein 2021).
 
     Climbs the margin with forward passes alone, at most ``queries`` of them per example, the start among them (a
@@ -30,19 +33,23 @@ class Square:
     """
 
     kind: Literal["square"] = "square"
-    norm: Norm = "linf"
-    eps: Radius = Radius("8/255")  # noqa: RUF009 - a frozen value
+    norm: NormField = NormField("linf")
+    eps: Length = Length("8/255")
     queries: int = 5000
     p_init: float = 0.8
+
+    gradients: ClassVar[bool] = False
+    least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         check_eps(self.norm, self.eps)
         if self.queries < 1:
-            raise ValueError(f"queries must be at least 1, got {self.queries}")
+            raise InputError(f"queries must be at least 1, got {self.queries}")
         if not 0 < self.p_init <= 1:
-            raise ValueError(f"p_init is a share of the image, in (0, 1], got {self.p_init}")
+            raise InputError(f"p_init is a share of the image, in (0, 1], got {self.p_init}")
 
-    def __call__(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    @override
+    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         with in_mode(model, training=False), torch.no_grad():
             return self._search(x.detach(), goal.climbing("margin")).view_as(x)

@@ -16,9 +16,9 @@ class Recorded(PGD):
 
     found: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Search, and remember the images found."""
-        adv = super().__call__(model, x, objective)
+        adv = super().search(model, x, objective)
         self.found.append(adv)
         return adv
 
@@ -27,7 +27,7 @@ class Recorded(PGD):
 class Repeated(Recorded):
     """A search that returns again what a recorded one found last."""
 
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
         """Return the images found last."""
         del model, x, objective
         return self.found[-1]

@@ -1,0 +1,132 @@
+"""What every attack of ours is: a search that can be called with labels, on any network from pixels to logits."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from overproof.attacks.goal import Goal, Logits, Loss
+from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
+from overproof.errors import InputError, nearest
+
+Objective = Callable[[Tensor], Tensor]
+"""Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
+_LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin", "dlr")
+
+
+class BaseAttack(ABC):
+    """A frozen dataclass of an attack's options that is called on a network and images.
+
+    ``attack(model, x, y)`` looks for misclassified images near ``x``; ``attack(model, x, objective=...)`` climbs a
+    score of one's own. Draws come from torch's global generator: ``torch.manual_seed`` before the call repeats it.
+    """
+
+    losses: ClassVar[tuple[Loss, ...]] = ("margin",)
+    """The losses it can climb; the first is used where none is given."""
+    targeted: ClassVar[bool] = True
+    gradients: ClassVar[bool] = True
+    least_dimensions: ClassVar[int] = 2
+    """Of a batch of pixels."""
+    needs_goal: ClassVar[bool] = True
+    """Whether it must know which images are misclassified, and so takes no other objective than a ``Goal``."""
+
+    @overload
+    def __call__(
+        self, model: Logits, x: Tensor, y: Tensor, *, target: Tensor | int | None = None, loss: Loss | None = None
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(self, model: nn.Module, x: Tensor, objective: Objective, /) -> Tensor: ...
+
+    @overload
+    def __call__(self, model: nn.Module, x: Tensor, *, objective: Objective) -> Tensor: ...
+
+    def __call__(
+        self,
+        model: Any,
+        x: Tensor,
+        y: Any = None,
+        *,
+        objective: Any = None,
+        target: Tensor | int | None = None,
+        loss: Loss | None = None,
+    ) -> Tensor:
+        """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1].
+
+        With labels ``y``, integers ``[N]``, the model is any ``nn.Module`` or function from pixels ``[N, C, H, W]`` in
+        [0, 1] to logits ``[N, K]``. It is called with images of the dtype and the memory format of ``x``, in eval mode,
+        which is undone afterwards; its weights and their ``.grad`` stay as they are. Half-precision images are
+        perturbed in float32 and rounded at the end. ``loss`` is ``cross_entropy``, ``margin`` or ``dlr``; with
+        ``target`` classes (one, or ``[N]``) the search moves towards these instead of away from ``y``.
+
+        With an ``objective`` (the third argument, or by name) nothing is checked. Raises ``InputError`` in one
+        sentence for images, labels, logits or options that cannot be used.
+        """
+        given = y if objective is None else objective
+        if isinstance(given, Tensor):
+            return self._on_labels(model, x, given, target, loss)
+        if given is None or (y is not None and objective is not None):
+            raise InputError("an attack needs the labels y of the images, or an objective, and not both")
+        if target is not None or loss is not None:
+            raise InputError("target and loss belong to labels; an objective already says what is climbed")
+        if self.needs_goal and not isinstance(given, Goal):
+            raise InputError(
+                f"{self._kind} must know which images are misclassified: give it labels y, or a Goal as the objective"
+            )
+        return self.search(model, x, given)
+
+    @abstractmethod
+    def search(self, model: nn.Module, x: Tensor, objective: Any) -> Tensor:
+        """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
+
+    @property
+    def _kind(self) -> str:
+        return str(getattr(self, "kind", type(self).__name__))
+
+    def _on_labels(self, model: Logits, x: Tensor, y: Tensor, target: Tensor | int | None, loss: Loss | None) -> Tensor:
+        check_images(x, least_dimensions=self.least_dimensions)
+        check_labels(y, x)
+        # Inside inference mode no gradient can be asked for, and a tensor made there cannot take part in one.
+        with torch.inference_mode(False):
+            labels = _classes(y, x)
+            wanted = self._target(target, labels)
+            climbed = self._loss(loss)
+            pixels = working_pixels(x)
+            if not len(x):
+                return like_pixels(pixels, x)
+            network = AskedNetwork(model, x, gradients=self.gradients)
+            network.check_classes(labels, wanted)
+            goal = Goal.on(network, labels, loss=climbed, target=wanted)
+            found = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))
+            return like_pixels(found, x)
+
+    def _loss(self, loss: Loss | None) -> Loss:
+        if loss is None:
+            return self.losses[0]
+        if loss not in _LOSSES:
+            raise InputError(f"there is no loss {loss!r}{nearest(str(loss), _LOSSES)}")
+        if loss not in self.losses:
+            raise InputError(f"{self._kind} climbs the {self.losses[0]} and has no use for the loss {loss!r}")
+        return loss
+
+    def _target(self, target: Tensor | int | None, labels: Tensor) -> Tensor | None:
+        if target is None:
+            return None
+        if not self.targeted:
+            raise InputError(f"{self._kind} only asks whether an image is misclassified and has no use for a target")
+        if isinstance(target, Tensor) and target.dim() > 0:
+            check_labels(target, labels, what="target classes")
+            return _classes(target, labels)
+        return torch.full_like(labels, int(target))
+
+
+def _classes(y: Tensor, like: Tensor) -> Tensor:
+    found = y.detach().to(like.device, torch.int64)
+    return found.clone() if found.is_inference() else found
+
+
+def _score_of(goal: Goal, network: nn.Module) -> Objective:
+    """Return the goal's score as a plain objective: who climbs it need not be told who is misclassified."""
+    return lambda x: goal.score(network(x))
