@@ -29,7 +29,8 @@ LAW = {
     "models": GROUND | {"models"},
     "data": GROUND | {"data"},
     "attacks": BASE | {"attacks"},
-    "bounds": BASE | {"bounds"},
+    # A region is the ball of an attack.
+    "bounds": BASE | {"attacks", "bounds"},
     "methods": BASE | {"attacks", "bounds", "methods"},
     "training": BASE | {"attacks", "bounds", "methods", "training"},
     # The examiner does not know how the student was taught.

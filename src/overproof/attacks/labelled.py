@@ -67,7 +67,7 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 class AskedNetwork(nn.Module):
-    """A network of a user's as a search asks it: from pixels in at least float32 to logits in at least float32.
+    """A network of a user's as a search asks it: from pixels in at least float32 to logits of their dtype and device.
 
     It is called with images of the dtype and memory format of ``x``, exactly as its user would call it; where it fails
     on these and its weights have another dtype, with images of that dtype. Its first answer is checked. A network that
@@ -102,7 +102,8 @@ class AskedNetwork(nn.Module):
         if torch.is_grad_enabled() not in self._seen:
             return self._first(x)
         given = self._as_wanted(x)
-        return _at_least_float32(self.network(given.clone() if self._copies and given is x else given), x)
+        logits: Tensor = self.network(given.clone() if self._copies and given is x else given)
+        return logits.to(x)
 
     def _as_wanted(self, x: Tensor) -> Tensor:
         return x.to(self._dtype, memory_format=self._format)
@@ -135,7 +136,7 @@ class AskedNetwork(nn.Module):
             raise InputError("the model writes into the images that it is given; let it work on a copy")
         self._copies = self._copies or given._version != version
         self._seen.add(torch.is_grad_enabled())
-        return _at_least_float32(logits, x)
+        return logits.to(x)
 
     def _tried(self, x: Tensor) -> tuple[Any, Tensor, int]:
         """Return an answer, what was given for it (the pixels or a copy), and its version from before."""
@@ -171,10 +172,6 @@ class _Hidden:
 
     def __call__(self, x: Tensor) -> Any:
         return self._function(x)
-
-
-def _at_least_float32(logits: Tensor, x: Tensor) -> Tensor:
-    return logits.to(x.device, torch.float32 if logits.dtype in _HALF else logits.dtype)
 
 
 def _depends(logits: Tensor, given: Tensor) -> bool:

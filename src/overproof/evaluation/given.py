@@ -1,0 +1,86 @@
+"""A network and images that somebody holds in memory, as an evaluation takes them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from overproof.attacks.goal import Logits
+from overproof.attacks.labelled import AskedNetwork, check_images, check_labels
+from overproof.data.images import ImageSet
+from overproof.errors import InputError
+from overproof.models.classifier import Classifier
+from overproof.models.mode import in_mode
+from overproof.models.precision import tensor_float
+from overproof.signature import Signature
+
+_TRIED = 2  # images that tell how many classes a network has
+
+
+def device_of(model: object, x: Tensor) -> torch.device:
+    """Return where a network is, or where the images are if it has no weights."""
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((weight.device for weight in weights), x.device)
+
+
+def given_images(x: Tensor, y: Tensor, classes: int, device: torch.device, *, name: str = "the images") -> ImageSet:
+    """Return images ``[N, C, H, W]`` (uint8, or any floating point in [0, 1]) and their labels ``[N]`` as a set.
+
+    The classes are called by their numbers. Raises ``InputError``.
+    """
+    pixels = x.detach()
+    if pixels.dtype != torch.uint8:
+        pixels = pixels.float().clamp(0, 1)
+    names = tuple(str(number) for number in range(classes))
+    # Copies, which no inference mode holds and nobody changes meanwhile.
+    return ImageSet(
+        name, pixels.to(device, copy=True).contiguous(), y.detach().to(device, torch.int64, copy=True), names
+    )
+
+
+def check_given(x: Tensor, y: Tensor, *, least: int = 1) -> None:
+    """Raise ``InputError`` unless these are images ``[N, C, H, W]``, uint8 or in [0, 1], with a label each."""
+    if not (isinstance(x, Tensor) and x.dtype == torch.uint8 and x.dim() == 4):
+        check_images(x, least_dimensions=4)
+    check_labels(y, x)
+    if len(x) < least or not x.numel():
+        raise InputError(f"there are no images to evaluate the model on, the batch is {list(x.shape)}")
+
+
+def given_classifier(model: Logits, x: Tensor) -> Classifier:
+    """Return a network on its device as a ``Classifier`` for the images ``x``; one of ours is returned as it is.
+
+    It is asked as its user asks it (see ``AskedNetwork``). Raises ``InputError`` for what is no network, and for one
+    that cannot be asked or gives no logits.
+    """
+    if isinstance(model, Classifier):
+        channels, height, width = x.shape[1:]
+        of = model.signature
+        if (channels, height, width) != (of.channels, of.height, of.width):
+            raise InputError(f"the model is for {of}, the images are {channels}x{height}x{width}")
+        return model
+    device = device_of(model, x)
+    like = (x[:_TRIED].float().div(255) if x.dtype == torch.uint8 else x[:_TRIED].detach()).to(device)
+    network = AskedNetwork(model, like, gradients=False)
+    with in_mode(network, training=False), torch.no_grad():
+        classes = network(like.float().clamp(0, 1)).shape[1]
+    return Classifier(network, signature_of(x, classes))
+
+
+def signature_of(x: Tensor, classes: int) -> Signature:
+    """Return what images ``[N, C, H, W]`` of so many classes ask of a network."""
+    channels, height, width = x.shape[1:]
+    return Signature(channels=channels, height=height, width=width, classes=classes)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluate a network in eval mode and in full float32; modes and the global generators are given back."""
+    with (
+        torch.inference_mode(False),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        in_mode(model, training=False),
+        tensor_float(False),
+    ):
+        yield
