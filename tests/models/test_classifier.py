@@ -149,3 +149,28 @@ def test_float64_stays_float64(x):
 def test_parameters_are_counted():
     model = Classifier(MLP(hidden=(10,)).build(SIGNATURE), SIGNATURE, mean=MEAN, std=STD)
     assert parameter_count(model) == (192 * 10 + 10) + (10 * 5 + 5)
+
+
+def test_a_network_that_writes_into_its_input_does_not_change_the_images(x):
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(x[0].numel(), 4)
+
+        def forward(self, images):
+            return self.fc(images.mul_(0.5).flatten(1))
+
+    model, before = Classifier(Writes(), SIGNATURE), x.clone()
+    first = model(x)
+    assert torch.equal(x, before)
+    assert torch.equal(model(x), first)
+    assert torch.equal(model.features(x)[0], first)
+    point = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(point).sum(), point)
+    torch.testing.assert_close(gradient.flatten(1)[0], 0.5 * model.backbone.fc.weight.sum(dim=0))
+
+
+def test_one_inside_another_network_can_be_traced(x):
+    inner = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4)), SIGNATURE)
+    traced = torch.fx.symbolic_trace(nn.Sequential(inner))
+    assert torch.equal(traced(x), inner(x))

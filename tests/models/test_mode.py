@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from overproof.attacks.pgd import PGD
-from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
+from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient, put_into_mode
 
 
 @pytest.fixture
@@ -98,3 +98,24 @@ def test_a_search_asks_a_compiled_network_for_the_gradient_to_the_pixels_alone(m
     assert seen == [False, False, True, True]
     assert torch.equal(*found)
     assert pair[0][1].weight.requires_grad
+
+
+class Fixed(nn.Module):
+    """As a ``torch.export`` program: it has one mode, and says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def train(self, mode=True):
+        raise NotImplementedError
+
+
+def test_a_part_that_has_one_mode_keeps_it_and_the_others_change():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Sequential(Fixed(), nn.Dropout()))
+    put_into_mode(network, training=False)
+    assert [module.training for module in (network, network[0], network[1], network[1][1])] == [False] * 4
+    assert network[1][0].norm.training
+    with in_mode(network, training=True):
+        assert network[1][1].training
+    assert not network[1][1].training

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, load_model_from_string, numpy_helper
 
 from overproof.errors import InputError
 from overproof.models import onnx_graph
-from overproof.models.onnx_graph import check_graph
+from overproof.models.onnx_graph import check_graph, with_weights
 
 IMAGES = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 2, 3])
 LOGITS = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
@@ -95,3 +95,51 @@ def test_a_few_values_of_a_huge_shape_are_refused():
 @pytest.mark.parametrize("content", [b"\xff" * 50, b"<html>", b"\x1c\x00\x00\x00ORTM" + bytes(100)], ids=repr)
 def test_what_is_no_graph_is_one_sentence(content):
     assert refused(content).startswith("x.onnx: not readable as an ONNX file (")
+
+
+class TestWeightsBesideIt:
+    """torch's own export writes them to ``NAME.onnx.data``."""
+
+    def file(self, tmp_path, location="w.data", offset="4", length="12"):
+        weight = numpy_helper.from_array(np.arange(1, 4, dtype=np.float32), "w")
+        whole = body([node()], weights=[weight])
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": location, "offset": offset, "length": length}.items():
+            weight.external_data.add(key=key, value=value)
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "w.data").write_bytes(b"----" + np.arange(1, 4, dtype=np.float32).tobytes())
+        return tmp_path / "in" / "x.onnx", body([node()], weights=[weight]), whole
+
+    def test_they_are_read_from_the_files_own_folder_wherever_the_command_stands(self, tmp_path, monkeypatch):
+        file, content, whole = self.file(tmp_path)
+        (tmp_path / "w.data").write_bytes(bytes(100))  # somebody else's
+        monkeypatch.chdir(tmp_path)
+        (weight,) = load_model_from_string(with_weights(content, file)).graph.initializer
+        assert numpy_helper.to_array(weight).tolist() == [1, 2, 3]
+        check_graph(with_weights(content, file), where="x.onnx")
+        assert with_weights(whole, file) == whole
+
+    @pytest.mark.parametrize(
+        ("said", "sentence"),
+        [
+            ({"location": "../w.data"}, "not below its own folder"),
+            ({"location": "/etc/passwd"}, "not below its own folder"),
+            ({"location": ""}, "not below its own folder"),
+            ({"location": "other.data"}, "'other.data', which is not there"),
+            ({"length": "16"}, "does not hold the weights that the graph says"),
+            ({"offset": "-4"}, "does not hold the weights that the graph says"),
+            ({"offset": "x"}, "not readable as an ONNX file"),
+        ],
+    )
+    def test_what_is_missing_elsewhere_or_too_short_is_one_sentence(self, tmp_path, said, sentence):
+        file, content, _ = self.file(tmp_path, **said)
+        with pytest.raises(InputError, match=sentence):
+            with_weights(content, file)
+
+    def test_a_link_that_leads_out_is_refused(self, tmp_path):
+        file, content, _ = self.file(tmp_path)
+        (tmp_path / "in" / "w.data").rename(tmp_path / "secret")
+        (tmp_path / "in" / "w.data").symlink_to(tmp_path / "secret")
+        with pytest.raises(InputError, match="not below its own folder"):
+            with_weights(content, file)

@@ -278,3 +278,11 @@ def test_what_is_no_file_is_not_waited_for(kind, tmp_path):
     else:
         place.mkdir()
     refuses(place, "cannot be read (it is a folder)" if kind == "a folder" else f"{kind}, not a file")
+
+
+def test_a_zip_archive_of_something_else_is_called_one(tmp_path):
+    torch.save({"w": torch.ones(2, 2)}, tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.write(tmp_path / "w.pt", "w.pt")
+    with pytest.raises(InputError, match="this is a zip archive of something else; unpack it first"):
+        read_untrusted(tmp_path / "w.zip")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from overproof.errors import InputError
 from overproof.models.adapted import Adapted
@@ -17,7 +18,7 @@ from overproof.models.mobilenetv2 import MobileNetV2
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.vgg import VGG
-from overproof.models.weights import build, channels_last, freeze, from_plain, load_model, save_model
+from overproof.models.weights import build, channels_last, freeze, from_plain, load_model, save_model, unshared
 from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
@@ -283,3 +284,19 @@ def test_channels_last_moves_the_memory_and_not_the_numbers():
     channels_last(model)
     assert model.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_tied_weights_and_parts_under_two_names_are_saved_and_have_a_digest(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+            self.b = nn.Linear(3, 3)
+            self.b.weight = self.a.weight
+            self.again = self.a
+
+    whole = unshared(Tied().state_dict())
+    assert whole.keys() == Tied().state_dict().keys()
+    assert len({value.data_ptr() for value in whole.values()}) == len(whole)
+    assert torch.equal(whole["a.weight"], whole["b.weight"])
+    assert save(whole)

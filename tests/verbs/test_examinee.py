@@ -156,7 +156,13 @@ class TestSuite:
             (("own",), None, "nan", "cannot read 'nan' as a length; write it as 8/255 or 0.031"),
             (("own",), None, "0/0", "cannot read '0/0' as a length; write it as 8/255 or 0.031"),
             (("owm",), None, 0, "there is no attack or suite 'owm' (did you mean 'own'?)"),
-            (("quick", "own"), None, None, "there is no attack or suite 'quick' (did you mean 'quick'?)"),
+            (
+                ("quick", "own"),
+                None,
+                None,
+                "'quick' is a suite and is named alone; beside others, name its attacks "
+                f"({', '.join(trial.name for trial in SUITES['quick'](Threat()).attacks)})",
+            ),
         ],
     )
     def test_bad_words_are_one_sentence(self, somebody, words, norm, eps, said):

@@ -65,6 +65,11 @@ def test_what_is_not_there_is_absent(run):
 
 def test_an_unfinished_or_unevaluated_run_says_what_to_do(run):
     (run / "evaluation.json").unlink()
+    proved = findings(run)  # a certificate says what is correct, and what its own attack found
+    assert proved.evaluation["clean"] == proved.certificate["clean"]
+    assert proved.evaluation["worst"] == proved.certificate["standing"]
+    assert proved.evaluation["suite"]["caution"]
+    (run / "certificate.json").unlink()
     assert refused(run) == f"{run}: not evaluated yet; run: overproof evaluate {run}"
     (run / "model.json").unlink()
     assert refused(run) == f"{run}: not finished yet; continue it with: overproof train ... --out {run} --resume"

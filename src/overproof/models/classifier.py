@@ -52,14 +52,23 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``."""
-        return _at_least_float32((self.stand_in or self.backbone)(self.normalised(x)))
+        return _at_least_float32((self.stand_in or self.backbone)(self._inputs(x)))
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """Return what the backbone is given: a network that is not ours may write into it, so that gets a copy.
+
+        Tracers, whose stand-ins are no plain tensors, see no copying.
+        """
+        inputs = self.normalised(x)
+        foreign = not isinstance(self.backbone, Backbone)
+        return inputs.clone() if foreign and inputs is x and type(x) is Tensor else inputs
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, K]`` and the penultimate representation ``[N, F]`` of one forward pass.
 
         For a network that is not ours the representation is the input of its last linear layer, or of the named one.
         """
-        inputs = self.normalised(x)
+        inputs = self._inputs(x)
         if isinstance(self.backbone, Backbone):
             hidden = self.backbone.embed(inputs)
             return _at_least_float32(self.backbone.head(hidden)), _at_least_float32(hidden)
@@ -98,6 +107,8 @@ def linear_layer(network: nn.Module, name: str = "") -> nn.Linear:
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):  # what a tracer puts in its place has no type to ask for
+        return tensor
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 

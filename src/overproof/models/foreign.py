@@ -14,6 +14,7 @@ from overproof.environment import package
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
 from overproof.models.imports import importable, imported, like, raised, thing
+from overproof.models.mode import put_into_mode
 from overproof.models.onnx_file import OnnxFile
 from overproof.reading import exists, is_folder
 from overproof.signature import Signature
@@ -170,7 +171,7 @@ def _fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
     if model.signature != signature:
         raise InputError(f"{name}: it is for {model.signature}, the data are {signature}")
     place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    model.to(place).eval()
+    put_into_mode(model.to(place), training=False)
     shape = [2, signature.channels, signature.height, signature.width]
     try:
         with torch.no_grad():

@@ -14,12 +14,23 @@ def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     A BatchNorm that its owner froze stays frozen afterwards, which ``model.train()`` would not give.
     """
     before = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    put_into_mode(model, training=training)
     try:
         yield
     finally:
         for module, was in before:
             module.training = was
+
+
+def put_into_mode(model: nn.Module, *, training: bool) -> None:
+    """Do what ``model.train(training)`` does; a part that has one mode only (a ``torch.export`` program) keeps it."""
+    try:
+        model.train(training)
+    except NotImplementedError:
+        if getattr(model.train, "__func__", None) is nn.Module.train:  # it is one of the parts that has one mode only
+            model.training = training
+            for part in model.children():
+                put_into_mode(part, training=training)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from overproof.environment import memory, package
 from overproof.errors import InputError
-from overproof.models.onnx_graph import check_graph
+from overproof.models.onnx_graph import check_graph, with_weights
 from overproof.reading import parsing, read_bytes
 from overproof.wording import one_line
 
@@ -65,8 +65,11 @@ class OnnxFile(nn.Module):
 
     @classmethod
     def read(cls, file: Path, *, threads: int | None = None) -> "OnnxFile":
-        """Return the network of a file; raise ``InputError`` where there is none that takes batches of images."""
-        return cls(read_bytes(file), where=str(file), threads=threads)
+        """Return the network of a file; raise ``InputError`` where there is none that takes batches of images.
+
+        Weights that lie in other files beside it are part of it, and of its digest.
+        """
+        return cls(with_weights(read_bytes(file), file), where=str(file), threads=threads)
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -1,18 +1,53 @@
 """What an ONNX file asks for, looked at before anything runs it: its operators, their number, where its weights are."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from overproof.environment import package
 from overproof.errors import InputError
-from overproof.reading import parsing
+from overproof.reading import is_file, parsing, read_bytes
 from overproof.wording import one_line
 
 _MOST_NODES = 20_000
 """Operators of a graph, its functions written out. The largest classifiers have a few thousand; loading takes seconds
 with these, and longer than in proportion with more."""
+_MOST_BYTES = 1 << 31  # of weights that a protocol buffer can hold
 _DEEPEST = 50  # bodies and functions inside each other
 _ADVICE = "export the network without it, in eval mode and for images of a fixed size"
+
+
+def with_weights(body: bytes, file: Path) -> bytes:
+    """Return a file's graph with the weights that lie in files beside it (torch's default export) put into it.
+
+    Raises ``InputError`` where such a file is missing, lies elsewhere than in the graph's folder or below it, or is
+    shorter than the graph says. A graph that holds its weights is returned as it is.
+    """
+    onnx = package("onnx", extra="export", where=str(file))
+    with parsing(file, "an ONNX file"):
+        model = onnx.load_model_from_string(body)
+        outside = [tensor for graph in _graphs(model.graph) for tensor in graph.initializer if tensor.external_data]
+        if not outside:
+            return body
+        home, taken, read = file.resolve().parent, 0, dict[Path, bytes]()
+        for tensor in outside:
+            said = {entry.key: entry.value for entry in tensor.external_data}
+            name = said.get("location", "")
+            place = (home / name).resolve()
+            if not name or not place.is_relative_to(home):
+                raise InputError(f"{file}: its weights lie in {one_line(name, 200)!r}, not below its own folder")
+            if not is_file(place):
+                raise InputError(f"{file}: its weights lie in {one_line(name, 200)!r}, which is not there")
+            whole = read[place] = read.get(place) or read_bytes(place)
+            start = int(said.get("offset", 0))
+            length = int(said.get("length", len(whole) - start))
+            taken += length
+            if start < 0 or length < 0 or start + length > len(whole) or taken > _MOST_BYTES:
+                raise InputError(f"{file}: {one_line(name, 200)!r} does not hold the weights that the graph says")
+            tensor.raw_data = whole[start : start + length]
+            del tensor.external_data[:]
+            tensor.data_location = onnx.TensorProto.DEFAULT
+        return bytes(model.SerializeToString())
 
 
 def check_graph(body: bytes, *, where: str) -> None:

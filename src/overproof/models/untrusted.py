@@ -2,6 +2,7 @@
 
 import io
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -143,11 +144,22 @@ def _is_something_else(body: bytes) -> str:
     for magic, told in _OTHERS.items():
         if body.startswith(magic):
             return told
+    if body.startswith(b"PK\x03\x04") and not _is_of_torch(body):
+        return "a zip archive of something else; unpack it first"
     if body[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     if start[:1] == b"{" and not _is_safetensors(body):
         return "a JSON text, not a network"
     return ""
+
+
+def _is_of_torch(body: bytes) -> bool:
+    """Whether a zip archive has the record that torch writes first; one that cannot be listed is for its reader."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            return any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in archive.namelist())
+    except Exception:  # of an archive that is cut off or damaged
+        return True
 
 
 def _is_safetensors(body: bytes) -> bool:

@@ -122,8 +122,7 @@ def save_model(
 
     A crash between the two leaves a pair that ``load_model`` refuses, because the description holds the digest.
     """
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    body = save(weights)
+    body = save(unshared(model.state_dict()))
     digest = sha256(body).hexdigest()
     description = {
         "architecture": asdict(architecture),  # type: ignore[call-overload]
@@ -139,6 +138,21 @@ def save_model(
     write_atomically(folder / f"{name}.safetensors", body)
     write_atomically(folder / f"{name}.json", (json.dumps(description, indent=1) + "\n").encode())
     return digest
+
+
+def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as safetensors takes them: on the CPU, whole, and each with memory of its own.
+
+    Tied weights, and a part of a network under two names, share theirs.
+    """
+    seen: set[int] = set()
+    found = {}
+    for name, value in weights.items():
+        own = value.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
 
 
 def load_model(

@@ -16,6 +16,7 @@ from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.cost import multiply_adds
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.onnx_graph import with_weights
 from overproof.reading import read_bytes
 from overproof.run import Run
 from overproof.verbs.examinee import Examinee
@@ -36,7 +37,7 @@ class Artefact:
         self, after: Verdicts, before: Verdicts | None, x: Tensor, teacher: Path | str | None, other: Classifier | None
     ) -> dict[str, Any]:
         """Return what ``evaluation.json`` says of the file beside its network and beside the teacher."""
-        body = read_bytes(Path(self.path))
+        body = with_weights(read_bytes(Path(self.path)), Path(self.path))
         x = x.cpu()
         said = own_words(self.file.metadata)
         found: dict[str, Any] = {

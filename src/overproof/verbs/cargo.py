@@ -14,7 +14,8 @@ from overproof.errors import InputError
 from overproof.formats.onnx import described
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
-from overproof.recipe import data_source, plain
+from overproof.reading import field
+from overproof.recipe import build, data_source, plain
 from overproof.run import Run, find_run
 from overproof.verbs.networks import check_classes, digest_of
 from overproof.wording import folder_name
@@ -62,6 +63,8 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
     if isinstance(word, str) and is_foreign(word):
         return _foreign_cargo(word, data)
     run = word if isinstance(word, Run) else find_run(word)
+    if (imported := run.imported()) is not None:
+        return _imported_cargo(run, imported, data)
     recipe = run.recipe()
     model, description = run.model()
     source = recipe.data if data is None else _source(data, recipe.data)
@@ -86,6 +89,36 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
         },
         fraction=recipe.selection.fraction,
         seed=recipe.seed,
+    )
+
+
+def _imported_cargo(run: Run, imported: Mapping[str, Any], data: Source | str | None) -> Cargo:
+    """Return an imported network, which has no recipe; nobody knows what it was trained to withstand."""
+    model, description = run.model()
+    known = imported.get("data")
+    if data is None and known is None:
+        raise InputError(f"{run.folder}: say on which images it is checked, with --data digits, a hub id or a path")
+    before: Source | None = None if known is None else build(Source, known, where=f"{run.folder}: data")
+    source = _source(data, before) if data is not None else before
+    assert source is not None
+    images = source.load("train")
+    if images.signature != model.signature:
+        raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
+    check_classes(description["classes"], images.classes, where=str(run.folder))
+    return Cargo(
+        name=str(run.folder),
+        folder=run.folder,
+        model=model,
+        source=source,
+        images=images,
+        threat=Threat(),
+        digest=description["digest"],
+        facts={
+            "name": field(description, "name", str, where=run.folder),
+            "method": "imported",
+            "architecture": str(description["architecture"].get("kind")),
+            "selected_on": str(description.get("selected_on", "unknown")),
+        },
     )
 
 

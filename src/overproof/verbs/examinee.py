@@ -135,6 +135,7 @@ def _newcomer(
             "recipe_seed": None,
             "model_digest": description["digest"],
             "selected_on": field(description, "selected_on", str, where=run.folder),
+            "parameters": parameter_count(model),
         },
     )
 
@@ -168,7 +169,10 @@ def _foreigner(word: str, data: Source | str | None, by_position: bool) -> Exami
         raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
     with parsing(word, "metadata of data and threat"):
         source = _source(data, build(Source, json.loads(said["data"]), where=word) if "data" in said else None)
-        threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
+        try:
+            threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
+        except InputError as problem:
+            raise InputError(f"{word}: not readable as metadata of data and threat ({problem})") from problem
         parameters = int(said["parameters"]) if said else None
     images = source.open("test")
     model = foreign(word, images.signature)
@@ -230,6 +234,9 @@ def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, de
     known = {trial.name: trial for suite in SUITES.values() for trial in suite(threat).attacks}
     known |= {trial.name: trial for trial in (*ALONE, *trials)}
     for word in words:
+        if word in SUITES or word.endswith((".yaml", ".yml")):
+            own = ", ".join(trial.name for trial in SUITES[word](threat).attacks) if word in SUITES else "in the file"
+            raise InputError(f"{word!r} is a suite and is named alone; beside others, name its attacks ({own})")
         if word not in known:
             raise InputError(f"there is no attack or suite {word!r}{nearest(word, [*SUITES, *known])}")
     return Suite(name="chosen", attacks=tuple(known[word] for word in words)).under(threat)

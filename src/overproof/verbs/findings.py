@@ -61,6 +61,8 @@ def evaluated(run: Run) -> dict[str, Any]:
     Schema 1 (overproof 0.1) is read as 2: what it did not record is absent.
     """
     folder, found = run.folder, run.evaluation()
+    if found is None and (proved := run.certificate()) is not None:
+        return _of_certificate(proved)
     if found is None:
         run.recipe()  # no run folder at all is another sentence
         if not (folder / "model.json").is_file():
@@ -78,6 +80,26 @@ def evaluated(run: Run) -> dict[str, Any]:
     if _trained(run) and found.get("model_digest") != run.description()["digest"]:
         raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
     return _migrated(found) if schema == 1 else found
+
+
+def _of_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return what a certificate says of accuracy, where no evaluation was made: its own attack is a short one."""
+    if certificate.get("kind") != "bounds":
+        raise InputError("only certified by smoothing, and not evaluated yet; run overproof evaluate")
+    names = ("run", "method", "architecture", "recipe_seed", "model_digest", "selected_on", "parameters")
+    caution = "the certificate's short attack alone; evaluate may break more"
+    return {
+        **{name: certificate[name] for name in names if name in certificate},
+        **{name: certificate[name] for name in ("data", "threat", "seed", "batch", "warnings", "versions", "hardware")},
+        "schema": evaluate.SCHEMA,
+        "suite": {"name": "certify", "survivors": False, "caution": caution},
+        "search_precision": "fp32",
+        "clean": certificate["clean"],
+        "attacks": {},
+        "worst": certificate["standing"],
+        "reliability": None,
+        "teacher": None,
+    }
 
 
 def _migrated(found: dict[str, Any]) -> dict[str, Any]:

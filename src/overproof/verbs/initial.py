@@ -16,7 +16,7 @@ from overproof.models.external import External
 from overproof.models.imports import importable, imported, like, raised
 from overproof.models.initial import Taken, take_over
 from overproof.models.untrusted import read_untrusted, tensor_maps
-from overproof.models.weights import load_description
+from overproof.models.weights import load_description, unshared
 from overproof.reading import is_file, parsing, read_bytes
 from overproof.run import find_run
 from overproof.trust import module_word
@@ -37,8 +37,7 @@ class Weights:
     @property
     def digest(self) -> str:
         """The SHA-256 of the tensors in safetensors' form."""
-        whole = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        return sha256(save(whole)).hexdigest()
+        return sha256(save(unshared(self.tensors))).hexdigest()
 
 
 def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None) -> Weights:

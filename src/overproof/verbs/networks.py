@@ -13,7 +13,7 @@ from overproof.data.images import Labelled
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.foreign import foreign, is_foreign, is_onnx
-from overproof.models.weights import freeze
+from overproof.models.weights import freeze, unshared
 from overproof.run import find_run
 from overproof.signature import Signature
 
@@ -105,6 +105,4 @@ def split_pin(word: str) -> tuple[str, str]:
 
 def digest_of(model: Classifier) -> str:
     """Return the SHA-256 of a network's weights and buffers."""
-    return sha256(
-        save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
-    ).hexdigest()
+    return sha256(save(unshared(model.state_dict()))).hexdigest()
