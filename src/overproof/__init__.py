@@ -5,8 +5,9 @@ The verbs of the command line are functions here: ``train``, ``evaluate``, ``cer
 Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from overproof.lazy import lazily
 
 if TYPE_CHECKING:
     from overproof.errors import InputError
@@ -59,11 +60,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'overproof' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+if not TYPE_CHECKING:  # where every other name would pass for one that exists
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

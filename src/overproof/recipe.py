@@ -149,13 +149,14 @@ class Recipe:
         return sha256(dump(self).encode()).hexdigest()
 
 
-def read(path: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
+def read(path: Path | str, sets: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
     """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``.
 
     The file may be a stranger's: code that it names must lie beside it or in the current folder, unless the caller says
     ``trust_code`` (see ``trust``). The edits are the caller's own.
     """
-    return of_tree(read_yaml(path), sets, where=str(path), folder=path.parent, trust_code=trust_code)
+    file = Path(path)
+    return of_tree(read_yaml(file), sets, where=str(file), folder=file.parent, trust_code=trust_code)
 
 
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:

@@ -23,6 +23,9 @@ class Run:
     folder: Path
     own: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # a string will do
+
     @property
     def checkpoints(self) -> Path:
         """The folder of the exact training states."""

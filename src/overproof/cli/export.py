@@ -34,7 +34,7 @@ def export(
 
     Example: overproof export runs/mnist-ard --to int8 --calibration percentile
     """
-    from overproof.verbs.export import export as exporting
+    from overproof.verbs.export import exporting
 
     options = {
         "opset": opset,

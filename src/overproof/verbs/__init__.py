@@ -1,1 +1,42 @@
-"""The verbs of the command line as Python functions; they return values and print nothing."""
+"""The commands as functions, which return values and print nothing: what tells of their progress, and their options.
+
+``overproof.train``, ``overproof.evaluate`` and the others are names of ``overproof`` itself; here a command and its
+module are called alike.
+"""
+
+from typing import TYPE_CHECKING
+
+from overproof.lazy import lazily
+
+if TYPE_CHECKING:
+    from overproof.verbs.certify import Certifying, certifying
+    from overproof.verbs.evaluate import Attacking, evaluating
+    from overproof.verbs.options import CertifyOptions, EvaluateOptions, ExportOptions
+    from overproof.verbs.train import News, training
+
+_HOMES = {
+    "Attacking": "overproof.verbs.evaluate",
+    "CertifyOptions": "overproof.verbs.options",
+    "Certifying": "overproof.verbs.certify",
+    "EvaluateOptions": "overproof.verbs.options",
+    "ExportOptions": "overproof.verbs.options",
+    "News": "overproof.verbs.train",
+    "certifying": "overproof.verbs.certify",
+    "evaluating": "overproof.verbs.evaluate",
+    "training": "overproof.verbs.train",
+}
+
+__all__ = [
+    "Attacking",
+    "CertifyOptions",
+    "Certifying",
+    "EvaluateOptions",
+    "ExportOptions",
+    "News",
+    "certifying",
+    "evaluating",
+    "training",
+]
+
+if not TYPE_CHECKING:  # where every other name would pass for one that exists
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

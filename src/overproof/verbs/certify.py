@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import Tensor
 from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Norm, Radius, Threat
 from overproof.data.images import ImageSet
-from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit
@@ -35,8 +34,10 @@ from overproof.recipe import plain
 from overproof.results import CERTIFICATE
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
-from overproof.verbs.examinee import Examinee, examinee, shown
+from overproof.verbs.examinee import Examinee, shown
+from overproof.verbs.given import Subject, kept_where_asked, subject_of
 from overproof.verbs.networks import digest_of, load_other
+from overproof.verbs.options import CertifyOptions, Images
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
 SCHEMA = 1
@@ -57,23 +58,25 @@ class Certifying:
     warnings: tuple[str, ...] = ()
 
 
-def certify(run: Run | Path | str, **options: Any) -> dict[str, Any]:
+def certify(run: Subject, **options: Unpack[CertifyOptions]) -> dict[str, Any]:
     """Certify a network on the test split; write ``certificate.json`` and ``certificate.jsonl``, return the former.
 
     ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
-    ``data``. The options are those of ``certifying``. Raises ``InputError``.
+    ``data``. The options are those of ``certifying``. A network in memory is an ``nn.Module``
+    with images ``data=(x, y)``; nothing is written of it without ``out``. Raises ``InputError``.
     """
-    course = certifying(run, **options)
-    while True:
-        try:
-            next(course)
-        except StopIteration as end:
-            found: dict[str, Any] = end.value
-            return found
+    with kept_where_asked(run, options) as given:
+        course = certifying(run, **given)
+        while True:
+            try:
+                next(course)
+            except StopIteration as end:
+                found: dict[str, Any] = end.value
+                return found
 
 
 def certifying(
-    run: Run | Path | str,
+    run: Subject,
     *,
     teacher: Path | str | None = None,
     eps: str | float | None = None,
@@ -87,7 +90,7 @@ def certifying(
     seed: int = 0,
     batch: int = 100,
     device: str = "auto",
-    data: Source | str | None = None,
+    data: Images | None = None,
     classes_by_position: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -112,7 +115,7 @@ def certifying(
     if announce:
         yield Beginning(lines=(f"{run if isinstance(run, str) else subject_name(run)}: reading network and images",))
     keep_freed_memory()
-    subject = examinee(run, data, classes_by_position=classes_by_position)
+    subject = subject_of(run, data, readable=True, classes_by_position=classes_by_position)
     place, shard = pick_device(device), Shard.here()
     plan = _plan(subject, norm, eps, bound, seconds)
     if batch < 1:

@@ -17,10 +17,10 @@ from overproof.verbs.networks import BY_POSITION, check_classes
 def compare(
     folders: Sequence[Path | str],
     *,
-    out: Path | None = None,
-    csv: Path | None = None,
-    latex: Path | None = None,
-    markdown: Path | None = None,
+    out: Path | str | None = None,
+    csv: Path | str | None = None,
+    latex: Path | str | None = None,
+    markdown: Path | str | None = None,
     classes_by_position: bool = False,
 ) -> list[Table]:
     """Return a table per data set and threat model; write the offline page ``out`` and the tables as text.
@@ -41,10 +41,10 @@ def compare(
         lead = f"{len(found)} runs side by side." if several else _about(alone)
         with parsing(", ".join(map(str, distinct)), "results as overproof writes them"):
             body = page(found, title=title, lead=lead)
-        _write(out, body)
+        _write(Path(out), body)
     for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
         if file is not None:
-            _write(file, written(laid))
+            _write(Path(file), written(laid))
     return laid
 
 

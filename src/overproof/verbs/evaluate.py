@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from safetensors.torch import load_file, save
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Norm, Threat
 from overproof.data.images import Batch, ImageSet
-from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit, need_gradients
@@ -42,8 +41,10 @@ from overproof.recipe import plain
 from overproof.results import EVALUATION
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
-from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
+from overproof.verbs.examinee import Examinee, chosen_suite, shown
+from overproof.verbs.given import Subject, kept_where_asked, subject_of
 from overproof.verbs.networks import digest_of, load_other
+from overproof.verbs.options import EvaluateOptions, Images
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
 SCHEMA = 2
@@ -61,23 +62,25 @@ class Attacking:
     warnings: tuple[str, ...] = ()
 
 
-def evaluate(run: Run | Path | str, **options: Any) -> dict[str, Any]:
+def evaluate(run: Subject, **options: Unpack[EvaluateOptions]) -> dict[str, Any]:
     """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
 
     ``run`` is a run folder, an exported ``FILE.onnx``, or a foreign network (``package.module:factory``, ``timm:NAME``,
-    ``robustbench:NAME``) with ``data``. The options are those of ``evaluating``. Raises ``InputError``.
+    ``robustbench:NAME``) with ``data``. The options are those of ``evaluating``. A network in memory is an
+    ``nn.Module`` with images ``data=(x, y)``; nothing is written of it without ``out``. Raises ``InputError``.
     """
-    course = evaluating(run, **options)
-    while True:
-        try:
-            next(course)
-        except StopIteration as end:
-            found: dict[str, Any] = end.value
-            return found
+    with kept_where_asked(run, options) as given:
+        course = evaluating(run, **given)
+        while True:
+            try:
+                next(course)
+            except StopIteration as end:
+                found: dict[str, Any] = end.value
+                return found
 
 
 def evaluating(
-    run: Run | Path | str,
+    run: Subject,
     *,
     attacks: str | tuple[str, ...] = (),
     eps: str | float | None = None,
@@ -85,7 +88,7 @@ def evaluating(
     examples: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    data: Source | str | None = None,
+    data: Images | None = None,
     teacher: Path | str | None = None,
     original: Path | str | None = None,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -118,7 +121,7 @@ def evaluating(
     if announce:
         yield Beginning(lines=(f"{run if isinstance(run, str) else subject_name(run)}: reading network and images",))
     keep_freed_memory()
-    subject = examinee(run, data, classes_by_position=classes_by_position)
+    subject = subject_of(run, data, readable=False, classes_by_position=classes_by_position)
     place, shard = pick_device(device), Shard.here()
     words = (attacks,) if isinstance(attacks, str) else attacks
     threat, suite = chosen_suite(subject, words, norm, eps)

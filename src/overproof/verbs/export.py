@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.run import Run
 from overproof.verbs.cargo import Cargo, cargo, parity_lines, report_of
+from overproof.verbs.options import ExportOptions, Format
 from overproof.verbs.questions import ask
 
 _CALIBRATIONS = ("minmax", "entropy", "percentile")
@@ -37,7 +38,12 @@ _COST = 200  # held-out images on which the cost of quantisation is measured
 
 
 def export(
-    run: Run | Path | str, *, to: str, out: Path | str | None = None, data: Source | str | None = None, **options: Any
+    run: Run | Path | str,
+    *,
+    to: Format,
+    out: Path | str | None = None,
+    data: Source | str | None = None,
+    **options: Unpack[ExportOptions],
 ) -> dict[str, Any]:
     """Write a network in another format; return the report, which is written beside the file as ``NAME.json``.
 
@@ -45,6 +51,13 @@ def export(
     ``data``. ``to`` is one of ``TARGETS``; ``options`` are those of its function. ``out`` is the file's or folder's
     path (default: in the run folder). Raises ``InputError``, and then nothing is written.
     """
+    return exporting(run, to=to, out=out, data=data, **options)
+
+
+def exporting(
+    run: Run | Path | str, *, to: str, out: Path | str | None = None, data: Source | str | None = None, **options: Any
+) -> dict[str, Any]:
+    """Do what ``export`` does, with a format and options that no type checker has seen."""
     if to not in TARGETS:
         raise InputError(f"there is no format {to!r}{nearest(to, TARGETS)}")
     target = TARGETS[to]

@@ -70,12 +70,12 @@ class Outcome:
         )
 
 
-def quickstart(out: Path, *, jobs: int | None = None) -> Outcome:
+def quickstart(out: Path | str, *, jobs: int | None = None) -> Outcome:
     """Train, attack and compare; write the runs and ``report.html`` under ``out``; return the table and the verdict.
 
     ``jobs`` runs are trained at a time, by a process of one thread each; None is one per core. The runs are the same.
     """
-    *_, outcome = quickstart_steps(out, jobs=jobs)
+    *_, outcome = quickstart_steps(Path(out), jobs=jobs)
     assert isinstance(outcome, Outcome)
     return outcome
 

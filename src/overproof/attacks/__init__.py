@@ -1,0 +1,54 @@
+"""Attacks: frozen options that are called on a network, images and labels.
+
+    from overproof.attacks import PGD
+    x_adv = PGD(eps="8/255", steps=20)(model, x, y)
+
+Pixels are in [0, 1]; the model is any ``nn.Module`` or function from pixels ``[N, C, H, W]`` to logits ``[N, K]``.
+"""
+
+from typing import TYPE_CHECKING
+
+from overproof.lazy import lazily
+
+if TYPE_CHECKING:
+    from overproof.attacks.apgd import APGD
+    from overproof.attacks.ball import Threat
+    from overproof.attacks.base import BaseAttack
+    from overproof.attacks.fab import FAB
+    from overproof.attacks.goal import Goal
+    from overproof.attacks.hopskipjump import HopSkipJump
+    from overproof.attacks.pgd import PGD
+    from overproof.attacks.radius import Radius
+    from overproof.attacks.square import Square
+    from overproof.evaluation.autoattack import AutoAttack, AutoAttackResult
+
+_HOMES = {
+    "APGD": "overproof.attacks.apgd",
+    "AutoAttack": "overproof.evaluation.autoattack",
+    "AutoAttackResult": "overproof.evaluation.autoattack",
+    "BaseAttack": "overproof.attacks.base",
+    "FAB": "overproof.attacks.fab",
+    "Goal": "overproof.attacks.goal",
+    "HopSkipJump": "overproof.attacks.hopskipjump",
+    "PGD": "overproof.attacks.pgd",
+    "Radius": "overproof.attacks.radius",
+    "Square": "overproof.attacks.square",
+    "Threat": "overproof.attacks.ball",
+}
+
+__all__ = [
+    "APGD",
+    "FAB",
+    "PGD",
+    "AutoAttack",
+    "AutoAttackResult",
+    "BaseAttack",
+    "Goal",
+    "HopSkipJump",
+    "Radius",
+    "Square",
+    "Threat",
+]
+
+if not TYPE_CHECKING:  # where every other name would pass for one that exists
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -1,0 +1,84 @@
+"""A misspelt option fails type checking, and what the types say is what the functions take."""
+
+import inspect
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from overproof.verbs.certify import certifying
+from overproof.verbs.evaluate import evaluating
+from overproof.verbs.export import TARGETS
+from overproof.verbs.options import CertifyOptions, EvaluateOptions, ExportOptions, Format
+
+SCRIPT = """\
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import overproof
+from overproof.attacks import APGD, PGD, AutoAttack, Square, Threat
+from overproof.bounds import certify, compute_bounds
+
+net: nn.Module = nn.Linear(1, 2)
+x, y = torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+found: dict[str, object] = overproof.evaluate("runs/a", examples=20, eps="8/255", attacks="standard", norm="Linf")
+found = overproof.evaluate(net, data=(x, y), eps=0.03, attacks=("fgsm", "pgd-20"), out="results")
+found = overproof.evaluate(Path("runs/a"), resume=True, out=Path("here"), precision="bf16")
+found = overproof.certify("runs/a", eps="2/255", bound="crown", teacher="runs/b")
+found = overproof.certify(net, data=(x, y), eps="2/255")
+found = overproof.export("runs/a", to="onnx", opset=18)
+found = overproof.export("runs/a", to="int8", calibration="entropy", out="model.onnx")
+x_adv: Tensor = PGD(eps="8/255", step="2/255", norm="L2")(net, x, y)
+x_adv = PGD(eps=0.1, step=None)(lambda p: net(p), x, y, loss="dlr", target=1)
+x_adv = APGD()(net, x, y, target=y)
+x_adv = PGD()(net, x, objective=lambda p: net(p).sum(dim=1))
+Threat(eps="8/255", norm="linf")
+robust: float = AutoAttack(net, norm="Linf", eps="8/255", suite="quick").evaluate(x, y).robust_accuracy
+lower, upper = compute_bounds(net, x, eps="1/255", method="alpha-crown")
+proved: float = certify(net, x, y, eps="1/255").certified_accuracy
+overproof.evaluate("runs/a", exmples=20)  # wrong
+overproof.evaluate("runs/a", examples="20")  # wrong
+overproof.evaluate("runs/a", norm="l7")  # wrong
+overproof.certify("runs/a", bound="crwn")  # wrong
+overproof.certify("runs/a", secnds=1.0)  # wrong
+overproof.export("runs/a", to="onyx")  # wrong
+overproof.export("runs/a", to="onnx", opsett=18)  # wrong
+overproof.evluate("runs/a")  # wrong
+PGD(epz="8/255")  # wrong
+PGD(eps=None)  # wrong
+PGD()(net, x, y, los="dlr")  # wrong
+Square(norm="l3")  # wrong
+AutoAttack(net, suite="standrad")  # wrong
+compute_bounds(net, x, eps="1/255", method="crwn")  # wrong
+from overproof.attacks import PDG  # wrong
+"""
+
+
+def names_of(function):
+    return {name for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY}
+
+
+def test_the_options_are_those_of_the_functions():
+    events = {"announce"}  # what only a caller of the generators can see
+    assert set(EvaluateOptions.__annotations__) == names_of(evaluating) - events
+    assert set(CertifyOptions.__annotations__) == names_of(certifying) - events
+    assert set(ExportOptions.__annotations__) == {name for target in TARGETS.values() for name in target.options}
+    assert set(Format.__args__) == set(TARGETS)
+
+
+@pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is in the extra dev")
+def test_strict_type_checking_of_a_users_script(tmp_path):
+    """Every line marked wrong has an error, and no other line."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    words = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
+    found = subprocess.run(
+        [*words, script.name], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert not found.stderr
+    lines = {int(line.split(":")[1]) for line in found.stdout.splitlines() if ": error: " in line}
+    wrong = {number for number, line in enumerate(SCRIPT.splitlines(), start=1) if line.endswith("# wrong")}
+    assert lines == wrong, found.stdout
