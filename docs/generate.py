@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from api_pages import api_pages
 from reference_pages import files_page, recipe_page
 
 from overproof.evaluation.evidence import Spread
@@ -34,6 +35,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference" / "recipe.md": recipe_page(),
         DOCS / "reference" / "files.md": files_page(),
         **study_pages(),
+        **{DOCS / "api" / name: text for name, text in api_pages().items()},
         **{DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()},
     }
 

@@ -1,11 +1,14 @@
 """The site builds strictly without a network, has every page, and loads nothing from elsewhere."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 CHROMIUM = Path("/usr/bin/chromium")
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
-pytestmark = pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is in the extra dev")
+pytestmark = pytest.mark.skipif(
+    find_spec("material") is None or find_spec("mkdocstrings") is None,
+    reason="mkdocs-material and mkdocstrings are in the extra dev",
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,17 @@ def test_the_notebook_is_a_page_with_its_code(site):
     assert "What can be proved?" in text
     assert "overproof.certify(student" in text
     assert sum(cell["cell_type"] == "code" for cell in cells) >= 5
+
+
+def test_every_public_name_is_described_on_its_page(site):
+    for package in ("attacks", "bounds", "evaluation", "methods", "overproof"):
+        module = import_module("overproof" if package == "overproof" else f"overproof.{package}")
+        text = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", "", (site / "api" / f"{package}.html").read_text())))
+        for name in module.__all__:
+            first = inspect.getdoc(getattr(module, name)).splitlines()[0].replace("`", "")
+            assert first in text, name
+    attacks = (site / "api" / "attacks.html").read_text()
+    assert "momentum" in attacks.partition('id="overproof.attacks.pgd.PGD"')[2][:8000]  # the options of a class
 
 
 def test_a_link_that_leads_nowhere_fails(tmp_path):
