@@ -1,6 +1,7 @@
 """TRADES: accuracy on clean images, and agreement with oneself around them."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -43,7 +44,7 @@ class TRADES(Method):
         """Yield the terms ``label`` and ``robust``."""
         student = step.student
         # The search's target does not move, so it is asked for once and not in every step.
-        with no_gradient(), in_mode(student, training=self.inner.mode == "train" and student.training):
+        with no_gradient(), nullcontext() if self.inner.mode == "train" else in_mode(student, training=False):
             around = student(step.x)
         adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), around))
         clean = student(step.x)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from overproof.errors import InputError
 
-_PREFIXES = ("module", "model", "network", "backbone", "student", "net", "encoder")
+_PREFIXES = ("module", "model", "network", "backbone", "student", "net", "encoder", "base")
 _NAMED = 4  # tensors that a sentence names
 
 
@@ -33,28 +33,33 @@ class Taken:
 def take_over(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> Taken:
     """Copy into a network what fits it of another one's tensors, in place.
 
-    Names match but for what all of them begin with (``module.``, ``backbone.`` and the like); shapes match exactly.
-    Raises ``InputError`` where no weight matrix fits.
+    Names match but for what those of either begin with (``module.``, ``backbone.`` and the like); shapes match exactly.
+    Raises ``InputError`` where no weight matrix fits, and where what fits is not finite.
     """
     own = network.state_dict()
-    best = max((_without(weights, prefix) for prefix in _prefixes(weights)), key=lambda found: _fitting(own, found))
-    used = tuple(name for name in own if _fits(own[name], best.get(name)))
-    if not any(own[name].dim() > 1 for name in used):
+    places = [(inner, outer) for inner in _prefixes(own) for outer in _prefixes(weights)]
+    inner, outer = max(places, key=lambda place: len(_fitting(own, weights, *place)))
+    sources = _fitting(own, weights, inner, outer)
+    if not any(own[name].dim() > 1 for name in sources):
         raise InputError(
             f"{where}: none of its weights fits the student; it holds {_some(tuple(weights))}, the student "
             f"{_some(tuple(own))}"
         )
+    for source in sources.values():
+        if not bool(weights[source].isfinite().all()):
+            raise InputError(f"{where}: {source} has values that are not finite")
     with torch.no_grad():
-        for name in used:
-            own[name].copy_(best[name])
+        for name, source in sources.items():
+            own[name].copy_(weights[source])
+    known = {outer + name.removeprefix(inner) for name in own if name.startswith(inner)}
     return Taken(
-        used=used,
-        made=tuple(name for name in own if name not in used),
-        left=tuple(name for name in best if name not in own),
+        used=tuple(sources),
+        made=tuple(name for name in own if name not in sources),
+        left=tuple(name for name in weights if name not in known),
     )
 
 
-def _prefixes(weights: Mapping[str, Tensor]) -> set[str]:
+def _prefixes(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the beginnings that may have to go: nothing, and every chain of customary words that names begin with."""
     found = {""}
     for name in weights:
@@ -64,15 +69,13 @@ def _prefixes(weights: Mapping[str, Tensor]) -> set[str]:
                 break
             prefix += f"{word}."
             found.add(prefix)
-    return found
+    return sorted(found)  # of equals the first is taken, and by every process the same
 
 
-def _without(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-
-def _fitting(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> int:
-    return sum(_fits(value, found.get(name)) for name, value in own.items())
+def _fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], inner: str, outer: str) -> dict[str, str]:
+    """Return which of the weights fits which tensor, where those begin with ``outer`` and these with ``inner``."""
+    found = {name: outer + name.removeprefix(inner) for name in own if name.startswith(inner)}
+    return {name: source for name, source in found.items() if _fits(own[name], weights.get(source))}
 
 
 def _fits(own: Tensor, other: Tensor | None) -> bool:

@@ -33,6 +33,21 @@ def put_into_mode(model: nn.Module, *, training: bool) -> None:
                 put_into_mode(part, training=training)
 
 
+def frozen_layers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the layers with parameters of their own of which none learns."""
+    own = {module: list(module.parameters(recurse=False)) for module in model.modules()}
+    return tuple(
+        module for module, values in own.items() if values and not any(value.requires_grad for value in values)
+    )
+
+
+def train_unfrozen(model: nn.Module) -> None:
+    """Put a model into train mode, but for its frozen layers: a BatchNorm among them keeps its statistics."""
+    model.train()
+    for layer in frozen_layers(model):
+        layer.training = False  # of this module alone: what lies in it may learn
+
+
 @contextmanager
 def no_gradient() -> Iterator[None]:
     """Be ``torch.no_grad()`` for a network that learns in the same step: autocast remembers nothing of its passes.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from overproof.data.images import Batch
 from overproof.models.batchnorm import least_batch
 from overproof.models.classifier import Classifier
-from overproof.models.mode import in_mode
+from overproof.models.mode import frozen_layers, in_mode, train_unfrozen
 
 Moment = Literal["update", "epoch"]
 
@@ -100,8 +100,13 @@ class Average:
 
 @torch.no_grad()
 def reestimate_batchnorm(model: Classifier, batches: Iterable[Batch]) -> None:
-    """Replace every BatchNorm's running statistics by their plain mean over these batches, in place."""
-    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    """Replace every BatchNorm's running statistics by their plain mean over these batches, in place.
+
+    Layers that do not learn keep theirs, and normalise by them meanwhile.
+    """
+    frozen = frozen_layers(model)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    layers = [norm for norm in norms if norm not in frozen]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
@@ -109,6 +114,7 @@ def reestimate_batchnorm(model: Classifier, batches: Iterable[Batch]) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # torch's spelling of a cumulative mean
     with in_mode(model, training=True):
+        train_unfrozen(model)
         for batch in batches:
             if len(batch.y) > 1 or least_batch(model) == 1:  # the last one may be of one image
                 model(batch.x)

@@ -13,11 +13,10 @@ from overproof.training.optimisation import Training
 _OWN = "backbone."  # what a wrapper puts before a network's own names
 
 
-def freeze_some(student: Classifier, training: Training) -> tuple[nn.Module, ...]:
-    """Take the gradient from a student's parameters that ``training.freeze`` names; return what stays in eval mode.
+def freeze_some(student: Classifier, training: Training) -> None:
+    """Take the gradient from a student's parameters that ``training.freeze`` names.
 
-    Those are the layers with parameters of their own of which none learns. Raises ``InputError`` for a pattern that
-    names nothing, and where nothing would be left to learn.
+    Raises ``InputError`` for a pattern that names nothing, and where nothing would be left to learn.
     """
     names = [name.removeprefix(_OWN) for name, _ in student.named_parameters()]
     for pattern in (*training.freeze, *training.learning_rates):
@@ -26,18 +25,12 @@ def freeze_some(student: Classifier, training: Training) -> tuple[nn.Module, ...
                 f"training: no parameter of the student is called {pattern!r}{nearest(pattern, names[:200])}"
             )
     if not training.freeze:
-        return ()
+        return
     for name, value in student.named_parameters():
         if any(fnmatchcase(name.removeprefix(_OWN), pattern) for pattern in training.freeze):
             value.requires_grad_(False)
     if not any(value.requires_grad for value in student.parameters()):
         raise InputError("training.freeze: nothing of the student is left to learn")
-    still = []
-    for module in student.modules():
-        own = list(module.parameters(recurse=False))
-        if own and not any(value.requires_grad for value in own):
-            still.append(module)
-    return tuple(still)
 
 
 def parameter_groups(learners: nn.Module, training: Training) -> list[dict[str, Any]]:

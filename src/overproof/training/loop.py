@@ -17,6 +17,7 @@ from overproof.errors import AgreedError, InputError
 from overproof.memory import ran_out
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.classifier import Classifier
+from overproof.models.mode import train_unfrozen
 from overproof.models.precision import choose_precision
 from overproof.models.weights import channels_last
 from overproof.processes import ALONE, Part, Processes
@@ -80,13 +81,15 @@ class Loop:
         self.processes = loader.processes
         for network in (self._learners, *teachers.values()):
             channels_last(network)
-        self._still = freeze_some(student, training)
+        freeze_some(student, training)
         self._asked = distributed(self._learners, self.processes, self.device)
         self._learning = [value for value in self._learners.parameters() if value.requires_grad]
         self.optimiser = training.optimiser.build(parameter_groups(self._learners, training))
         self.average = Average(training.averaging, student) if training.averaging else None
         self.memory, self._by_row = _memory(method, loader)
         self.epoch, self.batch = 0, 0
+        self.learning_rate = training.learning_rate(0)
+        """The last step's, without the factors of ``training.learning_rates``."""
         self._tallies: dict[str, _Tally] = {}
 
     def run(self, stop: Stop | None = None) -> Iterator[Progress]:
@@ -95,9 +98,7 @@ class Loop:
         It looks about once a second, and after the batch in which somebody asked to ``stop``. Between two yields the
         caller may evaluate, save ``state()`` or stop for good. Raises ``NotFiniteError``.
         """
-        self._learners.train()
-        for module in self._still:
-            module.eval()
+        train_unfrozen(self._learners)
         batches, pace, stop = len(self.loader), Pace(self.processes), stop or Stop()
         while self.epoch < self.training.epochs:
             for batch in self.loader.batches(self.epoch, self.batch):
@@ -202,8 +203,9 @@ class Loop:
 
         ``share`` weighs this process's means, so that the mean of all processes' gradients is the whole batch's.
         """
+        self.learning_rate = self.training.learning_rate(epoch)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.training.learning_rate(epoch) * group.get("factor", 1.0)
+            group["lr"] = self.learning_rate * group.get("factor", 1.0)
         self._differentiate(terms, share)
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)

@@ -17,7 +17,7 @@ from overproof.models.imports import importable, imported, like, raised
 from overproof.models.initial import Taken, take_over
 from overproof.models.untrusted import read_untrusted, tensor_maps
 from overproof.models.weights import load_description, unshared
-from overproof.reading import is_file, parsing, read_bytes
+from overproof.reading import is_folder, parsing, read_bytes
 from overproof.run import find_run
 from overproof.trust import module_word
 from overproof.verbs.networks import split_pin
@@ -28,16 +28,20 @@ _TEACHER = "teacher:"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """Tensors by their names, and the normalisation they were trained with, where it is known."""
+    """Tensors by their names, and the normalisation they were trained with, where it is known.
+
+    ``whole`` is the SHA-256 of the file that a run keeps them in, with its normalisation.
+    """
 
     tensors: Mapping[str, Tensor]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    whole: str = ""
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the tensors in safetensors' form."""
-        return sha256(save(unshared(self.tensors))).hexdigest()
+        """The run's own SHA-256, or that of the tensors in safetensors' form."""
+        return self.whole or sha256(save(unshared(self.tensors))).hexdigest()
 
 
 def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None) -> Weights:
@@ -48,6 +52,15 @@ def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path 
     arguments. ``#sha256=`` behind a file's name pins it. Raises ``InputError``.
     """
     name, pin = split_pin(word)
+    if Path(name).suffix in _FILES and ":" not in name and not is_folder(Path(name)):
+        return _of_file(Path(name), pin)
+    found = _named(name, teachers, beside)
+    if pin and found.digest != pin:
+        raise InputError(f"init: {name}: these are other weights: their SHA-256 is {found.digest}, the pin says {pin}")
+    return found
+
+
+def _named(name: str, teachers: Mapping[str, Classifier], beside: Path | None) -> Weights:
     if name.startswith(_TEACHER):
         role = name.removeprefix(_TEACHER)
         if role not in teachers:
@@ -60,8 +73,6 @@ def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path 
         return _of_torchvision(name, rest)
     if module_word(name) is not None:
         return _of_module(name, beside)
-    if Path(name).suffix in _FILES and is_file(Path(name)):
-        return _of_file(Path(name), pin)
     return _of_run(name)
 
 
@@ -72,10 +83,11 @@ def begin_with(student: Classifier, word: str, weights: Weights) -> Taken:
 
 def with_pretrained(word: str, student: Any) -> str:
     """Return the word that ``pretrained`` stands for: the student's own network in its zoo; others as they are."""
-    if word != "pretrained":
+    name, mark, pin = word.partition("#")
+    if name != "pretrained":
         return word
     if isinstance(student, External) and student.factory.partition(":")[0] in ("timm", "torchvision"):
-        return student.factory
+        return student.factory + mark + pin
     raise InputError("init: pretrained means timm's or torchvision's weights of a student that is one of theirs")
 
 
@@ -128,11 +140,20 @@ def _of_module(name: str, beside: Path | None) -> Weights:
 
 
 def _of_file(file: Path, pin: str) -> Weights:
-    """Return the largest set of tensors in a checkpoint; nothing in it is run."""
+    """Return the network in a checkpoint, among averages and an optimiser's state; nothing in it is run."""
     maps = [tensors for _, tensors in tensor_maps(read_untrusted(file, digest=pin))]
     if not maps:
         raise InputError(f"init: {file}: there are no tensors in it")
-    return Weights(tensors=max(maps, key=lambda tensors: sum(value.numel() for value in tensors.values())))
+    return Weights(tensors=max(maps, key=_likeness))
+
+
+def _likeness(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return by how many names tensors are a network's, and how many numbers they hold.
+
+    What Adam remembers of one large layer is more numbers than a small network has.
+    """
+    named = sum(name.endswith(("weight", "bias")) for name in tensors)
+    return named, sum(value.numel() for value in tensors.values())
 
 
 def _of_run(name: str) -> Weights:
@@ -140,6 +161,8 @@ def _of_run(name: str) -> Weights:
 
     try:
         folder = find_run(name).folder
+        if not is_folder(folder):
+            raise InputError(f"{name}: there is no such run folder or checkpoint file")
         description = load_description(folder)
     except InputError as problem:
         raise InputError(f"init: {problem}") from problem
@@ -153,4 +176,4 @@ def _of_run(name: str) -> Weights:
     own = {key.removeprefix("backbone."): value for key, value in tensors.items() if key not in ("mean", "std")}
     with parsing(folder, "a model description of overproof"):
         mean, std = (tuple(map(float, inside.get(part, ()))) for part in ("mean", "std"))
-    return Weights(tensors=own, mean=mean, std=std)
+    return Weights(tensors=own, mean=mean, std=std, whole=description["digest"])

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,7 @@ def _trained(
         if state.get("data", stage.data) != stage.data:
             raise InputError(f"{run.folder}: the training images are not those this run was started with; restore them")
         loop.restore(state)
+        stage = replace(stage, init=state.get("init"))  # it was not read again
         with parsing(run.checkpoints, "a training state of overproof"):
             best = Validation(**state["best"]) if state["best"] else None
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
@@ -298,7 +299,7 @@ def _trained(
             yield News(
                 progress=progress,
                 epochs=epochs,
-                learning_rate=loop.optimiser.param_groups[0]["lr"],
+                learning_rate=loop.learning_rate,
                 images=_images(loop),
                 total=epochs * len(loop.loader.images),
                 validation=latest,
@@ -426,7 +427,7 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
 
 def _save(run: Run, stage: Stage, best: Validation | None) -> None:
     loop = stage.loop
-    state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data}
+    state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data, "init": stage.init}
     if loop.processes.leads:
         save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
@@ -463,7 +464,7 @@ def _record(
     return {
         "epoch": progress.epoch,
         "terms": dict(progress.means),
-        "learning_rate": loop.optimiser.param_groups[0]["lr"],
+        "learning_rate": loop.learning_rate,
         "validation": asdict(latest) if latest else None,
         "best_epoch": best.epoch if best else None,
         **seconds,
