@@ -198,3 +198,11 @@ def test_all_are_dropped_with_what_a_kill_left_and_nothing_else(tmp_path):
     (folder / "mine.txt").unlink()
     drop_checkpoints(folder)
     assert not folder.exists()
+
+
+def test_of_a_step_there_is_one_file(tmp_path):
+    for number in range(8):  # the digest decides which name is the later one
+        save_checkpoint(tmp_path, {"position": {"epoch": number}}, 3)
+        assert load_checkpoint(tmp_path)[0]["position"]["epoch"] == number
+    save_checkpoint(tmp_path, {"position": {"epoch": 9}}, 4)
+    assert len(checkpoints(tmp_path)) == 2

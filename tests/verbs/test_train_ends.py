@@ -36,7 +36,10 @@ class TestFinished:
         assert said.lines == (f"{run.folder}: this run is finished ({DROPPED})",)
         with pytest.raises(InputError) as caught:
             train(toy("training.epochs=3"), run.folder, resume=True, device="cpu")
-        assert str(caught.value).endswith(f"(training.epochs: 2 -> 3); use the old recipe or another --out ({DROPPED})")
+        assert str(caught.value) == f"{run.folder}: it cannot be extended from 2 to 3 epochs: {DROPPED}"
+        with pytest.raises(InputError) as caught:
+            train(toy("seed=3"), run.folder, resume=True, device="cpu")
+        assert str(caught.value).endswith(f"(seed: 0 -> 3); use the old recipe or another --out ({DROPPED})")
         assert contents(run.folder) == before
 
     def test_one_that_was_kept_stays_when_it_is_resumed(self, toy, finished, tmp_path):

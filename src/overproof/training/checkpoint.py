@@ -20,8 +20,9 @@ _KEPT = 2
 def save_checkpoint(folder: Path, state: State, step: int) -> Path:
     """Write ``state`` as ``folder/<step>-<digest>.pt`` and drop all but the newest two; return the file.
 
-    The name carries the content's digest, so that a truncated or altered file is known without being trusted. Raises
-    ``InputError`` where the disk does not take it; what cannot be dropped is left.
+    Of a step there is one file: a second takes the place of the first. The name carries the content's digest, so that a
+    truncated or altered file is known without being trusted. Raises ``InputError`` where the disk does not take it; what
+    cannot be dropped is left.
     """
     make_folder(folder)
     buffer = io.BytesIO()
@@ -32,7 +33,9 @@ def save_checkpoint(folder: Path, state: State, step: int) -> Path:
             left_by_a_kill.unlink()
     file = folder / f"{step:09d}-{sha256(body).hexdigest()[:16]}.pt"
     write_atomically(file, body)
-    for old in [other for other in checkpoints(folder) if other != file][_KEPT - 1 :]:
+    others = [other for other in checkpoints(folder) if other != file]
+    same = [other for other in others if other.name.startswith(f"{step:09d}-")]
+    for old in {*same, *others[_KEPT - 1 :]}:
         with suppress(OSError):
             old.unlink()
     return file

@@ -55,6 +55,8 @@ class Stage:
     teachers: Mapping[str, str]  # the SHA-256 of each role's weights
     init: Mapping[str, Any] | None = None
     """Which weights the student began with."""
+    lengths: tuple[int, ...] = ()
+    """How many epochs the run was to have before it was extended, each time."""
 
 
 def set_up(

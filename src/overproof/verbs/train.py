@@ -35,6 +35,7 @@ from overproof.training.loop import Loop, Progress
 from overproof.training.parallel import splits_batchnorm
 from overproof.verbs.agreement import check_same_recipe
 from overproof.verbs.clean import DROPPED, is_finished
+from overproof.verbs.extending import extension, is_longer
 from overproof.verbs.stage import Stage, set_up
 from overproof.verbs.summary import Beginning, results_line
 from overproof.verbs.tracking import check_trackers, tracked
@@ -232,17 +233,25 @@ def _trained(
     best: Validation | None = None
     records: list[dict[str, Any]] = []
     warnings: list[str] = []
+    extended = False
     if resuming:
         state, refused = processes.from_leader(lambda: load_checkpoint(run.checkpoints))
         warnings += [f"{sentence}; the one before is used" for sentence in refused]
         if state.get("data", stage.data) != stage.data:
             raise InputError(f"{run.folder}: the training images are not those this run was started with; restore them")
         loop.restore(state)
-        stage = replace(stage, init=state.get("init"))  # it was not read again
         with parsing(run.checkpoints, "a training state of overproof"):
             best = Validation(**state["best"]) if state["best"] else None
+            lengths = tuple(map(int, state.get("lengths", ())))
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
         records = run.metrics()[: loop.epoch]
+        before = processes.from_leader(run.recipe)
+        if extended := before.training.epochs < epochs:
+            found = extension(before, recipe, loop.epoch + loop.batch / len(loop.loader))
+            lengths += (before.training.epochs,)
+            warnings += found.warnings
+            yield Beginning(lines=(found.line,))
+        stage = replace(stage, init=state.get("init"), lengths=lengths)  # the weights to begin with are not read again
     yield Beginning(lines=_going(run, loop, resuming, wish))
     begun = loop.epoch
     if wish.dry_run:
@@ -251,6 +260,9 @@ def _trained(
         tell = held.enter_context(tracked(recipe, run.folder, since=loop.epoch)) if processes.leads else None
         if not resuming:
             _begin(run, recipe, stage)
+        elif extended:
+            _save(run, stage, best)  # with its length until now, which the recipe then says no more
+            processes.from_leader(partial(_write_recipe, run, recipe))
         if loop.training != recipe.training:
             warnings.append(f"{hardware(loop.device)} computes no bf16: fp32 is used")
         if loop.loader.left_out:
@@ -362,7 +374,11 @@ def _begin(run: Run, recipe: Recipe, stage: Stage) -> None:
     stage.loop.processes.from_leader(lambda: make_folder(run.folder))
     # The recipe marks a run as started, so it comes after the first state: a kill in between leaves no riddle.
     _save(run, stage, None)
-    stage.loop.processes.from_leader(lambda: write_atomically(run.folder / "recipe.yaml", dump(recipe).encode()))
+    stage.loop.processes.from_leader(partial(_write_recipe, run, recipe))
+
+
+def _write_recipe(run: Run, recipe: Recipe) -> None:
+    write_atomically(run.folder / "recipe.yaml", dump(recipe).encode())
 
 
 def validate(
@@ -406,8 +422,13 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     if not started:
         return False
     # How images are loaded changes no batch.
-    changed = [one for one in differences(run.recipe(), recipe) if not one.startswith("loading.")]
-    if changed:
+    before = run.recipe()
+    changed = [one for one in differences(before, recipe) if not one.startswith("loading.")]
+    if is_longer(before, recipe, changed):
+        if not checkpoints(run.checkpoints):
+            more = f"from {before.training.epochs} to {recipe.training.epochs} epochs"
+            raise InputError(f"{run.folder}: it cannot be extended {more}: {DROPPED}")
+    elif changed:
         dropped = "" if checkpoints(run.checkpoints) else f" ({DROPPED})"
         raise InputError(
             f"{run.folder}: the recipe is not the one this run was started with ({'; '.join(changed)}); "
@@ -427,7 +448,8 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
 
 def _save(run: Run, stage: Stage, best: Validation | None) -> None:
     loop = stage.loop
-    state = {**loop.state(), "best": asdict(best) if best else {}, "data": stage.data, "init": stage.init}
+    said = {"data": stage.data, "init": stage.init, "lengths": list(stage.lengths)}
+    state = {**loop.state(), "best": asdict(best) if best else {}, **said}
     if loop.processes.leads:
         save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
@@ -445,6 +467,7 @@ def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "precision": stage.loop.precision,
         "data": {"notes": list(stage.notes)},
         **({"init": dict(stage.init)} if stage.init else {}),
+        **({"extended_from": list(stage.lengths)} if stage.lengths else {}),
         "versions": versions(),
     }
 
