@@ -21,8 +21,8 @@ def save_checkpoint(folder: Path, state: State, step: int) -> Path:
     """Write ``state`` as ``folder/<step>-<digest>.pt`` and drop all but the newest two; return the file.
 
     Of a step there is one file: a second takes the place of the first. The name carries the content's digest, so that a
-    truncated or altered file is known without being trusted. Raises ``InputError`` where the disk does not take it; what
-    cannot be dropped is left.
+    truncated or altered file is known without being trusted. Raises ``InputError`` where the disk does not take it;
+    what cannot be dropped is left.
     """
     make_folder(folder)
     buffer = io.BytesIO()
