@@ -283,7 +283,7 @@ class TestPresets:
         ("method: {kind: natura}", "recipe.method.kind: there is no 'natura' (did you mean 'natural'?)"),
         ("method: {kind: [ard]}", "recipe.method.kind: there is no ['ard'] (did you mean 'ard'?)"),
         ("method: naturla", "recipe.method.kind: there is no 'naturla' (did you mean 'natural'?)"),
-        ("normalise: natural", "recipe.normalise: expected a mapping, got 'natural'"),
+        ("normalise: natural", "recipe.normalise.of: cannot use 'natural' (did you mean 'data'?)"),
         ("data: {kind: digit}", "recipe.data.kind: there is no 'digit' (did you mean 'digits'?)"),
         ("data: {}", "recipe.data: say which kind (one of: digits, hub, parquet, folder, npz)"),
         ("data: {kind: hub}", "recipe.data: key 'id' is missing"),

@@ -45,10 +45,19 @@ SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, H
 
 @dataclass(frozen=True, kw_only=True)
 class Normalise:
-    """Mean and standard deviation per channel, in [0, 1] pixel units; a layer inside the student. Empty: none."""
+    """Mean and standard deviation per channel, in [0, 1] pixel units; a layer inside the student. Empty: none.
+
+    ``of``, or the bare word in the place of all, says whose they are: ``data`` are those of the training images,
+    ``init`` those that the weights to begin with were trained with.
+    """
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    of: Literal["numbers", "data", "init"] = "numbers"
+
+    def __post_init__(self) -> None:
+        if self.of != "numbers" and (self.mean or self.std):
+            raise ValueError(f"mean and std are those of {self.of}; give numbers or {self.of}, not both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +146,13 @@ class Recipe:
         if extra := sorted(given - roles):
             wants = f"only {', '.join(sorted(roles))}" if roles else "no teacher"
             raise ValueError(f"method {self.method.kind!r} has {wants}, but teachers names {extra[0]!r}")
+        if self.normalise.of == "init" and not self.init:
+            raise ValueError("normalise: init means the weights to begin with, but there is no init")
+        if self.training.teacher_cache and self.augment.mixes:
+            raise ValueError(
+                "training.teacher_cache keeps answers to whole images, and mixup and cutmix show mixed ones; "
+                "set augment.mixup and augment.cutmix to 0, or training.teacher_cache to false"
+            )
         if self.training.teacher_cache and not self.augment.draws:
             raise ValueError(
                 "training.teacher_cache keeps one answer per image and draw, and this augmentation draws without end; "
@@ -261,6 +277,8 @@ def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | Non
         return student
     if isinstance(text, str) and hint is Source and text not in kinds:
         return data_source(text)
+    if isinstance(text, str) and hint is Normalise:
+        text = {"of": text}
     if isinstance(text, str) and all(hasattr(cls, "kind") for cls in kinds.values()):
         text = {"kind": text}  # a bare name stands for its kind with all defaults
     if not isinstance(text, Mapping):

@@ -155,3 +155,97 @@ def test_a_draw_can_be_applied_again_and_belongs_to_its_image(images):
     assert torch.equal(augment.apply(images[some], draws[some]), whole[some])
     assert [int(column.max()) for column in draws.T] == [4, 4, 1, 6, 5]
     assert torch.equal(draws.min(dim=0).values, torch.zeros(5, dtype=torch.int64))
+
+
+PHOTO = {
+    "resized": {"scale": (0.3, 1.0)},
+    "brightness": {"brightness": 0.4},
+    "contrast": {"contrast": 0.4},
+    "saturation": {"saturation": 0.4},
+    "hue": {"hue": 0.1},
+    "trivial": {"trivial": True},
+    "all": {
+        "scale": (0.3, 0.9),
+        "crop": 1,
+        "flip": True,
+        "cutout": 2,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+        "trivial": True,
+    },
+}
+
+
+class TestPhotographs:
+    @pytest.mark.parametrize("options", PHOTO.values(), ids=PHOTO.keys())
+    @pytest.mark.parametrize("floats", [False, True], ids=["uint8", "float32"])
+    def test_is_a_function_of_the_generator_in_range_and_of_the_same_type(self, images, options, floats):
+        given = images.float() / 255 if floats else images
+        before, state = given.clone(), torch.get_rng_state()
+        augment = Augment(**options)
+        out = augment(given, drawn(1))
+        assert torch.equal(out, augment(given, drawn(1)))
+        assert not torch.equal(out, augment(given, drawn(2)))
+        assert (out.dtype, out.shape) == (given.dtype, given.shape)
+        assert not floats or (float(out.min()) >= -1e-6 and float(out.max()) <= 1 + 1e-6)
+        assert torch.equal(given, before) and torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("options", PHOTO.values(), ids=PHOTO.keys())
+    def test_a_draw_belongs_to_its_image(self, images, options):
+        augment = Augment(**options)
+        draws = augment.draw(len(images), (7, 6), drawn(2))
+        whole, some = augment.apply(images, draws), torch.tensor([17, 3, 399, 3])
+        assert draws.shape == (400, 16)
+        assert torch.equal(augment.apply(images[some], draws[some]), whole[some])
+
+    @pytest.mark.parametrize("options", PHOTO.values(), ids=PHOTO.keys())
+    def test_they_count_as_draws(self, options):
+        assert Augment(**options).draws == 0
+        assert Augment(**options, bank=3).draws == 3
+
+    def test_what_was_drawn_before_is_drawn_still(self):
+        """A run of a recipe without them draws what it drew when they were not there."""
+        old = Augment(crop=2, flip=True, cutout=3)
+        assert torch.equal(
+            old.draw(9, (7, 6), drawn(1)),
+            Augment(crop=2, flip=True, cutout=3, scale=(0.5, 1)).draw(9, (7, 6), drawn(1))[:, :5],
+        )
+
+    def test_a_part_has_a_share_between_the_bounds(self):
+        # A ramp's slope tells how much of it is shown.
+        ramp = torch.linspace(0, 1, 101)[None, None, None, :].expand(300, 1, 101, 101)
+        out = Augment(scale=(0.25, 0.49), ratio=(1.0, 1.0))(ramp, drawn())
+        shown = out[:, 0, 50, 99] - out[:, 0, 50, 1]
+        # The part's side is between 0.5 and 0.7 of the image's; 98 of its 101 columns are compared.
+        assert float(shown.min()) > 0.5 * 98 / 101 - 0.02
+        assert float(shown.max()) < 0.7 * 98 / 101 + 0.02
+        assert float(shown.max() - shown.min()) > 0.15
+
+    @pytest.mark.parametrize("name", ["brightness", "contrast"])
+    def test_factors_are_between_their_bounds(self, name):
+        x = torch.tensor([0.4, 0.6])[None, None, :, None].expand(2000, 1, 2, 2)
+        out = Augment(**{name: 0.3})(x, drawn())
+        factor = (out[:, 0, 1, 0] / 0.6) if name == "brightness" else (out[:, 0, 1, 0] - out[:, 0, 0, 0]) / 0.2
+        assert 0.7 - 1e-5 <= float(factor.min()) < 0.71
+        assert 1.29 < float(factor.max()) <= 1.3 + 1e-5
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"scale": (0.0, 1.0)}, "scale is the least and the greatest share of the image"),
+            ({"scale": (0.6, 0.5)}, "scale is the least and the greatest share of the image"),
+            ({"scale": (0.6, 1.5)}, "scale is the least and the greatest share of the image"),
+            ({"ratio": (0.0, 1.0)}, "ratio is the least and the greatest width by height"),
+            ({"brightness": 1.5}, "brightness is from 0 to 1, got 1.5"),
+            ({"contrast": -0.1}, "contrast is from 0 to 1, got -0.1"),
+            ({"saturation": float("nan")}, "saturation is from 0 to 1, got nan"),
+            ({"hue": 0.6}, r"hue is from 0 to 0\.5, got 0\.6"),
+            ({"mixup": -1.0}, "mixup and cutmix are the a of Beta"),
+            ({"cutmix": -1.0}, "mixup and cutmix are the a of Beta"),
+        ],
+    )
+    def test_strengths_out_of_range(self, options, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            Augment(**options)

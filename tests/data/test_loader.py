@@ -167,3 +167,53 @@ class TestBank:
         small, large = loader(batch=3, augment=self.AUGMENT), loader(batch=11, augment=self.AUGMENT)
         assert torch.equal(self.by_image(small, 1), self.by_image(large, 1))
         assert not torch.equal(self.by_image(small, 1), self.by_image(loader(augment=self.AUGMENT, seed=1), 1))
+
+
+class TestMixed:
+    AUGMENT = Augment(crop=1, flip=True, scale=(0.5, 1.0), mixup=0.5, cutmix=1.0)
+
+    def test_labels_are_shares_of_the_classes(self, loader):
+        batches = list(loader(augment=self.AUGMENT).batches(0))
+        assert [tuple(batch.y.shape) for batch in batches] == [(5, 2)] * 4 + [(3, 2)]
+        assert all(torch.allclose(batch.y.sum(dim=1), torch.ones(len(batch.y))) for batch in batches)
+        assert 0 < float(torch.cat([batch.y for batch in batches])[:, 0].frac().max()) < 1
+
+    def test_where_one_starts_does_not_change_what_follows(self, loader):
+        made = loader(augment=self.AUGMENT)
+        whole = list(made.batches(3))
+        for found, wanted in zip(made.batches(3, 2), whole[2:], strict=True):
+            assert torch.equal(found.x, wanted.x) and torch.equal(found.y, wanted.y)
+        assert not torch.equal(whole[0].x, next(iter(made.batches(4))).x)
+
+    @pytest.mark.parametrize("bank", [0, 2])
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_processes_share_the_batches_of_a_single_one(self, loader, count, bank):
+        alone = loader(batch=6, augment=replace(self.AUGMENT, bank=bank), seed=4)
+        for rank in range(count):
+            mine = replace(alone, processes=Processes(rank, count))
+            for part, whole in zip(mine.batches(1), alone.batches(1), strict=True):
+                assert torch.equal(part.x, whole.x[rank::count])
+                assert torch.equal(part.y, whole.y[rank::count])
+
+    def test_an_image_is_mixed_with_one_of_its_own_batch(self, loader):
+        made = loader(augment=Augment(mixup=1.0))
+        for rows, batch in zip(made.rows(0), made.batches(0), strict=True):
+            shades = rows / 255
+            shown = batch.x[:, 0, 0, 0]
+            assert float(shown.min()) >= float(shades.min()) - 1e-6
+            assert float(shown.max()) <= float(shades.max()) + 1e-6
+
+
+class TestBalance:
+    def test_rare_classes_come_as_often(self, image_set):
+        made = Loader(image_set([0] * 18 + [1] * 6), 5, Augment(), 0, balance=1.0)
+        for epoch in (0, 1):
+            labels = torch.cat([batch.y for batch in made.batches(epoch)])
+            assert torch.bincount(labels).tolist() == [12, 12]
+        assert len(made) == 5
+        assert order(made, 0) != order(made, 1)
+
+    def test_without_it_the_order_is_as_it_was(self, image_set):
+        images = image_set([0] * 18 + [1] * 6)
+        plain, balanced = (Loader(images, 5, Augment(), 0, balance=balance) for balance in (0.0, 1e-9))
+        assert sorted(order(plain, 0)) == sorted(order(balanced, 0)) == list(range(24))

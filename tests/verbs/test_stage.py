@@ -5,7 +5,7 @@ import pytest
 
 from overproof.errors import InputError
 from overproof.verbs.summary import Beginning
-from overproof.verbs.train import training_events
+from overproof.verbs.train import News, train, training_events
 
 
 def contents(folder):
@@ -89,3 +89,47 @@ class TestDryRun:
             said(toy(), tmp_path / "file")
         with pytest.raises(InputError, match="cannot be made or written in"):
             said(toy(), tmp_path / "file" / "run")
+
+
+class TestMixedImages:
+    @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+    def test_a_method_that_reads_classes_is_refused_before_anything_is_read(self, toy, tmp_path, mix):
+        recipe = toy("data={kind: npz, path: nowhere.npz}", "method={kind: mart}", f"augment.{mix}=0.2")
+        with pytest.raises(InputError) as caught:
+            said(recipe, tmp_path / "run")
+        assert str(caught.value) == (
+            "method 'mart' reads labels as classes, and augment.mixup and augment.cutmix make them shares of classes; "
+            "set both to 0 or choose another method"
+        )
+
+    def test_a_cache_of_whole_images_is_refused(self, toy, finished):
+        with pytest.raises(InputError, match=r"mixup and cutmix show mixed ones; set augment\.mixup and augment"):
+            toy("augment={flip: true, bank: 2, mixup: 1}", "training.teacher_cache=true")
+
+    @pytest.mark.parametrize("method", ["natural", "pgd_at", "trades", "kd", "rslad", "free_at"])
+    def test_others_learn_from_them(self, toy, finished, tmp_path, method):
+        taught = (f"teachers.robust={finished().folder}",) if method in ("kd", "rslad") else ()
+        edits = (f"method={{kind: {method}}}", *taught, "augment={mixup: 0.4, cutmix: 1}", "training.batch=256")
+        short = () if method in ("natural", "kd", "free_at") else ("method.inner.steps=1",)
+        run = train(toy(*edits, *short), tmp_path / "run", device="cpu")
+        terms = [record["terms"] for record in run.metrics()]
+        assert sum(terms[1].values()) < sum(terms[0].values())  # of the second epoch and of the first
+
+
+def test_rare_classes_are_shown_as_often(toy, tmp_path, monkeypatch):
+    draws, file = np.random.default_rng(0), tmp_path / "unequal.npz"
+    labels = np.array([0] * 60 + [1] * 12 + [2] * 8)
+    np.savez(file, x_train=draws.integers(0, 256, (80, 8, 8), dtype=np.uint8), y_train=labels)
+    seen = []
+    monkeypatch.setattr(
+        "overproof.training.loop.Loop._learn", lambda loop, batch: seen.append(batch.y.bincount(minlength=3))
+    )
+    recipe = toy(f"data={{kind: npz, path: {file}}}", "training.batch=18", "training.balance=1", "training.epochs=1")
+    next(event for event in training_events(recipe, tmp_path / "run", device="cpu") if isinstance(event, News))
+    assert sum(seen).tolist() == [24, 24, 24]
+
+
+def test_how_much_they_are_balanced_is_from_none_to_whole(toy):
+    for value in (-0.1, 1.1):
+        with pytest.raises(InputError, match=r"training: balance is from 0 \(as the data are\) to 1"):
+            toy(f"training.balance={value}")

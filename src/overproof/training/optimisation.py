@@ -142,6 +142,9 @@ class Training:
     ``freeze`` and ``learning_rates`` (a factor on the learning rate each) name parameters by patterns such as
     ``layer1.*`` or ``*.bias``; a parameter has the first factor whose pattern is its own. A layer whose parameters are
     all frozen stays in eval mode, so that BatchNorm keeps its statistics.
+
+    ``balance`` shows images of rare classes more often, as many in all as there are: of 0 none, of 1 every class
+    equally often, between them a class of n images in proportion to n to the power of 1 - ``balance``.
     """
 
     epochs: int = 100
@@ -157,12 +160,17 @@ class Training:
     checkpoint_minutes: float = 10.0
     freeze: tuple[str, ...] = ()
     learning_rates: dict[str, float] = field(default_factory=dict)
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
             raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
         if self.clip < 0 or self.warmup < 0:
             raise ValueError(f"clip and warmup cannot be negative, got {self.clip} and {self.warmup}")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(
+                f"balance is from 0 (as the data are) to 1 (all classes equally often), got {self.balance}"
+            )
         for pattern, factor in self.learning_rates.items():
             if factor < 0:
                 raise ValueError(f"learning_rates: {pattern} cannot be negative, got {factor}")

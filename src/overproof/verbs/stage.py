@@ -24,9 +24,11 @@ from overproof.recipe import Recipe
 from overproof.signature import Signature
 from overproof.training.loop import Loop
 from overproof.training.parallel import sharded
+from overproof.training.soft_labels import takes_soft_labels
 from overproof.verbs.agreement import check_same_images, check_same_teachers, check_shareable
 from overproof.verbs.initial import begin_with, read_weights, with_pretrained
 from overproof.verbs.networks import digest_of, load_teacher
+from overproof.verbs.normalisation import Normalisation, normalisation
 from overproof.verbs.summary import (
     Beginning,
     device_line,
@@ -75,6 +77,11 @@ def set_up(
     """
 
     def read_images() -> tuple[_Images, _Images, _Images]:
+        if recipe.augment.mixes and not takes_soft_labels(recipe.method):
+            raise InputError(
+                f"method {recipe.method.kind!r} reads labels as classes, and augment.mixup and augment.cutmix make "
+                "them shares of classes; set both to 0 or choose another method"
+            )
         if shard_teachers and recipe.method.bounds_teachers:
             raise InputError(
                 f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
@@ -103,15 +110,21 @@ def set_up(
     teachers, architecture = processes.together(read_teachers)
     digests = {role: digest_of(teacher) for role, teacher in teachers.items()}
     check_same_teachers(digests, processes)
+    word, weights = with_pretrained(recipe.init, recipe.student) if recipe.init else "", None
+    if word and initial:
+        weights = processes.together(lambda: read_weights(word, teachers, beside=beside))
+    placed = recipe.loading.place(kept, device)
+    norm = processes.together(lambda: normalisation(recipe.normalise, placed, word, weights))
+    if recipe.normalise.of == "data":
+        yield Beginning(lines=(f"normalise: data: {norm}",))
     with importable(*places):
-        student = _network(recipe, architecture, images.signature, "initial weights").to(device)
+        student = _network(recipe, architecture, images.signature, norm, "initial weights").to(device)
         companions = {
-            name: _network(recipe, architecture, images.signature, name).to(device) for name in recipe.method.companions
+            name: _network(recipe, architecture, images.signature, norm, name).to(device)
+            for name in recipe.method.companions
         }
     init = None
-    if recipe.init and initial:
-        word = with_pretrained(recipe.init, recipe.student)
-        weights = processes.together(lambda: read_weights(word, teachers, beside=beside))
+    if weights is not None:
         taken = begin_with(student, word, weights)
         init = {"source": recipe.init, "digest": weights.digest, "used": len(taken.used), "made": list(taken.made)}
         yield Beginning(lines=(f"init: {word}: {taken}",))
@@ -130,8 +143,9 @@ def set_up(
             prepared.append(teacher.to(device))
     recipe.performance.prepare(prepared, device)
     least = max(map(least_batch, [student, *companions.values()]))
-    placed = recipe.loading.place(kept, device)
-    loader = Loader(placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least)
+    loader = Loader(
+        placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least, recipe.training.balance
+    )
     loop = Loop(
         recipe.method, student, teachers, loader, recipe.training.on(device), recipe.seed, companions=companions
     )
@@ -173,6 +187,8 @@ def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
         raise InputError(f"method {recipe.method.kind!r} cannot use this teacher: {problem}") from problem
 
 
-def _network(recipe: Recipe, architecture: Architecture, signature: Signature, name: str) -> Classifier:
+def _network(
+    recipe: Recipe, architecture: Architecture, signature: Signature, norm: Normalisation, name: str
+) -> Classifier:
     torch.manual_seed(seed_at(recipe.seed, name))
-    return build(architecture, signature, mean=recipe.normalise.mean, std=recipe.normalise.std)
+    return build(architecture, signature, mean=norm.mean, std=norm.std)

@@ -1,0 +1,55 @@
+"""Whether a method takes labels that are shares of classes: tried on a toy and never typed."""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+
+from overproof.data.images import Batch
+from overproof.methods.method import Method, Step, Terms
+from overproof.models.classifier import Classifier
+from overproof.models.mlp import MLP
+from overproof.models.weights import build, freeze
+from overproof.signature import Signature
+
+_SIGNATURE = Signature(channels=1, height=4, width=4, classes=3)
+
+
+@cache
+def takes_soft_labels(method: Method) -> bool:
+    """Return whether a method, given labels ``[N, K]`` that are all one class's, has the losses of those classes.
+
+    One that reads labels as numbers of classes raises, or has other losses. Leaves torch's random state as it was.
+    """
+    hard = torch.arange(3)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        found = _losses(method, hard)
+        try:
+            soft = _losses(method, F.one_hot(hard, 3).float())
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            return False
+    # Summed in another order: a few roundings of float32 and what a few steps of a search make of them.
+    return all(torch.allclose(soft[name], value, rtol=1e-3, atol=1e-5) for name, value in found.items())
+
+
+def _losses(method: Method, y: torch.Tensor) -> Terms:
+    """Return the first losses of a batch of three images under these labels."""
+    torch.manual_seed(0)
+    x = torch.rand(3, 1, 4, 4)
+    step = Step(
+        x=x,
+        y=y,
+        student=_network(),
+        teachers={role: freeze(_network()) for role in method.roles},
+        companions={name: _network() for name in method.companions},
+        state=method.initial_state(Batch(x, torch.arange(3))),
+        progress=1.0,
+    )
+    losses = method.losses(step)
+    found = {name: term.detach() for name, term in next(losses).items()}
+    losses.close()  # type: ignore[attr-defined]
+    return found
+
+
+def _network() -> Classifier:
+    return build(MLP(hidden=(5,)), _SIGNATURE).train()
