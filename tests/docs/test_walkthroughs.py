@@ -73,6 +73,21 @@ def call(tmp_path, monkeypatch, capsys):
     return run
 
 
+def test_a_network_of_ones_own(call, tmp_path):
+    text = (DOCS / "own-network.md").read_text()
+    code, recipe = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml"))
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "models.py").write_text(code)
+    (tmp_path / "own.yaml").write_text(recipe)
+    try:
+        out = [call(words) for words in written("own-network.md")]
+    finally:
+        for name in ("shapes", "shapes.models"):
+            sys.modules.pop(name, None)
+    assert "student: shapes.models:student, " in out[0]
+    assert (tmp_path / "runs" / "own" / "model.onnx").is_file()
+
+
 def test_the_start(call, tmp_path):
     commands = written("start.md")
     assert [words[0] for words in commands] == ["train", "train", "evaluate", "evaluate", "certify", "compare"]
@@ -107,7 +122,8 @@ def test_the_own_teacher(call, tmp_path):
     (recipe,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "distil.md").read_text(), flags=re.DOTALL)
     (tmp_path / recipe.splitlines()[0].removeprefix("# ")).write_text(recipe)
     commands = written("distil.md")
-    assert [words[0] for words in commands] == ["teacher", "teacher", *["train", "evaluate"] * 2, "compare"]
+    verbs = ["teacher", "teacher", "train", *["train", "evaluate"] * 2, "compare"]
+    assert [words[0] for words in commands] == verbs  # the first training is a dry run
     out = [call(words) for words in commands]
     assert "unfit" in out[1]  # its weights are random
     assert "my-ard (2 seeds)" in out[-1]

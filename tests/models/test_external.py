@@ -54,6 +54,9 @@ NETS = """
     def broken(): raise RuntimeError("no luck")
     def anything(**words): return Net(num_classes=4, **words)
     def convolutional(num_classes): return nn.Sequential(nn.Conv2d(3, num_classes, 8), nn.Flatten())
+    def lazy(num_classes):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Linear(5, num_classes))
+
     def pooled(num_classes):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, num_classes))
 
@@ -102,6 +105,16 @@ class TestBuild:
             torch.equal(a, b)
             for a, b in zip(network.backbone.state_dict().values(), plain.state_dict().values(), strict=True)
         )
+
+    def test_a_lazy_layer_has_its_size(self):
+        build(External(factory="own_nets:Net"), SIGNATURE)  # the module itself draws when it is imported
+        torch.manual_seed(3)
+        network = build(External(factory="own_nets:lazy"), SIGNATURE)
+        assert network.backbone[1].weight.shape == (5, 192)
+        assert not network.backbone[2].num_batches_tracked  # no image was seen in training
+        torch.manual_seed(3)
+        again = build(External(factory="own_nets:lazy"), SIGNATURE)
+        assert torch.equal(again.backbone[1].weight, network.backbone[1].weight)
 
     def test_one_of_several_outputs(self):
         for word, output in (("Several", "logits"), ("Several", "1"), ("Pair", "0"), ("Auxiliary", "out")):

@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
 from overproof.models.imports import imported, like, raised, thing
+from overproof.models.mode import in_mode
 from overproof.plain_yaml import parse_yaml
 from overproof.reading import read_bytes
 from overproof.signature import Signature
@@ -78,6 +80,10 @@ class External(Architecture):
         """Return a freshly made network; raise ``InputError`` where it cannot be made or does not fit the images."""
         network = self._made(signature)
         network = _Picked(network, self.output) if self.output else network
+        if any(isinstance(value, UninitializedParameter) for value in network.parameters()):
+            shape = (2, signature.channels, signature.height, signature.width)
+            with in_mode(network, training=False), torch.no_grad():
+                network(torch.zeros(shape))  # a lazy layer learns its size, and draws its weights
         with torch.random.fork_rng(devices=[]):  # a look at it must not change what is drawn afterwards
             for training in (False, True):
                 self._check(network, signature, training=training)
