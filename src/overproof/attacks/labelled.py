@@ -28,7 +28,7 @@ def check_images(x: Tensor, *, least_dimensions: int = 2) -> None:
         raise InputError(f"the images must be [N, C, H, W], got {list(x.shape)}; one image x is a batch as x[None]")
     if not x.numel():
         return
-    low, high = float(x.detach().amin()), float(x.detach().amax())
+    low, high = (float(end) for end in x.detach().aminmax())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN is in no range either
         if low != low or high != high:
             raise InputError("some pixels are not numbers (NaN)")
