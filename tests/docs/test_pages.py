@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 WRITTEN = [page for page in (ROOT / "docs").glob("**/*.md") if "node_modules" not in page.parts]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 
-SHOWN = ("lr.yaml", "my-ard.yaml", "own.yaml")  # files that a page shows
+SHOWN = ("lr.yaml", "my-ard.yaml", "own.yaml", "photos.yaml")  # files that a page shows
 
 
 def blocks(page, language):

@@ -61,9 +61,10 @@ def call(tmp_path, monkeypatch, capsys):
     suite = "name: tiny\nattacks: [{name: apgd, attack: {kind: apgd, steps: 2}}]\n"
     (tmp_path / "tiny.yaml").write_text(suite)
 
-    def run(words):
+    def run(words, behind=None):
         spread = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
-        monkeypatch.setattr(sys, "argv", ["overproof", *(SMALL.get(word, word) for word in spread), *smaller(words)])
+        settings = smaller(words) if behind is None else behind.split()
+        monkeypatch.setattr(sys, "argv", ["overproof", *(SMALL.get(word, word) for word in spread), *settings])
         with pytest.raises(SystemExit) as caught:
             cli.main()
         out, err = capsys.readouterr()
@@ -127,6 +128,31 @@ def test_the_own_teacher(call, tmp_path):
     out = [call(words) for words in commands]
     assert "unfit" in out[1]  # its weights are random
     assert "my-ard (2 seeds)" in out[-1]
+
+
+def test_the_photographs(call):
+    text = (DOCS / "photos.md").read_text()
+    (code,), (recipe,), (shown,) = (
+        re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL) for language in ("python", "yaml", "text")
+    )
+    exec(code, {})
+    Path("photos.yaml").write_text(recipe)
+    commands = written("photos.md")
+    assert [words[0] for words in commands] == [*["train"] * 4, "evaluate", "evaluate", "certify", "compare", "recipe"]
+    first = call(commands.pop(0), "--device cpu")
+    for line in shown.splitlines():
+        assert line in first
+    epochs = iter(("1", "1", "2"))
+    for words in commands:
+        short = f"--device cpu --set training.epochs={next(epochs)}" if words[0] == "train" else None
+        out = call(words, short)
+        if "--resume" in words:
+            assert (
+                "the run is extended from 1 to 2 epochs; the constant schedule is that of a run of this length" in out
+            )
+    for file in ("evaluation.json", "certificate.json", "report.html"):
+        assert Path("runs", "photos", file).is_file()
+    assert Path("report.html").is_file() and Path("mine.yaml").is_file()
 
 
 class TestReference:
