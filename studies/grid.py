@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from overproof.errors import InputError, nearest
-from overproof.recipe import Recipe, dump, read
+from overproof.recipe import Recipe, identity, read
 from overproof.run import Run
 from overproof.shipped import find_recipe
 from overproof.verbs.sweep import finished
@@ -271,7 +271,7 @@ def _trained(study: Study, row: str, seed: int, teachers: dict[str, Trained], ro
         bare = read(
             file, [*edits, *(f"teachers.{role}={json.dumps(one.folder.name)}" for role, one in teachers.items())]
         )
-        digest = sha256(dump(bare).encode()).hexdigest()[:8]
+        digest = sha256(identity(bare).encode()).hexdigest()[:8]
         name = f"{bare.name}-s{seed}-{digest}".replace("/", "-")
         edits += [f"teachers.{role}={json.dumps(str(one.folder))}" for role, one in teachers.items()]
         edits.append(f"name={json.dumps(name)}")

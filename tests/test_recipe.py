@@ -20,7 +20,19 @@ from overproof.methods.natural import Natural
 from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
 from overproof.models.resnet import ResNet
-from overproof.recipe import Evaluation, Recipe, Selection, build, data_source, differences, dump, parse, plain, read
+from overproof.recipe import (
+    Evaluation,
+    Recipe,
+    Selection,
+    build,
+    data_source,
+    differences,
+    dump,
+    identity,
+    parse,
+    plain,
+    read,
+)
 from overproof.shipped import find_recipe, recipe_names
 from overproof.training.averaging import EMA, SWA
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
@@ -575,3 +587,15 @@ class TestBareNames:
     )
     def test_they_mean_the_same(self, text, long):
         assert recipe(text) == recipe(long)
+
+
+class TestIdentity:
+    def test_keys_that_came_later_count_where_they_are_not_at_their_default(self):
+        recipe = parse("name: x\ndata: digits\nstudent: {kind: mlp, hidden: [8]}\nmethod: natural\n")
+        for word in ("init", "freeze", "learning_rates", "balance", "mixup", "ratio", "on_error"):
+            assert word in dump(recipe) or word == "on_error"
+            assert word not in identity(recipe)
+        for edit in ("init=pretrained", "training.freeze=['0.*']", "augment.mixup=0.2", "normalise=data"):
+            other = parse(dump(recipe), [edit])
+            assert other.digest != recipe.digest
+        assert parse(identity(recipe)) == recipe

@@ -40,6 +40,19 @@ from overproof.wording import check_path_name, one_line
 _SEARCHES = get_args(Search)
 _DEEPEST_EDIT = 20  # keys above the edited one
 _YAML = re.compile(r"\s*(\{|kind\s*:\s)")
+_LATER: Mapping[str, Plain] = {
+    "init": "",
+    "normalise.of": "numbers",
+    "data.config": "",
+    "data.on_error": "refuse",
+    "augment.scale": [1.0, 1.0],
+    "augment.ratio": [3 / 4, 4 / 3],
+    **{f"augment.{name}": 0.0 for name in ("brightness", "contrast", "saturation", "hue", "mixup", "cutmix")},
+    "augment.trivial": False,
+    "training.freeze": [],
+    "training.learning_rates": {},
+    "training.balance": 0.0,
+}
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
 
 
@@ -161,8 +174,8 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's whole text."""
-        return sha256(dump(self).encode()).hexdigest()
+        """SHA-256 of the recipe's text; a key that a later version brought counts where it is not at its default."""
+        return sha256(identity(self).encode()).hexdigest()
 
 
 def read(path: Path | str, sets: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
@@ -239,7 +252,27 @@ def data_source(word: str, like: Source | None = None) -> Source:
 
 def dump(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, defaults included; ``parse`` reads it back to an equal value."""
-    text: str = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+    return _written(plain(recipe))
+
+
+def identity(recipe: Recipe) -> str:
+    """Return the recipe as YAML without the keys that came later (0.10) and are at their defaults.
+
+    So the runs and results of an earlier version stay those of the same recipe.
+    """
+    tree = plain(recipe)
+    for path, default in _LATER.items():
+        *above, last = path.split(".")
+        node = tree
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and last in node and node[last] == default:
+            del node[last]
+    return _written(tree)
+
+
+def _written(tree: Plain) -> str:
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     return text
 
 

@@ -97,12 +97,12 @@ def test_two_processes_write_what_one_writes(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     # Only one of them speaks, and only once.
-    assert done.stdout.count("linf eps 0.1") == 1
+    assert done.stdout.count("report: ") == 1
     assert done.stdout.count("apgd-ce-20: robust") == 3  # of its own three of five blocks
     one, two = ([(tmp_path / name / file).read_bytes() for file in FILES] for name in ("one", "two"))
     assert one[1:] == two[1:]
     assert timeless(json.loads(two[0])) == timeless(json.loads(one[0])) == timeless(single)
-    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == sorted([*FILES, "report.html"])
+    assert sorted(file.name for file in (tmp_path / "two").iterdir()) == sorted([*FILES, "evaluations", "report.html"])
 
 
 FILES = ("evaluation.json", "examples.jsonl", "adversarial.safetensors")
