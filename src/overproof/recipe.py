@@ -224,7 +224,7 @@ def of_tree(
         for role in sorted(set(recipe.teachers) - typed):
             place = f"{where}.teachers.{role}"
             check_named_code(recipe.teachers[role], folders=places, where=place, trust_code=trust_code)
-        if recipe.init and "init" not in typed:
+        if recipe.init and "init" not in typed and not recipe.init.startswith("teacher:"):
             check_named_code(recipe.init, folders=places, where=f"{where}.init", trust_code=trust_code)
         external = external_of(recipe.student)
         if external is not None and "student" not in typed:

@@ -75,7 +75,8 @@ class TestCode:
     MODULE = "open('RAN', 'w').close()\ndef net(): ...\n"
 
     @pytest.mark.parametrize(
-        "word", ["os:abort", "signal:pause", "antigravity:x", "json:dumps", "torch.hub:load", "m:f"]
+        "word",
+        ["os:abort", "signal:pause", "antigravity:x", "json:dumps", "torch.hub:load", "m:f", "teacher:x"],
     )
     def test_a_recipe_does_not_run_what_is_not_its_own(self, refused, recipe_with, tmp_path, word):
         (tmp_path / "m.py").write_text(self.MODULE)

@@ -241,15 +241,15 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
         ("nets:hugging", "it returned an object of type Output; return its .logits"),
         ("nets:labels", "it returned torch.int64 numbers; return floating-point logits"),
         ("timn:a-b", "no networks are called 'timn' (did you mean 'timm'?); write {forms}"),
-        ("hub:a/b", "no networks are called 'hub' (one of: robustbench, timm); write {forms}"),
-        ("nets:", "no networks are called 'nets' (one of: robustbench, timm); write {forms}"),
+        ("hub:a/b", "no networks are called 'hub' (one of: robustbench, timm, torchvision); write {forms}"),
+        ("nets:", "no networks are called 'nets' (one of: robustbench, timm, torchvision); write {forms}"),
         ("timm:", "no networks are called 'timm' (did you mean 'timm'?); write {forms}"),
-        (":x", "no networks are called '' (one of: robustbench, timm); write {forms}"),
+        (":x", "no networks are called '' (one of: robustbench, timm, torchvision); write {forms}"),
     ],
     ids=lambda value: value.partition(" ")[0],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(name, sentence, here):
-    forms = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+    forms = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
     refuses(name, f"{name}: {sentence.format(forms=forms)}")
 
 

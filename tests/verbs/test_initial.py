@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from overproof.errors import InputError
+from overproof.models import zoos
 from overproof.models.external import External
 from overproof.models.mlp import MLP
 from overproof.models.weights import build
 from overproof.signature import Signature
 from overproof.stopping import Stop, Stopped
 from overproof.training import pace
-from overproof.verbs import initial
 from overproof.verbs.initial import read_weights, with_pretrained
 from overproof.verbs.summary import Beginning
 from overproof.verbs.train import News, train, training_events
@@ -170,7 +170,7 @@ class TestZoos:
             list_models=lambda: ["resnet18"],
         )
         packages = {"timm": timm, "torchvision": SimpleNamespace(models=models)}
-        monkeypatch.setattr(initial, "package", lambda name, **_: packages[name])
+        monkeypatch.setattr(zoos, "package", lambda name, **_: packages[name])
         return network
 
     def test_weights_come_with_their_normalisation(self, zoo):

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overproof.environment import package
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
 from overproof.models.imports import importable, imported, like, raised, thing
 from overproof.models.mode import put_into_mode
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.zoos import ZOOS, pretrained
 from overproof.reading import exists, is_folder
 from overproof.signature import Signature
 
-_FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME or timm:NAME"
+_FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
 
 
 def is_foreign(word: str) -> bool:
-    """Tell ``package.module:factory``, ``FILE.onnx``, ``robustbench:NAME`` and ``timm:NAME`` from a run."""
+    """Tell ``package.module:factory``, ``FILE.onnx``, ``robustbench:NAME`` and the like from a run."""
     kind, colon, rest = word.partition(":")
     of_hub = kind == "hub" and "/" in rest
     return is_onnx(word) or (bool(colon) and "/" not in kind and not of_hub and not exists(Path(word)))
@@ -42,7 +42,8 @@ def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> C
     [0, 1] to logits ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for
     that module.
     ``robustbench:NAME`` is RobustBench's CIFAR-10 Linf network, ``robustbench:DATASET/THREAT/NAME`` any of its others.
-    ``timm:NAME`` is timm's network with its pretrained weights, whose own mean and std become the normalisation.
+    ``timm:NAME`` and ``torchvision:NAME`` are networks with their pretrained weights, whose own mean and std become the
+    normalisation.
     ``FILE.onnx`` runs through onnxruntime and gives no gradients.
 
     Eval mode is entered through the network's own ``train(False)``, exactly as an evaluation does: a factory that
@@ -131,26 +132,22 @@ def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
         raise InputError(f"{name}: RobustBench cannot load it ({raised(problem)})") from problem
 
 
-def _timm(name: str, rest: str, signature: Signature) -> Classifier:
-    timm = package("timm", extra="zoo", where=name)
-    try:
-        network = timm.create_model(rest, pretrained=True)
-    except Exception as problem:  # unknown names, downloads and weights fail each in its own way
-        hint = "" if timm.is_model(rest) else like(rest, timm.list_models(pretrained=True))
-        raise InputError(f"{name}: timm cannot load it{hint} ({raised(problem)})") from problem
-    known = network.pretrained_cfg
-    sizes = [tuple(known[key]) for key in ("input_size", "test_input_size") if known.get(key)]
+def _pretrained(name: str, _: str, signature: Signature) -> Classifier:
+    found = pretrained(name, where=name)
     size = (signature.channels, signature.height, signature.width)
-    if sizes and size not in sizes:
-        meant = " or ".join("x".join(map(str, each)) for each in sizes)
+    if found.sizes and size not in found.sizes:
+        meant = " or ".join("x".join(map(str, each)) for each in found.sizes)
         raise InputError(
             f"{name}: it is for {meant} images, the data are {signature}; where another size is meant, resize inside "
             f"a network of your own (package.module:factory)"
         )
-    return Classifier(network, signature, mean=tuple(known.get("mean") or ()), std=tuple(known.get("std") or ()))
+    return Classifier(found.network, signature, mean=found.mean, std=found.std)
 
 
-_ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {"robustbench": _robustbench, "timm": _timm}
+_ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {
+    "robustbench": _robustbench,
+    **dict.fromkeys(ZOOS, _pretrained),
+}
 
 
 def _robustbench_part(part: str, name: str) -> ModuleType:

@@ -9,7 +9,6 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.external import External
@@ -17,6 +16,7 @@ from overproof.models.imports import importable, imported, like, raised
 from overproof.models.initial import Taken, take_over
 from overproof.models.untrusted import read_untrusted, tensor_maps
 from overproof.models.weights import load_description, unshared
+from overproof.models.zoos import ZOOS, pretrained
 from overproof.reading import is_folder, parsing, read_bytes
 from overproof.run import find_run
 from overproof.trust import module_word
@@ -66,11 +66,9 @@ def _named(name: str, teachers: Mapping[str, Classifier], beside: Path | None) -
         if role not in teachers:
             raise InputError(f"init: there is no teacher in the role {role!r}{like(role, teachers)}")
         return _of(teachers[role])
-    kind, _, rest = name.partition(":")
-    if kind == "timm":
-        return _of_timm(name, rest)
-    if kind == "torchvision":
-        return _of_torchvision(name, rest)
+    if name.partition(":")[0] in ZOOS:
+        found = pretrained(name, where=f"init: {name}")
+        return Weights(tensors=found.network.state_dict(), mean=found.mean, std=found.std)
     if module_word(name) is not None:
         return _of_module(name, beside)
     return _of_run(name)
@@ -86,7 +84,7 @@ def with_pretrained(word: str, student: Any) -> str:
     name, mark, pin = word.partition("#")
     if name != "pretrained":
         return word
-    if isinstance(student, External) and student.factory.partition(":")[0] in ("timm", "torchvision"):
+    if isinstance(student, External) and student.factory.partition(":")[0] in ZOOS:
         return student.factory + mark + pin
     raise InputError("init: pretrained means timm's or torchvision's weights of a student that is one of theirs")
 
@@ -99,32 +97,6 @@ def _of(network: nn.Module) -> Weights:
         return found
     mean, std = (tuple(part.flatten().tolist()) for part in (network.mean, network.std))
     return replace(found, mean=mean, std=std)
-
-
-def _of_timm(name: str, rest: str) -> Weights:
-    timm = package("timm", extra="zoo", where=f"init: {name}")
-    try:
-        network = timm.create_model(rest, pretrained=True)
-    except Exception as problem:  # unknown names, downloads and weights fail each in its own way
-        hint = "" if timm.is_model(rest) else like(rest, timm.list_models(pretrained=True))
-        raise InputError(f"init: {name}: timm cannot load it{hint} ({raised(problem)})") from problem
-    known = network.pretrained_cfg
-    return Weights(tensors=network.state_dict(), mean=tuple(known.get("mean") or ()), std=tuple(known.get("std") or ()))
-
-
-def _of_torchvision(name: str, rest: str) -> Weights:
-    models = package("torchvision", extra="zoo", where=f"init: {name}").models
-    try:
-        weights = models.get_model_weights(rest).DEFAULT
-        network, transforms = models.get_model(rest, weights=weights), weights.transforms()
-    except Exception as problem:
-        hint = "" if rest in models.list_models() else like(rest, models.list_models())
-        raise InputError(f"init: {name}: torchvision cannot load it{hint} ({raised(problem)})") from problem
-    return Weights(
-        tensors=network.state_dict(),
-        mean=tuple(getattr(transforms, "mean", ())),
-        std=tuple(getattr(transforms, "std", ())),
-    )
 
 
 def _of_module(name: str, beside: Path | None) -> Weights:
