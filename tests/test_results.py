@@ -121,6 +121,24 @@ class TestPromote:
         EVALUATION.promote(tmp_path, "abc")
         assert (tmp_path / "adversarial.safetensors").read_text() == "A"
 
+    def test_one_that_lacks_what_is_ranked_costs_no_other_its_place(self, tmp_path):
+        for name, change in {
+            "a": {"worst": {}},
+            "b": {"data": None},
+            "c": {"attacks": {"x": {"trial": {"targets": "y"}}}},
+        }.items():
+            write(tmp_path / "evaluations" / name, {**evaluation(steps=99), **change})
+        write(tmp_path / "evaluations" / "z", evaluation())
+        EVALUATION.promote(tmp_path, "abc")
+        assert at_the_root(tmp_path) == evaluation()
+
+    def test_a_figure_that_is_not_a_number_makes_no_copies(self, tmp_path):
+        write(tmp_path / "evaluations" / "a", evaluation(odd=float("nan")), {"examples.jsonl": "a"})
+        for _ in range(3):
+            EVALUATION.promote(tmp_path, "abc")
+        assert len(list(EVALUATION.all(tmp_path))) == 1
+        assert EVALUATION.folder(tmp_path, at_the_root(tmp_path)).name == "a"
+
     def test_a_folder_of_something_else_is_no_result(self, tmp_path):
         (tmp_path / "evaluations" / "b").mkdir(parents=True)
         (tmp_path / "evaluations" / "b" / "evaluation.json").write_text("[]")

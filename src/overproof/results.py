@@ -5,7 +5,6 @@ root are copies of the strongest ones, for whoever reads a run without overproof
 """
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +56,9 @@ class Kind:
         The main file is copied last. Raises ``InputError`` where the disk does not take it.
         """
         self._keep_earlier(root)
-        candidates = [one for one in self.all(root) if one.found.get("model_digest") == digest]
+        candidates = [
+            one for one in self.all(root) if one.found.get("model_digest") == digest and self._ranks(one.found)
+        ]
         if not candidates:
             return
         best = candidates[self.strongest([one.found for one in candidates])]
@@ -68,6 +69,14 @@ class Kind:
                 write_atomically(root / name, read_bytes(best.folder / name))
             else:
                 (root / name).unlink(missing_ok=True)
+
+    def _ranks(self, found: Plain) -> bool:
+        """Whether a file holds what results are ranked by; one that somebody edited must not cost another its place."""
+        try:
+            self.strongest([found])
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
+            return False
+        return True
 
     def shown(self, root: Path) -> dict[str, Any]:
         """Return the result at the root."""
@@ -86,12 +95,14 @@ class Kind:
 
         A root whose copying was interrupted holds files of two results.
         """
-        return next((one.folder for one in self.all(root) if one.found == found), root)
+        return next((one.folder for one in self.all(root) if _same(one.found, found)), root)
 
     def others(self, root: Path, found: Plain) -> list[Kept]:
         """Return the other results about the network that ``found``, a result of this root, is about."""
         digest = found.get("model_digest")
-        return [one for one in self.all(root) if one.found != found and one.found.get("model_digest") == digest]
+        return [
+            one for one in self.all(root) if not _same(one.found, found) and one.found.get("model_digest") == digest
+        ]
 
     def _keep_earlier(self, root: Path) -> None:
         """Copy what an older version wrote at the root into a folder of its own, unless it is a copy already."""
@@ -102,7 +113,7 @@ class Kind:
             found = read_object(file)
         except InputError:
             found = None
-        if found is not None and any(one.found == found for one in self.all(root)):
+        if found is not None and any(_same(one.found, found) for one in self.all(root)):
             return
         body = read_bytes(file)
         kept = root / self.home / f"earlier-{sha256(body).hexdigest()[:12]}"
@@ -111,6 +122,11 @@ class Kind:
             if is_file(root / name):
                 shutil.copyfile(root / name, kept / name)
         write_atomically(kept / self.main, body)
+
+
+def _same(one: Plain, other: Plain) -> bool:
+    """Whether two results are one, written out: a figure that is not a number equals nothing, itself included."""
+    return json.dumps(one) == json.dumps(other)
 
 
 def strongest_evaluation(found: Sequence[Plain]) -> int:
@@ -131,7 +147,10 @@ def strongest_evaluation(found: Sequence[Plain]) -> int:
             if place != number
         )
 
-    return min((number for number in own if not surpassed(number)), key=lambda number: _high(found[number], "worst"))
+    return min(
+        (number for number in own if not surpassed(number)),
+        key=lambda number: float(found[number]["worst"]["interval"][1]),
+    )
 
 
 def strongest_certificate(found: Sequence[Plain]) -> int:
@@ -177,11 +196,6 @@ def _linked(file: Path, place: Path) -> bool:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return True
-
-
-def _high(found: Plain, name: str) -> float:
-    interval = found[name].get("interval")
-    return float(interval[1]) if interval else math.inf
 
 
 EVALUATION = Kind(

@@ -289,6 +289,19 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run, tmp_path):
     assert len(run.metrics()) == 2
 
 
+def test_killed_before_the_root_has_it_the_same_command_puts_it_there(run, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr("overproof.results.Kind.promote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, examples=20, device="cpu")
+    assert run.evaluation() is None
+    found = evaluate(run, examples=20, device="cpu")
+    assert run.evaluation() == found
+
+
 def test_a_half_written_block_is_done_again(run):
     whole, course = (
         evaluate(run, examples=40, batch=20, device="cpu"),

@@ -151,6 +151,9 @@ def certifying(
     title = f"{how} {plan.threat.norm} {plan.threat.eps} {len(images)} images{' pair' if other is not None else ''}"
     kept = CERTIFICATE.place(folder, asked, title)
     if (earlier := CERTIFICATE.finished(kept, overwrite=overwrite)) is not None:
+        if shard.leads:  # a crash may have come between the results and their place at the root
+            with exclusive(folder, "certify"):
+                CERTIFICATE.promote(folder, subject.facts["model_digest"])
         return earlier
     if announce:
         course = f"smoothing with {samples:,} samples" if noise else f"bounds up to {bound}, {seconds:g} s an image"

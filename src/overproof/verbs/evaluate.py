@@ -158,6 +158,9 @@ def evaluating(
         _check_holds(
             kept, earlier, {"adversarial": save_adversarial, "reliability": reliability and threat is not None}
         )
+        if shard.leads:  # a crash may have come between the results and their place at the root
+            with exclusive(folder, "evaluate"):
+                EVALUATION.promote(folder, subject.facts["model_digest"])
         return earlier
     if announce:
         passes = count_passes(suite, images.signature.classes) * -(-len(images) // size)
