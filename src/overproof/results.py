@@ -78,9 +78,9 @@ class Kind:
             return False
         return True
 
-    def shown(self, root: Path) -> dict[str, Any]:
-        """Return the result at the root."""
-        return read_object(root / self.main)
+    def shows(self, root: Path, found: Plain) -> bool:
+        """Whether this result is the one at the root."""
+        return is_file(root / self.main) and _same(read_object(root / self.main), found)
 
     def all(self, root: Path) -> Iterator[Kept]:
         """Yield the results that lie side by side and can be read, in the order of their names."""

@@ -69,6 +69,10 @@ def test_an_unfinished_or_unevaluated_run_says_what_to_do(run):
     assert proved.evaluation["clean"] == proved.certificate["clean"]
     assert proved.evaluation["worst"] == proved.certificate["standing"]
     assert proved.evaluation["suite"]["caution"]
+    edit(run, "certificate.json", kind="smoothing")
+    assert refused(run) == f"{run}: not evaluated yet; run: overproof evaluate {run}"
+    edit(run, "certificate.json", kind="bounds", model_digest="0" * 64)
+    assert "its network has changed since it was evaluated" in refused(run)
     (run / "certificate.json").unlink()
     assert refused(run) == f"{run}: not evaluated yet; run: overproof evaluate {run}"
     (run / "model.json").unlink()

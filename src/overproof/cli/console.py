@@ -1,4 +1,4 @@
-"""Where the command line prints, and how it stops. Only this room prints."""
+"""Where the command line prints, and how it stops. Only this package prints."""
 
 import os
 import signal
@@ -100,7 +100,7 @@ def lost_output() -> str:
 
 def say_where_kept(kind: "Kind", root: "Path", found: "dict[str, Any]") -> None:
     """Say where a result lies that is not the one which the run shows, being weaker or about something else."""
-    if kind.shown(root) != found:
+    if not kind.shows(root, found):
         say(f"kept in {kind.folder(root, found)}; the run shows a stronger result, or one for its own data and threat")
 
 

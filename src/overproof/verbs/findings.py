@@ -62,7 +62,7 @@ def evaluated(run: Run) -> dict[str, Any]:
     """
     folder, found = run.folder, run.evaluation()
     if found is None and (proved := run.certificate()) is not None:
-        return _of_certificate(proved)
+        found = _of_certificate(proved, folder)
     if found is None:
         run.recipe()  # no run folder at all is another sentence
         if not (folder / "model.json").is_file():
@@ -82,10 +82,13 @@ def evaluated(run: Run) -> dict[str, Any]:
     return _migrated(found) if schema == 1 else found
 
 
-def _of_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
-    """Return what a certificate says of accuracy, where no evaluation was made: its own attack is a short one."""
-    if certificate.get("kind") != "bounds":
-        raise InputError("only certified by smoothing, and not evaluated yet; run overproof evaluate")
+def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a certificate says of accuracy, where no evaluation was made: its own attack is a short one.
+
+    Raises ``InputError`` for one of another version, and one by smoothing, which attacks nothing.
+    """
+    if certificate.get("kind") != "bounds" or certificate.get("schema") != certify.SCHEMA:
+        raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
     names = ("run", "method", "architecture", "recipe_seed", "model_digest", "selected_on", "parameters")
     caution = "the certificate's short attack alone; evaluate may break more"
     return {
