@@ -143,7 +143,7 @@ class TestBuild:
             (External(factory="own_nets:anything", options={"x": 3}), "the factory raised TypeError"),
             (External(factory="own_nets:nothing"), "the factory returned None, not an nn.Module"),
             (External(factory="own_nets:broken"), "the factory raised RuntimeError: no luck"),
-            (External(factory="own_nets:fixed"), "a student needs a factory that makes it anew"),
+            (External(factory="own_nets:fixed"), "a student needs a factory that makes a new one"),
             (
                 External(factory="own_nets:Several"),
                 "in eval mode it returns an object of type Out with 'logits', 'aux'; ",

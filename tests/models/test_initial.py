@@ -57,7 +57,7 @@ def test_a_head_for_other_classes_begins_anew_and_that_is_said():
     assert taken.made == ("5.weight", "5.bias")
     assert equal(network, other, taken.used)
     assert equal(network[5], head)
-    assert str(taken) == "9 of 11 tensors taken over; made anew: 5.weight, 5.bias"
+    assert str(taken) == "9 of 11 tensors taken over; newly made: 5.weight, 5.bias"
 
 
 def test_what_has_no_place_is_named():

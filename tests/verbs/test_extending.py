@@ -120,7 +120,7 @@ class TestExtension:
     def test_an_average_from_a_share_of_the_run_on_begins_anew(self, toy):
         swa = "training.averaging={kind: swa, start: 0.5}"
         found = extension(toy(CONSTANT, swa), longer(toy, CONSTANT, swa, epochs=8), 2)
-        assert found.warnings == ("the average begins anew after epoch 4, the share 0.5 of the new length",)
+        assert found.warnings == ("the average begins again after epoch 4, the share 0.5 of the new length",)
         assert extension(toy(CONSTANT, swa), longer(toy, CONSTANT, swa, epochs=4), 2).warnings == ()
 
     def test_where_the_rates_happen_to_be_equal_the_schedule_is_still_another(self, toy):

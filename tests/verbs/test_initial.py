@@ -211,7 +211,7 @@ class TestRuns:
         torch.save(mlp(classes=10).state_dict(), tmp_path / "ten.pt")
         data = f"data={{kind: npz, path: {squares(side=8, classes=3)}}}"
         line, record, tensors = begun(toy, tmp_path, tmp_path / "ten.pt", data, "training.batch=16")
-        assert line.endswith("2 of 4 tensors taken over; made anew: fc2.weight, fc2.bias")
+        assert line.endswith("2 of 4 tensors taken over; newly made: fc2.weight, fc2.bias")
         assert record["made"] == ["fc2.weight", "fc2.bias"]
         assert torch.equal(tensors["backbone.fc1.weight"], mlp().fc1.weight)
         assert tensors["backbone.fc2.weight"].shape == (3, 16)

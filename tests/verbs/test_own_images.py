@@ -84,7 +84,7 @@ class TestPretrained:
             for line in event.lines
             if line.startswith("init: ")
         )
-        assert line.endswith("tensors taken over; made anew: classifier.weight, classifier.bias")
+        assert line.endswith("tensors taken over; newly made: classifier.weight, classifier.bias")
         description = json.loads((tmp_path / "run" / "last.json").read_text())
         assert description["normalisation"]["mean"] == pytest.approx(MEAN)
         assert description["init"]["made"] == ["classifier.weight", "classifier.bias"]

@@ -80,14 +80,14 @@ def _name(name: str, seeds: int, notes: Sequence[int]) -> str:
     return "".join([name, f" ({seeds} seeds)" if seeds else "", *(f" [{number}]" for number in notes)])
 
 
-def _fitting(table: "Table", room: int) -> list["Column"]:
+def _fitting(table: "Table", space: int) -> list["Column"]:
     """Return the columns that fit into so many characters, the first of them in any case, in the table's order."""
     chosen: list[Column] = []
     for column in sorted(table.columns, key=_importance):
         width = _width(table, column)
-        if width <= room or not chosen:
+        if width <= space or not chosen:
             chosen.append(column)
-            room -= width
+            space -= width
     return [column for column in table.columns if column in chosen]
 
 
@@ -96,15 +96,15 @@ def _importance(column: "Column") -> int:
     return -2 if column.key == "clean" else -1 if column.key == "worst" else groups.index(column.group)
 
 
-def _parts(table: "Table", room: int) -> list[list["Column"]]:
+def _parts(table: "Table", space: int) -> list[list["Column"]]:
     """Return the columns in parts that fit into so many characters, at least one column each."""
     parts: list[list[Column]] = [[]]
-    left = room
+    left = space
     for column in table.columns:
         width = _width(table, column)
         if parts[-1] and width > left:
             parts.append([])
-            left = room
+            left = space
         parts[-1].append(column)
         left -= width
     return parts

@@ -11,7 +11,7 @@ def boxes(size: tuple[int, int], area: Tensor, ratio: Tensor, place: tuple[Tenso
     """Return boxes in an image of this height and width, int64 ``[N, 4]``: top, left, height, width.
 
     ``area`` ``[N]`` is the share of the image, ``ratio`` ``[N]`` width by height in pixels, ``place`` two uniform draws
-    ``[N]`` each in [0, 1) of where the box is. What would stick out of the image is cut (torchvision draws anew).
+    ``[N]`` each in [0, 1) of where the box is. What would stick out of the image is cut (torchvision draws again).
     """
     height, width = size
     pixels = area * (height * width)

@@ -104,7 +104,9 @@ class External(Architecture):
             raise InputError(f"{self.factory}: a student is package.module:factory, timm:NAME or torchvision:NAME")
         factory = imported(self.factory)
         if isinstance(factory, nn.Module) or not callable(factory):
-            raise InputError(f"{self.factory}: this is {thing(factory)}; a student needs a factory that makes it anew")
+            raise InputError(
+                f"{self.factory}: this is {thing(factory)}; a student needs a factory that makes a new one"
+            )
         return self._called(factory, self._accepted(factory, signature))
 
     def _of_timm(self, name: str, signature: Signature) -> nn.Module:

@@ -26,7 +26,7 @@ class Taken:
 
     def __str__(self) -> str:
         said = f"{len(self.used)} of {len(self.used) + len(self.made)} tensors taken over"
-        said += f"; made anew: {_some(self.made)}" if self.made else ""
+        said += f"; newly made: {_some(self.made)}" if self.made else ""
         return said + (f"; left out: {_some(self.left)}" if self.left else "")
 
 

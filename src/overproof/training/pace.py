@@ -27,7 +27,7 @@ class Pace:
         return self._batches >= self._until
 
     def looked(self) -> None:
-        """Begin anew after a look; all processes together."""
+        """Begin again after a look; all processes together."""
         self._until = self.processes.from_leader(self._reckoned)
         self._looked, self._batches = monotonic(), 0
 

@@ -66,26 +66,15 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
     if (imported := run.imported()) is not None:
         return _imported_cargo(run, imported, data)
     recipe = run.recipe()
-    model, description = run.model()
-    source = recipe.data if data is None else _source(data, recipe.data)
-    images = source.load("train")
-    if images.signature != model.signature:
-        raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
-    check_classes(description["classes"], images.classes, where=str(run.folder))
-    return Cargo(
-        name=str(run.folder),
-        folder=run.folder,
-        model=model,
-        source=source,
-        images=images,
-        threat=recipe.threat,
-        digest=description["digest"],
-        facts={
+    return _of_run(
+        run,
+        recipe.data if data is None else _source(data, recipe.data),
+        recipe.threat,
+        {
             "name": recipe.name,
             "method": recipe.method.kind,
             "architecture": recipe.student.label,
             "recipe_digest": recipe.digest,
-            "selected_on": str(description.get("selected_on", "unknown")),
         },
         fraction=recipe.selection.fraction,
         seed=recipe.seed,
@@ -94,13 +83,23 @@ def cargo(word: Run | Path | str, data: Source | str | None) -> Cargo:
 
 def _imported_cargo(run: Run, imported: Mapping[str, Any], data: Source | str | None) -> Cargo:
     """Return an imported network, which has no recipe; nobody knows what it was trained to withstand."""
-    model, description = run.model()
     known = imported.get("data")
     if data is None and known is None:
         raise InputError(f"{run.folder}: say on which images it is checked, with --data digits, a hub id or a path")
     before: Source | None = None if known is None else build(Source, known, where=f"{run.folder}: data")
     source = _source(data, before) if data is not None else before
     assert source is not None
+    description = run.description()
+    architecture = str(description["architecture"].get("kind"))
+    name = field(description, "name", str, where=run.folder)
+    return _of_run(run, source, Threat(), {"name": name, "method": "imported", "architecture": architecture})
+
+
+def _of_run(
+    run: Run, source: Source, threat: Threat, facts: Mapping[str, str], *, fraction: float = 0.1, seed: int = 0
+) -> Cargo:
+    """Return the network of a run folder; raise ``InputError`` where it is not for these images."""
+    model, description = run.model()
     images = source.load("train")
     if images.signature != model.signature:
         raise InputError(f"{run.folder}: the network is for {model.signature}, the images are {images.signature}")
@@ -111,14 +110,11 @@ def _imported_cargo(run: Run, imported: Mapping[str, Any], data: Source | str | 
         model=model,
         source=source,
         images=images,
-        threat=Threat(),
+        threat=threat,
         digest=description["digest"],
-        facts={
-            "name": field(description, "name", str, where=run.folder),
-            "method": "imported",
-            "architecture": str(description["architecture"].get("kind")),
-            "selected_on": str(description.get("selected_on", "unknown")),
-        },
+        facts={**facts, "selected_on": str(description.get("selected_on", "unknown"))},
+        fraction=fraction,
+        seed=seed,
     )
 
 

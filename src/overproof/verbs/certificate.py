@@ -28,7 +28,7 @@ _PAIR = "pair."  # how the pair's marks are called beside the student's own
 
 
 class Progress(NamedTuple):
-    """One step of a block: what was done, the marks, how many examples are through, and whether all are.
+    """One step of a block: what was done, the marks, how many examples are finished, and whether all are.
 
     ``where`` says which means the examples that are open have come to.
     """

@@ -35,7 +35,7 @@ from overproof.results import CERTIFICATE
 from overproof.run import Run
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
 from overproof.verbs.examinee import Examinee, shown
-from overproof.verbs.given import Subject, kept_where_asked, subject_of
+from overproof.verbs.given import Subject, carried_out, kept_where_asked, subject_of
 from overproof.verbs.networks import digest_of, load_other
 from overproof.verbs.options import CertifyOptions, Images
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
@@ -47,7 +47,7 @@ SCHEMA = 1
 class Certifying:
     """What a certification has to say after a step: where it is, and the certified accuracy of the blocks begun.
 
-    ``done`` of ``total`` examples are through; ``where`` says which means those that are open have come to.
+    ``done`` of ``total`` examples are finished; ``where`` says which means those that are open have come to.
     """
 
     stage: str
@@ -66,13 +66,7 @@ def certify(run: Subject, **options: Unpack[CertifyOptions]) -> dict[str, Any]:
     with images ``data=(x, y)``; nothing is written of it without ``out``. Raises ``InputError``.
     """
     with kept_where_asked(run, options) as given:
-        course = certifying(run, **given)
-        while True:
-            try:
-                next(course)
-            except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
+        return carried_out(certifying(run, **given))
 
 
 def certifying(
@@ -108,7 +102,7 @@ def certifying(
     ``classes_by_position`` takes images whose classes have other names than the network's, or another order. ``resume``
     continues after a crash. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in
     it, results are kept side by side by what was asked. The same question again returns what was found, unless
-    ``overwrite`` asks for it to be worked out anew. ``announce`` yields a
+    ``overwrite`` asks for it to be worked out again. ``announce`` yields a
     ``Beginning`` as soon as something is known. Raises ``InputError``.
     """
     announce = announce and Shard.here().leads

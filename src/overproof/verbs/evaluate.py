@@ -42,7 +42,7 @@ from overproof.results import EVALUATION
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
 from overproof.verbs.examinee import Examinee, chosen_suite, shown
-from overproof.verbs.given import Subject, kept_where_asked, subject_of
+from overproof.verbs.given import Subject, carried_out, kept_where_asked, subject_of
 from overproof.verbs.networks import digest_of, load_other
 from overproof.verbs.options import EvaluateOptions, Images
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
@@ -70,13 +70,7 @@ def evaluate(run: Subject, **options: Unpack[EvaluateOptions]) -> dict[str, Any]
     ``nn.Module`` with images ``data=(x, y)``; nothing is written of it without ``out``. Raises ``InputError``.
     """
     with kept_where_asked(run, options) as given:
-        course = evaluating(run, **given)
-        while True:
-            try:
-                next(course)
-            except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
+        return carried_out(evaluating(run, **given))
 
 
 def evaluating(
@@ -114,7 +108,7 @@ def evaluating(
     together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
     interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in it, results
     are kept side by side by what was asked. The same question again returns what was found, unless ``overwrite`` asks
-    for it to be worked out anew. ``announce`` yields a
+    for it to be worked out again. ``announce`` yields a
     ``Beginning`` as soon as something is known. Raises ``InputError``.
     """
     announce = announce and Shard.here().leads

@@ -41,7 +41,7 @@ def extension(before: Recipe, after: Recipe, epoch: float) -> Extension:
     rule = new.averaging
     if isinstance(rule, SWA) and rule.counts(epoch / old.epochs) and not rule.counts(epoch / new.epochs):
         warnings.append(
-            f"the average begins anew after epoch {rule.start * new.epochs:g}, the share {rule.start:g} of the new "
+            f"the average begins again after epoch {rule.start * new.epochs:g}, the share {rule.start:g} of the new "
             "length"
         )
     return Extension(line=line, warnings=tuple(warnings))

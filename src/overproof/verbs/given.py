@@ -1,6 +1,6 @@
 """A network in memory as the commands take it: an ``nn.Module`` and images, and no folder of results unless asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,6 +55,16 @@ def kept_where_asked(subject: Subject, options: Mapping[str, Any]) -> Iterator[d
                     )
             given["out"] = folder
         yield given
+
+
+def carried_out(course: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    """Do work that yields its progress, to its end; return its result."""
+    while True:
+        try:
+            next(course)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            return found
 
 
 def subject_of(
