@@ -1,6 +1,6 @@
 """Work that is independent, done at the same time: processes of one thread each take tasks as they become ready.
 
-Two runs at a time do twice the work; a second thread does 1.1 to 1.7 times as much (``benchmarks/threads.py``).
+A second thread makes a step 1.1 to 1.7 times as fast (``benchmarks/threads.py``); a second run has a core of its own.
 """
 
 import json
@@ -18,7 +18,7 @@ from overproof.errors import InputError
 
 ONE_CORE = 9e9
 """Multiply-adds of one pass over a batch up to which runs get one thread each: as far as ``benchmarks/threads.py``
-went, where a second thread made a step 1.1 to 1.7 times as fast, and a second run would have done twice the work."""
+went, where a second thread made a step 1.1 to 1.7 times as fast; a second run has a core of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
