@@ -189,7 +189,10 @@ class TestZoos:
         [
             ("timm:mobilenetv3_small_050", 32),
             ("timm:vit_tiny_patch16_224?patch_size=8&embed_dim=48&num_heads=3&depth=2", 32),
+            ("timm:swin_tiny_patch4_window7_224?window_size=4&embed_dim=24&depths=[1, 1]&num_heads=[2, 2]", 32),
+            ("timm:mixer_s16_224", 32),
             ("torchvision:mobilenet_v3_small", 32),
+            ("torchvision:vit_b_32", 64),
         ],
     )
     def test_a_network_of_a_zoo_for_these_images(self, word, size):

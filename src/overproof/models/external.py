@@ -113,14 +113,9 @@ class External(Architecture):
         timm = package("timm", extra="zoo", where=self.factory)
         if not timm.is_model(name):
             raise InputError(f"{self.factory}: timm has no such network{like(name, timm.list_models())}")
-        given: dict[str, Any] = {"num_classes": signature.classes, "in_chans": signature.channels}
-        entry = timm.model_entrypoint(name)
-        sized = (
-            getattr(sys.modules[entry.__module__], "VisionTransformer", None) is not None or "img_size" in self.options
-        )
-        if sized:
-            given["img_size"] = (signature.height, signature.width)
-        return self._called(lambda **words: timm.create_model(name, pretrained=False, **words), given)
+        given = {"num_classes": signature.classes, "in_chans": signature.channels}
+        size = {"img_size": (signature.height, signature.width)}
+        return self._called(lambda **words: timm.create_model(name, pretrained=False, **words), given, size)
 
     def _of_torchvision(self, name: str, signature: Signature) -> nn.Module:
         models = package("torchvision", extra="zoo", where=self.factory).models
@@ -128,10 +123,9 @@ class External(Architecture):
             raise InputError(f"{self.factory}: torchvision has no such network{like(name, models.list_models())}")
         if signature.channels != 3:
             raise InputError(f"{self.factory}: torchvision's networks have 3 channels, the data are {signature}")
-        given: dict[str, Any] = {"num_classes": signature.classes}
-        if name.startswith("vit_"):
-            given["image_size"] = signature.height
-        return self._called(lambda **words: models.get_model(name, weights=None, **words), given)
+        size = {"image_size": signature.height} if signature.height == signature.width else {}
+        given = {"num_classes": signature.classes}
+        return self._called(lambda **words: models.get_model(name, weights=None, **words), given, size)
 
     def _accepted(self, factory: Callable[..., Any], signature: Signature) -> dict[str, Any]:
         """Return what a factory has parameters for; raise ``InputError`` for options and arguments that do not meet."""
@@ -165,9 +159,17 @@ class External(Architecture):
             )
         return given
 
-    def _called(self, factory: Callable[..., Any], given: Mapping[str, Any]) -> nn.Module:
+    def _called(
+        self, factory: Callable[..., Any], given: Mapping[str, Any], perhaps: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """Return what a factory makes; a zoo does not say which of its networks have a parameter for ``perhaps``."""
         try:
-            network = factory(**{**given, **self.options})
+            try:
+                network = factory(**{**given, **(perhaps or {}), **self.options})
+            except TypeError:
+                if not perhaps:
+                    raise
+                network = factory(**{**given, **self.options})
         except (Exception, SystemExit) as problem:
             raise InputError(f"{self.factory}: the factory raised {raised(problem)}") from problem
         if not isinstance(network, nn.Module):
