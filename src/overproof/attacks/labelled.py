@@ -1,6 +1,5 @@
 """Images, labels and a network of a user's: what must hold of them, and how a search asks the network."""
 
-from collections.abc import Callable
 from textwrap import shorten
 from typing import Any
 
@@ -78,9 +77,7 @@ class AskedNetwork(nn.Module):
         super().__init__()
         if isinstance(network, type) or not callable(network):
             raise InputError(f"the model must be an nn.Module or a function of pixels, got {_thing(network)}")
-        # A program that torch.export made has no modes and refuses to be asked for one.
-        switchable = isinstance(network, nn.Module) and "train" not in vars(network)
-        self.network: Any = network if switchable else _Hidden(network)
+        self.network: Any = network
         self._dtype, self._format, self._gradients = x.dtype, memory_format(x), gradients
         self._seen: set[bool] = set()  # with a gradient, and without one
         self._copies = False
@@ -162,16 +159,6 @@ class AskedNetwork(nn.Module):
                 return self._tried(x)
             said = shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...")
             raise InputError(f"given images {list(given.shape)} of {given.dtype}, the model raised {said}") from problem
-
-
-class _Hidden:
-    """Something callable that is not to be found among the modules."""
-
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
-        self._function = function
-
-    def __call__(self, x: Tensor) -> Any:
-        return self._function(x)
 
 
 def _depends(logits: Tensor, given: Tensor) -> bool:
