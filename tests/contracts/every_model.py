@@ -23,7 +23,7 @@ SMALL = [
     ConvNet(channels=(4, 8), hidden=(10,)),
     ResNet(depth=18, width=0.125),
     ResNet(depth=50, width=0.0625),
-    ResNet(depth=20, width=0.5),
+    ResNet(depth=8, width=0.5),
     PreActResNet(width=0.125),
     PreActResNet(width=0.125, shortcut="raw"),
     WideResNet(depth=10, width=1),
@@ -31,7 +31,7 @@ SMALL = [
     DMWideResNet(depth=10, width=2),
     MobileNetV2(width=0.25),
     VGG(depth=11, width=0.125),
-    Adapted(base=ResNet(depth=20, width=0.5), features=9),
+    Adapted(base=ResNet(depth=8, width=0.5), features=9),
 ]
 # A family that is added and not listed here is examined with its defaults.
 SMALL += [family() for family in FAMILIES.values() if family not in map(type, SMALL)]

@@ -3,6 +3,7 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from tests.ticking import ticking
 from torch import nn
 
 from overproof.attacks.ball import Radius, Threat
@@ -36,6 +37,11 @@ from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 
 TASK = Signature(channels=1, height=4, width=4, classes=3)
+
+
+@pytest.fixture(autouse=True)
+def _no_speed_decides(monkeypatch):
+    ticking(monkeypatch, "bounds", "evaluation")
 
 
 def small(seed=0):
@@ -318,10 +324,10 @@ def hungry(monkeypatch, room, image):
 def test_examples_that_do_not_fit_together_are_certified_in_parts(monkeypatch):
     model = small()
     block = images(model)
-    plenty = certify(model, block, plan("0.02", "crown"))
+    plenty = certify(model, block, plan("0.02", "crown", seconds=60.0))
     row = int((plenty["stage"] == STAGES.index("crown")).nonzero()[0])
     hungry(monkeypatch, 5, block.x[row])
-    scarce = certify(model, block, plan("0.02", "crown"))
+    scarce = certify(model, block, plan("0.02", "crown", seconds=60.0))
     others = torch.arange(len(block.y)) != row
     assert torch.equal(plenty["verdict"][others], scarce["verdict"][others])
     assert (scarce["verdict"][row], scarce["problem"][row]) == (ERROR, NO_ROOM)

@@ -25,7 +25,7 @@ SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)
 FAMILIES = [
     MLP(hidden=(12,)),
     ConvNet(channels=(4, 8), hidden=(10,)),
-    ResNet(depth=20, width=0.5),
+    ResNet(depth=8, width=0.5),
     PreActResNet(width=0.125),
     WideResNet(depth=10, width=1),
     MobileNetV2(width=0.25),

@@ -27,7 +27,7 @@ BASES = [
     ConvNet(channels=(4, 8), hidden=()),
     ResNet(depth=18, width=0.125),
     ResNet(depth=50, width=0.0625),
-    ResNet(depth=20, width=0.5),
+    ResNet(depth=8, width=0.5),
     PreActResNet(width=0.125),
     WideResNet(depth=10, width=1),
     DMWideResNet(depth=10, width=2),

@@ -57,6 +57,15 @@ def test_thin_resnet_has_the_names_of_chenyaofo():
     assert not any("shortcut" in name or "linear" in name for name in state)
 
 
+def test_resnet8_is_the_smallest_of_the_paper_s_section_on_cifar():
+    """One block per stage: 77,360 weights of convolutions and linear layer at 16-32-64, and those of BatchNorm."""
+    state = on_meta(ResNet(depth=8)).state_dict()
+    convolutions = 9 * (3 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 16 * 32 + 32 * 64
+    weights = {name: value for name, value in state.items() if value.ndim in (2, 4)}
+    assert sum(value.numel() for value in weights.values()) == convolutions + 640
+    assert state["fc.weight"].shape == (10, 64) and "layer1.1.conv1.weight" not in state
+
+
 def test_thin_convolutions_start_he_normal_over_fan_out():
     network = ResNet(depth=56).build(Signature(channels=3, height=32, width=32, classes=10))
     weight = network.layer3[1].conv1.weight

@@ -21,7 +21,8 @@ COLUMNS = {
 }
 
 
-def test_a_study_runs_and_another_one_finds_its_runs_done(tmp_path, capfd):
+def test_a_study_runs_and_another_one_or_another_machine_finds_its_runs_done(tmp_path, capfd):
+    """One test, because its three trainings are what takes time."""
     text = content(seeds=[0], exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 20}}, columns=COLUMNS)
     text["runs"]["teacher"]["exams"] = []
     for name in ("one", "other"):
@@ -50,29 +51,27 @@ def test_a_study_runs_and_another_one_finds_its_runs_done(tmp_path, capfd):
     for name, cell in ard["cells"].items():
         assert cell["command"].startswith("overproof ") and cell["commits"] and cell["hardware"], name
         assert cell["versions"]["torch"] and cell["minutes"] > 0
+    _on_another_machine(tmp_path, text | {"title": "one"}, places, capfd)
 
 
-def test_what_another_machine_found_is_kept_and_its_teacher_trained_again_for_what_is_new(tmp_path, capfd):
-    text = content(seeds=[0], exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 20}}, columns=COLUMNS)
-    text["runs"]["teacher"]["exams"] = []
-    file, results = tmp_path / "toy.yaml", tmp_path / "results" / "toy.json"
-    words = [str(file), "--runs", str(tmp_path / "runs"), "--results", str(results.parent)]
+def _on_another_machine(tmp_path, text, places, capfd):
+    """What the file of results holds is kept, and its teacher trained again for what is new."""
+    file, results = tmp_path / "one.yaml", tmp_path / "results" / "one.json"
 
     def run(*more, **changes):
         file.write_text(yaml.safe_dump(text | changes, sort_keys=False))
-        assert main([*words, *more]) == 0
+        assert main([str(file), *places, *more]) == 0
         return capfd.readouterr().out
 
-    run()
     first = results.read_text()
-    shutil.rmtree(tmp_path / "runs")  # here is another machine, with the file of results alone
+    shutil.rmtree(tmp_path / "runs")
     assert "3 of 3 done" in run("--list") and "done in" not in run()
     assert results.read_text() == first
     said = run(seeds=[0, 1])
     assert said.count("done in") == 3 and "ard, seed 0" not in said  # the teacher, the new seed and its exam
     ard, new, teacher = json.loads(results.read_text())["runs"]
     assert ard == json.loads(first)["runs"][0] and new["seed"] == 1
-    # The same processor gave the same weights; where it does not, the page says so.
+    # The same CPU gave the same weights; where it does not, the page says so.
     assert ard["teachers"] == new["teachers"] == {"robust": {key: teacher[key] for key in ("folder", "model_digest")}}
     changed = {"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 10}}
     assert "1 of 3 done" in run("--list", exams=changed)  # its weights are not here: they are made again for it

@@ -9,7 +9,7 @@ from overproof.models.dm_wide import DMWideResNet
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
 from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
+from overproof.models.resnet import DEPTHS, ResNet
 from overproof.models.vgg import VGG
 from overproof.models.wide import WideResNet
 
@@ -24,7 +24,7 @@ NAMED: dict[str, Architecture] = {
     "cnn-small": ConvNet(),
     "cnn-large": ConvNet(channels=(32, 32, 64, 64), kernel=(3, 4, 3, 4), stride=(1, 2, 1, 2), hidden=(512, 512)),
     "mobilenetv2": MobileNetV2(),
-    **{f"resnet{depth}": ResNet(depth=depth) for depth in (18, 34, 50, 20, 32, 56)},
+    **{f"resnet{depth}": ResNet(depth=depth) for depth in DEPTHS},
     **{f"preactresnet{depth}": PreActResNet(depth=depth) for depth in (18, 34)},
     **{f"vgg{depth}": VGG(depth=depth) for depth in (11, 13, 16, 19)},
     **{

@@ -1,4 +1,4 @@
-"""ResNets for small images: 18/34/50, four stages from 64 channels, and the thin 20/32/56, three from 16."""
+"""ResNets for small images: 18/34/50, four stages from 64 channels, and the thin 8 to 110, three from 16."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from overproof.models.architecture import Architecture, Backbone, Signature
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-_THIN_BLOCKS = {20: (3, 3, 3), 32: (5, 5, 5), 56: (9, 9, 9)}
+_THIN_BLOCKS = {6 * count + 2: (count, count, count) for count in (1, 2, 3, 5, 7, 9, 18)}
+DEPTHS = (*_BLOCKS, *_THIN_BLOCKS)
 
 
 def _conv3x3(in_planes: int, planes: int, stride: int = 1) -> nn.Conv2d:
@@ -125,9 +126,9 @@ class ResNet(Architecture):
 
     Depth 18, 34 and 50 (bottlenecks) are the 64-128-256-512 networks of kuangliu/pytorch-cifar: 3x3 stem of
     stride 1, no max-pooling, parameters ``layer1.0.shortcut.0``, ``linear``, PyTorch's default
-    initialisation. Depth 20, 32 and 56 are the 16-32-64 networks of the paper's CIFAR section as in
-    chenyaofo/pytorch-cifar-models: parameters ``layer2.0.downsample.0``, ``fc``, convolutions He-normal over
-    fan-out. ``width`` multiplies every channel count.
+    initialisation. Depth 8, 14, 20, 32, 44, 56 and 110 (6n + 2) are the 16-32-64 networks of the paper's CIFAR
+    section as in chenyaofo/pytorch-cifar-models: parameters ``layer2.0.downsample.0``, ``fc``, convolutions He-normal
+    over fan-out. ``width`` multiplies every channel count.
     """
 
     kind: Literal["resnet"] = "resnet"
@@ -135,8 +136,9 @@ class ResNet(Architecture):
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.depth not in _BLOCKS | _THIN_BLOCKS:
-            raise ValueError(f"a resnet has depth 18, 34, 50, 20, 32 or 56, not {self.depth}")
+        if self.depth not in DEPTHS:
+            known = ", ".join(map(str, DEPTHS[:-1]))
+            raise ValueError(f"a resnet has depth {known} or {DEPTHS[-1]}, not {self.depth}")
         if self.width <= 0:
             raise ValueError(f"the width of a resnet multiplies its channels and must be positive, not {self.width}")
 
