@@ -40,6 +40,18 @@ def test_a_further_one_after_a_second_is_heeded_at_once(clock):
         stop.ask(2)
 
 
+def test_what_has_nothing_to_save_is_ended_at_once_also_by_what_was_noted_before(clock):
+    stop = Stop()
+    with stop.noted():
+        with pytest.raises(KeyboardInterrupt), stop.heeded():
+            stop.ask(15)
+        clock[0] += 0.5
+        stop.ask(15)  # noted again
+        with pytest.raises(KeyboardInterrupt), stop.heeded():
+            pytest.fail("it was not heeded")
+    assert stop.number == 15
+
+
 def test_what_was_saved_is_told():
     said = Stopped(15, "it is saved")
     assert isinstance(said, KeyboardInterrupt)

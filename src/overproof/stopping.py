@@ -44,3 +44,17 @@ class Stop:
             yield
         finally:
             self._noting = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Let signals end what is done within ``noted`` at once, because all before it is saved.
+
+        One that was noted before ends it as well.
+        """
+        self._noting = False
+        try:
+            if self.number:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._noting = True

@@ -10,6 +10,7 @@ from overproof.run import Run
 from overproof.stopping import Stop, Stopped
 from overproof.training.checkpoint import checkpoints, load_checkpoint
 from overproof.training.loop import Loop
+from overproof.verbs import train as verb
 from overproof.verbs.clean import DROPPED
 from overproof.verbs.train import train, training, training_events
 
@@ -93,6 +94,47 @@ class TestStopped:
         asked_at(monkeypatch, stop, 1, 10)
         list(training(toy(), tmp_path / "run", device="cpu", stop=stop))
         assert Run(tmp_path / "run").model("last")[1] == finished().model("last")[1]
+
+    @pytest.mark.parametrize("epoch", [1, 2])
+    def test_while_an_epoch_is_validated_it_ends_at_once_and_goes_on_to_the_bit(
+        self, toy, finished, tmp_path, monkeypatch, epoch
+    ):
+        stop, run, validate = Stop(), Run(tmp_path / "run"), verb.validate
+
+        def interrupted(network, images, recipe, number, *rest):
+            if number == epoch:
+                stop.ask(15)
+                pytest.fail("it was waited for")
+            return validate(network, images, recipe, number, *rest)
+
+        monkeypatch.setattr(verb, "_LOST_SECONDS", 0.0)
+        monkeypatch.setattr(verb, "validate", interrupted)
+        with pytest.raises(Stopped) as caught:
+            list(training(toy(*self.EDITS), run.folder, device="cpu", stop=stop))
+        kept = f"it is saved in {run.checkpoints}; continue with --resume"
+        assert str(caught.value) == f"stopped while epoch {epoch} was validated; {kept}"
+        assert len(run.metrics()) == epoch - 1
+        monkeypatch.undo()
+        torch.manual_seed(7)
+        train(toy(*self.EDITS), run.folder, resume=True, device="cpu")
+        whole = finished(*self.EDITS)
+        for name in ("model", "last"):
+            assert run.model(name)[1] == whole.model(name)[1]
+        assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+        assert not run.checkpoints.exists()
+
+    def test_what_took_no_time_to_learn_is_not_saved_before_it_is_validated(self, toy, tmp_path, monkeypatch):
+        """A validation is then short as well, and a signal is noted until its end."""
+        stop, validate = Stop(), verb.validate
+
+        def asked(*arguments):
+            stop.ask(15)
+            return validate(*arguments)
+
+        monkeypatch.setattr(verb, "_LOST_SECONDS", 1e9)
+        monkeypatch.setattr(verb, "validate", asked)
+        with pytest.raises(Stopped, match="stopped after epoch 1 of 2, which is saved"):
+            list(training(toy(), tmp_path / "run", device="cpu", stop=stop))
 
     def test_before_the_first_step_there_is_nothing_to_wait_for(self, toy, tmp_path):
         stop = Stop()

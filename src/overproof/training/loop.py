@@ -164,18 +164,21 @@ class Loop:
             self._tallies = {
                 name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()
             }
+            if batches := self.epoch * len(self.loader) + self.batch:
+                last = self._at(*divmod(batches - 1, len(self.loader)), self.method.updates - 1)
+                self.learning_rate = self.training.learning_rate(last)
 
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
         torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
-        batches, updates, part = len(self.loader), self.method.updates, self.loader.part(self.batch)
+        updates, part = self.method.updates, self.loader.part(self.batch)
         x = batch.x.contiguous(memory_format=torch.channels_last)
         losses = self.method.losses(self._step(x, batch.y, part))
         for update in range(updates):
             terms = self._next(losses, part, self._asked)
             if terms is None:
                 raise RuntimeError(f"{self.method.kind} yielded {update} of the {updates} updates it declares")
-            self._descend(terms, self.epoch + (self.batch + update / updates) / batches, part.share)
+            self._descend(terms, self._at(self.epoch, self.batch, update), part.share)
         # The wrapper would wait for a backward pass.
         if self._next(losses, part, self._learners) is not None:
             raise RuntimeError(f"{self.method.kind} yields more than the {updates} updates it declares")
@@ -197,6 +200,10 @@ class Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"), drawing(part):
             terms: Terms | None = asked(losses)
         return terms
+
+    def _at(self, epoch: int, batch: int, update: int) -> float:
+        """Return where in the training an update is taken, in epochs."""
+        return epoch + (batch + update / self.method.updates) / len(self.loader)
 
     def _descend(self, terms: Terms, epoch: float, share: float) -> None:
         """Take one optimiser step down the sum of the terms, at a fractional epoch.

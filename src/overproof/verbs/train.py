@@ -3,9 +3,10 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from overproof.verbs.stage import Stage, set_up
 from overproof.verbs.summary import Beginning, results_line
 from overproof.verbs.tracking import check_trackers, tracked
 
+_LOST_SECONDS = 10.0  # of training that a signal may cost while a network is validated
 _SHORT = 16  # a method's memory up to this many numbers is a trajectory worth keeping, beyond it a working buffer
 
 
@@ -233,7 +235,7 @@ def _trained(
     best: Validation | None = None
     records: list[dict[str, Any]] = []
     warnings: list[str] = []
-    extended = False
+    extended, unvalidated = False, tuple[Progress, ...]()
     if resuming:
         state, refused = processes.from_leader(lambda: load_checkpoint(run.checkpoints))
         warnings += [f"{sentence}; the one before is used" for sentence in refused]
@@ -244,7 +246,9 @@ def _trained(
             best = Validation(**state["best"]) if state["best"] else None
             lengths = tuple(map(int, state.get("lengths", ())))
         # A crash may fall between writing the metrics and the checkpoint; the epoch after it is then run again.
-        records = run.metrics()[: loop.epoch]
+        if state.get("unvalidated"):
+            unvalidated = (Progress(loop.epoch, 0, len(loop.loader), state["unvalidated"], whole=True),)
+        records = run.metrics()[: loop.epoch - len(unvalidated)]
         before = processes.from_leader(run.recipe)
         if extended := before.training.epochs < epochs:
             found = extension(before, recipe, loop.epoch + loop.batch / len(loop.loader))
@@ -253,7 +257,7 @@ def _trained(
             yield Beginning(lines=(found.line,))
         stage = replace(stage, init=state.get("init"), lengths=lengths)  # the weights to begin with are not read again
     yield Beginning(lines=_going(run, loop, resuming, wish))
-    begun = loop.epoch
+    begun = loop.epoch - len(unvalidated)
     if wish.dry_run:
         return
     with ExitStack() as held:
@@ -274,14 +278,18 @@ def _trained(
         saved = time.monotonic()
         clock = _Clock()
         held.enter_context(stop.noted())
-        for progress in loop.run(stop):
+        for progress in chain(unvalidated, loop.run(stop)):
             latest = None
             if progress.whole:
                 seconds = clock.read()
                 last = progress.epoch == epochs
                 if progress.epoch % recipe.selection.every == 0 or last:
                     network = loop.network()
-                    latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
+                    # A validation may take long: where more than a few seconds would be lost, a signal ends it.
+                    if safe := processes.from_leader(partial(_passed, saved, _LOST_SECONDS)):
+                        _save(run, stage, best, unvalidated=progress)
+                    with _ended_at_once(stop, run, loop) if safe else nullcontext():
+                        latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
                     if best and collapsed(best, latest):
                         warnings.append(
                             f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
@@ -303,7 +311,8 @@ def _trained(
                     tell(records[-1])
             # Clocks differ, and so may who was asked to stop; saving takes all processes.
             asked = max(processes.gather(stop.number))
-            if progress.whole or asked or processes.from_leader(partial(_due, recipe, saved)):
+            due = processes.from_leader(partial(_passed, saved, 60 * recipe.training.checkpoint_minutes))
+            if progress.whole or asked or due:
                 _save(run, stage, best)
                 saved = time.monotonic()
             if progress.whole:
@@ -344,6 +353,19 @@ def _position(loop: Loop) -> str:
     if not loop.batch:
         return f"epoch {loop.epoch} of {loop.training.epochs}"
     return f"batch {loop.batch} of {len(loop.loader)} in epoch {loop.epoch + 1} of {loop.training.epochs}"
+
+
+@contextmanager
+def _ended_at_once(stop: Stop, run: Run, loop: Loop) -> Iterator[None]:
+    """Let a signal end a validation, which a resumed run begins again."""
+    kept = f"stopped while epoch {loop.epoch} was validated; it is saved in {run.checkpoints}; continue with --resume"
+    try:
+        with stop.heeded():
+            yield
+    except KeyboardInterrupt:
+        if not stop.number:
+            raise
+        raise Stopped(stop.number, kept) from None
 
 
 def _kept(run: Run, loop: Loop) -> str:
@@ -446,16 +468,18 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
     return is_finished(run, recipe.training.epochs) and not checkpoints(run.checkpoints)
 
 
-def _save(run: Run, stage: Stage, best: Validation | None) -> None:
+def _save(run: Run, stage: Stage, best: Validation | None, unvalidated: Progress | None = None) -> None:
+    """Save the state of a training, or that at the end of an epoch which is ``unvalidated`` yet."""
     loop = stage.loop
     said = {"data": stage.data, "init": stage.init, "lengths": list(stage.lengths)}
+    said |= {"unvalidated": dict(unvalidated.means)} if unvalidated else {}
     state = {**loop.state(), "best": asdict(best) if best else {}, **said}
     if loop.processes.leads:
         save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
 
-def _due(recipe: Recipe, saved: float) -> bool:
-    return time.monotonic() - saved > 60 * recipe.training.checkpoint_minutes
+def _passed(since: float, seconds: float) -> bool:
+    return time.monotonic() - since > seconds
 
 
 def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
