@@ -10,9 +10,8 @@ def places(modules, name):
 
 
 def test_one_backward_and_one_optimiser_step(modules):
-    assert places(modules, "backward") == ["training/loop.py"]
-    # Lightning owns its optimiser; what is asked there is the Trainer's own step.
-    assert places(modules, "step") == ["integrations/lightning.py", "training/loop.py"]
+    assert places(modules, "backward") == ["training/step.py"]
+    assert places(modules, "step") == ["training/step.py"]
 
 
 def test_only_searches_ask_autograd(modules):

@@ -1,5 +1,9 @@
+import os
 import pickle
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,9 +23,11 @@ from overproof.methods.fast_ard import FastARD
 from overproof.methods.natural import Natural
 from overproof.models.convnet import ConvNet
 from overproof.models.weights import build, freeze
+from overproof.processes import Part, Processes
 from overproof.training.averaging import EMA
 from overproof.training.loop import Loop
 from overproof.training.optimisation import SGD, Cosine, Training
+from overproof.training.step import Place
 
 lightning = pytest.importorskip("lightning")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's advice about loaders and machines
@@ -118,6 +124,51 @@ def test_a_run_continues_from_lightnings_checkpoint(loader, tmp_path):
     assert not torch.equal(next(resumed.student.parameters()), next(half.student.parameters()))
 
 
+def test_what_is_frozen_or_learns_slower_does_so_here_too(loader):
+    training = replace(TRAINING, freeze=("conv1.*",), learning_rates={"fc1.weight": 0.1})
+    student, teachers, _ = parts(METHODS["ard"], loader)
+    begun = student.backbone.conv1.weight.clone()
+    list(Loop(METHODS["ard"], student, teachers, loader, training, seed=7).run())
+    ours = module(METHODS["ard"], loader, training)
+    trainer().fit(ours, Batches(loader))
+    for key, value in student.state_dict().items():
+        assert torch.equal(ours.student.state_dict()[key], value), key
+    assert torch.equal(student.backbone.conv1.weight, begun)
+
+
+def test_processes_share_a_batch_and_end_where_one_ends(tmp_path):
+    """Methods with figures of the whole batch, in float64, whose rounding (1e-16) stays below 1e-9 in six updates."""
+    script, names = Path(__file__).with_name("lightning_processes.py"), ("mtard", "b_mtard", "saad", "awp")
+    for processes in (1, 2):
+        (out := tmp_path / str(processes)).mkdir()
+        subprocess.run(
+            [sys.executable, script, str(processes), out, *names],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            timeout=280,
+            check=True,
+        )
+    for name in names:
+        one, two = (torch.load(tmp_path / str(processes) / f"{name}.pt") for processes in (1, 2))
+        for part in ("student", "memory"):
+            for key, value in one[part].items():
+                torch.testing.assert_close(two[part][key], value, rtol=0, atol=1e-9, msg=f"{name} {part} {key}")
+
+
+def test_processes_with_unequal_batches_are_refused():
+    place = Place(epoch=0, batch=3, batches=4, epochs=1)
+
+    class Two(Processes):
+        def gather(self, value):
+            return [value, 16]
+
+    assert integration._part(Two(0, 2), 16, place) == Part(Two(0, 2), 32)
+    told = refused(integration._part, Two(0, 2), 15, place)
+    assert told.startswith("batch 3 of the processes has 15, 16 images; use a sampler that gives each as many")
+    assert integration._part(Two(0, 2), 15, replace(place, batch=1)).whole == 30  # no sampler makes it smaller
+    assert integration._part(Processes(), 15, place).whole == 15
+
+
 def test_teachers_stay_silent(loader):
     ours = module(METHODS["ard"], loader)
     ours.train()
@@ -175,6 +226,12 @@ def test_roles_and_companions_must_be_those_of_the_method(loader):
 def test_what_only_our_loop_does_is_refused(loader):
     told = refused(module, Natural(), loader, training=Training(averaging=EMA()))
     assert told == "averaging is our own loop's; in Lightning use its weight-averaging callbacks"
+    told = refused(module, Natural(), loader, training=Training(balance=1.0))
+    assert told == "training.balance is our own loader's; give Lightning's loader a WeightedRandomSampler"
+    told = refused(module, Natural(), loader, training=Training(teacher_cache=True))
+    assert told == "training.teacher_cache is our own loop's, which knows its images by number"
+    told = refused(module, Natural(), loader, training=Training(freeze=("conv9.*",)))
+    assert told.startswith("training: no parameter of the student is called 'conv9.*'")
     assert "override configure_optimizers" in refused(trainer().fit, module(Natural(), loader, None), Batches(loader))
 
 

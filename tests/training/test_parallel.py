@@ -318,8 +318,8 @@ class TestWrapper:
         def work(processes):
             course = loop(ARD(), processes, epochs=1)
             seen = []
-            course._asked.register_forward_hook(lambda *_: seen.append("asked"))
-            course._asked.register_comm_hook(seen, _counting)
+            course._updates.ask.register_forward_hook(lambda *_: seen.append("asked"))
+            course._updates.ask.register_comm_hook(seen, _counting)
             finish(course)
             return seen
 

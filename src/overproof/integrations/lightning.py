@@ -14,13 +14,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.methods.method import Method, Step
 from overproof.models.classifier import Classifier
+from overproof.models.mode import train_unfrozen
 from overproof.models.weights import channels_last, freeze
+from overproof.processes import Part, Processes
+from overproof.training.learning import freeze_some, parameter_groups
 from overproof.training.optimisation import Training
+from overproof.training.step import Place, Updates
 
 _NAME = "DistillationModule"
 _MEMORY = "overproof_memory"
@@ -46,10 +49,12 @@ def _module_class() -> type:
         says of batch, precision and checkpoints is Lightning's business here. With ``training=None`` override
         ``configure_optimizers``; the learning rate is then left alone. ``teachers`` are frozen, follow the module's
         device, and are neither saved in checkpoints nor put into train mode. Every term is logged by its name, and
-        ``validation_step`` logs ``clean_accuracy``. Draws depend on ``(seed, epoch, batch)`` as in our own loop.
+        ``validation_step`` logs ``clean_accuracy``. Draws depend on ``(seed, epoch, batch)`` as in our own loop, and
+        a method's figures of a batch are those of all processes' parts of it.
 
         Raises ``InputError`` for roles without a teacher, pixels outside [0, 1], a Trainer without ``max_epochs`` or a
-        loader without length, and averaging (Lightning has callbacks for it).
+        loader without length, processes with batches of unequal sizes, and what only our own loop does: averaging,
+        ``training.balance`` and ``training.teacher_cache``.
         """
 
         def __init__(
@@ -72,12 +77,18 @@ def _module_class() -> type:
             # In a plain dict, so that Lightning neither saves them nor changes their mode.
             self.teachers = {role: freeze(network) for role, network in (teachers or {}).items()}
             _check(method, self.teachers, self.companions, training)
+            if training is not None:
+                freeze_some(student, training)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             """Return the plan's optimiser over the student and its companions."""
             if self.plan is None:
                 raise InputError("training is None: override configure_optimizers in a subclass")
-            return self.plan.optimiser.build([*self.student.parameters(), *self.companions.parameters()])
+            return self.plan.optimiser.build(parameter_groups(self, self.plan))
+
+        def on_train_epoch_start(self) -> None:
+            """Leave layers whose parameters are all frozen in eval mode, as our own loop does."""
+            train_unfrozen(self)
 
         def on_fit_start(self) -> None:
             """Bring the teachers to the module's device; raise ``InputError`` for a Trainer without an end."""
@@ -99,45 +110,42 @@ def _module_class() -> type:
             return logits
 
         def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-            """Take all of the method's updates on one batch."""
-            (x, y), epoch, updates = batch, self.current_epoch, self.method.updates
+            """Take all of the method's updates on one batch, or on this process's part of it."""
+            x, y = batch
             if math.isinf(self.trainer.num_training_batches):
                 raise InputError("a method must know how long an epoch is: give a loader with a length")
-            batches, epochs = int(self.trainer.num_training_batches), int(self.trainer.max_epochs or 0)
+            place = Place(
+                epoch=self.current_epoch,
+                batch=batch_idx,
+                batches=int(self.trainer.num_training_batches),
+                epochs=int(self.trainer.max_epochs or 0),
+            )
             if batch_idx == 0:
                 _check_pixels(x)
             if not self.begun:
                 self.memory, self.begun = self.method.initial_state(Batch(x, y)), True
-            rank = (self.global_rank,) if self.trainer.world_size > 1 else ()
-            torch.manual_seed(seed_at(self.seed, "step", epoch, batch_idx, *rank))
             self.memory = {name: value.to(self.device) for name, value in self.memory.items()}
-            losses = self.method.losses(
-                Step(
-                    x=x.contiguous(memory_format=torch.channels_last),
-                    y=y,
-                    student=self.student,
-                    teachers=self.teachers,
-                    companions={name: cast(Classifier, each) for name, each in self.companions.items()},
-                    state=self.memory,
-                    progress=(epoch * batches + batch_idx) / max(1, epochs * batches - 1),
-                )
+            step = Step(
+                x=x.contiguous(memory_format=torch.channels_last),
+                y=y,
+                student=self.student,
+                teachers=self.teachers,
+                companions={name: cast(Classifier, each) for name, each in self.companions.items()},
+                state=self.memory,
+                progress=place.progress,
+                part=_part(Processes(self.global_rank, self.trainer.world_size), len(y), place),
             )
-            optimiser: Any = self.optimizers()
-            for update in range(updates):
-                terms = next(losses)
-                if self.plan is not None:
-                    rate = replace(self.plan, epochs=epochs).learning_rate(
-                        epoch + (batch_idx + update / updates) / batches
-                    )
-                    for group in optimiser.param_groups:
-                        group["lr"] = rate
-                optimiser.zero_grad(set_to_none=True)
-                self.manual_backward(torch.stack(list(terms.values())).sum())
-                if self.plan is not None and self.plan.clip:
-                    self.clip_gradients(optimiser, gradient_clip_val=self.plan.clip, gradient_clip_algorithm="norm")
-                optimiser.step()
+            optimiser = cast(torch.optim.Optimizer, self.optimizers())
+            updates = Updates(
+                optimiser=optimiser,
+                training=None if self.plan is None else replace(self.plan, epochs=place.epochs),
+                gradient=self.manual_backward,
+                clip=lambda norm: self.clip_gradients(
+                    optimiser, gradient_clip_val=norm, gradient_clip_algorithm="norm"
+                ),
+            )
+            for terms in updates.taken(self.method, step, place, self.seed):
                 self.log_dict({name: term.detach() for name, term in terms.items()}, on_step=False, on_epoch=True)
-            next(losses, None)  # what a method does after its last loss
 
         def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
             """Log the student's accuracy on clean images as ``clean_accuracy``."""
@@ -169,6 +177,25 @@ def _check(
             raise InputError(f"method {method.kind!r} has the {what} {names}, got {', '.join(sorted(given)) or 'none'}")
     if training is not None and training.averaging is not None:
         raise InputError("averaging is our own loop's; in Lightning use its weight-averaging callbacks")
+    if training is not None and training.balance:
+        raise InputError("training.balance is our own loader's; give Lightning's loader a WeightedRandomSampler")
+    if training is not None and training.teacher_cache:
+        raise InputError("training.teacher_cache is our own loop's, which knows its images by number")
+
+
+def _part(processes: Processes, size: int, place: Place) -> Part:
+    """Return which rows of the whole batch are here; raise ``InputError`` where the processes hold unequal numbers.
+
+    Sizes are compared in the first and in the last batch of an epoch, the only one that a sampler makes smaller.
+    """
+    if processes.count > 1 and place.batch in (0, place.batches - 1):
+        sizes = processes.gather(size)
+        if min(sizes) < max(sizes):
+            raise InputError(
+                f"batch {place.batch} of the processes has {', '.join(map(str, sizes))} images; use a sampler that "
+                "gives each as many, as DistributedSampler does"
+            )
+    return Part(processes, size * processes.count)
 
 
 def _check_pixels(x: Tensor) -> None:

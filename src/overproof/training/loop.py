@@ -1,21 +1,19 @@
-"""The loop: a method yields losses, this descends them; this yields its progress, the caller does the rest.
-
-The only place in the project that calls ``backward`` and ``step``.
-"""
+"""The loop: a method yields losses, which are descended; this yields its progress, the caller does the rest."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from overproof.data.draws import drawing, seed_at
+from overproof.data.draws import drawing
 from overproof.data.images import Batch
 from overproof.data.loader import Loader
 from overproof.errors import AgreedError, InputError
 from overproof.memory import ran_out
-from overproof.methods.method import Method, Step, Terms
+from overproof.methods.method import Method, Step
 from overproof.models.classifier import Classifier
 from overproof.models.mode import train_unfrozen
 from overproof.models.precision import choose_precision
@@ -29,6 +27,7 @@ from overproof.training.learning import freeze_some, parameter_groups
 from overproof.training.optimisation import Training
 from overproof.training.pace import Pace
 from overproof.training.parallel import Learners, distributed
+from overproof.training.step import Place, Updates, differentiate, total
 from overproof.training.teachers import Teachers
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -82,14 +81,19 @@ class Loop:
         for network in (self._learners, *teachers.values()):
             channels_last(network)
         freeze_some(student, training)
-        self._asked = distributed(self._learners, self.processes, self.device)
+        asked = distributed(self._learners, self.processes, self.device)
         self._learning = [value for value in self._learners.parameters() if value.requires_grad]
         self.optimiser = training.optimiser.build(parameter_groups(self._learners, training))
+        self._updates = Updates(
+            optimiser=self.optimiser,
+            training=training,
+            clip=partial(torch.nn.utils.clip_grad_norm_, self._learning),
+            ask=asked,
+            precision=partial(torch.autocast, self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        )
         self.average = Average(training.averaging, student) if training.averaging else None
         self.memory, self._by_row = _memory(method, loader)
         self.epoch, self.batch = 0, 0
-        self.learning_rate = training.learning_rate(0)
-        """The last step's, without the factors of ``training.learning_rates``."""
         self._tallies: dict[str, _Tally] = {}
 
     def run(self, stop: Stop | None = None) -> Iterator[Progress]:
@@ -118,6 +122,13 @@ class Loop:
             self.epoch, self.batch, self._tallies = self.epoch + 1, 0, {}
             yield Progress(self.epoch, 0, batches, means, whole=True)
             pace.looked()
+
+    @property
+    def learning_rate(self) -> float:
+        """The last step's, or the first one's, without the factors of ``training.learning_rates``."""
+        batches, updates = self.epoch * len(self.loader) + self.batch, self.method.updates
+        last = self._place(*divmod(max(0, batches - 1), len(self.loader)))
+        return self.training.learning_rate(last.at((updates - 1) / updates if batches else 0))
 
     def network(self) -> Classifier:
         """Return the network to evaluate: the student, or its average with BatchNorm statistics measured anew."""
@@ -164,27 +175,23 @@ class Loop:
             self._tallies = {
                 name: _Tally(*(part.to(self.device) for part in t)) for name, t in state["tallies"].items()
             }
-            if batches := self.epoch * len(self.loader) + self.batch:
-                last = self._at(*divmod(batches - 1, len(self.loader)), self.method.updates - 1)
-                self.learning_rate = self.training.learning_rate(last)
 
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
-        torch.manual_seed(seed_at(self.seed, "step", self.epoch, self.batch))
-        updates, part = self.method.updates, self.loader.part(self.batch)
-        x = batch.x.contiguous(memory_format=torch.channels_last)
-        losses = self.method.losses(self._step(x, batch.y, part))
-        for update in range(updates):
-            terms = self._next(losses, part, self._asked)
-            if terms is None:
-                raise RuntimeError(f"{self.method.kind} yielded {update} of the {updates} updates it declares")
-            self._descend(terms, self._at(self.epoch, self.batch, update), part.share)
-        # The wrapper would wait for a backward pass.
-        if self._next(losses, part, self._learners) is not None:
-            raise RuntimeError(f"{self.method.kind} yields more than the {updates} updates it declares")
+        place, part = self._place(self.epoch, self.batch), self.loader.part(self.batch)
+        step = self._step(batch.x.contiguous(memory_format=torch.channels_last), batch.y, part)
+        for update, terms in enumerate(self._updates.taken(self.method, step, place, self.seed)):
+            share = place.at(update / self.method.updates) / self.training.epochs
+            if self.average:
+                self.average.take("update", self.student, share)
+            for name, term in terms.items():
+                tally = self._tallies.get(name) or _Tally.empty(self.device)
+                self._tallies[name] = tally.add(term.detach() * part.share, self.batch)
+
+    def _place(self, epoch: int, batch: int) -> Place:
+        return Place(epoch=epoch, batch=batch, batches=len(self.loader), epochs=self.training.epochs)
 
     def _step(self, x: Tensor, y: Tensor, part: Part) -> Step:
-        batches = len(self.loader)
         return Step(
             x=x,
             y=y,
@@ -192,42 +199,9 @@ class Loop:
             teachers=self.teachers.shown(x, self.epoch, self.batch),
             companions={name: cast(Classifier, network) for name, network in self.companions.items()},
             state=self.memory,
-            progress=(self.epoch * batches + self.batch) / max(1, self.training.epochs * batches - 1),
+            progress=self._place(self.epoch, self.batch).progress,
             part=part,
         )
-
-    def _next(self, losses: Iterator[Terms], part: Part, asked: nn.Module) -> Terms | None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"), drawing(part):
-            terms: Terms | None = asked(losses)
-        return terms
-
-    def _at(self, epoch: int, batch: int, update: int) -> float:
-        """Return where in the training an update is taken, in epochs."""
-        return epoch + (batch + update / self.method.updates) / len(self.loader)
-
-    def _descend(self, terms: Terms, epoch: float, share: float) -> None:
-        """Take one optimiser step down the sum of the terms, at a fractional epoch.
-
-        ``share`` weighs this process's means, so that the mean of all processes' gradients is the whole batch's.
-        """
-        self.learning_rate = self.training.learning_rate(epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * group.get("factor", 1.0)
-        self._differentiate(terms, share)
-        if self.training.clip:
-            torch.nn.utils.clip_grad_norm_(self._learning, self.training.clip)
-        self.optimiser.step()
-        if self.average:
-            self.average.take("update", self.student, epoch / self.training.epochs)
-        for name, term in terms.items():
-            tally = self._tallies.get(name) or _Tally.empty(self.device)
-            self._tallies[name] = tally.add(term.detach() * share, self.batch)
-
-    def _differentiate(self, terms: Terms, share: float = 1.0) -> None:
-        """Leave the gradient of the terms' sum on what learns, and nothing of gradients before."""
-        self.optimiser.zero_grad(set_to_none=True)
-        total = torch.stack(list(terms.values())).sum()
-        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
 
     def _too_large(self, batch: Batch) -> str:
         """Return a sentence on a batch that memory has no room for; alone, with a size that was seen to fit."""
@@ -246,9 +220,10 @@ class Loop:
         try:
             self.memory = self.method.initial_state(batch)
             part = Part(whole=len(batch.y))
-            terms = self._next(self.method.losses(self._step(batch.x, batch.y, part)), part, self._learners)
+            with self._updates.precision(), drawing(part):
+                terms = next(self.method.losses(self._step(batch.x, batch.y, part)), None)
             if terms is not None:
-                self._differentiate(terms)
+                differentiate(total(terms))
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not ran_out(problem):
                 raise
