@@ -30,13 +30,12 @@ from overproof.models.mlp import MLP
 from overproof.models.onnx_file import OnnxFile
 from overproof.models.untrusted import read_untrusted
 from overproof.models.weights import load_model
-from overproof.recipe import dump, parse, read
+from overproof.recipe import dump, parse, read, read_suite
 from overproof.run import Run
 from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint
 from overproof.verbs.compare import compare
 from overproof.verbs.evaluate import evaluate
-from overproof.verbs.examinee import _read_suite
 from overproof.verbs.export import export
 from overproof.verbs.train import train
 from reliability.mutations import as_json, of_archive, of_bytes, of_lines, of_message, of_tree
@@ -189,7 +188,7 @@ def _texts(folder: Path) -> tuple[Kind, ...]:
             folder,
             "suites",
             change,
-            _placed(folder / "suite.yaml", lambda file: _read_suite(file, Threat())),
+            _placed(folder / "suite.yaml", lambda file: read_suite(file, Threat())),
         ),
         _kind(folder, "VNN-LIB", other_words, answer),
     )

@@ -4,27 +4,25 @@ import json
 import multiprocessing
 import os
 import pickle
+import sys
 import warnings
+from importlib import invalidate_caches
 
 import pytest
 import torch
 from hypothesis import settings
 from tests.exact import in_float64
-from torch import distributed, nn
+from torch import distributed
 
-from overproof.data.images import Batch
-from overproof.methods.method import Step
-from overproof.models.classifier import Classifier
-from overproof.models.weights import freeze
 from overproof.processes import Processes
-from overproof.signature import Signature
+
+pytest.register_assert_rewrite("overproof.testing")
+from overproof.testing import toys  # noqa: E402
 
 # Tiny tensors gain nothing from a second thread; `make anycpu` asks for one.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 settings.register_profile("overproof", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("overproof")
-
-TINY = Signature(channels=3, height=8, width=8, classes=4)
 
 
 @pytest.fixture(autouse=True)
@@ -41,55 +39,19 @@ def _no_clock_in_an_epoch(monkeypatch):
 @pytest.fixture
 def tiny_classifier():
     """Return a maker of networks with two BatchNorms whose statistics are not the identity, in train mode."""
-
-    def make(seed=0, *, dtype=torch.float32):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            layers = nn.Sequential(
-                nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(6),
-                nn.ReLU(),
-                nn.Conv2d(6, 8, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(8),
-                nn.ReLU(),
-                nn.Flatten(),
-                nn.Linear(32, TINY.classes),
-            )
-            for module in layers:
-                if isinstance(module, nn.BatchNorm2d):
-                    module.running_mean.normal_(std=0.1)
-                    module.running_var.uniform_(0.5, 1.5)
-        return Classifier(layers, TINY, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.25)).to(dtype)
-
-    return make
+    return toys.tiny_classifier
 
 
 @pytest.fixture
 def tiny_batch():
     """Return six images, some of whose pixels are exactly 0 or 1, and their labels."""
-    x = (1.2 * torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.1).clamp(0, 1)
-    return Batch(x, torch.arange(6) % TINY.classes)
+    return toys.tiny_batch()
 
 
 @pytest.fixture
-def make_step(tiny_classifier, tiny_batch):
+def make_step():
     """Return a maker of what a method sees of one batch: a student in train mode, silent teachers, companions."""
-
-    def make(method, *, student=None, state=None, dtype=torch.float32, progress=1.0):
-        batch = Batch(tiny_batch.x.to(dtype), tiny_batch.y)
-        return Step(
-            x=batch.x,
-            y=batch.y,
-            student=student or tiny_classifier(seed=100, dtype=dtype),
-            teachers={role: freeze(tiny_classifier(seed, dtype=dtype)) for seed, role in enumerate(method.roles)},
-            companions={
-                name: tiny_classifier(seed, dtype=dtype) for seed, name in enumerate(method.companions, start=200)
-            },
-            state=method.initial_state(batch) if state is None else state,
-            progress=progress,
-        )
-
-    return make
+    return toys.make_step
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +85,7 @@ def in_turn(monkeypatch):
 @pytest.fixture
 def modes():
     """Return a function from a network to the mode of every submodule."""
-    return lambda network: {name: module.training for name, module in network.named_modules()}
+    return toys.modes
 
 
 @pytest.fixture
@@ -183,3 +145,39 @@ def group(tmp_path_factory):
         return [pickle.loads(file.read_bytes()) if file.is_file() else None for file in files]
 
     return run
+
+
+@pytest.fixture
+def lay(tmp_path, monkeypatch):
+    """Return a function that writes modules into a folder; what they were imported as is forgotten afterwards."""
+    before = set(sys.modules)
+
+    def write(folder, **texts):
+        place = tmp_path / folder
+        place.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (place / f"{name}.py").write_text(text)
+        invalidate_caches()
+        return place
+
+    yield write
+    for name in set(sys.modules) - before:
+        if not name.startswith(("overproof", "torch", "numpy")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def install(lay, monkeypatch):
+    """Return a function that lays down a package with entry points, ``{"methods": "soft = own:Soft"}``, and modules."""
+
+    def write(name, points, **texts):
+        place = lay(f"site-{name}", **texts)
+        info = place / f"{name}-1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        text = "\n".join(f"[overproof.{group}]\n{lines}" for group, lines in points.items())
+        (info / "entry_points.txt").write_text(f"{text}\n")
+        monkeypatch.syspath_prepend(place)
+        return place
+
+    return write

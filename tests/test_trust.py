@@ -1,12 +1,9 @@
 import sys
-from importlib.metadata import EntryPoint
-from types import SimpleNamespace
 
 import pytest
 
-from overproof import trust
 from overproof.errors import InputError
-from overproof.trust import check_named_code, module_word, source_of
+from overproof.trust import Code, Point, check_named_code, entry_points, module_word, source_of
 
 RUNS = "open('RAN', 'w').close()\n"
 
@@ -99,14 +96,56 @@ def test_a_link_out_of_the_folder_is_not_in_it(place):
     assert "--trust-code" in refused("linked:net", place)
 
 
-def test_entry_points_of_installed_packages_are_allowed(place, monkeypatch):
-    points = [
-        EntryPoint("mine", "installed.networks:student", "overproof.students"),
-        EntryPoint("mine", "installed.other:tool", "console_scripts"),
-    ]
-    monkeypatch.setattr(trust, "distributions", lambda: [SimpleNamespace(entry_points=points)])
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Return a function that lays down what an installer leaves of a package: its entry points."""
+
+    def install(name, text, where="site"):
+        folder = tmp_path / where / f"{name}-1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(text)
+        if str(folder.parent) not in sys.path:
+            monkeypatch.syspath_prepend(folder.parent)
+
+    return install
+
+
+def test_entry_points_of_installed_packages_are_allowed(place, installed):
+    installed("mine", "[overproof.students]\nmine = installed.networks:student\n")
+    installed("other", "[console_scripts]\noverproof-tool = installed.other:tool\n")
     allowed("installed.networks:student", place)
     assert "--trust-code" in refused("installed.other:tool", place)
+
+
+def test_entry_points_are_listed_by_group_and_a_package_counts_once(installed):
+    assert not [point for point in entry_points() if point.package == "mine"]
+    installed("mine", "[overproof.methods]\nb = m:B\na = m:A [extra]\n[overproof.data]\nc = m:C\n[x]\nd = m:D\n")
+    installed("mine", "[overproof.methods]\na = elsewhere:A\n", where="earlier")
+    assert entry_points("overproof.methods") == (Point("overproof.methods", "a", "elsewhere:A", "mine"),)
+    (sys.path).remove(sys.path[0])
+    assert [point.word for point in entry_points("overproof.methods")] == ["m:A", "m:B"]
+    assert {point.group for point in entry_points() if point.package == "mine"} == {
+        "overproof.methods",
+        "overproof.data",
+    }
+
+
+def test_who_typed_a_word_is_decided_by_the_last_edit_of_it_or_above():
+    code = Code(where="r.yaml", edits=(("method", True), ("method.base.kind", False), ("methodical", True)))
+    assert code.typed("r.yaml.method") and code.typed("r.yaml.method.kind") and code.typed("r.yaml.method.base")
+    assert not code.typed("r.yaml.method.base.kind")
+    assert not code.typed("r.yaml.student") and not code.typed("r.yaml.met")
+    assert code.typed("r.yaml.student", "r.yaml.method.kind")
+    assert Code(own=True).typed("recipe.x") and not Code(own=True, edits=(("x", False),)).typed("recipe.x")
+
+
+def test_a_word_of_the_users_is_not_looked_at_and_a_files_is(place):
+    Code(where="r.yaml", edits=(("method", True),)).check("absent:net", "r.yaml.method.kind")
+    with pytest.raises(InputError) as found:
+        Code(where="r.yaml", folders=(place / "there",)).check("absent:net", "r.yaml.method.kind")
+    assert f"(there is no 'absent' in {place / 'there'}, {place / 'here'})" in str(found.value)
+    Code(where="r.yaml", folders=(place / "there",)).check("module:net", "r.yaml.method.kind")
 
 
 def test_a_module_that_cannot_be_read_as_python_is_a_sentence(place):

@@ -1,45 +1,42 @@
 """The recipe: one frozen tree of every room's options, and its YAML text.
 
-The rooms own plain frozen dataclasses. Text becomes values here and nowhere else: keys are checked against the fields,
-``kind`` chooses among alternatives, pydantic reads the leaves, and the dataclass itself has the last word.
+The rooms own plain frozen dataclasses; ``building`` makes values of text.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cache
+from dataclasses import MISSING, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import PGD
-from overproof.attacks.radius import ReadField
+from overproof.building import SOURCES as SOURCES
+from overproof.building import alternatives as alternatives
+from overproof.building import build as build
+from overproof.building import data_source as data_source
+from overproof.building import hints as hints
+from overproof.building import leaves as leaves
+from overproof.building import plain as plain
 from overproof.data.augment import Augment
-from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
+from overproof.data.sources import Source
 from overproof.data.streaming import Loading
-from overproof.data.words import described
-from overproof.errors import InputError, nearest
-from overproof.evaluation.trial import Search, Trial
-from overproof.methods.catalogue import methods
+from overproof.errors import InputError
+from overproof.evaluation.trial import Suite, Trial
 from overproof.methods.method import Method
 from overproof.models.architecture import Architecture
-from overproof.models.catalogue import FAMILIES, named
-from overproof.models.external import External, external_of
+from overproof.models.external import external_of
 from overproof.plain_yaml import Plain, parse_yaml, read_yaml
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
-from overproof.trust import check_named_code
-from overproof.wording import check_path_name, one_line
+from overproof.trust import Code
+from overproof.unloaded import UnloadedMethod
+from overproof.wording import check_path_name
 
-_SEARCHES = get_args(Search)
 _DEEPEST_EDIT = 20  # keys above the edited one
-_YAML = re.compile(r"\s*(\{|kind\s*:\s)")
 _LATER: Mapping[str, Plain] = {
     "init": "",
     "normalise.of": "numbers",
@@ -53,7 +50,6 @@ _LATER: Mapping[str, Plain] = {
     "training.learning_rates": {},
     "training.balance": 0.0,
 }
-SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +63,8 @@ class Normalise:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     of: Literal["numbers", "data", "init"] = "numbers"
+
+    bare: ClassVar[str] = "of"
 
     def __post_init__(self) -> None:
         if self.of != "numbers" and (self.mean or self.std):
@@ -151,7 +149,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_path_name(self.name)
-        roles, given = set(self.method.roles), set(self.teachers)
+        # What a method that is not imported listens to was checked when the run began.
+        given = set(self.teachers)
+        roles = given if isinstance(self.method, UnloadedMethod) else set(self.method.roles)
         if missing := sorted(roles - given):
             raise ValueError(
                 f"method {self.method.kind!r} needs a teacher in the role {missing[0]!r}; add it to teachers"
@@ -188,6 +188,15 @@ def read(path: Path | str, sets: Sequence[str] = (), *, trust_code: bool = False
     return of_tree(read_yaml(file), sets, where=str(file), folder=file.parent, trust_code=trust_code)
 
 
+def read_values(path: Path, *, imports: bool) -> Recipe:
+    """Read the recipe of a run for its values; raise ``InputError`` for what is no recipe.
+
+    A method and an augmentation of other packages are not imported: nothing is trained. Data and attacks are, where
+    ``imports`` allows it and they are in the current folder or installed; what is not can be shown and not used.
+    """
+    return _built(read_yaml(path), str(path), Code(where=str(path), load=False, imports=imports))
+
+
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """Validate a recipe's YAML text, the caller's own, after ``path=value`` edits; raise ``InputError``."""
     return of_tree(parse_yaml(text, where=where), sets, where=where)
@@ -199,55 +208,53 @@ def of_tree(
     *,
     edits: Sequence[str] = (),
     where: str = "recipe",
-    folder: Path | None = None,
+    folder: Path | tuple[Path, ...] | None = None,
     trust_code: bool = False,
 ) -> Recipe:
     """Validate a recipe's plain values, after the edits ``sets`` of the user and then ``edits`` of a file.
 
-    ``folder`` is that of the file, where code that it names may lie; None says that the values are the caller's own.
-    The tree stays as it is. Raises ``InputError``.
+    ``folder`` is that of the file, or of several, where code that they name may lie; None says that the values are the
+    caller's own. The tree stays as it is. Raises ``InputError``.
     """
-    if not isinstance(tree, dict):
-        raise InputError(f"{where}: a recipe is a mapping with the keys {', '.join(f.name for f in fields(Recipe))}")
-    tree = deepcopy(tree)
-    typed = set[str]()
-    for edit in sets:
+    tree = deepcopy(_mapping(tree, where))
+    for edit in (*sets, *edits):
         _apply(tree, edit)
-        typed |= _typed_roles(edit, tree)
-    for edit in edits:
-        _apply(tree, edit)
-        typed -= _typed_roles(edit, tree)
-    recipe = build(Recipe, tree, where=where)
-    assert isinstance(recipe, Recipe)
-    if folder is not None:
-        places = (folder, Path.cwd())
-        for role in sorted(set(recipe.teachers) - typed):
-            place = f"{where}.teachers.{role}"
-            check_named_code(recipe.teachers[role], folders=places, where=place, trust_code=trust_code)
-        if recipe.init and "init" not in typed and not recipe.init.startswith("teacher:"):
-            check_named_code(recipe.init, folders=places, where=f"{where}.init", trust_code=trust_code)
-        external = external_of(recipe.student)
-        if external is not None and "student" not in typed:
-            check_named_code(external.factory, folders=places, where=f"{where}.student", trust_code=trust_code)
+    done = [(edit.partition("=")[0], typed) for given, typed in ((sets, True), (edits, False)) for edit in given]
+    folders = folder if isinstance(folder, tuple) else () if folder is None else (folder,)
+    code = Code(where=where, folders=folders, own=folder is None, trust_code=trust_code, edits=tuple(done))
+    recipe = _built(tree, where, code)
+    for role, word in sorted(recipe.teachers.items()):
+        code.check(word, f"{where}.teachers.{role}")
+    if recipe.init and not recipe.init.startswith("teacher:"):
+        code.check(recipe.init, f"{where}.init")
+    if (external := external_of(recipe.student)) is not None:
+        code.check(external.factory, f"{where}.student", f"{where}.student.kind", f"{where}.student.factory")
     return recipe
 
 
-def data_source(word: str, like: Source | None = None) -> Source:
-    """Return the images of a word: a path, a hub id, ``digits``, or a source's YAML as in a recipe.
+def _built(tree: Plain, where: str, code: Code | None) -> Recipe:
+    recipe = build(Recipe, _mapping(tree, where), where=where, code=code)
+    assert isinstance(recipe, Recipe)
+    return recipe
 
-    What the word leaves open of ``form``, ``label`` and ``on_error`` is as in ``like``, the source whose place it
-    takes. Raises ``InputError`` for a word without meaning.
-    """
-    where = f"data {one_line(word, 300)}"
-    tree = parse_yaml(word, where=where) if _YAML.match(word) else described(word)
+
+def _mapping(tree: Plain, where: str) -> dict[str, Plain]:
     if not isinstance(tree, dict):
-        raise InputError(f"{where}: a source is a mapping such as {{kind: folder, path: x, form: {{size: 32}}}}")
-    kind = SOURCES.get(str(tree.get("kind")))
-    shared = {"form", "label", "on_error"} & set(hints(kind) if kind else ()) & set(hints(type(like)) if like else ())
-    under = {key: plain(getattr(like, key)) for key in shared}
-    source = build(Source, _overlay({"kind": tree.get("kind"), **under}, tree), where=where)
-    assert isinstance(source, Source)
-    return source
+        raise InputError(f"{where}: a recipe is a mapping with the keys {', '.join(f.name for f in fields(Recipe))}")
+    return tree
+
+
+def read_suite(file: Path, threat: Threat, *, trust_code: bool = False) -> Suite:
+    """Read a suite of attacks from a YAML file, in a threat model; raise ``InputError``.
+
+    Code that it names must lie beside it or in the current folder, unless the caller says ``trust_code``.
+    """
+    code = Code(where=str(file), folders=(file.parent,), trust_code=trust_code)
+    suite = build(Suite, read_yaml(file), where=str(file), threat=threat, code=code)
+    assert isinstance(suite, Suite)
+    if not suite.attacks:
+        raise InputError(f"{file}: a suite needs at least one attack")
+    return suite.under(threat)
 
 
 def dump(recipe: Recipe) -> str:
@@ -276,205 +283,14 @@ def _written(tree: Plain) -> str:
     return text
 
 
-def differences(before: Recipe, after: Recipe) -> list[str]:
-    """Return ``path: old -> new`` for every leaf that differs."""
+def differences(before: Recipe | Plain, after: Recipe) -> list[str]:
+    """Return ``path: old -> new`` for every leaf that differs; ``before`` may be the plain values of a recipe."""
     old, new = dict(leaves(plain(before))), dict(leaves(plain(after)))
     return [
         f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
         for path in dict.fromkeys([*old, *new])
         if old.get(path, MISSING) != new.get(path, MISSING)
     ]
-
-
-def plain(value: Any) -> Plain:
-    """Return a value of the tree as YAML can say it: dataclasses as mappings, lengths as written, tuples as lists."""
-    if is_dataclass(value):
-        return {part.name: plain(getattr(value, part.name)) for part in fields(value)}
-    if isinstance(value, Radius):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
-    if isinstance(value, Mapping):
-        return {key: plain(part) for key, part in value.items()}
-    return value
-
-
-def build(hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | None = None) -> Any:
-    """Return the value that ``text`` describes for a type hint; raise ``InputError`` naming the place."""
-    kinds = alternatives(hint)
-    if not kinds:
-        return _sequence(hint, text, where, threat) if get_origin(hint) is tuple else _leaf(hint, text, where)
-    if text is None and NoneType in get_args(hint):
-        return None
-    if hint is Architecture and (student := _student(text, where)) is not None:
-        return student
-    if isinstance(text, str) and hint is Source and text not in kinds:
-        return data_source(text)
-    if isinstance(text, str) and hint is Normalise:
-        text = {"of": text}
-    if isinstance(text, str) and all(hasattr(cls, "kind") for cls in kinds.values()):
-        text = {"kind": text}  # a bare name stands for its kind with all defaults
-    if not isinstance(text, Mapping):
-        raise InputError(f"{where}: expected a mapping, got {text!r}")
-    if len(kinds) == 1 and "kind" not in text:
-        (cls,) = kinds.values()
-    elif "kind" not in text:
-        raise InputError(f"{where}: say which kind (one of: {', '.join(kinds)})")
-    elif (kind := text["kind"]) not in list(kinds):
-        raise InputError(f"{where}.kind: there is no {kind!r}{nearest(str(kind), kinds)}")
-    else:
-        cls = kinds[kind]
-    return _record(cls, text, where, threat)
-
-
-def _student(text: Plain, where: str) -> Architecture | None:
-    """Return the network of a name in the field, or of a word with a colon, which is other people's code; else None."""
-    word = text.get("kind") if isinstance(text, Mapping) else text
-    if not isinstance(word, str) or (isinstance(text, Mapping) and ":" not in word):
-        return None
-    try:
-        if ":" not in word:
-            return named(word)
-        keys = {key: value for key, value in text.items() if key != "kind"} if isinstance(text, Mapping) else {}
-        return External.of(word, keys)
-    except ValueError as problem:
-        raise InputError(f"{where}: {problem}") from problem
-
-
-def _record(cls: type, text: Mapping[str, Plain], where: str, threat: Threat | None) -> Any:
-    """Build one dataclass: unknown keys refused, presets and inherited keys filled in, defaults merged key by key."""
-    if "preset" in text:
-        text = _with_preset(cls, text, where)
-    if threat and (cls is Threat or cls in _SEARCHES):
-        text = {"norm": threat.norm, "eps": threat.eps, **text}
-    known = {part.name: part for part in fields(cls)}
-    for key in text:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
-    if cls is Recipe:
-        threat = build(Threat, text.get("threat", {}), where=f"{where}.threat")
-    values = {}
-    for name, hint in hints(cls).items():
-        default = _default(known[name])
-        if name not in text and default is MISSING:
-            raise InputError(f"{where}: key {name!r} is missing")
-        values[name] = build(hint, _merged(default, text, name), where=f"{where}.{name}", threat=threat)
-    try:
-        return cls(**values)
-    except ValueError as problem:
-        raise InputError(f"{where}: {problem}") from problem
-
-
-def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, Plain]:
-    presets = getattr(cls, "presets", {})
-    name = text["preset"]
-    if name not in list(presets):
-        known = nearest(str(name), presets) if presets else ""
-        raise InputError(f"{where}: {text.get('kind')!r} has no preset {name!r}{known}")
-    written = {key: value for key, value in text.items() if key != "preset"}
-    return {
-        **written,
-        **{key: _overlay(value, written.get(key, value)) for key, value in presets[name].items()},
-    }
-
-
-def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
-    """Return the text of a field: what is written, laid over the field's own default."""
-    under = _without_threat(default)
-    return _overlay(under, text[name]) if name in text else under
-
-
-def _without_threat(default: Any) -> Plain:
-    """Return a default as text without the norm and eps of its attacks, which come from the recipe's threat."""
-    if isinstance(default, Search | Threat):
-        return {key: value for key, value in plain(default).items() if key not in ("norm", "eps")}
-    if is_dataclass(default):
-        return {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
-    return [_without_threat(part) for part in default] if isinstance(default, tuple) else plain(default)
-
-
-def _overlay(under: Plain, over: Plain) -> Plain:
-    """Lay one text over another key by key; where it names another ``kind``, nothing of the lower one remains."""
-    if not isinstance(under, Mapping) or not isinstance(over, Mapping):
-        return over
-    if over.get("kind", under.get("kind")) != under.get("kind"):
-        return over
-    return {**under, **{key: _overlay(under.get(key), value) for key, value in over.items()}}
-
-
-def _sequence(hint: Any, text: Plain, where: str, threat: Threat | None) -> tuple[Any, ...]:
-    kinds = get_args(hint)
-    if not isinstance(text, list | tuple) or not (kinds[-1] is ... or len(kinds) == len(text)):
-        raise InputError(f"{where}: expected a list, got {text!r}")
-    inner = [kinds[0]] * len(text) if kinds[-1] is ... else kinds
-    return tuple(
-        build(kind, part, where=f"{where}.{index}", threat=threat)
-        for index, (kind, part) in enumerate(zip(inner, text, strict=True))
-    )
-
-
-def _leaf(hint: Any, text: Plain, where: str) -> Any:
-    if Radius in (hint, *get_args(hint)):
-        if text is None and NoneType in get_args(hint):
-            return None
-        try:
-            return Radius(text)
-        except ValueError as problem:
-            raise InputError(f"{where}: {problem}") from problem
-    if isinstance(text, bool) and hint in (int, float):
-        raise InputError(f"{where}: cannot use {text!r}: expected a number")
-    try:
-        return _reader(hint).validate_python(text)
-    except ValidationError as problem:
-        reason = problem.errors()[0]["msg"].removeprefix("Input should be ")
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        hint_text = nearest(str(text), map(str, choices)) if choices else f": expected {reason}"
-        raise InputError(f"{where}: cannot use {text!r}{hint_text}") from problem
-
-
-@cache
-def _reader(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-
-
-@cache
-def hints(cls: type) -> dict[str, Any]:
-    """Return the type of every field's value, in order."""
-    names = {part.name for part in fields(cls)}
-    return {name: _held(hint) for name, hint in get_type_hints(cls).items() if name in names}
-
-
-def _held(hint: Any) -> Any:
-    """Return the type of what a field keeps, where its annotation says what it reads."""
-    return hint.holds if isinstance(hint, type) and issubclass(hint, ReadField) else hint
-
-
-def alternatives(hint: Any) -> dict[str, type]:
-    """Return the dataclasses a hint allows, by kind; nothing for a leaf or a sequence."""
-    open_kinds: dict[Any, Mapping[str, type]] = {
-        Method: methods(),
-        Architecture: {**FAMILIES, External.kind: External},
-        Source: SOURCES,
-    }
-    if hint in open_kinds:
-        return dict(open_kinds[hint])
-    if get_origin(hint) in (Union, UnionType):
-        return {kind: cls for part in get_args(hint) for kind, cls in alternatives(part).items()}
-    return {getattr(hint, "kind", hint.__name__): hint} if is_dataclass(hint) and isinstance(hint, type) else {}
-
-
-def _default(part: Any) -> Any:
-    return part.default_factory() if part.default_factory is not MISSING else part.default
-
-
-def _typed_roles(edit: str, tree: Mapping[str, Plain]) -> set[str]:
-    """Return the roles of teachers whose word an edit has set; ``student`` or ``init`` where it has set theirs."""
-    head, *rest = edit.partition("=")[0].split(".")
-    if head == "init" or (head == "student" and rest in ([], ["kind"], ["factory"])):
-        return {head}
-    if head != "teachers":
-        return set()
-    return set(rest[:1]) or set(tree["teachers"] if isinstance(tree["teachers"], Mapping) else ())
 
 
 def _apply(tree: dict[str, Plain], edit: str) -> None:
@@ -489,12 +305,3 @@ def _apply(tree: dict[str, Plain], edit: str) -> None:
         if not isinstance(node, dict):
             raise InputError(f"--set {edit}: {part!r} is a value and has no keys of its own")
     node[last] = parse_yaml(value, where=f"--set {edit}")
-
-
-def leaves(tree: Plain, path: str = "") -> Iterable[tuple[str, Plain]]:
-    """Yield each value of a plain tree after its path, with dots between the keys; a list is one value."""
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, tree

@@ -12,7 +12,7 @@ from overproof.formats.hub import fetch, repository_id
 from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
 from overproof.reading import is_file, is_folder, read_json, read_lines
-from overproof.recipe import Recipe, read
+from overproof.recipe import Recipe, read_values
 from overproof.wording import one_line
 
 
@@ -32,11 +32,14 @@ class Run:
         return self.folder / "checkpoint"
 
     def recipe(self) -> Recipe:
-        """Return the recipe as run; raise ``InputError`` where this is no run folder."""
+        """Return the recipe as run; raise ``InputError`` where this is no run folder.
+
+        A method of another package is not imported (see ``recipe.read_values``).
+        """
         file = self.folder / "recipe.yaml"
         if not is_file(file):
             raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
-        return read(file, trust_code=True)  # it is read for its values: nothing that it names is loaded
+        return read_values(file, imports=self.own)
 
     def model(self, name: str = "model", *, trust_code: bool = False) -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description.

@@ -9,9 +9,12 @@ module of Python's standard library. Everything here is decided by looking: noth
 import ast
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import NamedTuple
 
 from overproof.errors import InputError, nearest
 from overproof.reading import parsing, read_text
@@ -20,6 +23,52 @@ ZOOS = ("hub", "robustbench", "timm", "torchvision")
 """What may stand before a colon and is no module."""
 
 _SOURCE = 1 << 24  # bytes of a module's text
+
+
+class Point(NamedTuple):
+    """An entry point of an installed package: its ``group`` and ``name``, and the ``word`` (``module:name``) meant."""
+
+    group: str
+    name: str
+    word: str
+    package: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Which code the words of a tree of values may run, and where its modules are looked for.
+
+    The tree was read from a file ``where``; ``folders`` are those in which code that it names may lie, besides the
+    current one. ``own`` says that all words are the user's. ``edits`` are the paths that were set afterwards, in order,
+    each with whether the user typed it. Without ``load`` the tree is read for its values, and what it names need not be
+    there; without ``imports`` none of it is run.
+    """
+
+    where: str = "recipe"
+    folders: tuple[Path, ...] = ()
+    own: bool = False
+    trust_code: bool = False
+    edits: tuple[tuple[str, bool], ...] = ()
+    load: bool = True
+    imports: bool = True
+
+    def check(self, word: str, *places: str) -> None:
+        """Raise ``InputError`` unless the code that a word names may be run; the first of its ``places`` is named.
+
+        A place is ``where`` and, after dots, the keys; an edit of any of the places has set the word.
+        """
+        if not self.typed(*places):
+            folders = (*self.folders, Path.cwd())
+            check_named_code(word, folders=folders, where=places[0], trust_code=self.trust_code)
+
+    def typed(self, *places: str) -> bool:
+        """Whether the user typed the word in these places: the last edit of one of them, or of a key above, decides."""
+        paths = [f"{place.removeprefix(f'{self.where}.')}." for place in places]
+        found = self.own
+        for edit, typed in self.edits:
+            if any(path.startswith(f"{edit}.") for path in paths):
+                found = typed
+        return found
 
 
 def module_word(word: str) -> tuple[str, str] | None:
@@ -52,9 +101,39 @@ def check_named_code(word: str, *, folders: Sequence[Path], where: str, trust_co
             _check_defined(source, attribute, where=f"{where}: {word}")
             return
     raise InputError(
-        f"{where}: {word}: a file may only name code that lies beside it or in the current folder; where you trust it, "
-        f"add --trust-code"
+        f"{where}: {word}: a file may only name code that lies beside it or in the current folder (there is no "
+        f"{module!r} in {listed(folders)}); where you trust it, add --trust-code"
     )
+
+
+def listed(folders: Sequence[Path]) -> str:
+    """Return folders as a sentence names them, each once."""
+    return ", ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
+
+
+def entry_points(group: str = "") -> tuple[Point, ...]:
+    """Return the entry points of installed packages in a group ``overproof.*``, or in all of these; in order of name.
+
+    Nothing is imported.
+    """
+    return tuple(point for point in _all_points(tuple(sys.path)) if group in ("", point.group))
+
+
+@cache
+def _all_points(path: tuple[str, ...]) -> tuple[Point, ...]:
+    """Return the entry points that packages on the path have for us; of two installations the first one counts."""
+    seen, found = set[str](), list[Point]()
+    for package in distributions(path=list(path)):
+        if "overproof" not in (package.read_text("entry_points.txt") or ""):
+            continue  # parsing is what takes the time, and hundreds of packages may be installed
+        name = str(package.metadata["Name"])
+        if name in seen:
+            continue
+        seen.add(name)
+        for point in package.entry_points:
+            if point.group.split(".")[0] == "overproof":
+                found.append(Point(point.group, point.name, point.value.split("[")[0].strip(), name))
+    return tuple(sorted(found))
 
 
 def source_of(module: str, folder: Path) -> Path | None:
@@ -81,12 +160,7 @@ def _installed(top: str) -> Path | None:
 
 
 def _is_entry_point(module: str, attribute: str) -> bool:
-    return any(
-        point.value.split("[")[0].strip() == f"{module}:{attribute}"
-        for package in distributions()
-        for point in package.entry_points
-        if point.group.split(".")[0] == "overproof"
-    )
+    return any(point.word == f"{module}:{attribute}" for point in entry_points())
 
 
 def _check_defined(source: Path, attribute: str, *, where: str) -> None:

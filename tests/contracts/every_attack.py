@@ -15,17 +15,9 @@ from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy, dlr
-from overproof.models.mode import in_mode
-from overproof.models.weights import freeze
+from overproof.testing import AttackContract
+from overproof.testing.attacks import BALLS, assert_inside, found_by, in_balls, predictions, rightly
 
-BALLS = {
-    "linf": ("linf", Radius("8/255")),
-    "linf-large": ("linf", Radius("0.6")),
-    "l2": ("l2", Radius("0.5")),
-    "l2-large": ("l2", Radius("4")),
-    "l1": ("l1", Radius("3")),
-    "l1-tiny": ("l1", Radius("1e-3")),
-}
 VARIANTS = {
     "pgd": PGD(steps=3),
     "fgsm": PGD(steps=1, start="none"),
@@ -51,16 +43,13 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 LARGE_AND_TINY = ("l2-large", "l1-tiny")  # where the geometry is at stake, and PGD has shown it
 
 
+def where(attack, threat):
+    norm = BALLS[threat][0]
+    return (attack.kind, norm) not in UNDEFINED and (attack.kind == "pgd" or threat not in LARGE_AND_TINY)
+
+
 def in_every_ball(variants):
-    return pytest.mark.parametrize(
-        "attack",
-        [
-            pytest.param(replace(variant, norm=norm, eps=eps), id=f"{name}-{threat}")
-            for name, variant in variants.items()
-            for threat, (norm, eps) in BALLS.items()
-            if (variant.kind, norm) not in UNDEFINED and (variant.kind == "pgd" or threat not in LARGE_AND_TINY)
-        ],
-    )
+    return pytest.mark.parametrize("attack", in_balls(variants, where))
 
 
 every_search = in_every_ball(VARIANTS)
@@ -76,22 +65,10 @@ def model(tiny_classifier):
     return network
 
 
-def predictions(model, x):
-    with in_mode(model, training=False), torch.no_grad():
-        return model(x).argmax(dim=1)
-
-
-def rightly(model, batch):
-    """Return the batch with labels that the network gives: nothing is broken yet."""
-    return batch._replace(y=predictions(model, batch.x))
-
-
-def found_by(attack, model, batch, score=cross_entropy, seed=5):
-    """Return what is found for a score; a hunt climbs the loss of that name and is told what is broken."""
-    torch.manual_seed(seed)
-    if isinstance(attack, PGD):
-        return attack(model, batch.x, lambda x: score(model(x), batch.y))
-    return attack(model, batch.x, Goal.on(model, batch.y, loss=score.__name__))
+class TestEveryAttack(AttackContract):
+    @pytest.fixture(params=in_balls(VARIANTS | HUNTS, where))
+    def attack(self, request):
+        return request.param
 
 
 class Crossroads(nn.Module):
@@ -119,53 +96,21 @@ class Crossroads(nn.Module):
         return Batch(0.5 + 1e-7 * noise, torch.zeros(6, dtype=torch.int64))
 
 
-def assert_inside(attack, x_adv, x):
-    assert x_adv.isfinite().all()
-    assert (x_adv >= 0).all() and (x_adv <= 1).all()
-    # Rounding of x + delta: half a unit in the last place of a pixel, for each pixel.
-    slack = x[0].numel() ** (0 if attack.norm == "linf" else 1) * torch.finfo(x.dtype).eps
-    assert (ball(attack.norm, attack.eps).size(x_adv - x) <= attack.eps + slack).all()
-
-
 @every_attack
-def test_the_result_is_an_image_inside_the_ball_and_all_else_is_as_before(attack, model, tiny_batch, modes):
+def test_it_gives_back_other_images_and_those_of_the_seed(attack, model, tiny_batch):
     batch = rightly(model, tiny_batch)
-    before, was = {name: value.clone() for name, value in model.state_dict().items()}, modes(model)
-    x = batch.x.clone().requires_grad_()
-    x_adv = found_by(attack, model, batch._replace(x=x))
-    assert_inside(attack, x_adv, batch.x)
-    assert (x_adv.shape, x_adv.dtype, x_adv.device) == (batch.x.shape, batch.x.dtype, batch.x.device)
-    assert not x_adv.requires_grad
-    assert torch.equal(x, batch.x) and x.grad is None and x_adv.data_ptr() != x.data_ptr()
-    assert modes(model) == was
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert all(value.grad is None and value.requires_grad for value in model.parameters())
+    x_adv = found_by(attack, model, batch)
     if not isinstance(attack, FAB | HopSkipJump):  # these give back the image where they find nothing
         assert not torch.equal(x_adv, batch.x)
-
-
-@every_attack
-def test_the_seed_decides_the_result(attack, model, tiny_batch):
-    batch = rightly(model, tiny_batch)
-    first, again = (found_by(attack, model, batch) for _ in range(2))
-    assert torch.equal(first, again)
     if isinstance(attack, FAB) or getattr(attack, "start", None) == "none":
-        assert torch.equal(found_by(attack, model, batch, seed=6), first)
-
-
-@every_attack
-def test_a_frozen_model_can_be_attacked_where_gradients_are_switched_off(attack, model, tiny_batch):
-    batch = rightly(model, tiny_batch)
-    expected = found_by(attack, model, batch)
-    with torch.no_grad():
-        assert torch.equal(found_by(attack, freeze(model), batch), expected)
+        assert torch.equal(found_by(attack, model, batch, seed=6), x_adv)
 
 
 @every_attack
 def test_another_score_may_be_climbed(attack, tiny_classifier, tiny_batch):
     model = tiny_classifier(dtype=torch.float64).eval()
     batch = rightly(model, tiny_batch._replace(x=tiny_batch.x.double()))
-    x_adv, other = found_by(attack, model, batch, dlr), found_by(attack, model, batch, cross_entropy)
+    x_adv, other = found_by(attack, model, batch, "dlr"), found_by(attack, model, batch, "cross_entropy")
     assert_inside(attack, x_adv, batch.x)
     if isinstance(attack, PGD | APGD):
         assert (dlr(model(x_adv), batch.y) - dlr(model(batch.x), batch.y)).mean() > 0
@@ -175,15 +120,13 @@ def test_another_score_may_be_climbed(attack, tiny_classifier, tiny_batch):
 
 
 @every_attack
-def test_float64_and_a_single_example_work(attack, tiny_classifier, tiny_batch):
+def test_where_nothing_is_drawn_an_example_does_not_see_the_others(attack, tiny_classifier, tiny_batch):
     model = tiny_classifier(dtype=torch.float64).eval()
     batch = rightly(model, tiny_batch._replace(x=tiny_batch.x.double()))
     one = batch._replace(x=batch.x[:1], y=batch.y[:1])
-    x_adv = found_by(attack, model, one)
-    assert x_adv.dtype == torch.float64
-    assert_inside(attack, x_adv, one.x)
-    if isinstance(attack, FAB) or getattr(attack, "start", None) == "none":  # nothing is drawn, nothing is shared
-        torch.testing.assert_close(x_adv, found_by(attack, model, batch)[:1], rtol=0, atol=1e-9)
+    if isinstance(attack, FAB) or getattr(attack, "start", None) == "none":
+        found = found_by(attack, model, one)
+        torch.testing.assert_close(found, found_by(attack, model, batch)[:1], rtol=0, atol=1e-9)
 
 
 @every_attack
@@ -251,7 +194,8 @@ def test_chunks_change_nothing(attack, tiny_classifier, tiny_batch):
 @every_search
 def test_a_flat_score_does_no_harm(attack, model, tiny_batch):
     def ends(attack):
-        return found_by(attack, model, tiny_batch, lambda logits, y: 0 * logits.sum(dim=1))
+        torch.manual_seed(5)
+        return attack(model, tiny_batch.x, lambda x: 0 * model(x).sum(dim=1))
 
     x_adv = ends(attack)
     assert_inside(attack, x_adv, tiny_batch.x)

@@ -10,7 +10,8 @@ def places(modules, name):
 
 
 def test_one_backward_and_one_optimiser_step(modules):
-    assert places(modules, "backward") == ["training/step.py"]
+    ours = [module for module in modules if module.room != "testing"]  # contract tests do what the loop does
+    assert places(ours, "backward") == ["training/step.py"]
     assert places(modules, "step") == ["training/step.py"]
 
 

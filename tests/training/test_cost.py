@@ -162,3 +162,12 @@ class TestEpochs:
 
     def test_what_never_changes_is_counted_once_and_multiplied(self):
         assert passes_of_epoch(PGDAT(inner=SHORT), 7, 9, 11) == {"student": Passes(forward=44, backward=44)}
+
+    def test_a_method_that_the_toy_is_too_small_for_has_no_cost_and_ends_no_run(self):
+        class Large(PGDAT):
+            def losses(self, step):
+                raise RuntimeError(f"{step.x.shape[2]} pixels are too few")
+
+        assert passes_of_epoch(Large(inner=SHORT), 0, 1, 1) == {}
+        with pytest.raises(RuntimeError, match="too few"):
+            passes(Large(inner=SHORT))

@@ -414,12 +414,76 @@ class TestPromises:
         return Method()
 
     def test_too_few_updates(self, looping):
-        with pytest.raises(RuntimeError, match="natural yielded 1 of the 2 updates it declares"):
+        said = "method 'natural' yielded losses once for a batch, and its updates are 2: it must yield that often"
+        with pytest.raises(InputError, match=said):
             finish(looping(self.promise(2, 1)))
 
     def test_too_many_updates(self, looping):
-        with pytest.raises(RuntimeError, match="natural yields more than the 1 updates it declares"):
+        with pytest.raises(
+            InputError, match="method 'natural' yields losses more often for a batch than its updates, 1"
+        ):
             finish(looping(self.promise(1, 2)))
+
+
+class TestOtherPeoplesMethods:
+    """What a method yields is looked at before it is descended."""
+
+    def method(self, work):
+        class Odd(Natural):
+            losses = work
+
+        return Odd()
+
+    @pytest.mark.parametrize(
+        ("yields", "said"),
+        [
+            ({}, "yielded an empty dictionary; it must yield a dictionary of named terms"),
+            (None, "yielded losses not at all for a batch, and its updates are 1"),
+            (torch.zeros(()), "yielded an object of type Tensor; it must yield a dictionary"),
+            ({1: torch.zeros(())}, "yielded an object of type dict; it must yield a dictionary of named terms"),
+            ({"a": torch.zeros(3)}, r"its term 'a' is a tensor of shape \[3\]; a term is a scalar tensor"),
+            ({"a": 0.5}, "its term 'a' is an object of type float; a term is a scalar tensor"),
+            ({"a": torch.zeros(()), "b": torch.ones(())}, r"no gradient leads from its terms \(a, b\)"),
+        ],
+    )
+    def test_what_is_no_term(self, looping, yields, said):
+        def losses(self, step):
+            yield yields
+
+        with pytest.raises(InputError, match=rf"^method 'natural'.*{said}"):
+            finish(looping(self.method(losses)))
+
+    def test_nothing_is_yielded(self, looping):
+        def losses(self, step):
+            if not len(step.y):
+                yield {}
+
+        with pytest.raises(
+            InputError, match=r"^method 'natural' yielded losses not at all for a batch, and its updates"
+        ):
+            finish(looping(self.method(losses)))
+
+    def test_it_returns_where_it_should_yield(self, looping):
+        with pytest.raises(
+            InputError, match=r"^method 'natural': losses returns an object of type dict; it must yield"
+        ):
+            finish(looping(self.method(lambda self, step: {"label": step.student(step.x).mean()})))
+
+    def test_a_term_that_is_no_number_is_named(self, looping):
+        def losses(self, step):
+            yield {"fine": step.student(step.x).mean(), "odd": step.student(step.x).mean() * float("nan")}
+
+        with pytest.raises(InputError, match=r"^term 'odd' is not finite in batch 0 of epoch 0; training stopped"):
+            finish(looping(self.method(losses)))
+
+    @pytest.mark.parametrize("memory", [None, {"a": 1}, [torch.zeros(1)]])
+    def test_its_memory_is_a_dictionary_of_tensors(self, looping, memory):
+        class Odd(Natural):
+            def initial_state(self, like):
+                return memory
+
+        with pytest.raises(InputError, match="method 'natural': its initial_state must be a dictionary of tensors"):
+            looping(Odd())
 
 
 class TestFrozenBatchNorm:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from overproof.data.draws import drawn, seed_at
+from overproof.errors import InputError
 from overproof.methods.method import Method, Step
 from overproof.models.classifier import Classifier
 from overproof.processes import Part, Processes
@@ -83,9 +84,12 @@ def test_clipping_comes_between_the_gradient_and_the_update():
     assert clipped == [(0.25, 4.0, 2.0)] and weight.item() == 2.0
 
 
-@pytest.mark.parametrize(("yielded", "sentence"), [(1, "yielded 1 of the 2 updates"), (3, "yields more than the 2")])
+@pytest.mark.parametrize(
+    ("yielded", "sentence"),
+    [(1, "yielded losses once for a batch"), (3, "more often for a batch than its updates, 2, say")],
+)
 def test_a_method_that_does_not_yield_what_it_declares(yielded, sentence):
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         list(taken(Squares(yielded=yielded), student())[1])
 
 

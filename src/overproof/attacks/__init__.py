@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from overproof.attacks.goal import Goal
     from overproof.attacks.hopskipjump import HopSkipJump
     from overproof.attacks.pgd import PGD
-    from overproof.attacks.radius import Radius
+    from overproof.attacks.radius import Length, NormField, OptionalLength, Radius
     from overproof.attacks.square import Square
     from overproof.evaluation.autoattack import AutoAttack, AutoAttackResult
 
@@ -30,6 +30,9 @@ _HOMES = {
     "FAB": "overproof.attacks.fab",
     "Goal": "overproof.attacks.goal",
     "HopSkipJump": "overproof.attacks.hopskipjump",
+    "Length": "overproof.attacks.radius",
+    "NormField": "overproof.attacks.radius",
+    "OptionalLength": "overproof.attacks.radius",
     "PGD": "overproof.attacks.pgd",
     "Radius": "overproof.attacks.radius",
     "Square": "overproof.attacks.square",
@@ -45,6 +48,9 @@ __all__ = [
     "BaseAttack",
     "Goal",
     "HopSkipJump",
+    "Length",
+    "NormField",
+    "OptionalLength",
     "Radius",
     "Square",
     "Threat",

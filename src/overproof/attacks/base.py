@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from overproof.attacks.goal import Goal, Logits, Loss
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
+from overproof.attacks.radius import Length, Norm, NormField, Radius
 from overproof.errors import InputError, nearest
 
 Objective = Callable[[Tensor], Tensor]
@@ -17,11 +19,16 @@ _LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin", "dlr")
 
 
 class BaseAttack(ABC):
-    """A frozen dataclass of an attack's options that is called on a network and images.
+    """A frozen dataclass of an attack's options that is called on a network and images; it has a kind, norm and eps.
 
     ``attack(model, x, y)`` looks for misclassified images near ``x``; ``attack(model, x, objective=...)`` climbs a
     score of one's own. Draws come from torch's global generator: ``torch.manual_seed`` before the call repeats it.
     """
+
+    kind: str
+    if TYPE_CHECKING:  # each attack has these fields, with defaults of its own
+        norm: NormField
+        eps: Length
 
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
     """The losses it can climb; the first is used where none is given."""
@@ -80,6 +87,13 @@ class BaseAttack(ABC):
     @abstractmethod
     def search(self, model: nn.Module, x: Tensor, objective: Any) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
+
+    def under(self, norm: Norm, eps: Radius) -> Self:
+        """Return the attack in another ball; itself in its own."""
+        return self if (self.norm, self.eps) == (norm, eps) else self._moved(norm=norm, eps=eps)
+
+    def _moved(self, **options: Any) -> Self:
+        return cast(Self, replace(cast(Any, self), **options))
 
     @property
     def _kind(self) -> str:

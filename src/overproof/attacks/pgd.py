@@ -12,7 +12,7 @@ from overproof.attacks.ball import ball, per_example
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.base import Objective as Objective
 from overproof.attacks.goal import Goal, Loss
-from overproof.attacks.radius import Length, NormField, OptionalLength, Radius, check_eps
+from overproof.attacks.radius import Length, Norm, NormField, OptionalLength, Radius, check_eps
 from overproof.data.draws import drawn
 from overproof.errors import InputError
 from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
@@ -80,6 +80,11 @@ class PGD(BaseAttack):
                 other, other_score = self._climb(x, objective)
                 found, score = _better(other, other_score, found, score)
         return found
+
+    @override
+    def under(self, norm: Norm, eps: Radius) -> "PGD":
+        """Return the search in another ball, without its step length, which was made for this one."""
+        return self if (self.norm, self.eps) == (norm, eps) else replace(self, norm=norm, eps=eps, step=None)
 
     def at(self, progress: float) -> "PGD":
         """Return the search as it is at a point of a training run, from 0 to 1; itself once its ramps are over."""

@@ -1,6 +1,6 @@
 """What the Tab key offers; it answers while the user waits, so nothing here imports torch."""
 
-ROOMS = ("methods", "attacks", "models", "datasets", "recipes")
+ROOMS = ("methods", "attacks", "models", "datasets", "augmentations", "recipes")
 SUITES = ("standard", "quick", "shipped", "mtard", "rrm", "rrm-l2")
 FORMATS = ("onnx", "int8", "torch", "vnnlib", "hub")
 

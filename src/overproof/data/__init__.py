@@ -6,6 +6,7 @@ from overproof.lazy import lazily
 
 if TYPE_CHECKING:
     from overproof.data.augment import Augment
+    from overproof.data.draws import drawn
     from overproof.data.images import Batch, ImageSet, stratified_subset
     from overproof.data.loader import Loader
     from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
@@ -23,6 +24,7 @@ _HOMES = {
     "Npz": "overproof.data.sources",
     "Parquet": "overproof.data.sources",
     "Source": "overproof.data.sources",
+    "drawn": "overproof.data.draws",
     "stratified_subset": "overproof.data.images",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "Npz",
     "Parquet",
     "Source",
+    "drawn",
     "stratified_subset",
 ]
 

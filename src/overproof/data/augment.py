@@ -28,6 +28,9 @@ class Augment:
     flip, colours, trivial, cutout. ``mixup`` and ``cutmix`` mix images with others of the batch (see ``mixing``): the
     values are the a of Beta(a, a), and methods that read labels as classes refuse them.
 
+    A class derived from it adds steps of its own, with a ``kind``: it draws further columns in ``draw``, uses them in
+    ``apply``, and says in ``varies`` that it draws.
+
     ``bank`` bounds how many draws an image has: epoch e shows draw ``e mod bank``, so that a teacher's answers can be
     kept (``training.teacher_cache``; FKD, Shen and Xing 2022); 0 draws anew in every epoch.
     """
@@ -79,10 +82,14 @@ class Augment:
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
 
     @property
+    def varies(self) -> bool:
+        """Whether anything is drawn: two draws of an image may differ."""
+        return bool(self.crop or self.flip or self.cutout or self.resizes or self.colours or self.trivial)
+
+    @property
     def draws(self) -> int:
         """How many draws an image has in the whole run: 1 where nothing is drawn, 0 where there is no bound."""
-        drawn = self.crop or self.flip or self.cutout or self.resizes or self.colours or self.trivial
-        return self.bank if drawn else 1
+        return self.bank if self.varies else 1
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return images like ``images`` ``[N, C, H, W]``, of the same type, each augmented by its own draw."""

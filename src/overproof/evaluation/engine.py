@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.ball import ball
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.goal import Cost, Goal, Logits, ranked_target
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.evaluation.marks import Marks
-from overproof.evaluation.trial import Search, Suite, Trial
+from overproof.evaluation.trial import Suite, Trial
 from overproof.functional import margin
 from overproof.memory import within_memory
 
@@ -115,7 +116,7 @@ class _Pass(NamedTuple):
     """One search over the rows of a block: trial, search, rank of the target class (0: none), column, rows, seed."""
 
     trial: Trial
-    search: Search
+    search: BaseAttack
     rank: int
     column: int
     rows: Tensor

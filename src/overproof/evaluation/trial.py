@@ -2,18 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import ClassVar
+from functools import partial, wraps
+from typing import Any
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.fab import FAB
 from overproof.attacks.goal import Loss
 from overproof.attacks.hopskipjump import HopSkipJump
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
+from overproof.errors import InputError
+from overproof.models.imports import raised, thing
+from overproof.registry import Registry, a_class_of
+from overproof.trust import Code
 
-Search = PGD | APGD | FAB | Square | HopSkipJump
+_OURS: dict[str, type[BaseAttack]] = {each.kind: each for each in (PGD, APGD, FAB, Square, HopSkipJump)}
+ATTACKS = Registry[type[BaseAttack]](
+    "overproof.attacks", "attack", lambda: _OURS, a_class_of(BaseAttack, "attack", has=("norm", "eps"))
+)
+"""Every attack by its ``kind``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +34,10 @@ class Trial:
     """
 
     name: str
-    attack: Search = field(default_factory=lambda: PGD(steps=20))
+    attack: BaseAttack = field(default_factory=lambda: PGD(steps=20))
     loss: Loss = "cross_entropy"
     targets: int = 0
     surrogate: bool = False
-
-    black_box: ClassVar[tuple[type, ...]] = (Square, HopSkipJump)
 
     def __post_init__(self) -> None:
         if isinstance(self.attack, PGD) and (self.attack.ramp or self.attack.steps_ramp or self.attack.mode != "eval"):
@@ -48,18 +55,14 @@ class Trial:
         """``white_box`` (gradients of the network itself), ``black_box`` (its outputs alone) or ``transfer``."""
         if self.surrogate:
             return "transfer"
-        return "black_box" if isinstance(self.attack, self.black_box) else "white_box"
+        return "black_box" if not self.attack.gradients else "white_box"
 
     def under(self, threat: Threat) -> "Trial":
         """Return the trial in this threat model; a step length made for another radius is dropped with it."""
-        attack = self.attack
-        if (attack.norm, attack.eps) == (threat.norm, threat.eps):
-            return self
-        if isinstance(attack, PGD):
-            attack = replace(attack, step=None)
-        return replace(self, attack=replace(attack, norm=threat.norm, eps=threat.eps))
+        attack = self.attack.under(threat.norm, threat.eps)
+        return self if attack is self.attack else replace(self, attack=attack)
 
-    def passes(self, classes: int) -> Iterator[tuple[Search, int]]:
+    def passes(self, classes: int) -> Iterator[tuple[BaseAttack, int]]:
         """Yield a search and the rank of its target class (0: none) for each pass over the examples still standing."""
         ranks = range(1, min(self.targets, classes - 1) + 1) if self.targets else (0,)
         once, restarts = self.attack, 1
@@ -173,7 +176,7 @@ def shipped(threat: Threat) -> Suite:
     ).under(threat)
 
 
-SUITES: dict[str, Callable[[Threat], Suite]] = {
+_SUITES: dict[str, Callable[[Threat], Suite]] = {
     "standard": standard,
     "quick": quick,
     "shipped": shipped,
@@ -181,6 +184,34 @@ SUITES: dict[str, Callable[[Threat], Suite]] = {
     "rrm": rrm,
     "rrm-l2": rrm,
 }
+
+
+def _check_suite(found: Any) -> None:
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"this is {thing(found)}; a suite is a function from a Threat to a Suite")
+
+
+class _Suites(Registry[Callable[[Threat], Suite]]):
+    def _named(self, word: str, where: str, code: Code) -> Callable[[Threat], Suite]:
+        found = super()._named(word, where, code)
+
+        @wraps(found)
+        def checked(threat: Threat) -> Suite:
+            try:
+                suite = found(threat)
+            except InputError:
+                raise
+            except Exception as problem:
+                raise InputError(f"{where}: {word} raised {raised(problem)}") from problem
+            if not isinstance(suite, Suite) or not suite.attacks:
+                what = thing(suite) if not isinstance(suite, Suite) else "a suite without attacks"
+                raise InputError(f"{where}: {word} returned {what}; return a Suite with one attack or more")
+            return suite.under(threat)
+
+        return checked
+
+
+SUITES: Registry[Callable[[Threat], Suite]] = _Suites("overproof.suites", "suite", lambda: _SUITES, _check_suite)
 """Suites by name, each a function of the threat model."""
 
 _MI_FGSM = PGD(steps=10, momentum=1.0, start="none")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from overproof.models.dm_wide import DMWideResNet
     from overproof.models.mlp import MLP
     from overproof.models.mobilenetv2 import MobileNetV2
+    from overproof.models.mode import in_mode, no_gradient
     from overproof.models.onnx_file import OnnxFile
     from overproof.models.preact import PreActResNet
     from overproof.models.resnet import ResNet
@@ -36,8 +37,10 @@ _HOMES = {
     "WideResNet": "overproof.models.wide",
     "build": "overproof.models.weights",
     "freeze": "overproof.models.weights",
+    "in_mode": "overproof.models.mode",
     "load_model": "overproof.models.weights",
     "multiply_adds": "overproof.models.cost",
+    "no_gradient": "overproof.models.mode",
     "parameter_count": "overproof.models.classifier",
     "save_model": "overproof.models.weights",
 }
@@ -58,8 +61,10 @@ __all__ = [
     "WideResNet",
     "build",
     "freeze",
+    "in_mode",
     "load_model",
     "multiply_adds",
+    "no_gradient",
     "parameter_count",
     "save_model",
 ]

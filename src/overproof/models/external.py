@@ -107,7 +107,10 @@ class External(Architecture):
             raise InputError(
                 f"{self.factory}: this is {thing(factory)}; a student needs a factory that makes a new one"
             )
-        return self._called(factory, self._accepted(factory, signature))
+        given = self._accepted(factory, signature)
+        if isinstance(factory, type) and issubclass(factory, Architecture):
+            return self._called(lambda **options: factory(**options).build(signature), given)
+        return self._called(factory, given)
 
     def _of_timm(self, name: str, signature: Signature) -> nn.Module:
         timm = package("timm", extra="zoo", where=self.factory)

@@ -233,12 +233,13 @@ class Loop:
     def _look(self) -> dict[str, float]:
         """Return the mean of every term over the epoch so far; raise ``NotFiniteError`` where one is not finite."""
         tallies = {name: tally.over(self.processes) for name, tally in self._tallies.items()}
-        for name, tally in tallies.items():
-            if int(tally.first_bad) != _NEVER:
-                raise NotFiniteError(
-                    f"term {name!r} is not finite in batch {int(tally.first_bad)} of epoch {self.epoch}; training "
-                    "stopped, and the last good checkpoint is kept (a smaller learning rate or training.clip may help)"
-                )
+        # One that is not finite spoils the weights, and with them all terms of the batches after it.
+        batch, name = min(((int(tally.first_bad), name) for name, tally in tallies.items()), default=(_NEVER, ""))
+        if batch != _NEVER:
+            raise NotFiniteError(
+                f"term {name!r} is not finite in batch {batch} of epoch {self.epoch}; training stopped, and the last "
+                "good checkpoint is kept (a smaller learning rate or training.clip may help)"
+            )
         norms = torch.stack(torch._foreach_norm([value.detach() for value in self._learning]))
         if not bool(norms.isfinite().all()):
             raise NotFiniteError(
@@ -280,7 +281,9 @@ def _memory(method: Method, loader: Loader) -> tuple[dict[str, Tensor], frozense
 
     These are known by their shape, which follows the batch's; every process holds its own rows of them.
     """
-    memory = method.initial_state(loader.like)
+    memory: object = method.initial_state(loader.like)
+    if not isinstance(memory, dict) or not all(isinstance(value, Tensor) for value in memory.values()):
+        raise InputError(f"method {method.kind!r}: its initial_state must be a dictionary of tensors, got {memory!r}")
     if loader.processes.count == 1:
         return memory, frozenset()
     whole = method.initial_state(replace(loader, processes=ALONE).like)

@@ -19,14 +19,15 @@ _SIGNATURE = Signature(channels=1, height=4, width=4, classes=3)
 def takes_soft_labels(method: Method) -> bool:
     """Return whether a method, given labels ``[N, K]`` that are all one class's, has the losses of those classes.
 
-    One that reads labels as numbers of classes raises, or has other losses. Leaves torch's random state as it was.
+    One that reads labels as numbers of classes raises, or has other losses; of one that cannot be tried on a toy nobody
+    knows. Leaves torch's random state as it was.
     """
     hard = torch.arange(3)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        found = _losses(method, hard)
         try:
+            found = _losses(method, hard)
             soft = _losses(method, F.one_hot(hard, 3).float())
-        except (RuntimeError, IndexError, TypeError, ValueError):
+        except Exception:  # other people's methods fail in any way
             return False
     # Summed in another order: a few roundings of float32 and what a few steps of a search make of them.
     return all(torch.allclose(soft[name], value, rtol=1e-3, atol=1e-5) for name, value in found.items())

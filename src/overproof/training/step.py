@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from overproof.data.draws import drawing, seed_at
+from overproof.errors import AgreedError
 from overproof.methods.method import Method, Step, Terms
 from overproof.training.optimisation import Training
 
@@ -62,14 +63,20 @@ class Updates:
         """Take all of a method's updates on one batch; yield the terms of each after it was taken.
 
         Seeds torch's global generator first, because each draw is a function of (seed, epoch, batch). Raises
-        ``RuntimeError`` for a method that yields more or fewer losses than the updates it declares.
+        ``InputError`` for a method that yields more or fewer losses than the updates it declares, or no terms.
         """
         torch.manual_seed(seed_at(seed, "step", place.epoch, place.batch))
         losses, updates = method.losses(step), method.updates
+        if not isinstance(losses, Iterator):
+            raise AgreedError(f"method {method.kind!r}: losses returns {_thing(losses)}; it must yield its terms")
         for update in range(updates):
             terms = self._next(losses, step)
             if terms is None:
-                raise RuntimeError(f"{method.kind} yielded {update} of the {updates} updates it declares")
+                raise AgreedError(
+                    f"method {method.kind!r} yielded losses {_times(update)} for a batch, and its updates are "
+                    f"{updates}: it must yield that often"
+                )
+            check_terms(terms, method)
             if self.training is not None:
                 set_learning_rate(self.optimiser, self.training.learning_rate(place.at(update / updates)))
             self.optimiser.zero_grad(set_to_none=True)
@@ -79,12 +86,41 @@ class Updates:
             self.optimiser.step()
             yield terms
         if self._next(losses, step, last=True) is not None:
-            raise RuntimeError(f"{method.kind} yields more than the {updates} updates it declares")
+            raise AgreedError(
+                f"method {method.kind!r} yields losses more often for a batch than its updates, {updates}, say; "
+                "yield one dictionary with all terms, or override updates"
+            )
 
     def _next(self, losses: Iterator[Terms], step: Step, *, last: bool = False) -> Terms | None:
         with self.precision(), drawing(step.part):
             # A wrapper would wait for the backward pass of what a method does after its last losses.
             return next(losses, None) if last else self.ask(losses)
+
+
+def check_terms(terms: object, method: Method) -> None:
+    """Raise ``InputError`` unless a method yielded named scalars with a gradient, one at least."""
+    where = f"method {method.kind!r}"
+    if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
+        what = "an empty dictionary" if terms == {} else _thing(terms)
+        raise AgreedError(
+            f"{where} yielded {what}; it must yield a dictionary of named terms, such as {{'label': loss}}"
+        )
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape != ():
+            what = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else _thing(term)
+            raise AgreedError(f"{where}: its term {name!r} is {what}; a term is a scalar tensor, as mean() makes it")
+    if not any(term.requires_grad for term in terms.values()):
+        raise AgreedError(
+            f"{where}: no gradient leads from its terms ({', '.join(terms)}) to the weights of the student"
+        )
+
+
+def _times(count: int) -> str:
+    return {0: "not at all", 1: "once"}.get(count, f"{count} times")
+
+
+def _thing(found: object) -> str:
+    return "None" if found is None else f"an object of type {type(found).__name__}"
 
 
 def total(terms: Terms, share: float = 1.0) -> Tensor:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from overproof.data.images import Labelled
 from overproof.errors import InputError
+from overproof.plain_yaml import parse_yaml
 from overproof.processes import Processes
-from overproof.recipe import Recipe, differences, dump, parse
+from overproof.recipe import Recipe, differences, dump
 
 
 def check_same_recipe(recipe: Recipe, processes: Processes) -> None:
@@ -13,7 +14,7 @@ def check_same_recipe(recipe: Recipe, processes: Processes) -> None:
     text = processes.from_leader(lambda: dump(recipe))
 
     def check() -> None:
-        if changed := differences(parse(text), recipe):
+        if changed := differences(parse_yaml(text, where="recipe"), recipe):
             raise InputError(f"its recipe is not the first process's ({'; '.join(changed)}); start all with the same")
 
     processes.together(check)

@@ -28,7 +28,7 @@ from overproof.evaluation.probes import probe
 from overproof.evaluation.reliability import Reliability, Sign, from_attacks
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
-from overproof.evaluation.trial import Suite, Trial
+from overproof.evaluation.trial import Suite
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
 from overproof.locking import exclusive
@@ -245,7 +245,7 @@ def _admitted(
     for trial in suite.attacks:
         if trial.family == "transfer" and surrogate is None:
             raise InputError(f"attack {trial.name!r} searches on a teacher; name one with --teacher")
-        if trial.family == "transfer" and not isinstance(trial.attack, Trial.black_box):
+        if trial.family == "transfer" and trial.attack.gradients:
             assert surrogate is not None
             need_gradients(trial.name, surrogate, shown.x, where="the network that it searches on")
         if trial.family == "white_box":

@@ -18,9 +18,8 @@ from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.foreign import foreign, is_foreign, is_onnx
 from overproof.models.onnx_file import OnnxFile
-from overproof.plain_yaml import read_yaml
 from overproof.reading import field, parsing, read_fraction
-from overproof.recipe import build, data_source
+from overproof.recipe import build, data_source, read_suite
 from overproof.run import Run, find_run
 from overproof.verbs.networks import BY_POSITION, check_classes, digest_of
 from overproof.wording import folder_name
@@ -230,7 +229,7 @@ def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, de
     if len(words) == 1 and words[0] in SUITES:
         return SUITES[words[0]](threat)
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        return _read_suite(Path(words[0]), threat)
+        return read_suite(Path(words[0]), threat)
     known = {trial.name: trial for suite in SUITES.values() for trial in suite(threat).attacks}
     known |= {trial.name: trial for trial in (*ALONE, *trials)}
     for word in words:
@@ -247,14 +246,6 @@ def _is_zero(eps: str | float) -> bool:
         return read_fraction(str(eps).replace(" ", "")) == 0
     except (ValueError, ZeroDivisionError):  # Radius says what is wrong with it
         return False
-
-
-def _read_suite(file: Path, threat: Threat) -> Suite:
-    suite = build(Suite, read_yaml(file), where=str(file), threat=threat)
-    assert isinstance(suite, Suite)
-    if not suite.attacks:
-        raise InputError(f"{file}: a suite needs at least one attack")
-    return suite.under(threat)
 
 
 def _source(data: Source | str | None, before: Source | None) -> Source:

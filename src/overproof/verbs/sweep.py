@@ -94,7 +94,7 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
         check_path_name(name)
     except ValueError as problem:
         raise InputError(f"{file}.name: {problem}") from problem
-    axes, tree = _axes(file, text["axes"]), read_yaml(base)
+    axes, tree, places = _axes(file, text["axes"]), read_yaml(base), (base.parent, file.parent)
     if (count := prod(map(len, axes.values()))) > _MOST_CELLS:
         raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its axes")
     cells = []
@@ -104,7 +104,7 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
         called = _called(chosen)
         edits.append(f"name={json.dumps(f'{name}/{called}')}")
         try:
-            recipe = of_tree(tree, sets, edits=edits, where=str(base), folder=base.parent, trust_code=trust_code)
+            recipe = of_tree(tree, sets, edits=edits, where=str(base), folder=places, trust_code=trust_code)
         except InputError as problem:
             raise InputError(f"{file}: cell {called}: {problem}") from problem
         cells.append(Cell(name=called, recipe=recipe))

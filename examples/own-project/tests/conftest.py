@@ -1,0 +1,3 @@
+import pytest
+
+pytest.register_assert_rewrite("overproof.testing")  # a contract test that fails shows its values
