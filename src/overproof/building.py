@@ -4,9 +4,12 @@ Text becomes values here and nowhere else: pydantic reads the leaves, and what a
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cache
+from os.path import relpath
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -145,6 +148,23 @@ def _classes(value: Any) -> Iterable[tuple[str, type]]:
     if isinstance(value, tuple):
         for part in value:
             yield from _classes(part)
+
+
+def code_folders(value: Any, folder: Path) -> list[str]:
+    """Return the folders of the modules of other people's classes in a value, seen from ``folder``.
+
+    They are what has to be looked through to read the value again; those of installed packages are not.
+    """
+    found = set()
+    for _, cls in _classes(value):
+        module = sys.modules.get(cls.__module__)
+        file = Path(str(getattr(module, "__file__", None) or ""))
+        if module is None or not file.is_absolute() or cls.__module__.partition(".")[0] == "overproof":
+            continue
+        root = file.resolve().parents[cls.__module__.count(".") + (file.name == "__init__.py")]
+        if not {"site-packages", "dist-packages"} & set(root.parts):
+            found.add(relpath(root, folder.resolve()))
+    return sorted(found)
 
 
 def _build(hint: Any, text: Plain, where: str, context: _Context) -> Any:

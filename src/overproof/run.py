@@ -39,7 +39,14 @@ class Run:
         file = self.folder / "recipe.yaml"
         if not is_file(file):
             raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
-        return read_values(file, imports=self.own)
+        return read_values(file, imports=self.own, folders=self._code_folders())
+
+    def _code_folders(self) -> tuple[Path, ...]:
+        """Return where the user's own data and attacks were when the run was trained."""
+        said = read_json(file) if self.own and is_file(file := self.folder / "model.json") else {}
+        found = said.get("code_folders", []) if isinstance(said, dict) else []
+        named = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+        return tuple((self.folder / one).resolve() for one in named)
 
     def model(self, name: str = "model", *, trust_code: bool = False) -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description.

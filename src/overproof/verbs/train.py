@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from overproof.allocation import keep_freed_memory
+from overproof.building import code_folders
 from overproof.data.images import ImageSet
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -301,7 +302,7 @@ def _trained(
                         )
                     names = ["model"] if latest.better_than(best) else []
                     for name in ([*names, "last"] if last else names) if processes.leads else ():
-                        facts = {**_facts(recipe, stage), **_chosen(latest)}
+                        facts = {**_facts(recipe, stage, run), **_chosen(latest)}
                         save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
                     best = latest if names else best
                 if processes.leads:
@@ -482,7 +483,7 @@ def _passed(since: float, seconds: float) -> bool:
     return time.monotonic() - since > seconds
 
 
-def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+def _facts(recipe: Recipe, stage: Stage, run: Run) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "recipe_digest": recipe.digest,
@@ -492,6 +493,7 @@ def _facts(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "data": {"notes": list(stage.notes)},
         **({"init": dict(stage.init)} if stage.init else {}),
         **({"extended_from": list(stage.lengths)} if stage.lengths else {}),
+        **({"code_folders": found} if (found := code_folders(recipe, run.folder)) else {}),
         "versions": versions(),
     }
 
