@@ -13,6 +13,7 @@ from overproof.models.adapted import Adapted
 from overproof.models.catalogue import FAMILIES
 from overproof.models.convnet import ConvNet
 from overproof.models.dm_wide import DMWideResNet
+from overproof.models.external import External
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
 from overproof.models.preact import PreActResNet
@@ -300,3 +301,49 @@ def test_tied_weights_and_parts_under_two_names_are_saved_and_have_a_digest(tmp_
     assert len({value.data_ptr() for value in whole.values()}) == len(whole)
     assert torch.equal(whole["a.weight"], whole["b.weight"])
     assert save(whole)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor:UserWarning")
+def test_state_that_is_no_tensor_is_left_out_and_packed_and_quantised_weights_count():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def get_extra_state(self):
+            return {"note": 1}
+
+        def set_extra_state(self, state):
+            del state
+
+    assert unshared(Odd().state_dict()).keys() == {"a.weight", "a.bias"}
+    torch.manual_seed(0)
+    packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 4)), {nn.Linear}, dtype=torch.qint8)
+    found = unshared(packed.state_dict())
+    weights = [value for value in found.values() if value.shape == (4, 3)]
+    assert len(weights) == 1 and weights[0].dtype == torch.int8 and save(found)
+    rows = torch.quantize_per_channel(
+        torch.randn(2, 3), torch.tensor([0.25, 0.5]), torch.tensor([0, 1]), 0, torch.qint8
+    )
+    tensor = torch.quantize_per_tensor(torch.randn(2, 3), 0.25, 3, torch.qint8)
+    found = unshared({"rows": rows, "all": tensor})
+    assert torch.equal(found["rows"], rows.int_repr())
+    assert found["rows.scale"].tolist() == [0.25, 0.5] and found["rows.zero_point"].tolist() == [0, 1]
+    assert (found["all.scale"].item(), found["all.zero_point"].item()) == (0.25, 3)
+
+
+def test_a_student_whose_state_is_no_tensor_is_refused_before_it_trains(monkeypatch, tmp_path):
+    (tmp_path / "odd_student.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))\n"
+        "    def get_extra_state(self):\n"
+        "        return {'note': 1}\n"
+        "    def set_extra_state(self, state):\n"
+        "        pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    signature = Signature(channels=1, height=8, width=8, classes=10)
+    with pytest.raises(InputError, match="_extra_state is an object of type dict; what a run keeps of a network are"):
+        build(External(factory="odd_student:Net"), signature)

@@ -10,12 +10,11 @@ from overproof.attacks.goal import Logits
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
+from overproof.models.asking import check_weights, try_batches
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
 from overproof.signature import Signature
-
-_TRIED = 2  # images that tell how many classes a network has
 
 
 def device_of(model: object, x: Tensor) -> torch.device:
@@ -61,10 +60,13 @@ def given_classifier(model: Logits, x: Tensor) -> Classifier:
             raise InputError(f"the model is for {of}, the images are {channels}x{height}x{width}")
         return model
     device = device_of(model, x)
-    like = (x[:_TRIED].float().div(255) if x.dtype == torch.uint8 else x[:_TRIED].detach()).to(device)
+    like = (x[:1].float().div(255) if x.dtype == torch.uint8 else x[:1].detach()).to(device)
+    name = type(model).__name__
+    if isinstance(model, nn.Module):
+        check_weights(model, where=name)
     network = AskedNetwork(model, like, gradients=False)
-    with in_mode(network, training=False), torch.no_grad():
-        classes = network(like.float().clamp(0, 1)).shape[1]
+    with in_mode(network, training=False):
+        classes = try_batches(network, like[0].float().clamp(0, 1), where=name).shape[1]
     return Classifier(network, signature_of(x, classes))
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -95,7 +95,12 @@ def _made(architecture: Architecture, signature: Signature, **normalisation: tup
     try:
         external = external_of(architecture)
         representation = "" if external is None else external.features
-        return Classifier(architecture.build(signature), signature, representation=representation, **normalisation)
+        model = Classifier(architecture.build(signature), signature, representation=representation, **normalisation)
+        for name, value in model.state_dict().items() if external else ():
+            if not isinstance(value, Tensor) or value.is_quantized:
+                what = "quantised numbers" if isinstance(value, Tensor) else f"an object of type {type(value).__name__}"
+                raise InputError(f"{architecture.kind}: {name} is {what}; what a run keeps of a network are tensors")
+        return model
     except InputError:
         raise
     except ValueError as problem:
@@ -140,19 +145,34 @@ def save_model(
     return digest
 
 
-def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unshared(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return tensors as safetensors takes them: on the CPU, whole, and each with memory of its own.
 
-    Tied weights, and a part of a network under two names, share theirs.
+    Tied weights, and a part of a network under two names, share theirs. Quantised tensors are their integers with scale
+    and zero point, and a tuple (packed weights) its tensors; what else a network calls its state is left out.
     """
     seen: set[int] = set()
     found = {}
-    for name, value in weights.items():
+    for name, value in _tensors(weights):
         own = value.detach().cpu().contiguous()
         place = own.untyped_storage().data_ptr()
         found[name] = own.clone() if place in seen else own
         seen.add(place)
     return found
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in state.items():
+        if isinstance(value, tuple | list):
+            yield from _tensors({f"{name}.{number}": each for number, each in enumerate(value)})
+        elif isinstance(value, Tensor) and value.is_quantized:
+            yield name, value.int_repr()
+            by_channel = value.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric)
+            scale = value.q_per_channel_scales() if by_channel else torch.tensor(value.q_scale(), dtype=torch.float64)
+            zero = value.q_per_channel_zero_points() if by_channel else torch.tensor(value.q_zero_point())
+            yield from ((f"{name}.scale", scale), (f"{name}.zero_point", zero))
+        elif isinstance(value, Tensor):
+            yield name, value
 
 
 def load_model(
