@@ -72,11 +72,14 @@ class Code:
 
 
 def module_word(word: str) -> tuple[str, str] | None:
-    """Return module and attribute of ``package.module:factory``, ``#...`` behind it or not; None for other words."""
+    """Return module and attribute of ``package.module:factory``; None for other words.
+
+    A pin (``#...``) and options (``?key=value``) behind it are left out.
+    """
     module, colon, attribute = word.partition("#")[0].partition(":")
     if not colon or module in ZOOS or "/" in module or "\\" in module:
         return None
-    return module, attribute
+    return module, attribute.partition("?")[0]
 
 
 def check_named_code(word: str, *, folders: Sequence[Path], where: str, trust_code: bool = False) -> None:

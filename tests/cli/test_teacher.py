@@ -58,7 +58,7 @@ def test_bad_input_is_one_sentence_and_status_2(refused, file, tmp_path):
     assert told == "--size 32: write channels, height and width, such as 3x32x32"
     assert "--model: there is no network named" in refused("teacher", "import", file, "--model", "resnet19")
     assert "it is no mlp: " in refused("teacher", "import", file, "--model", MODEL)  # 3x32x32 is not 1x8x8
-    assert refused("teacher", "check", tmp_path / "nowhere").endswith("not a run folder (it has no recipe.yaml)")
+    assert refused("teacher", "check", tmp_path / "nowhere").endswith("no such run folder")
 
 
 def test_the_words_are_explained(run_cli):

@@ -136,7 +136,7 @@ class TestBuild:
             (External(factory="own_nets:Nett"), "own_nets:Nett: own_nets has no 'Nett'"),
             (
                 External(factory="own_net:Net"),
-                "own_net:Net: no module 'own_net' in this folder or installed (did you mean",
+                "code, or installed (did you mean 'own_nets'?)",
             ),
             (External(factory="own_nets:needs"), "it needs arguments (depth); write them as keys of student"),
             (External(factory="own_nets:Net", options={"widht": 3}), "it takes no 'widht' (did you mean 'width'?)"),

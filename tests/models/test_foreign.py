@@ -12,7 +12,7 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
-from overproof.models.foreign import foreign, is_foreign
+from overproof.models.foreign import foreign
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=8, width=8, classes=4)
@@ -131,28 +131,6 @@ def refuses(name, sentence, signature=SIGNATURE, *, whole=True):
     assert "\n" not in str(caught.value)
 
 
-# --- which words ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["a:b", "a.b:c", "timm:resnet18.a1_in1k", "robustbench:cifar10/Linf/X", "timm:hf-hub:a/b", "hugging:x", "hub:make"],
-)
-def test_a_word_with_a_colon_is_foreign(word):
-    assert is_foreign(word)
-
-
-@pytest.mark.parametrize("word", ["runs/a", "a", ".", "/runs/12:30", "runs/12:30", "", "./a:b", "hub:org/name"])
-def test_a_path_is_not(word):
-    assert not is_foreign(word)
-
-
-def test_a_folder_that_is_there_is_a_run_whatever_its_name(here):
-    assert is_foreign("run:1")
-    (here / "run:1").mkdir()
-    assert not is_foreign("run:1")
-
-
 # --- a module of the user's own ---------------------------------------------------------------------------------------
 
 
@@ -211,12 +189,12 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("netz:build", "no module 'netz' in this folder or installed (did you mean 'nets'?)"),
-        ("tim:resnet", "no module 'tim' in this folder or installed (did you mean 'timm'?)"),
-        ("qqqqqqqq:build", "no module 'qqqqqqqq' in this folder or installed"),
-        ("qqqqqqqq.part:build", "no module 'qqqqqqqq' in this folder or installed"),
-        ("package.model:x", "no module 'package.model' in this folder or installed (did you mean 'package.models'?)"),
-        ("nets.part:build", "no module 'nets.part' in this folder or installed"),
+        ("netz:build", "no module 'netz' in {here}, or installed (did you mean 'nets'?)"),
+        ("tim:resnet", "no module 'tim' in {here}, or installed (did you mean 'timm'?)"),
+        ("qqqqqqqq:build", "no module 'qqqqqqqq' in {here}, or installed"),
+        ("qqqqqqqq.part:build", "no module 'qqqqqqqq' in {here}, or installed"),
+        ("package.model:x", "no module 'package.model' in {here}, or installed (did you mean 'package.models'?)"),
+        ("nets.part:build", "no module 'nets.part' in {here}, or installed"),
         (
             "wanting:x",
             "importing wanting raised ModuleNotFoundError: No module named 'not_there_at_all'",
@@ -227,7 +205,7 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
         ("nets:number", "this is an object of type int, neither a factory nor an nn.Module"),
         (
             "nets:needy",
-            "it needs arguments (width, depth); name a factory that is called without any and returns the network",
+            "it needs arguments (width, depth); write them behind it, nets:needy?name=value&name=value",
         ),
         ("nets:silent", "the factory returned an object of type dict, not an nn.Module or a function of pixels"),
         ("nets:leaves", "the factory raised SystemExit: 3"),
@@ -250,7 +228,7 @@ def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_give
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(name, sentence, here):
     forms = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
-    refuses(name, f"{name}: {sentence.format(forms=forms)}")
+    refuses(name, f"{name}: {sentence.format(forms=forms, here=here)}")
 
 
 @pytest.mark.parametrize(

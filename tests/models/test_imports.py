@@ -1,9 +1,11 @@
+import re
 import sys
 
 import pytest
 
 from overproof.errors import InputError
-from overproof.models.imports import importable, imported, like, raised, thing
+from overproof.models.imports import arguments, importable, imported, like, raised, read_options, thing
+from overproof.signature import Signature
 
 
 @pytest.fixture
@@ -29,10 +31,15 @@ def refused(word):
 
 def test_what_lies_in_a_folder_is_found_and_the_search_path_given_back(code):
     before = list(sys.path)
-    assert refused("named_things:made").startswith("named_things:made: no module 'named_things' in this folder")
+    assert refused("named_things:made").startswith(
+        f"named_things:made: no module 'named_things' in {code.parent / 'here'}, or installed"
+    )
     with importable(code):
         assert imported("named_things:made").__name__ == "made"
     assert sys.path == before
+    with importable(code.parent):
+        places = f"{code.parent / 'here'} or in {code.parent}"
+        assert refused("nowhere_at_all:x") == f"nowhere_at_all:x: no module 'nowhere_at_all' in {places}, or installed"
 
 
 def test_the_search_path_is_given_back_after_an_error_too(code):
@@ -50,6 +57,68 @@ def test_every_way_to_fail_is_one_sentence(code):
     assert refused("a b:c") == "a b:c: write package.module:name"
     assert refused("module:") == "module:: write package.module:name"
     assert refused("overproof.nothing:x").startswith("overproof.nothing:x: no module 'overproof.nothing'")
+
+
+# --- what a factory is called with ------------------------------------------------------------------------------------
+
+
+def test_options_have_the_types_of_yaml():
+    found = read_options("depth=8&rate=0.5&bias=true&name=gelu&none=null&", where="nets:make")
+    assert found == {"depth": 8, "rate": 0.5, "bias": True, "name": "gelu", "none": None}
+    assert [type(value) for value in found.values()] == [int, float, bool, str, type(None)]
+    assert read_options("", where="nets:make") == {}
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("depth", "n:m: options are written ?name=value&name=value"),
+        ("=3", "n:m: options are written ?name=value&name=value"),
+        ("a-b=3", "n:m: options are written ?name=value&name=value"),
+        ("depth=3&depth=4", "n:m: depth is given twice"),
+    ],
+)
+def test_options_that_cannot_be_read(query, sentence):
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        read_options(query, where="n:m")
+
+
+SIGNATURE = Signature(channels=1, height=8, width=8, classes=10)
+WIDE = Signature(channels=3, height=8, width=9, classes=2)
+
+
+def given(factory, options=None, signature=SIGNATURE, *, needed_only=True):
+    return arguments(factory, options or {}, signature, word="n:m", advice="say them", needed_only=needed_only)
+
+
+def test_a_factory_is_given_what_it_needs_or_has_parameters_for():
+    def make(num_classes, in_channels=3, *, img_size, width=8): ...
+
+    assert given(make) == {"num_classes": 10, "img_size": 8}
+    assert given(make, signature=WIDE)["img_size"] == (8, 9)
+    assert given(make, needed_only=False) == {"num_classes": 10, "in_channels": 1, "img_size": 8}
+    assert given(make, {"width": 4, "num_classes": 3}) == {"num_classes": 3, "img_size": 8, "width": 4}
+    assert given(lambda *others, **words: None, {"anything": 1}) == {"anything": 1}
+    assert given(dict, {"x": 1}) == {"x": 1}  # it does not say what it takes
+
+
+def test_what_a_factory_does_not_take_or_lacks_is_one_sentence():
+    def make(width, depth=2, /): ...
+
+    def plain(width): ...
+
+    def alone(): ...
+
+    for factory, options, sentence in (
+        (plain, {"widht": 3}, "n:m: it takes no 'widht' (did you mean 'width'?)"),
+        (plain, {}, "n:m: it needs arguments (width); say them"),
+        (alone, {"width": 3}, "n:m: it takes no 'width' and no others"),
+        (make, {}, "n:m: it needs arguments (width); say them"),  # by position only
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+            given(factory, options)
+    with pytest.raises(InputError, match="it needs arguments"):
+        given(lambda num_classes: None, signature=None)
 
 
 def test_words_for_things():

@@ -10,7 +10,8 @@ import torch
 from overproof.errors import InputError
 from overproof.evaluation.admission import gradients_of
 from overproof.models import onnx_file
-from overproof.models.foreign import foreign, is_foreign
+from overproof.models.classifier import Classifier
+from overproof.models.foreign import fitting
 from overproof.models.onnx_file import OnnxFile
 from overproof.signature import Signature
 
@@ -195,22 +196,23 @@ def test_what_is_no_file_is_not_waited_for(kind, tmp_path):
     assert refused(OnnxFile.read, place) == f"{place}: a {kind}, not a file"
 
 
+def loaded(file):
+    return fitting(Classifier(OnnxFile.read(file), SIGNATURE), SIGNATURE, str(file))
+
+
 class TestAsAForeignWord:
     def test_a_file_is_a_foreign_network(self, tmp_path):
         file = tmp_path / "net.onnx"
         file.write_bytes(body())
-        assert is_foreign(str(file)) and is_foreign("absent.onnx")
-        (tmp_path / "run.onnx").mkdir()
-        assert not is_foreign(str(tmp_path / "run.onnx"))
         x = torch.rand(5, 1, 2, 3)
-        torch.testing.assert_close(foreign(str(file), SIGNATURE)(x), x.flatten(1) @ torch.from_numpy(WEIGHT))
+        torch.testing.assert_close(loaded(file)(x), x.flatten(1) @ torch.from_numpy(WEIGHT))
 
     def test_a_wrong_class_count_is_refused(self, tmp_path):
         file = tmp_path / "net.onnx"
         file.write_bytes(body(classes=3))
-        assert refused(foreign, str(file), SIGNATURE) == f"{file}: it returns 3 logits, the data have 4 classes"
+        assert refused(loaded, file) == f"{file}: it returns 3 logits, the data have 4 classes"
 
     def test_images_of_another_size_are_refused(self, tmp_path):
         file = tmp_path / "net.onnx"
         file.write_bytes(body(shape=(1, 3, 2)))
-        assert refused(foreign, str(file), SIGNATURE).startswith(f"{file}: given images [2, 1, 2, 3] it raised ")
+        assert refused(loaded, file).startswith(f"{file}: given images [2, 1, 2, 3] it raised ")

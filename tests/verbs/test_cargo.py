@@ -47,15 +47,13 @@ def test_metadata_are_all_text_and_name_no_folder(finished):
 
 def test_what_cannot_be_exported_is_refused(finished, squares, tmp_path):
     run, file = finished(), squares(side=6)
-    assert refused(run, str(file)) == (
-        f"{run.folder}: the network is for 1x8x8, 10 classes, the images are 1x6x6, 10 classes"
-    )
+    assert refused(run, str(file)) == (f"{run.folder}: it is for 1x8x8, 10 classes, the data are 1x6x6, 10 classes")
     assert refused(tmp_path, None) == f"{tmp_path}: not a run folder (it has no recipe.yaml)"
     assert refused("model.onnx", None) == (
         "model.onnx: this is exported already; name the run or the network it came from"
     )
     assert refused("package.module:factory", None).startswith(
-        "package.module:factory: say on which images it is checked, with --data"
+        "package.module:factory: say on which images, with --data"
     )
 
 

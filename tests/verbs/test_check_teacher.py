@@ -115,7 +115,7 @@ def test_what_cannot_be_checked(run, tmp_path):
 
     assert refused(run, eps=0).endswith("an eps of 0 attacks nothing; a teacher is checked under attack")
     assert refused(run, examples=-1) == "examples must be 0 (all) or more, got -1"
-    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: not a run folder (it has no recipe.yaml)"
+    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: no such run folder"
     assert "say on which images" in refused("nowhere.module:make")
     assert refused(run, student=tmp_path / "x") == f"{tmp_path / 'x'}: no such run folder"
     assert not (run.folder / "teacher.json").exists()

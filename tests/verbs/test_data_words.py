@@ -41,7 +41,7 @@ def test_notes_are_kept_and_the_form_of_the_run_with_them(photographs, toy, tmp_
     for work in (evaluate, certify):
         found = work(run, data=str(other), **options)
         assert found["data"]["notes"] == [said.replace(str(root), str(other))]
-    with pytest.raises(InputError, match="the network is for"):
+    with pytest.raises(InputError, match="it is for"):
         evaluate(run, data=f"{{kind: folder, path: {other}, form: {{size: 12}}}}", **options)
 
 

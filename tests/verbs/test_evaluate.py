@@ -196,7 +196,7 @@ def test_a_refused_evaluation_leaves_the_old_one(run):
 
 
 def test_no_run_and_an_unfinished_run(run, tmp_path):
-    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: not a run folder (it has no recipe.yaml)"
+    assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: no such run folder"
     (run.folder / "model.json").unlink()
     assert refused(run) == f"{run.folder}: no model.json here, so this is not a finished run"
 
@@ -204,7 +204,7 @@ def test_no_run_and_an_unfinished_run(run, tmp_path):
 def test_images_of_another_task_are_refused_naming_both(toy, run, squares):
     file = squares(side=6, classes=3)
     (run.folder / "recipe.yaml").write_text(dump(toy(f"data={{kind: npz, path: {file}}}")))
-    assert refused(run) == (f"{run.folder}: the network is for 1x8x8, 10 classes, the test images are 1x6x6, 3 classes")
+    assert refused(run) == f"{run.folder}: it is for 1x8x8, 10 classes, the data are 1x6x6, 3 classes"
 
 
 # --- an eps of 0 ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from overproof.evaluation.trial import SUITES, Trial
 from overproof.formats.hub import write_repository
 from overproof.signature import Signature
 from overproof.verbs.examinee import Examinee, chosen_suite, examinee
-from overproof.verbs.networks import digest_of
+from overproof.verbs.loaded import digest_of
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
 
@@ -76,7 +76,7 @@ class TestWho:
         file = squares()
         assert examinee(run, str(file)).images.name == file.stem
         assert refused(examinee, run, str(squares(side=6))) == (
-            f"{run.folder}: the network is for 1x8x8, 10 classes, the test images are 1x6x6, 10 classes"
+            f"{run.folder}: it is for 1x8x8, 10 classes, the data are 1x6x6, 10 classes"
         )
 
     def test_a_foreign_network_has_a_folder_for_what_is_found(self, module):
@@ -96,7 +96,7 @@ class TestWho:
         with serving(hub) as address:
             monkeypatch.setenv("HF_ENDPOINT", address)
             found = examinee("org/toy", None)
-        assert found.folder.as_posix() == found.name == "evaluations/org-toy"
+        assert (found.folder.as_posix(), found.name) == ("evaluations/org-toy", "org/toy")
         assert found.facts == examinee(run, None).facts
         assert found.threat == run.recipe().threat
         # A repository on disk is a folder like any other.

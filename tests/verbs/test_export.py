@@ -143,8 +143,8 @@ class Shifted(nn.Module):
 def test_a_mismatch_fails_the_export_and_leaves_nothing(run, to, monkeypatch):
     original = module.cargo
 
-    def shifted(*arguments):
-        subject = original(*arguments)
+    def shifted(*arguments, **options):
+        subject = original(*arguments, **options)
         subject.model.backbone = Shifted(subject.model.backbone)
         return subject
 

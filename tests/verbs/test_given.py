@@ -114,7 +114,7 @@ def test_bad_input_is_one_sentence(x, here, finished):
         (model, {"data": (x, y), "resume": True}, "resume needs a folder"),
         (finished(), {"data": (x, y)}, "images as tensors are for a network in memory"),
         ([1], {"data": (x, y)}, "a network is an nn.Module, a Run, .* got an object of type list"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), {"data": "digits"}, "for 1x8x8, 5 classes, the images are"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), {"data": "digits"}, "for 1x8x8, 5 classes, the data are"),
     ):
         with pytest.raises(InputError, match=sentence) as found:
             overproof.evaluate(subject, **{"eps": "8/255", "attacks": "fgsm", **options})

@@ -124,7 +124,7 @@ def test_an_imported_run_is_evaluated_on_its_images(digits_file, here):
 
 def test_without_its_images_they_are_asked_for(digits_file, here):
     run = digits_teacher(digits_file)
-    with pytest.raises(InputError, match="say on which images, with --data uoft-cs/cifar10, --data digits or a path"):
+    with pytest.raises(InputError, match="say on which images, with --data digits, --data ylecun/mnist or a path"):
         evaluate(run, device="cpu")
     assert evaluate(run, data="digits", eps=0, examples=20, device="cpu")["clean"]["of"] == 20
 

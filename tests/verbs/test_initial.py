@@ -137,7 +137,11 @@ class TestSources:
     @pytest.mark.parametrize(
         ("word", "sentence"),
         [
-            ("own_weights:text", "init: own_weights:text: it gives no nn.Module"),
+            (
+                "own_weights:text",
+                "init: own_weights:text: the factory returned an object of type str, not an nn.Module or a function of "
+                "pixels",
+            ),
             ("own_weights:fails", "init: own_weights:fails: the factory raised RuntimeError: no luck"),
             ("own_weights:trainde", "own_weights has no 'trainde' (did you mean 'trained'?)"),
         ],

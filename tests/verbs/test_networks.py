@@ -1,5 +1,6 @@
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,10 @@ from overproof.errors import InputError
 from overproof.formats.hub import write_repository
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
-from overproof.verbs.networks import digest_of, find_network, load_teacher, split_pin
+from overproof.verbs.loaded import digest_of
+from overproof.verbs.networks import load_other, load_teacher
+from overproof.verbs.resolve import resolve
+from overproof.verbs.sources import split_pin
 from overproof.verbs.train import train
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
@@ -77,19 +81,19 @@ def refused(function, *arguments):
 def test_a_run_a_repository_and_a_module_are_networks(run, on_hub, module):
     x = torch.rand(3, 1, 8, 8)
     for word in (run.folder, str(run.folder), "org/toy", "hub:org/toy"):
-        found = find_network(word, DIGITS)
+        found = resolve(word, DIGITS)
         assert torch.equal(found.model(x), run.model()[0](x))
         assert found.digest == run.description()["digest"] == digest_of(found.model)
-        assert found.classes == tuple("0123456789")
-    assert refused(find_network, Path("org/toy"), DIGITS) == "org/toy: no such run folder"  # a path is never looked up
-    found = find_network(f"{module}:make", DIGITS)
-    assert found.classes == () and not found.model.training
+        assert found.known.classes == tuple("0123456789")
+    assert refused(resolve, Path("org/toy"), DIGITS) == "org/toy: no such run folder"  # a path is never looked up
+    found = resolve(f"{module}:make", DIGITS)
+    assert found.known.classes is None and not found.model.training
     assert found.digest == digest_of(found.model)
 
 
 @pytest.mark.parametrize("word", ["timm:tiny", "robustbench:Some2023Name", "robustbench:cifar10/L2/Some2023Name"])
 def test_the_zoos_names_are_teachers(word, zoos, toy, tmp_path):
-    digest = find_network(word, DIGITS).digest
+    digest = resolve(word, DIGITS).digest
     edits = ("method={kind: ard, inner: {steps: 1}}", "training.epochs=1", f"teachers.robust='{word}#sha256={digest}'")
     run = train(toy(*edits), tmp_path / "run", device="cpu")
     assert run.recipe().teachers == {"robust": f"{word}#sha256={digest}"}
@@ -116,15 +120,15 @@ def test_a_pin_is_split_off():
 @pytest.mark.parametrize("digest", ["", "ab", DIGEST[:-1], DIGEST + "0", "g" * 64])
 def test_half_a_digest_is_no_pin(digest):
     told = refused(split_pin, f"runs/a#sha256={digest}")
-    assert told.endswith("a pin is #sha256= and the 64 hexadecimal digits of the weights' SHA-256")
+    assert told.endswith("a pin is #sha256= and the 64 hexadecimal digits of the SHA-256 of the weights or file")
 
 
 def test_a_pin_that_holds_changes_nothing_and_one_that_does_not_names_both(run, on_hub, module):
     words = (str(run.folder), "org/toy", f"{module}:make")
     for word in words:
-        digest = find_network(word, DIGITS).digest
-        assert find_network(f"{word}#sha256={digest}", DIGITS).digest == digest
-        assert refused(find_network, f"{word}#sha256={DIGEST}", DIGITS) == (
+        digest = resolve(word, DIGITS).digest
+        assert resolve(f"{word}#sha256={digest}", DIGITS).digest == digest
+        assert refused(resolve, f"{word}#sha256={DIGEST}", DIGITS) == (
             f"{word}: this is another network: its SHA-256 is {digest}, the pin says {DIGEST}"
         )
 
@@ -141,7 +145,7 @@ def test_a_teacher_that_was_exchanged_stops_a_run_before_it_begins(run, toy, tmp
 
 def test_other_images_or_classes_are_refused(run):
     other = Signature(channels=1, height=8, width=8, classes=3)
-    assert refused(find_network, run.folder, other) == (
+    assert refused(resolve, run.folder, other) == (
         f"{run.folder}: it is for 1x8x8, 10 classes, the data are 1x8x8, 3 classes"
     )
 
@@ -165,3 +169,15 @@ def test_a_digest_sees_every_weight_and_every_buffer(run):
     before = digest_of(norm)
     norm.backbone[1].running_mean[3] = 1
     assert digest_of(norm) != before
+
+
+def test_another_network_is_put_beside_by_names_or_by_position(run, module, tmp_path):
+    images = Digits().load("test")
+    swapped = replace(images, classes=tuple("1023456789"))
+    assert load_other(run, images).known.title == str(run.folder)
+    assert load_other(f"{module}:make", swapped).known.classes is None
+    told = refused(load_other, run.folder, swapped)
+    assert told.startswith(f"teacher {run.folder} was trained on other classes: its 0 is '0', here it is '1'")
+    assert load_other(run.folder, swapped, by_position=True).digest == run.description()["digest"]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert load_other(network, images).known.origin.kind == "in memory"

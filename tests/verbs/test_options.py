@@ -3,14 +3,27 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.util import find_spec
 
 import pytest
+import torch
+from torch import nn
 
-from overproof.verbs.certify import certifying
-from overproof.verbs.evaluate import evaluating
+from overproof.cli.certify import certify as cli_certify
+from overproof.cli.evaluate import evaluate as cli_evaluate
+from overproof.data.sources import Digits
+from overproof.errors import InputError
 from overproof.verbs.export import TARGETS
-from overproof.verbs.options import CertifyOptions, EvaluateOptions, ExportOptions, Format
+from overproof.verbs.options import (
+    Certification,
+    CertifyOptions,
+    EvaluateOptions,
+    Evaluation,
+    ExportOptions,
+    Format,
+    call_of,
+)
 
 SCRIPT = """\
 from pathlib import Path
@@ -57,16 +70,54 @@ from overproof.attacks import PDG  # wrong
 """
 
 
-def names_of(function):
-    return {name for name, each in inspect.signature(function).parameters.items() if each.kind is each.KEYWORD_ONLY}
-
-
 def test_the_options_are_those_of_the_functions():
-    events = {"announce"}  # what only a caller of the generators can see
-    assert set(EvaluateOptions.__annotations__) == names_of(evaluating) - events
-    assert set(CertifyOptions.__annotations__) == names_of(certifying) - events
+    """The same names and types for a type checker, for the function and on the command line."""
+    for typed, options, command in (
+        (EvaluateOptions, Evaluation, cli_evaluate),
+        (CertifyOptions, Certification, cli_certify),
+    ):
+        assert typed.__annotations__ == {part.name: part.type for part in fields(options)}
+        words = inspect.signature(command).parameters
+        assert set(words) - {"run"} == set(typed.__annotations__)
+        for part in fields(options):
+            written = words[part.name].default
+            default = {"attacks": ""}.get(part.name, part.default)  # none, comma-separated
+            assert getattr(written, "value", written) == default, part.name
     assert set(ExportOptions.__annotations__) == {name for target in TARGETS.values() for name in target.options}
     assert set(Format.__args__) == set(TARGETS)
+
+
+def test_a_call_says_what_is_not_as_by_default(tmp_path):
+    options = Evaluation(
+        attacks=("fgsm", "square"), eps="8/255", data=Digits(), reliability=False, resume=True, out=tmp_path, seed=0
+    )
+    assert call_of("nets:make", options, batch=20) == {
+        "source": "nets:make",
+        "kind": "module",
+        "options": {
+            "attacks": ["fgsm", "square"],
+            "eps": "8/255",
+            "data": {"kind": "digits"},
+            "reliability": False,
+            "batch": 20,
+        },
+    }
+    x = torch.rand(2, 1, 8, 8)
+    found = call_of(nn.Linear(1, 2), Certification(data=(x, torch.zeros(2)), teacher=tmp_path, norm="L2"))
+    assert found == {
+        "source": None,
+        "kind": "in memory",
+        "options": {"data": None, "teacher": str(tmp_path), "norm": "L2"},
+    }
+
+
+def test_what_no_option_can_be_is_one_sentence():
+    for options in (Evaluation, Certification):
+        with pytest.raises(InputError, match=r"^batch must be at least 1, got 0$"):
+            options(batch=0)
+        assert options(norm="Linf").known_norm == "linf" and options().known_norm is None
+        with pytest.raises(InputError, match="there is no norm 'l7'"):
+            _ = options(norm="l7").known_norm
 
 
 @pytest.mark.skipif(find_spec("mypy") is None, reason="mypy is in the extra dev")

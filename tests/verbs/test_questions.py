@@ -195,7 +195,7 @@ class TestBadInput:
 
     def test_a_teacher_for_other_images(self, certified, squares, finished):
         other = finished(f"data={{kind: npz, path: {squares(side=6)}}}", "training.batch=64")
-        assert refused(certified[0], teacher=other.folder, examples=2).startswith(f"{other.folder}: the network is for")
+        assert refused(certified[0], teacher=other.folder, examples=2).startswith(f"{other.folder}: it is for")
 
     def test_a_folder_that_is_there_is_kept(self, certified, asked):
         folder, _ = asked

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable
-from overproof.cli.options import BoundName, ClassesByPosition, Data, Device, NormName
+from overproof.cli.options import SOURCE, BoundName, ClassesByPosition, Data, Device, NormName, TrustCode
 from overproof.cli.progress import show_course
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def certify(
-    run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
+    run: Annotated[str, typer.Argument(help=SOURCE)],
     teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
@@ -33,6 +33,7 @@ def certify(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
 
@@ -41,7 +42,7 @@ def certify(
     from overproof.results import CERTIFICATE
     from overproof.verbs.certify import certifying
     from overproof.verbs.compare import write_report
-    from overproof.verbs.examinee import results_folder
+    from overproof.verbs.resolve import results_folder
 
     course = certifying(
         run,
@@ -62,6 +63,7 @@ def certify(
         overwrite=overwrite,
         out=out,
         device=device,
+        trust_code=trust_code,
         announce=True,
     )
     with stoppable("finished examples are kept, continue with --resume"):

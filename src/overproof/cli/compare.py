@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from overproof.cli.console import out_console, say
-from overproof.cli.options import ClassesByPosition
+from overproof.cli.options import ClassesByPosition, TrustCode
 
 if TYPE_CHECKING:
     from overproof.report.columns import Column
@@ -20,13 +20,14 @@ _NAME, _METHOD = 32, 14  # at most of a run's name and its method; what is longe
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Evaluated run folders.")],
+    runs: Annotated[list[str], typer.Argument(help="Evaluated runs, or other networks that were evaluated here.")],
     out: Annotated[Path | None, typer.Option(help="Write the comparison as one offline page.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the tables as comma-separated values.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the tables as LaTeX (booktabs).")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Print all columns, in several parts.")] = False,
     classes_by_position: ClassesByPosition = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Put evaluated runs into one table per data set and threat model; seeds of one recipe are one row.
 
@@ -35,7 +36,15 @@ def compare(
     from overproof.report.text import CAPTION
     from overproof.verbs.compare import compare as verb
 
-    found = verb(runs, out=out, csv=csv, latex=latex, markdown=markdown, classes_by_position=classes_by_position)
+    found = verb(
+        runs,
+        out=out,
+        csv=csv,
+        latex=latex,
+        markdown=markdown,
+        classes_by_position=classes_by_position,
+        trust_code=trust_code,
+    )
     for table in found:
         print_table(table, wide=wide)
     say(CAPTION)

@@ -9,14 +9,12 @@ from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable, warn
-from overproof.cli.options import ClassesByPosition, Data, Device, NormName, PrecisionName
+from overproof.cli.options import SOURCE, ClassesByPosition, Data, Device, NormName, PrecisionName, TrustCode
 from overproof.cli.progress import show_course
 
 
 def evaluate(
-    run: Annotated[
-        str, typer.Argument(help="A run, FILE.onnx, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")
-    ],
+    run: Annotated[str, typer.Argument(help=SOURCE)],
     attacks: Annotated[
         str,
         typer.Option(
@@ -44,6 +42,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     """Attack a network on the test split; write evaluation.json and examples.jsonl.
 
@@ -52,7 +51,7 @@ def evaluate(
     from overproof.results import EVALUATION
     from overproof.verbs.compare import write_report
     from overproof.verbs.evaluate import evaluating
-    from overproof.verbs.examinee import results_folder
+    from overproof.verbs.resolve import results_folder
 
     course = evaluating(
         run,
@@ -73,6 +72,7 @@ def evaluate(
         overwrite=overwrite,
         out=out,
         device=device,
+        trust_code=trust_code,
         announce=True,
     )
     with stoppable("finished blocks are kept, continue with --resume"):

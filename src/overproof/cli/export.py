@@ -8,14 +8,17 @@ import typer
 
 from overproof.cli.completion import formats
 from overproof.cli.console import say
-from overproof.cli.options import Data
+from overproof.cli.options import SOURCE, Data, TrustCode
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run folder, package.module:factory, timm:NAME or robustbench:NAME.")],
+    run: Annotated[str, typer.Argument(help=SOURCE)],
     to: Annotated[str, typer.Option(help="onnx, int8, torch, vnnlib or hub.", autocompletion=formats)],
-    out: Annotated[Path | None, typer.Option(help="The file or folder; default in the run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file or folder; default in your own run, or exports/NAME.")
+    ] = None,
     data: Data = None,
+    trust_code: TrustCode = False,
     opset: Annotated[int | None, typer.Option(help="onnx, int8: the operator set; default 18.")] = None,
     licence: Annotated[str | None, typer.Option(help="onnx, int8, hub: what is said of its licence.")] = None,
     calibration: Annotated[str | None, typer.Option(help="int8: minmax, entropy or percentile.")] = None,
@@ -50,7 +53,7 @@ def export(
         "private": private or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    found = exporting(run, to=to, out=out, data=data, **given)
+    found = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
     say(f"{found['run']} -> {found['file']}")
     _SAID[to](found)
 

@@ -32,6 +32,8 @@ class PrecisionName(StrEnum):
     bf16 = "bf16"
 
 
+SOURCE = "A run, org/name of the Hub, package.module:factory, timm:NAME, robustbench:NAME or a file of a network."
+
 Data = Annotated[
     str | None,
     typer.Option(

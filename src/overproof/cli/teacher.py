@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import out_console, say, stoppable, warn
-from overproof.cli.options import Data, Device, NormName
+from overproof.cli.options import SOURCE, Data, Device, NormName, TrustCode
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def import_(
 
 @teacher.command()
 def check(
-    run: Annotated[str, typer.Argument(help="A run, org/name of the Hub, timm:NAME, robustbench:NAME or a module.")],
+    run: Annotated[str, typer.Argument(help=SOURCE)],
     data: Data = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
@@ -62,6 +62,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The folder of teacher.json; default the run's own.")] = None,
     device: Device = "auto",
+    trust_code: TrustCode = False,
 ) -> None:
     """Check whether a network is fit to teach: accuracy, a quick attack, pixel range, class order, calibration.
 
@@ -80,6 +81,7 @@ def check(
             seed=seed,
             device=device,
             out=out,
+            trust_code=trust_code,
         )
     for warning in content["warnings"]:
         warn(warning)

@@ -95,6 +95,7 @@ def train(
             keep_checkpoint=keep_checkpoint,
             dry_run=dry_run,
             beside=file.parent,
+            trust_code=trust_code,
             stop=stop,
         )
         _follow(events, settled.name)

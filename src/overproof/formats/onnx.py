@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from overproof.environment import package
 from overproof.errors import InputError
+from overproof.models.mode import put_into_mode
 
 LOWEST, HIGHEST = 18, 23
 """The operator sets that are written: torch translates to 18 and later; runtimes of 2025 read up to 23."""
@@ -66,7 +67,7 @@ def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where
 
 def traced(network: nn.Module, x: Tensor, *, where: str) -> torch.export.ExportedProgram:
     """Return the program of a network in eval mode for any number of images; raise ``InputError`` without one."""
-    network.eval()
+    put_into_mode(network, training=False)
     # Two examples: with one, a number of images would look like any other 1.
     pixels = x[:1].cpu().repeat(2, 1, 1, 1)
     try:

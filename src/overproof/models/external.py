@@ -1,7 +1,6 @@
 """Students that other people's code makes: a factory of the user's own, timm's or torchvision's networks."""
 
 import copy
-import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -18,9 +17,8 @@ from torch.nn.parameter import UninitializedParameter
 from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
-from overproof.models.imports import imported, like, raised, thing
+from overproof.models.imports import arguments, imported, like, raised, read_options, thing
 from overproof.models.mode import in_mode
-from overproof.plain_yaml import parse_yaml
 from overproof.reading import read_bytes
 from overproof.signature import Signature
 from overproof.trust import module_word
@@ -57,17 +55,13 @@ class External(Architecture):
     def of(cls, word: str, keys: Mapping[str, Any]) -> "External":
         """Return what a recipe means by a word with a colon, ``?key=value&key=value`` behind it, and further keys.
 
-        Raises ``ValueError`` for a key that is given twice.
+        Raises ``InputError`` for a key that is given twice.
         """
         factory, _, query = word.partition("?")
-        options = dict(keys)
-        for part in filter(None, query.split("&")):
-            name, sign, value = part.partition("=")
-            if not sign or not name.isidentifier():
-                raise ValueError(f"{word}: options are written ?name=value&name=value")
-            if name in options:
-                raise ValueError(f"{word}: {name} is given twice")
-            options[name] = parse_yaml(value, where=word)
+        options = read_options(query, where=word)
+        if twice := [name for name in keys if name in options]:
+            raise InputError(f"{word}: {twice[0]} is given twice")
+        options = {**keys, **options}
         features, output = str(options.pop("features", "")), str(options.pop("output", ""))
         return cls(factory=factory, options=options, features=features, output=output)
 
@@ -107,7 +101,14 @@ class External(Architecture):
             raise InputError(
                 f"{self.factory}: this is {thing(factory)}; a student needs a factory that makes a new one"
             )
-        given = self._accepted(factory, signature)
+        given = arguments(
+            factory,
+            self.options,
+            signature,
+            word=self.factory,
+            advice="write them as keys of student",
+            needed_only=False,
+        )
         if isinstance(factory, type) and issubclass(factory, Architecture):
             return self._called(lambda **options: factory(**options).build(signature), given)
         return self._called(factory, given)
@@ -129,38 +130,6 @@ class External(Architecture):
         size = {"image_size": signature.height} if signature.height == signature.width else {}
         given = {"num_classes": signature.classes}
         return self._called(lambda **words: models.get_model(name, weights=None, **words), given, size)
-
-    def _accepted(self, factory: Callable[..., Any], signature: Signature) -> dict[str, Any]:
-        """Return what a factory has parameters for; raise ``InputError`` for options and arguments that do not meet."""
-        try:
-            parameters = inspect.signature(factory).parameters
-        except (ValueError, TypeError):  # some compiled callables do not say
-            return {}
-        size = signature.height if signature.height == signature.width else (signature.height, signature.width)
-        known = {
-            "num_classes": signature.classes,
-            "in_channels": signature.channels,
-            "in_chans": signature.channels,
-            "image_size": size,
-            "img_size": size,
-        }
-        anything = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-        named = {
-            each.name for each in parameters.values() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-        }
-        if extra := sorted(set(self.options) - named) if not anything else []:
-            raise InputError(f"{self.factory}: it takes no {extra[0]!r}{like(extra[0], named)}")
-        given = {name: value for name, value in known.items() if name in named}
-        needed = [
-            each.name
-            for each in parameters.values()
-            if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        ]
-        if missing := [name for name in needed if name not in {**given, **self.options}]:
-            raise InputError(
-                f"{self.factory}: it needs arguments ({', '.join(missing)}); write them as keys of student"
-            )
-        return given
 
     def _called(
         self, factory: Callable[..., Any], given: Mapping[str, Any], perhaps: Mapping[str, Any] | None = None

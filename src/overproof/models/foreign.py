@@ -1,6 +1,5 @@
-"""Networks that are not ours, by the word a user types: a module of their own, an ONNX file, RobustBench's, timm's."""
+"""Networks that are not ours, by the word a user types: a module of their own, RobustBench's, timm's, torchvision's."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,39 +11,26 @@ from torch import Tensor, nn
 
 from overproof.errors import InputError, nearest
 from overproof.models.classifier import Classifier
-from overproof.models.imports import importable, imported, like, raised, thing
+from overproof.models.imports import arguments, importable, imported, like, raised, thing
 from overproof.models.mode import put_into_mode
-from overproof.models.onnx_file import OnnxFile
 from overproof.models.zoos import ZOOS, pretrained
-from overproof.reading import exists, is_folder
 from overproof.signature import Signature
 
 _FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
 
 
-def is_foreign(word: str) -> bool:
-    """Tell ``package.module:factory``, ``FILE.onnx``, ``robustbench:NAME`` and the like from a run."""
-    kind, colon, rest = word.partition(":")
-    of_hub = kind == "hub" and "/" in rest
-    return is_onnx(word) or (bool(colon) and "/" not in kind and not of_hub and not exists(Path(word)))
-
-
-def is_onnx(word: str) -> bool:
-    """Tell the path of an ONNX file from every other word."""
-    return Path(word).suffix == ".onnx" and not is_folder(Path(word))
-
-
-def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> Classifier:
+def foreign(
+    name: str, signature: Signature, *, options: Mapping[str, Any] | None = None, beside: Path | None = None
+) -> Classifier:
     """Return the network a word stands for, as a ``Classifier`` in eval mode on the device its maker put it on.
 
     ``package.module:factory`` imports the module (from the current folder and from ``beside``, too), calls the factory
-    without arguments and takes what it returns: a ``Classifier``, an ``nn.Module`` from pixels ``[N, C, H, W]`` in
+    with ``options`` and takes what it returns: a ``Classifier``, an ``nn.Module`` from pixels ``[N, C, H, W]`` in
     [0, 1] to logits ``[N, K]``, or any callable from tensor to tensor; the name of an ``nn.Module`` itself stands for
-    that module.
+    that module. Of ``num_classes``, ``in_channels`` and ``image_size`` the factory is given what it cannot do without.
     ``robustbench:NAME`` is RobustBench's CIFAR-10 Linf network, ``robustbench:DATASET/THREAT/NAME`` any of its others.
     ``timm:NAME`` and ``torchvision:NAME`` are networks with their pretrained weights, whose own mean and std become the
     normalisation.
-    ``FILE.onnx`` runs through onnxruntime and gives no gradients.
 
     Eval mode is entered through the network's own ``train(False)``, exactly as an evaluation does: a factory that
     leaves its network in train mode has forgotten, and one that means a part of it to stay random overrides ``train``.
@@ -54,16 +40,14 @@ def foreign(name: str, signature: Signature, *, beside: Path | None = None) -> C
     images of the signature to ``[2, classes]`` numbers.
     """
     kind, _, rest = name.partition(":")
-    if is_onnx(name):
-        return _fitting(Classifier(OnnxFile.read(Path(name)), signature), signature, name)
     if rest and kind in _ZOOS:
-        return _fitting(_ZOOS[kind](name, rest, signature), signature, name)
-    if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
-        raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
+        if options:
+            raise InputError(f"{name}: options are for a factory of your own; this network comes as it was trained")
+        return fitting(_ZOOS[kind](name, rest, signature), signature, name)
     # The network is tried in here, so that what it imports at its first call is found as well.
     with importable(*([] if beside is None else [beside]), Path.cwd()):
-        network = _made(imported(name), name)
-        return _fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
+        network = made(name, options or {}, signature)
+        return fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
 
 
 class _Called(nn.Module):
@@ -82,19 +66,25 @@ class _Called(nn.Module):
 # --- a module of the user's own ---------------------------------------------------------------------------------------
 
 
-def _made(factory: Any, name: str) -> nn.Module:
-    """Return the network that a factory makes, or the network itself."""
+def made(name: str, options: Mapping[str, Any], signature: Signature | None) -> nn.Module:
+    """Return the network that the factory of ``package.module:factory`` makes, or the network itself that it names.
+
+    Raises ``InputError`` for a word without meaning, and for a network that cannot be made.
+    """
+    kind, _, rest = name.partition(":")
+    if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
+        raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
+    factory = imported(name)
     if isinstance(factory, nn.Module):
+        if options:
+            raise InputError(f"{name}: this is a network, not a factory, and takes no options")
         return factory
     if not callable(factory):
         raise InputError(f"{name}: this is {thing(factory)}, neither a factory nor an nn.Module")
-    if wanted := _required(factory):
-        raise InputError(
-            f"{name}: it needs arguments ({', '.join(wanted)}); name a factory that is called without any and returns "
-            f"the network"
-        )
+    advice = f"write them behind it, {name}?name=value&name=value"
+    given = arguments(factory, options, signature, word=name, advice=advice, needed_only=True)
     try:
-        network = factory()
+        network = factory(**given)
     except (Exception, SystemExit) as problem:
         raise InputError(f"{name}: the factory raised {raised(problem)}") from problem
     if isinstance(network, type) or not callable(network):
@@ -102,27 +92,27 @@ def _made(factory: Any, name: str) -> nn.Module:
     return network if isinstance(network, nn.Module) else _Called(network)
 
 
-def _required(factory: Callable[..., Any]) -> list[str]:
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (ValueError, TypeError):  # some compiled callables do not say
-        return []
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
-
-
 # --- the zoos ---------------------------------------------------------------------------------------------------------
 
 
-def _robustbench(name: str, rest: str, signature: Signature) -> Classifier:
+def _robustbench(name: str, _: str, signature: Signature) -> Classifier:
+    return Classifier(robustbench(name), signature)
+
+
+def robustbench(name: str) -> nn.Module:
+    """Return the network of ``robustbench:[DATASET/THREAT/]NAME``; raise ``InputError`` where it cannot be had.
+
+    Its networks take pixels in [0, 1]; whatever normalisation they have is inside.
+    """
+    rest = name.partition(":")[2]
     *place, model = rest.split("/")
     if len(place) not in (0, 2):
         raise InputError(f"{name}: write robustbench:NAME or robustbench:DATASET/THREAT/NAME")
     dataset, threat = place or ("cifar10", "Linf")
     load_model = _robustbench_part("utils", name).load_model
     try:
-        # Its networks take pixels in [0, 1]; whatever normalisation they have is inside.
-        return Classifier(load_model(model_name=model, dataset=dataset, threat_model=threat), signature)
+        network: nn.Module = load_model(model_name=model, dataset=dataset, threat_model=threat)
+        return network
     except Exception as problem:  # unknown names, downloads and weights fail each in its own way
         zoo = _robustbench_part("model_zoo", name).model_dicts
         known = {f"{data.value}/{what.value}/{each}" for data in zoo for what in zoo[data] for each in zoo[data][what]}
@@ -163,7 +153,7 @@ def _robustbench_part(part: str, name: str) -> ModuleType:
 # --- what every network must do ---------------------------------------------------------------------------------------
 
 
-def _fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
+def fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
     """Return the model in eval mode, or raise ``InputError`` unless it maps two images to two rows of logits."""
     if model.signature != signature:
         raise InputError(f"{name}: it is for {model.signature}, the data are {signature}")

@@ -23,6 +23,7 @@ from overproof.models.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
 from overproof.models.external import External, external_of, source_of_code
 from overproof.models.imports import importable
+from overproof.models.mode import put_into_mode
 from overproof.reading import field, is_file, parsing, read_bytes, read_object, reason
 from overproof.signature import Signature
 from overproof.trust import check_named_code, module_word
@@ -296,7 +297,8 @@ def freeze(model: Classifier) -> Classifier:
     """Make a teacher silent by construction: eval mode, no gradient to its weights; returns the model."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.eval()
+    put_into_mode(model, training=False)
+    return model
 
 
 def channels_last(model: torch.nn.Module) -> None:

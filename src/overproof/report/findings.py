@@ -47,7 +47,8 @@ class Findings:
 
     ``certificate`` is that of ``certificate.json``, ``metrics`` and ``examples`` the records of ``metrics.jsonl`` and
     ``examples.jsonl``, ``recipe`` the whole tree as plain values, ``classes`` their names, ``multiply_adds`` those of
-    one forward pass. ``notes`` say what was found but left out, and why; ``others`` are kept beside the results shown.
+    one forward pass, ``lengths`` the epochs it was to have before each extension. ``notes`` say what was found but left
+    out, and why; ``others`` are kept beside the results shown.
     """
 
     evaluation: Plain
@@ -58,6 +59,7 @@ class Findings:
     recipe: Plain | None = None
     classes: tuple[str, ...] = ()
     multiply_adds: int | None = None
+    lengths: tuple[int, ...] = ()
     pictures: Pictures | None = None
     notes: tuple[str, ...] = ()
     others: tuple[Other, ...] = ()

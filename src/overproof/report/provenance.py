@@ -1,6 +1,7 @@
 """Where figures come from: commands to make them again, digests, versions, and in what recipes differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from json import dumps
 from shlex import join
 from typing import Any
 
@@ -8,18 +9,67 @@ from overproof.report.findings import Findings, Plain
 
 
 def commands(findings: Findings) -> list[str]:
-    """Return the commands that make a run's figures again, quoted for a shell."""
-    evaluation, folder = findings.evaluation, findings.folder or findings.name
+    """Return the commands that make a run's figures again, quoted for a shell.
+
+    A run that was trained is trained again, into a folder of its own, and that is evaluated; results about every other
+    network are made again in a folder beside them. There is none for what no command line can say: a network or images
+    in the memory of a Python program.
+    """
+    folder = findings.folder or findings.name
     again = f"{folder}-again"
-    found = []
-    if findings.recipe is not None:
-        found.append(["overproof", "train", f"{folder}/recipe.yaml", "--out", again])
-    else:
-        again = folder
-    found.append(["overproof", "evaluate", again, *_evaluating(evaluation)])
-    if findings.certificate is not None:
-        found.append(["overproof", "certify", again, *_certifying(findings.certificate)])
+    found = list(_training(findings, folder, again))
+    parts = {"evaluate": (findings.evaluation, _evaluating), "certify": (findings.certificate, _certifying)}
+    for command, (result, earlier) in parts.items():
+        if result is None or (command == "evaluate" and (result.get("suite") or {}).get("name") == "certify"):
+            continue  # a certificate alone is shown as an evaluation by its own attack
+        call = result.get("call")
+        words = list(earlier(result)) if call is None else _words(call["options"])
+        source: str | None
+        place: list[str] = []
+        if findings.recipe is not None:
+            source = again
+        elif call is None:  # of an earlier version, which did not say
+            source = folder
+        else:
+            source, place = _pinned(call, result), ["--out", again]
+        if source is not None and words is not None:
+            found.append(["overproof", command, source, *words, *place])
     return [join(map(str, words)) for words in found]
+
+
+def _training(findings: Findings, folder: str, again: str) -> Iterator[list[str]]:
+    """Yield the commands that train a run; one that was extended is trained to its first length, and then on."""
+    if findings.recipe is None:
+        return
+    train = ["overproof", "train", f"{folder}/recipe.yaml"]
+    for number, epochs in enumerate(findings.lengths):
+        going_on = ["--resume"] if number else []
+        yield [*train, "--set", f"training.epochs={epochs}", "--out", again, "--keep-checkpoint", *going_on]
+    yield [*train, "--out", again, *(["--resume"] if findings.lengths else [])]
+
+
+def _pinned(call: Plain, result: Plain) -> str | None:
+    """Return a source; with the digest of the network behind it where its name may be another one's some day."""
+    source: str | None = call["source"]
+    if source is not None and call["kind"] == "hub" and "#" not in source:
+        return f"{source}#sha256={result['model_digest']}"
+    return source
+
+
+def _words(options: Plain) -> list[Any] | None:
+    """Return options as a command line says them; None where it cannot."""
+    found: list[Any] = []
+    for name, value in options.items():
+        word = f"--{name.replace('_', '-')}"
+        if value is None:
+            return None
+        if isinstance(value, bool):
+            found.append(word if value else f"--no-{word.removeprefix('--')}")
+        elif isinstance(value, list):
+            found += [word, ",".join(map(str, value))]
+        else:
+            found += [word, dumps(value) if isinstance(value, Mapping) else value]
+    return found
 
 
 def _evaluating(evaluation: Plain) -> Iterator[Any]:

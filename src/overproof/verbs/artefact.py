@@ -20,7 +20,8 @@ from overproof.models.onnx_graph import with_weights
 from overproof.reading import read_bytes
 from overproof.run import Run
 from overproof.verbs.examinee import Examinee
-from overproof.verbs.networks import find_network
+from overproof.verbs.resolve import resolve
+from overproof.verbs.sources import AnySource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +35,7 @@ class Artefact:
     warnings: tuple[str, ...] = ()
 
     def figures(
-        self, after: Verdicts, before: Verdicts | None, x: Tensor, teacher: Path | str | None, other: Classifier | None
+        self, after: Verdicts, before: Verdicts | None, x: Tensor, teacher: str, other: Classifier | None
     ) -> dict[str, Any]:
         """Return what ``evaluation.json`` says of the file beside its network and beside the teacher."""
         body = with_weights(read_bytes(Path(self.path)), Path(self.path))
@@ -52,11 +53,13 @@ class Artefact:
         if self.original is not None and before is not None:
             found["original"] = {"name": self.name, **_weight(self.original, x), **_compared(before, after)}
         if other is not None:
-            found["teacher"] = {"name": str(teacher), **_weight(other, x)}
+            found["teacher"] = {"name": teacher, **_weight(other, x)}
         return found
 
 
-def artefact(subject: Examinee, original: Path | str | None, device: torch.device) -> Artefact | None:
+def artefact(
+    subject: Examinee, original: AnySource | None, device: torch.device, *, trust_code: bool = False
+) -> Artefact | None:
     """Return the file that is examined with the network it came from; None where the subject is no file.
 
     Without ``original`` it is the run in whose folder the file lies, if that holds the weights whose digest the file
@@ -73,8 +76,8 @@ def artefact(subject: Examinee, original: Path | str | None, device: torch.devic
     made = Artefact(path=subject.name, file=subject.file)
     signature = subject.images.signature
     if original is not None:
-        found = find_network(original, signature).model
-        return Artefact(path=made.path, file=made.file, name=str(original), original=found.to(device))
+        found = resolve(original, signature, trust_code=trust_code)
+        return Artefact(path=made.path, file=made.file, name=found.known.title, original=found.model.to(device))
     digest = own_words(subject.file.metadata).get("digest")
     if digest is None:
         return made
@@ -89,9 +92,8 @@ def artefact(subject: Examinee, original: Path | str | None, device: torch.devic
             f"it and nothing compared with it; name it with --original"
         )
         return Artefact(path=made.path, file=made.file, warnings=(warning,))
-    return Artefact(
-        path=made.path, file=made.file, name=str(folder), original=find_network(folder, signature).model.to(device)
-    )
+    found = resolve(folder, signature, trust_code=trust_code)
+    return Artefact(path=made.path, file=made.file, name=str(folder), original=found.model.to(device))
 
 
 def _multiply_adds(body: bytes, path: str) -> int | None:

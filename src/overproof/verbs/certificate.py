@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
@@ -21,23 +21,11 @@ from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.recipe import plain
 from overproof.run import Run
+from overproof.verbs.blocks import Progress
 
 LINES = "certificate.jsonl"
 COUNTER_EXAMPLES = "counterexamples.safetensors"
 _PAIR = "pair."  # how the pair's marks are called beside the student's own
-
-
-class Progress(NamedTuple):
-    """One step of a block: what was done, the marks, how many examples are finished, and whether all are.
-
-    ``where`` says which means the examples that are open have come to.
-    """
-
-    stage: str
-    marks: Marks
-    done: int
-    whole: bool = False
-    where: str = ""
 
 
 class Certificate(Protocol):

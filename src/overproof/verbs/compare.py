@@ -11,27 +11,33 @@ from overproof.report.page import page
 from overproof.report.table import Table, tables
 from overproof.report.text import as_csv, as_latex, as_markdown
 from overproof.verbs.findings import findings
-from overproof.verbs.networks import BY_POSITION, check_classes
+from overproof.verbs.loaded import BY_POSITION, check_classes
+from overproof.verbs.resolve import evaluated_folder
+from overproof.verbs.sources import AnySource
 
 
 def compare(
-    folders: Sequence[Path | str],
+    folders: Sequence[AnySource],
     *,
     out: Path | str | None = None,
     csv: Path | str | None = None,
     latex: Path | str | None = None,
     markdown: Path | str | None = None,
     classes_by_position: bool = False,
+    trust_code: bool = False,
 ) -> list[Table]:
     """Return a table per data set and threat model; write the offline page ``out`` and the tables as text.
 
-    A run named twice counts once. ``classes_by_position`` compares runs on the same images although their classes come
-    in another order. Raises ``InputError``, before anything is written.
+    A run named twice counts once; a network that has no folder of the user's is found in ``evaluations/NAME``, one of
+    the Hub else by the results in its repository. ``classes_by_position`` compares runs on the same images although
+    their classes come in another order. ``trust_code`` makes a network that a run's files name, to count what results
+    of an early version do not say. Raises ``InputError``, before anything is written.
     """
-    distinct = list({Path(folder).resolve(): Path(folder) for folder in folders}.values())
+    places = map(evaluated_folder, folders)
+    distinct = list({place.resolve(): place for place in places}.values())
     if not distinct:
         raise InputError("name at least one run to compare")
-    found = [findings(folder) for folder in distinct]
+    found = [findings(folder, trust_code=trust_code) for folder in distinct]
     if not classes_by_position:
         _check_classes(found)
     laid = tables(found)

@@ -1,10 +1,7 @@
 """``evaluate``: the only reader of the test split; attacks a network and writes down what it withstood."""
 
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -13,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from overproof.allocation import keep_freed_memory
-from overproof.attacks.ball import Norm, Threat
+from overproof.attacks.ball import Threat
 from overproof.data.images import Batch, ImageSet
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
@@ -23,7 +20,6 @@ from overproof.evaluation.attacked import prepare
 from overproof.evaluation.calibration import agreement, calibration
 from overproof.evaluation.engine import assail, count_passes
 from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.marks import Marks, placed
 from overproof.evaluation.probes import probe
 from overproof.evaluation.reliability import Reliability, Sign, from_attacks
 from overproof.evaluation.shards import Shard
@@ -31,20 +27,21 @@ from overproof.evaluation.store import Store
 from overproof.evaluation.trial import Suite
 from overproof.evaluation.verdicts import Verdicts, standing
 from overproof.files import write_atomically
-from overproof.locking import exclusive
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
-from overproof.reading import parsing
 from overproof.recipe import plain
 from overproof.results import EVALUATION
 from overproof.run import Run
 from overproof.verbs.artefact import artefact
-from overproof.verbs.examinee import Examinee, chosen_suite, shown
-from overproof.verbs.given import Subject, carried_out, kept_where_asked, subject_of
-from overproof.verbs.networks import digest_of, load_other
-from overproof.verbs.options import EvaluateOptions, Images
+from overproof.verbs.blocks import Block, Progress, Question, Runner
+from overproof.verbs.examinee import Examinee, chosen_suite, examinee, shown
+from overproof.verbs.given import carried_out, kept_where_asked
+from overproof.verbs.loaded import digest_of
+from overproof.verbs.networks import load_other
+from overproof.verbs.options import EvaluateOptions, Evaluation, call_of
+from overproof.verbs.sources import AnySource
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
 SCHEMA = 2
@@ -62,124 +59,102 @@ class Attacking:
     warnings: tuple[str, ...] = ()
 
 
-def evaluate(run: Subject, **options: Unpack[EvaluateOptions]) -> dict[str, Any]:
+def evaluate(run: AnySource, **options: Unpack[EvaluateOptions]) -> dict[str, Any]:
     """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
 
-    ``run`` is a run folder, an exported ``FILE.onnx``, or a foreign network (``package.module:factory``, ``timm:NAME``,
-    ``robustbench:NAME``) with ``data``. The options are those of ``evaluating``. A network in memory is an
-    ``nn.Module`` with images ``data=(x, y)``; nothing is written of it without ``out``. Raises ``InputError``.
+    ``run`` is any source of a network (see ``resolve.find``); one that does not know its images needs ``data``. The
+    options are those of ``Evaluation``. A network in memory is an ``nn.Module``, with images ``data=(x, y)`` or a
+    source of images; nothing is written of it without ``out``. Raises ``InputError``.
     """
     with kept_where_asked(run, options) as given:
         return carried_out(evaluating(run, **given))
 
 
 def evaluating(
-    run: Subject,
-    *,
-    attacks: str | tuple[str, ...] = (),
-    eps: str | float | None = None,
-    norm: Norm | None = None,
-    examples: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    data: Images | None = None,
-    teacher: Path | str | None = None,
-    original: Path | str | None = None,
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
-    batch: int | None = None,
-    reliability: bool = True,
-    save_adversarial: bool = False,
-    classes_by_position: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
-    out: Path | str | None = None,
-    announce: bool = False,
+    run: AnySource, *, announce: bool = False, **options: Unpack[EvaluateOptions]
 ) -> Generator[Beginning | Attacking, None, dict[str, Any]]:
     """Evaluate pass by pass: yield after each, return what was written to ``evaluation.json``.
 
-    ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
-    ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded
-    subset in proportion to the classes (0: all). ``teacher`` is what transfer attacks climb and what agreement is
-    measured with.
-    ``classes_by_position`` takes images whose classes have other names than the network's, or another order.
-    ``original`` is the network that an exported file came from (default: the run in whose folder it lies): transfer
-    attacks climb it, and its verdicts are found by the same attacks and put beside the file's.
-    ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
-    together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
-    interrupted. ``out`` is the folder of the results (default: the run's own, or ``evaluations/NAME``); in it, results
-    are kept side by side by what was asked. The same question again returns what was found, unless ``overwrite`` asks
-    for it to be worked out again. ``announce`` yields a
-    ``Beginning`` as soon as something is known. Raises ``InputError``.
+    The options are those of ``Evaluation``. ``announce`` yields a ``Beginning`` as soon as something is known. Raises
+    ``InputError``.
     """
-    announce = announce and Shard.here().leads
+    return _evaluating(run, Evaluation(**options), announce and Shard.here().leads)
+
+
+def _evaluating(
+    run: AnySource, asked_for: Evaluation, announce: bool
+) -> Generator[Beginning | Attacking, None, dict[str, Any]]:
     if announce:
         yield Beginning(lines=(f"{run if isinstance(run, str) else subject_name(run)}: reading network and images",))
     keep_freed_memory()
-    subject = subject_of(run, data, readable=False, classes_by_position=classes_by_position)
-    place, shard = pick_device(device), Shard.here()
-    words = (attacks,) if isinstance(attacks, str) else attacks
-    threat, suite = chosen_suite(subject, words, norm, eps)
-    model, other = subject.model.to(place), None
-    if teacher is not None:
-        other = load_other(teacher, subject.images, by_position=classes_by_position).to(place)
-    made = artefact(subject, original, place)
+    by_position, trust_code, seed = asked_for.classes_by_position, asked_for.trust_code, asked_for.seed
+    subject = examinee(run, asked_for.data, classes_by_position=by_position, trust_code=trust_code)
+    place, shard = pick_device(asked_for.device), Shard.here()
+    threat, suite = chosen_suite(subject, asked_for.words, asked_for.known_norm, asked_for.eps)
+    model, teacher, other = subject.model.to(place), "", None
+    if asked_for.teacher is not None:
+        loaded = load_other(asked_for.teacher, subject.images, by_position=by_position, trust_code=trust_code)
+        teacher, other = loaded.known.title, loaded.model.to(place)
+    made = artefact(subject, asked_for.original, place, trust_code=trust_code)
     source = made.original if made and made.original else other
-    if made and source is None and not words:
+    if made and source is None and not asked_for.words:
         suite = replace(suite, attacks=tuple(trial for trial in suite.attacks if not trial.surrogate))
-    rows = subject.rows(examples, seed)
+    rows = subject.rows(asked_for.examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
-    size = subject.batch if batch is None else batch
-    if size < 1:
-        raise InputError(f"batch must be at least 1, got {size}")
-    warnings = _admitted(subject, model, source, shown(images, seed), suite)
+    size = asked_for.batch or subject.batch
+    warnings = admitted(subject, model, source, shown(images, seed), suite)
     if made:
         warnings += made.warnings
-    chosen = choose_precision(precision, place, model)
-    folder = subject.folder if out is None else Path(out)
-    stated = {"norm": norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat)
-    asked = {
-        "network": subject.facts["model_digest"],
-        "teacher": None if other is None else digest_of(other),
-        "original": None if made is None or made.original is None else digest_of(made.original),
-        "seed": seed,
-        "examples": len(images),
-        "data": images.digest,
-        "threat": stated,
-        "suite": plain(suite),
-    }
-    kept = EVALUATION.place(folder, asked, f"{suite.name} {stated['norm']} {stated['eps']} {len(images)} images")
-    if (earlier := EVALUATION.finished(kept, overwrite=overwrite)) is not None:
-        _check_holds(
-            kept, earlier, {"adversarial": save_adversarial, "reliability": reliability and threat is not None}
-        )
-        if shard.leads:  # a crash may have come between the results and their place at the root
-            with exclusive(folder, "evaluate"):
-                EVALUATION.promote(folder, subject.facts["model_digest"])
+    chosen = choose_precision(asked_for.precision, place, model)
+    stated = {"norm": asked_for.known_norm or subject.threat.norm, "eps": "0"} if threat is None else plain(threat)
+    question = Question(
+        command="evaluate",
+        kind=EVALUATION,
+        folder=subject.folder if asked_for.out is None else Path(asked_for.out),
+        asked={
+            "network": subject.facts["model_digest"],
+            "teacher": None if other is None else digest_of(other),
+            "original": None if made is None or made.original is None else digest_of(made.original),
+            "seed": seed,
+            "examples": len(images),
+            "data": images.digest,
+            "threat": stated,
+            "suite": plain(suite),
+        },
+        title=f"{suite.name} {stated['norm']} {stated['eps']} {len(images)} images",
+        digest=subject.facts["model_digest"],
+        shard=shard,
+    )
+    kept, reliability = question.kept, asked_for.reliability
+    if (earlier := question.earlier(overwrite=asked_for.overwrite)) is not None:
+        wanted = {"adversarial": asked_for.save_adversarial, "reliability": reliability and threat is not None}
+        _check_holds(kept, earlier, wanted)
+        question.promote()
         return earlier
     if announce:
         passes = count_passes(suite, images.signature.classes) * -(-len(images) // size)
         yield Beginning(
             lines=(
                 *known_lines(subject, images, model),
-                *(() if other is None else (network_line("teacher", str(teacher), other),)),
+                *(() if other is None else (network_line("teacher", teacher, other),)),
                 f"attacks: {suite.name}, {stated['norm']} eps {stated['eps']}; {passes:,} passes, {size} images each",
                 device_line(place, chosen),
                 results_line(kept, (EVALUATION.main, *EVALUATION.beside[:1])),
             )
         )
-    with exclusive(folder, "evaluate") if shard.leads else nullcontext():
-        store = Store(kept / "evaluation-state", {**asked, "batch": size, "precision": chosen})
-        if shard.leads:
-            store.open(resume=resume, overwrite=overwrite)
-        shard.wait()
-        course = _Course(model, source, images, suite, store, shard, seed, size, chosen)
-        before, course_before = None, None
+    with question.held():
+        setting = {"batch": size, "precision": chosen}
+        store = question.store("evaluation-state", setting, resume=asked_for.resume, overwrite=asked_for.overwrite)
+        course = _Course(images, suite, shard, seed, size, chosen)
+        before, store_before = None, None
         with tensor_float(False):
-            verdicts = yield from course.run(warnings)
+            verdicts = yield from course.run(model, source, store, warnings)
             if made and made.original:
-                store_before = Store(kept / "original-state", {**asked, "batch": size, "precision": chosen})
-                course_before = course.on(made.original, store_before, resume=resume)
-                before = yield from course_before.run((), beside="original, ")
+                # Unfinished work of it may only be there where the file's own was, too.
+                store_before = question.store(
+                    "original-state", setting, resume=asked_for.resume, overwrite=not asked_for.resume
+                )
+                before = yield from course.run(made.original, made.original, store_before, (), beside="original, ")
             answers = None if other is None else _answers(other, verdicts, images)
             answered = check_answers(verdicts.predictions, verdicts.labels, images.classes)
             trust = _reliability(subject, verdicts, images, threat, seed, answered) if reliability and threat else None
@@ -191,15 +166,24 @@ def evaluating(
             "data": subject.said_of(images),
             "classes": list(images.classes),
             "threat": stated,
-            "as_trained": data is None and threat == subject.threat,
+            "as_trained": asked_for.data is None and threat == subject.threat,
             "suite": {"name": suite.name, "survivors": suite.survivors, "caution": suite.caution},
             "seed": seed,
             "batch": size,
             "search_precision": chosen,
+            "call": call_of(
+                run,
+                asked_for,
+                norm=stated["norm"],
+                eps=stated["eps"],
+                examples=subject.wanted(len(images)),
+                batch=size,
+                precision=chosen,
+            ),
             **_figures(verdicts),
             "per_class": verdicts.per_class(images.classes),
             "calibration": _calibration(verdicts),
-            "teacher": None if answers is None else {"name": str(teacher), **_imitation(verdicts, answers)},
+            "teacher": None if answers is None else {"name": teacher, **_imitation(verdicts, answers)},
             "answers": answered.plain(),
             "reliability": trust and trust.plain(),
             "artefact": shipped,
@@ -209,17 +193,16 @@ def evaluating(
         }
         if shard.leads:
             results = Run(kept)
-            if save_adversarial:
+            if asked_for.save_adversarial:
                 found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
             else:
                 (kept / _IMAGES).unlink(missing_ok=True)  # of what is being replaced
             results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
             results.write_json("evaluation.json", found)
             store.remove()
-            if course_before:
-                course_before.store.remove()
-            EVALUATION.promote(folder, subject.facts["model_digest"])
-        return found
+            if store_before:
+                store_before.remove()
+    return found
 
 
 def _multiply_adds(model: Classifier, images: ImageSet) -> int | None:
@@ -237,7 +220,7 @@ def _check_holds(kept: Path, earlier: dict[str, Any], wanted: dict[str, bool]) -
         raise InputError(f"{kept}: this was evaluated before, without {lacking[0]}; --overwrite evaluates it again")
 
 
-def _admitted(
+def admitted(
     subject: Examinee, model: Classifier, surrogate: nn.Module | None, shown: Batch, suite: Suite
 ) -> tuple[str, ...]:
     """Return warnings about the network; raise ``InputError`` for one that the suite cannot attack."""
@@ -255,64 +238,57 @@ def _admitted(
 
 @dataclass(frozen=True, eq=False)
 class _Course:
-    """The way of all blocks through the suite, with what is done kept in the store."""
+    """The images, and the suite that all their blocks go through."""
 
-    model: Classifier
-    surrogate: Classifier | None
     images: ImageSet
     suite: Suite
-    store: Store
     shard: Shard
     seed: int
     batch: int
     precision: Literal["fp32", "bf16"]
 
-    def on(self, model: Classifier, store: Store, *, resume: bool) -> "_Course":
-        """Return the same course for another network, which is what its transfer attacks climb as well."""
-        if self.shard.leads:
-            store.open(resume=resume, overwrite=not resume)
-        self.shard.wait()
-        return replace(self, model=model, surrogate=model, store=store)
-
-    def run(self, warnings: tuple[str, ...], beside: str = "") -> Generator[Attacking, None, Verdicts]:
-        """Yield after every pass, in the leading process alone; return the verdicts on all blocks, in each of them.
-
-        ``beside`` goes before the name of every attack.
-        """
-        blocks: dict[int, Marks] = {}
-        counts: dict[int, Evidence] = {}
-        parts = list(self.images.batches(self.batch))
-        mine = [number for number in range(len(parts)) if self.shard.mine(number)]
-        passes = count_passes(self.suite, self.images.signature.classes)
-        with in_mode(self.model, training=False):
-            subject = prepare(self.model, precision=self.precision, surrogate=self.surrogate)
-            for place, number in enumerate(mine):
-                before = self._restored(number)
-                if before is not None:
-                    with parsing(self.store.folder, "marks of this evaluation; delete the folder to begin again"):
-                        blocks[number], counts[number] = before, standing(before)
-                for marks in assail(subject, parts[number], self.suite, seed=self.seed, number=number, marks=before):
-                    blocks[number], counts[number] = marks, standing(marks)
-                    done = int(marks["passes"])
-                    self.store.save(number, marks, whole=done + 1 == passes)
-                    if self.shard.leads:
-                        yield Attacking(
-                            attack=beside + self._attack_of(done),
-                            done=place * passes + done + 1,
-                            total=len(mine) * passes,
-                            robust=reduce(add, counts.values()),
-                            warnings=warnings if place == done == 0 else (),
-                        )
-        return Verdicts.of(self.suite, self.shard.collected(blocks).values())
-
-    def _restored(self, number: int) -> Marks | None:
-        marks = self.store.load(number)
-        return marks and placed(marks, self.images.labels.device)
-
-    def _attack_of(self, done: int) -> str:
+    def run(
+        self,
+        model: Classifier,
+        surrogate: Classifier | None,
+        store: Store,
+        warnings: tuple[str, ...],
+        beside: str = "",
+    ) -> Generator[Attacking, None, Verdicts]:
+        """Yield after every pass; return the verdicts on all blocks. ``beside`` goes before each attack's name."""
         classes = self.images.signature.classes
-        names = [trial.name for trial in self.suite.attacks for _ in trial.passes(classes)]
-        return names[done - 1] if done else "clean"
+        passes = count_passes(self.suite, classes)
+        names = ["clean", *(trial.name for trial in self.suite.attacks for _ in trial.passes(classes))]
+        runner = Runner(
+            images=self.images,
+            batch=self.batch,
+            store=store,
+            shard=self.shard,
+            units=lambda _: passes,
+            evidence=standing,
+        )
+        with in_mode(model, training=False):
+            subject = prepare(model, precision=self.precision, surrogate=surrogate)
+
+            def attacked(block: Block) -> Iterator[Progress]:
+                found = assail(
+                    subject, block.batch, self.suite, seed=self.seed, number=block.number, marks=block.before
+                )
+                for marks in found:
+                    done = int(marks["passes"])
+                    yield Progress(names[done], marks, done + 1, whole=done + 1 == passes)
+
+            blocks = yield from runner.run(
+                attacked,
+                lambda now: Attacking(
+                    attack=beside + now.stage,
+                    done=now.done,
+                    total=now.total,
+                    robust=now.evidence,
+                    warnings=warnings if now.first else (),
+                ),
+            )
+        return Verdicts.of(self.suite, blocks)
 
 
 def _figures(verdicts: Verdicts) -> dict[str, Any]:

@@ -1,28 +1,25 @@
 """Who is examined: a run folder, a foreign network or an exported file; its data, its threat and its attacks."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Radius, Threat
 from overproof.data.images import Batch, ImageSet, Labelled, stratified_subset
-from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
+from overproof.evaluation.given import check_given, given_classifier, given_images
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
-from overproof.formats.hub import repository_id
-from overproof.formats.onnx import own_words
-from overproof.models.classifier import Classifier, parameter_count
-from overproof.models.foreign import foreign, is_foreign, is_onnx
+from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
-from overproof.reading import field, parsing, read_fraction
-from overproof.recipe import build, data_source, read_suite
-from overproof.run import Run, find_run
-from overproof.verbs.networks import BY_POSITION, check_classes, digest_of
-from overproof.wording import folder_name
+from overproof.reading import read_fraction
+from overproof.recipe import read_suite
+from overproof.verbs.loaded import BY_POSITION
+from overproof.verbs.options import Images
+from overproof.verbs.resolve import Found, find
+from overproof.verbs.sources import AnySource
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
 _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
@@ -58,6 +55,10 @@ class Examinee:
             raise InputError(f"examples must be 0 (all) or more, got {count}")
         return stratified_subset(self.images, count or len(self.images), seed)
 
+    def wanted(self, count: int) -> int:
+        """Return how a command asks for so many images: 0 are all of them."""
+        return 0 if count == len(self.images) else count
+
     def said_of(self, images: ImageSet) -> dict[str, Any]:
         """Return what a file of results says of the images that it is about."""
         return {
@@ -76,128 +77,54 @@ def shown(images: ImageSet, seed: int) -> Batch:
     return batch
 
 
-def examinee(word: Run | Path | str, data: Source | str | None, *, classes_by_position: bool = False) -> Examinee:
-    """Return whom a word names, with test images of its recipe or of ``data``.
-
-    Raises ``InputError``, also where the images' classes have other names or another order than the network's, unless
-    ``classes_by_position`` says that their places are what counts.
-    """
-    if not isinstance(word, Run) and is_foreign(str(word)):
-        return _foreigner(str(word), data, classes_by_position)
-    run = word if isinstance(word, Run) else find_run(word)
-    home = results_folder(word, None)
-    if (imported := run.imported()) is not None:
-        return _newcomer(run, home, imported, data, classes_by_position)
-    recipe = run.recipe()
-    model, description = run.model()
-    return Examinee(
-        name=str(home),
-        folder=home,
-        model=model,
-        images=_images(run, model, _source(data, recipe.data), classes_by_position),
-        threat=recipe.threat,
-        trials=recipe.evaluation.attacks,
-        examples=recipe.evaluation.examples,
-        batch=recipe.evaluation.batch,
-        facts={
-            "run": recipe.name,
-            "method": recipe.method.kind,
-            "architecture": recipe.student.label,
-            "recipe_seed": recipe.seed,
-            "model_digest": description["digest"],
-            "selected_on": field(description, "selected_on", str, where=run.folder),
-            "parameters": parameter_count(model),
-        },
-    )
-
-
-def _newcomer(
-    run: Run, home: Path, imported: Mapping[str, Any], data: Source | str | None, by_position: bool
+def examinee(
+    source: AnySource,
+    data: Images | None,
+    *,
+    classes_by_position: bool = False,
+    layers: bool = False,
+    trust_code: bool = False,
 ) -> Examinee:
-    """Return an imported network: it has no recipe, and the images it is for may be known or not."""
-    model, description = run.model()
-    known = imported.get("data")
-    if data is None and known is None:
-        raise InputError(f"{run.folder}: say on which images, with --data uoft-cs/cifar10, --data digits or a path")
-    before = None if known is None else build(Source, known, where=f"{run.folder}: data")
-    source = _source(data, before)
-    return Examinee(
-        name=str(home),
-        folder=home,
-        model=model,
-        images=_images(run, model, source, by_position),
-        threat=Threat(),
-        facts={
-            "run": field(description, "name", str, where=run.folder),
-            "method": "imported",
-            "architecture": description["architecture"]["kind"],
-            "recipe_seed": None,
-            "model_digest": description["digest"],
-            "selected_on": field(description, "selected_on", str, where=run.folder),
-            "parameters": parameter_count(model),
-        },
-    )
+    """Return whom a source names, with test images of its recipe or of ``data``.
 
-
-def _images(run: Run, model: Classifier, source: Source, by_position: bool) -> Labelled:
-    images = source.open("test")
-    if images.signature != model.signature:
-        raise InputError(f"{run.folder}: the network is for {model.signature}, the test images are {images.signature}")
-    if not by_position:
-        check_classes(run.description()["classes"], images.classes, where=str(run.folder), advice=BY_POSITION)
-    return images
-
-
-def results_folder(word: Run | Path | str, out: Path | str | None) -> Path:
-    """Return where the results of an examination go: ``out``, the run's own folder, or ``evaluations/NAME``.
-
-    What has no folder of the user's goes to the latter: a foreign network, and a repository in the Hub's cache.
+    ``layers`` says that the layers of a module in memory must be found in it, as bounds need it. Raises ``InputError``,
+    also where the images' classes have other names or another order than the network's, unless ``classes_by_position``
+    says that their places are what counts.
     """
-    if out is not None:
-        return Path(out)
-    if isinstance(word, Run):
-        return word.folder
-    if isinstance(word, str) and (is_foreign(word) or repository_id(word)):
-        return Path("evaluations") / folder_name(word)
-    return Path(word)
-
-
-def _foreigner(word: str, data: Source | str | None, by_position: bool) -> Examinee:
-    said = own_words(OnnxFile.read(Path(word)).metadata) if is_onnx(word) else {}
-    if data is None and "data" not in said:
-        raise InputError(f"{word}: say on which images, with --data digits, --data ylecun/mnist or a path")
-    with parsing(word, "metadata of data and threat"):
-        source = _source(data, build(Source, json.loads(said["data"]), where=word) if "data" in said else None)
-        try:
-            threat = Threat(norm=said["norm"], eps=Radius(said["eps"])) if said else Threat()  # type: ignore[arg-type]
-        except InputError as problem:
-            raise InputError(f"{word}: not readable as metadata of data and threat ({problem})") from problem
-        parameters = int(said["parameters"]) if said else None
-    images = source.open("test")
-    model = foreign(word, images.signature)
-    if "classes" in said and not by_position:
-        with parsing(word, "metadata of its classes"):
-            names = tuple(map(str, json.loads(said["classes"])))
-        check_classes(names, images.classes, where=word, advice=BY_POSITION)
-    file = model.backbone if isinstance(model.backbone, OnnxFile) else None
-    return Examinee(
-        name=word,
-        folder=results_folder(word, None),
-        model=model,
+    tensors = data if isinstance(data, tuple | list) else None
+    like = tensors[0] if tensors and isinstance(tensors[0], Tensor) else None
+    found = find(source, trust_code=trust_code, layers=layers, like=like)
+    images = _tensors(source, data, found) if isinstance(data, tuple | list) else found.source(data).open("test")
+    loaded = found.load(images.signature)
+    if not classes_by_position:
+        loaded.check_classes(images.classes, advice=BY_POSITION)
+    known = loaded.known
+    examined = Examinee(
+        name=known.title,
+        folder=known.origin.folder("evaluations"),
+        model=loaded.model,
         images=images,
-        threat=threat,
-        suite="quick" if file is None else "shipped",
-        file=file,
-        facts={
-            "run": word,
-            "method": said.get("method", "foreign"),
-            "architecture": said.get("architecture", type(model.backbone).__name__),
-            "recipe_seed": None,
-            "model_digest": digest_of(model) if file is None else file.digest,
-            "selected_on": said.get("selected_on", "unknown"),
-            "parameters": parameter_count(model) if parameters is None else parameters,
-        },
+        threat=known.threat or Threat(),
+        suite="quick" if loaded.file is None else "shipped",
+        file=loaded.file,
+        facts=known.facts(),
     )
+    if known.recipe is None:
+        return examined
+    wanted = known.recipe.evaluation
+    return replace(examined, trials=wanted.attacks, examples=wanted.examples, batch=wanted.batch)
+
+
+def _tensors(source: AnySource, data: tuple[Tensor, Tensor], found: Found) -> ImageSet:
+    """Return images ``[N, C, H, W]`` and labels as a set; the network in memory says how many classes there are."""
+    name = found.known.title
+    if not isinstance(source, nn.Module):
+        raise InputError(f"{name}: images as tensors are for a network in memory; name a source of images instead")
+    if len(data) != 2:
+        raise InputError(f"{name}: data is (x, y), images and their labels, got {len(data)} values")
+    x, y = data
+    check_given(x, y)
+    return given_images(x, y, given_classifier(source, x).signature.classes, x.device, name="tensors")
 
 
 def chosen_suite(
@@ -246,12 +173,3 @@ def _is_zero(eps: str | float) -> bool:
         return read_fraction(str(eps).replace(" ", "")) == 0
     except (ValueError, ZeroDivisionError):  # Radius says what is wrong with it
         return False
-
-
-def _source(data: Source | str | None, before: Source | None) -> Source:
-    """Return what is said to be examined on, in the form of the images known ``before``, or those themselves."""
-    if isinstance(data, str):
-        return data_source(data, before)
-    found = data or before
-    assert found is not None  # whoever asks has made sure that one of them is there
-    return found

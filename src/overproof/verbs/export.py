@@ -28,34 +28,42 @@ from overproof.formats.program import read_program, to_program
 from overproof.formats.quantize import Calibration, calibration_pixels, quantised
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
-from overproof.run import Run
 from overproof.verbs.cargo import Cargo, cargo, parity_lines, report_of
 from overproof.verbs.options import ExportOptions, Format
 from overproof.verbs.questions import ask
+from overproof.verbs.sources import AnySource
 
 _CALIBRATIONS = ("minmax", "entropy", "percentile")
 _COST = 200  # held-out images on which the cost of quantisation is measured
 
 
 def export(
-    run: Run | Path | str,
+    run: AnySource,
     *,
     to: Format,
     out: Path | str | None = None,
     data: Source | str | None = None,
+    trust_code: bool = False,
     **options: Unpack[ExportOptions],
 ) -> dict[str, Any]:
     """Write a network in another format; return the report, which is written beside the file as ``NAME.json``.
 
-    ``run`` is a run folder, or a foreign network (``package.module:factory``, ``timm:NAME``, ``robustbench:NAME``) with
+    ``run`` is any source but a file that was exported (see ``resolve.find``); one that does not know its images needs
     ``data``. ``to`` is one of ``TARGETS``; ``options`` are those of its function. ``out`` is the file's or folder's
-    path (default: in the run folder). Raises ``InputError``, and then nothing is written.
+    path (default: in the user's own run, for everything else in ``exports/NAME``). ``trust_code`` runs code that the
+    files of a run name, wherever it lies. Raises ``InputError``, and then nothing is written.
     """
-    return exporting(run, to=to, out=out, data=data, **options)
+    return exporting(run, to=to, out=out, data=data, trust_code=trust_code, **options)
 
 
 def exporting(
-    run: Run | Path | str, *, to: str, out: Path | str | None = None, data: Source | str | None = None, **options: Any
+    run: AnySource,
+    *,
+    to: str,
+    out: Path | str | None = None,
+    data: Source | str | None = None,
+    trust_code: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Do what ``export`` does, with a format and options that no type checker has seen."""
     if to not in TARGETS:
@@ -65,7 +73,7 @@ def exporting(
         if name not in target.options:
             takes = ", ".join(target.options) or "no options"
             raise InputError(f"export to {to} has no use for {name!r}; it takes {takes}")
-    subject = cargo(run, data)
+    subject = cargo(run, data, trust_code=trust_code)
     return target.write(subject, subject.folder / target.file if out is None else Path(out), **options)
 
 
@@ -180,9 +188,9 @@ def _hub(
     subject: Cargo, out: Path, *, licence: str = "unknown", push: str | None = None, private: bool = False
 ) -> dict[str, Any]:
     """Write a repository of the Hub, with its card and the run's evidence; push it to ``org/name`` where asked."""
-    if not (subject.folder / "model.json").is_file():
+    if subject.run is None:
         raise InputError(f"{subject.name}: is no run folder; a repository holds a run's weights and evidence")
-    written = write_repository(subject.folder, out, licence=licence)
+    written = write_repository(subject.run.folder, out, licence=licence)
     address = None if push is None else push_repository(written, push, private=private)
     names = sorted(file.name for file in written.iterdir())
     return {"to": "hub", "run": subject.name, "file": str(written), "files": names, "address": address}

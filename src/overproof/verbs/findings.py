@@ -8,6 +8,7 @@ import torch
 
 from overproof.errors import InputError
 from overproof.models.cost import multiply_adds
+from overproof.models.external import external_of
 from overproof.models.weights import build, from_plain
 from overproof.reading import parsing, reason
 from overproof.recipe import plain
@@ -23,16 +24,19 @@ from overproof.signature import Signature
 from overproof.verbs import certify, evaluate
 
 
-def findings(folder: Path) -> Findings:
-    """Return what a run holds; raise ``InputError`` where it is not evaluated, or not the network that is there."""
+def findings(folder: Path, *, trust_code: bool = False) -> Findings:
+    """Return what a run holds; raise ``InputError`` where it is not evaluated, or not the network that is there.
+
+    Code that its files name is run with ``trust_code`` alone.
+    """
     run = Run(folder)
     with parsing(folder, "a run's results"):
-        found = _read(run)
+        found = _read(run, trust_code)
     _check(found)
     return found
 
 
-def _read(run: Run) -> Findings:
+def _read(run: Run, trust_code: bool) -> Findings:
     folder, evaluation = run.folder, evaluated(run)
     certificate, notes = _certificate(run, evaluation)
     home = Run(EVALUATION.folder(folder, evaluation))
@@ -48,7 +52,8 @@ def _read(run: Run) -> Findings:
         examples=home.examples(),
         recipe=plain(run.recipe()) if _trained(run) else None,
         classes=_classes(run, evaluation),
-        multiply_adds=_multiply_adds(run, evaluation),
+        multiply_adds=_multiply_adds(run, evaluation, trust_code),
+        lengths=_lengths(run),
         pictures=pictures,
         notes=notes,
         others=_others(run, evaluation, certificate),
@@ -154,15 +159,25 @@ def _classes(run: Run, evaluation: dict[str, Any]) -> tuple[str, ...]:
     return tuple(run.description()["classes"]) if _trained(run) else ()
 
 
-def _multiply_adds(run: Run, evaluation: dict[str, Any]) -> int | None:
-    """Return what the evaluation recorded, or count again; a foreign network of an older version has none."""
+def _lengths(run: Run) -> tuple[int, ...]:
+    return tuple(map(int, run.description().get("extended_from", ()))) if _trained(run) else ()
+
+
+def _multiply_adds(run: Run, evaluation: dict[str, Any], trust_code: bool) -> int | None:
+    """Return what the evaluation recorded, or count again.
+
+    A foreign network of an older version has none, and one that code makes none unless that code is trusted.
+    """
     if "multiply_adds" in evaluation or not _trained(run):
         recorded = evaluation.get("multiply_adds")
         return None if recorded is None else int(recorded)
     description = run.description()
     signature = Signature(**description["signature"])
+    architecture = from_plain(description["architecture"])
+    if external_of(architecture) is not None:
+        return multiply_adds(run.model(trust_code=True)[0], signature) if trust_code else None
     with torch.device("meta"):
-        network = build(from_plain(description["architecture"]), signature)
+        network = build(architecture, signature)
     return multiply_adds(network, signature)
 
 

@@ -14,8 +14,8 @@ from overproof.environment import versions
 from overproof.errors import InputError
 from overproof.files import make_folder
 from overproof.models.architecture import Architecture
-from overproof.models.classifier import parameter_count
-from overproof.models.layouts import find_weights, load_into
+from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.layouts import Weights, find_weights, load_into
 from overproof.models.untrusted import described_beside, parse_untrusted
 from overproof.models.weights import build, save_model
 from overproof.reading import parsing, read_bytes
@@ -56,24 +56,17 @@ def import_teacher(
     folder = Path("runs") / file.stem if out is None else Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; choose another --out")
-    name, architecture = _architecture(model)
+    name, architecture = read_architecture(model)
     body = read_bytes(file)
     tree = parse_untrusted(body, file, digest=digest)
     source = data_source(data) if isinstance(data, str) else data
     images = source.load("test") if source else None
     channels, height, width = size
     shape = images.signature if images else Signature(channels=channels, height=height, width=width, classes=0)
-    try:
-        with parsing("its tensors", f"a {name}"):
-            found = find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
-    except InputError as problem:
-        raise InputError(f"{file}: {problem}") from problem
+    found = weights_in(tree, architecture, shape, where=file, name=name, classes=classes, key=key)
     if images and found.classes != len(images.classes):
         raise InputError(f"{file}: it is for {found.classes} classes, {images.name} has {len(images.classes)}")
-    mean, std = _normalisation(file, (mean, std), (found.mean, found.std))
-    signature = replace(shape, classes=found.classes)
-    network = build(architecture, signature, mean=mean, std=std).eval()
-    load_into(network.backbone, found)
+    network = network_of(found, architecture, shape, where=file, given=(mean, std))
     make_folder(folder)
     facts = {
         "name": folder.name,
@@ -93,23 +86,55 @@ def import_teacher(
     return Run(folder)
 
 
-def _architecture(model: str | Architecture) -> tuple[str, Architecture]:
+def weights_in(
+    tree: Mapping[str, Any],
+    architecture: Architecture,
+    shape: Signature,
+    *,
+    where: Path,
+    name: str,
+    classes: int = 0,
+    key: str = "",
+) -> Weights:
+    """Return the weights of an architecture that a file holds (see ``models.layouts``); raise ``InputError``."""
+    try:
+        with parsing("its tensors", f"a {name}"):
+            return find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
+    except InputError as problem:
+        raise InputError(f"{where}: {problem}") from problem
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def network_of(
+    found: Weights, architecture: Architecture, shape: Signature, *, where: Path, given: Normalisation
+) -> Classifier:
+    """Return the network of weights that were found in a file, in eval mode, with its one known normalisation.
+
+    ``given`` are the mean and std that the user says. Raises ``InputError`` where two that are known differ.
+    """
+    mean, std = _normalisation(where, given, (found.mean, found.std))
+    network = build(architecture, replace(shape, classes=found.classes), mean=mean, std=std).eval()
+    load_into(network.backbone, found)
+    return network
+
+
+def read_architecture(model: str | Architecture, *, where: str = "--model") -> tuple[str, Architecture]:
+    """Return the architecture that a name or a YAML text means, and what it is called; raise ``InputError``."""
     if isinstance(model, Architecture):
         return model.kind, model
     try:
         text = yaml.safe_load(model)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise InputError(f"--model {model}: not readable as YAML") from problem
+        raise InputError(f"{where} {model}: not readable as YAML") from problem
     if isinstance(text, str) and ":" in text:
         raise InputError(
-            f"--model {model}: other packages' networks need no import; write {model} where a teacher is named"
+            f"{where} {model}: other packages' networks need no import; write {model} where a teacher is named"
         )
-    architecture = build_value(Architecture, text, where="--model")
+    architecture = build_value(Architecture, text, where=where)
     assert isinstance(architecture, Architecture)
     return (text if isinstance(text, str) else architecture.kind), architecture
-
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> Normalisation:

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.external import External
-from overproof.models.imports import importable, imported, like, raised
+from overproof.models.foreign import made, robustbench
+from overproof.models.imports import importable, like
 from overproof.models.initial import Taken, take_over
 from overproof.models.untrusted import read_untrusted, tensor_maps
 from overproof.models.weights import load_description, unshared
 from overproof.models.zoos import ZOOS, pretrained
 from overproof.reading import is_folder, parsing, read_bytes
-from overproof.run import find_run
-from overproof.trust import module_word
-from overproof.verbs.networks import split_pin
+from overproof.run import Run, find_run
+from overproof.verbs.resolve import program
+from overproof.verbs.sources import Word, read_word, split_pin
 
-_FILES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".safetensors")
 _TEACHER = "teacher:"
 
 
@@ -44,34 +44,52 @@ class Weights:
         return self.whole or sha256(save(unshared(self.tensors))).hexdigest()
 
 
-def read_weights(word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None) -> Weights:
-    """Return the weights of a word.
+def read_weights(
+    word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None, trust_code: bool = False
+) -> Weights:
+    """Return the weights of a word: ``teacher:ROLE``, or any source of a network (see ``resolve.find``) but ONNX files.
 
-    ``teacher:ROLE``; a run folder or Hub repository; a checkpoint file (``.pt``, ``.pth``, ``.safetensors`` ...);
-    ``timm:NAME`` or ``torchvision:NAME`` with its pretrained weights; ``package.module:factory``, called without
-    arguments. ``#sha256=`` behind a file's name pins it. Raises ``InputError``.
+    A file of weights needs no architecture here. Raises ``InputError``.
     """
     name, pin = split_pin(word)
-    if Path(name).suffix in _FILES and ":" not in name and not is_folder(Path(name)):
-        return _of_file(Path(name), pin)
-    found = _named(name, teachers, beside)
-    if pin and found.digest != pin:
-        raise InputError(f"init: {name}: these are other weights: their SHA-256 is {found.digest}, the pin says {pin}")
-    return found
-
-
-def _named(name: str, teachers: Mapping[str, Classifier], beside: Path | None) -> Weights:
+    of_file = False
     if name.startswith(_TEACHER):
         role = name.removeprefix(_TEACHER)
         if role not in teachers:
             raise InputError(f"init: there is no teacher in the role {role!r}{like(role, teachers)}")
-        return _of(teachers[role])
-    if name.partition(":")[0] in ZOOS:
-        found = pretrained(name, where=f"init: {name}")
+        found = _of(teachers[role])
+    else:
+        try:
+            read = read_word(word)
+            found, of_file = _of_source(read, beside, trust_code), read.kind == "checkpoint"
+        except InputError as problem:
+            raise InputError(f"init: {str(problem).removeprefix('init: ')}") from problem
+    if pin and not of_file and found.digest != pin:  # a file was compared with it as it was read
+        raise InputError(f"init: {name}: these are other weights: their SHA-256 is {found.digest}, the pin says {pin}")
+    return found
+
+
+def _of_source(word: Word, beside: Path | None, trust_code: bool) -> Weights:
+    if word.kind == "checkpoint":
+        if word.options:
+            raise InputError(f"{word.text}: weights to begin with are taken by their names, so it takes no options")
+        return _of_file(word.path, word.pin)
+    if word.kind in ("run", "hub"):
+        return _of_run(Run(word.path) if word.kind == "run" else find_run(word.text))
+    if word.kind == "onnx":
+        raise InputError(f"{word.text}: an ONNX file has no weights by the names of a network; name what it came from")
+    if word.kind in ZOOS:
+        if word.options:
+            raise InputError(f"{word.text}: options are for a factory of your own; these weights come as they are")
+        found = pretrained(word.text, where=word.text)
         return Weights(tensors=found.network.state_dict(), mean=found.mean, std=found.std)
-    if module_word(name) is not None:
-        return _of_module(name, beside)
-    return _of_run(name)
+    if word.kind == "robustbench":
+        return _of(robustbench(word.text))
+    if word.kind == "program":
+        network, digest = program(word, trust_code)
+        return replace(_of(network), whole=digest)
+    with importable(*([] if beside is None else [beside]), Path.cwd()):
+        return _of(made(word.text, word.options, None))
 
 
 def begin_with(student: Classifier, word: str, weights: Weights) -> Taken:
@@ -99,23 +117,14 @@ def _of(network: nn.Module) -> Weights:
     return replace(found, mean=mean, std=std)
 
 
-def _of_module(name: str, beside: Path | None) -> Weights:
-    with importable(*([] if beside is None else [beside])):
-        factory = imported(name)
-        try:
-            network = factory if isinstance(factory, nn.Module) else factory()
-        except Exception as problem:
-            raise InputError(f"init: {name}: the factory raised {raised(problem)}") from problem
-    if not isinstance(network, nn.Module):
-        raise InputError(f"init: {name}: it gives no nn.Module")
-    return _of(network)
-
-
 def _of_file(file: Path, pin: str) -> Weights:
-    """Return the network in a checkpoint, among averages and an optimiser's state; nothing in it is run."""
+    """Return the network in a checkpoint, among averages and an optimiser's state; nothing in it is run.
+
+    A pin is that of the file.
+    """
     maps = [tensors for _, tensors in tensor_maps(read_untrusted(file, digest=pin))]
     if not maps:
-        raise InputError(f"init: {file}: there are no tensors in it")
+        raise InputError(f"{file}: there are no tensors in it")
     return Weights(tensors=max(maps, key=_likeness))
 
 
@@ -128,20 +137,17 @@ def _likeness(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     return named, sum(value.numel() for value in tensors.values())
 
 
-def _of_run(name: str) -> Weights:
+def _of_run(run: Run) -> Weights:
     from safetensors.torch import load
 
-    try:
-        folder = find_run(name).folder
-        if not is_folder(folder):
-            raise InputError(f"{name}: there is no such run folder or checkpoint file")
-        description = load_description(folder)
-    except InputError as problem:
-        raise InputError(f"init: {problem}") from problem
+    folder = run.folder
+    if not is_folder(folder):
+        raise InputError(f"{folder}: there is no such run folder or checkpoint file")
+    description = load_description(folder)
     file = folder / "model.safetensors"
     body = read_bytes(file)
     if sha256(body).hexdigest() != description["digest"]:
-        raise InputError(f"init: {file}: damaged or exchanged; its digest is not the one in its description")
+        raise InputError(f"{file}: damaged or exchanged; its digest is not the one in its description")
     with parsing(file, "safetensors"):
         tensors = load(body)
     inside = description.get("normalisation") or {}

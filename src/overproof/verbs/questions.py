@@ -99,7 +99,7 @@ def ask(
         raise InputError(f"gamma is a difference of margins, above 0, got {gamma:g}")
     if teacher is not None:
         package("vnnlib", extra="export", where=f"{subject.name}: checking queries about a pair")
-    other = None if teacher is None else cargo(teacher, subject.source)
+    other = None if teacher is None else cargo(teacher, subject.source, trust_code=subject.trust_code)
     if other is not None and other.model.signature != subject.model.signature:
         raise InputError(f"{teacher}: this teacher is for {other.model.signature}, not {subject.model.signature}")
     test = subject.source.load("test")
@@ -204,7 +204,7 @@ class _Known:
 
 def _known(subject: Cargo, threat: Threat) -> _Known:
     """Read a certificate of the same network and radius, where there is one."""
-    file = subject.folder / "certificate.json"
+    file = subject.results / "certificate.json"
     nothing = _Known({}, {}, "", {})
     if not is_file(file):
         return nothing
@@ -213,7 +213,7 @@ def _known(subject: Cargo, threat: Threat) -> _Known:
         before = Threat(norm=said["threat"]["norm"], eps=Radius(said["threat"]["eps"]))
         if said["kind"] != "bounds" or said["model_digest"] != subject.digest or before != threat:
             return nothing
-        home = CERTIFICATE.folder(subject.folder, said)
+        home = CERTIFICATE.folder(subject.results, said)
         lines = list(read_lines(home / "certificate.jsonl"))
         if len(lines) != (expected := said["data"]["examples"]):
             raise ValueError(f"{len(lines)} whole lines for {expected} images")

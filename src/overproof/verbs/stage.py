@@ -27,7 +27,8 @@ from overproof.training.parallel import sharded
 from overproof.training.soft_labels import takes_soft_labels
 from overproof.verbs.agreement import check_same_images, check_same_teachers, check_shareable
 from overproof.verbs.initial import begin_with, read_weights, with_pretrained
-from overproof.verbs.networks import digest_of, load_teacher
+from overproof.verbs.loaded import digest_of
+from overproof.verbs.networks import load_teacher
 from overproof.verbs.normalisation import Normalisation, normalisation
 from overproof.verbs.summary import (
     Beginning,
@@ -69,11 +70,12 @@ def set_up(
     beside: Path | None,
     *,
     initial: bool = True,
+    trust_code: bool = False,
 ) -> Generator[Beginning, None, Stage]:
     """Read the images, build and load the networks; yield what is known as soon as it is, return all of it.
 
-    ``initial`` is False for a run that goes on: its weights are in the checkpoint. Raises ``InputError`` for what does
-    not fit together. Writes nothing.
+    ``initial`` is False for a run that goes on: its weights are in the checkpoint. ``trust_code`` runs code that the
+    files of teachers name, wherever it lies. Raises ``InputError`` for what does not fit together. Writes nothing.
     """
 
     def read_images() -> tuple[_Images, _Images, _Images]:
@@ -95,7 +97,10 @@ def set_up(
         return images, kept, held
 
     def read_teachers() -> tuple[dict[str, Classifier], Architecture]:
-        teachers = {role: load_teacher(role, path, images, beside=beside) for role, path in recipe.teachers.items()}
+        teachers = {
+            role: load_teacher(role, path, images, beside=beside, trust_code=trust_code)
+            for role, path in recipe.teachers.items()
+        }
         with importable(*places):
             return teachers, _fitted(recipe, teachers)
 
@@ -112,7 +117,7 @@ def set_up(
     check_same_teachers(digests, processes)
     word, weights = with_pretrained(recipe.init, recipe.student) if recipe.init else "", None
     if word and initial:
-        weights = processes.together(lambda: read_weights(word, teachers, beside=beside))
+        weights = processes.together(lambda: read_weights(word, teachers, beside=beside, trust_code=trust_code))
     placed = recipe.loading.place(kept, device)
     norm = processes.together(lambda: normalisation(recipe.normalise, placed, word, weights))
     if recipe.normalise.of == "data":

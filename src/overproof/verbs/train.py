@@ -112,7 +112,7 @@ def train(
         recipe, beside = read(file, trust_code=trust_code), file.parent
     folder = default_folder(recipe) if out is None else Path(out)
     options = {"resume": resume, "device": device, "shard_teachers": shard_teachers, "beside": beside}
-    for _ in training(recipe, folder, keep_checkpoint=keep_checkpoint, **options):
+    for _ in training(recipe, folder, keep_checkpoint=keep_checkpoint, trust_code=trust_code, **options):
         pass
     return Run(folder)
 
@@ -140,17 +140,25 @@ def training_events(
     keep_checkpoint: bool = False,
     dry_run: bool = False,
     beside: Path | None = None,
+    trust_code: bool = False,
     stop: Stop | None = None,
 ) -> Iterator[Beginning | News]:
     """Say what is about to be done as it becomes known, then train as ``training`` does.
 
     With ``dry_run`` nothing is written, and it ends before the first step. ``beside`` is the folder of the recipe's
-    file: modules that the recipe names may lie in it, too. Where somebody asks it to ``stop`` while it trains, the
+    file: modules that the recipe names may lie in it, too. ``trust_code`` runs code that the files of teachers, and of
+    weights to begin with, name wherever it lies. Where somebody asks it to ``stop`` while it trains, the
     state is saved after the step that is being taken, and ``Stopped`` raised.
     Started by ``accelerate launch`` or ``torchrun``, all processes train together; the leading one writes and has news.
     """
     processes = Processes.here(cpu=device == "cpu")
-    wish = _Wish(resume=resume, shard_teachers=shard_teachers, keep_checkpoint=keep_checkpoint, dry_run=dry_run)
+    wish = _Wish(
+        resume=resume,
+        shard_teachers=shard_teachers,
+        keep_checkpoint=keep_checkpoint,
+        dry_run=dry_run,
+        trust_code=trust_code,
+    )
     try:
         with tensor_float(recipe.performance.tf32):
             for event in _course(recipe, Run(out), device, processes, wish, beside, stop or Stop()):
@@ -173,6 +181,7 @@ class _Wish:
     shard_teachers: bool
     keep_checkpoint: bool
     dry_run: bool
+    trust_code: bool
 
 
 def _course(
@@ -195,7 +204,13 @@ def _course(
             yield Beginning(lines=(f"{run.folder}: this run is finished ({DROPPED})",))
             return
         stage = yield from set_up(
-            recipe, pick_device(device), processes, wish.shard_teachers, beside, initial=not resuming
+            recipe,
+            pick_device(device),
+            processes,
+            wish.shard_teachers,
+            beside,
+            initial=not resuming,
+            trust_code=wish.trust_code,
         )
         if wish.dry_run:
             processes.from_leader(lambda: check_trackers(recipe))
