@@ -64,7 +64,7 @@ def test_a_network_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = cargo("cargo_net:make", "digits")
     assert (str(found.folder), found.threat) == ("exports/cargo-net-make", Threat())
-    assert found.facts["architecture"] == "Sequential"
+    assert found.known.architecture == "Sequential"
 
 
 def test_a_report_lies_beside_its_file(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import shutil
+from copy import deepcopy
 from hashlib import sha256
 from pathlib import Path
 
@@ -183,3 +184,71 @@ class TestWords:
         for target in TARGETS.values():
             assert target.write.__doc__
         assert TARGETS["int8"].options == ("calibration", "examples", "opset", "licence")
+
+
+class TestInMemory:
+    """A network that is nowhere but in the memory of a program."""
+
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @staticmethod
+    def network():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"example": (3, 6, 5)},
+            {"example": torch.rand(1, 3, 6, 5)},
+            {"data": (torch.rand(9, 3, 6, 5), torch.arange(9) % 4)},
+        ],
+        ids=["size", "one image", "images"],
+    )
+    def test_as_onnx_and_as_a_program(self, given, here, modes):
+        module = self.network().train()
+        was, x = modes(module), torch.rand(5, 3, 6, 5)
+        report = module_report = export(module, to="torch", **given)
+        assert report["file"] == "exports/Sequential/model.pt2"
+        report = export(module, to="onnx", out="net.onnx", **given)
+        assert report["digest"] == module_report["digest"]
+        assert modes(module) == was
+        expected = deepcopy(module).eval()(x)
+        torch.testing.assert_close(OnnxFile.read(here / "net.onnx")(x), expected)
+        said = own_words(OnnxFile.read(here / "net.onnx").metadata)
+        assert said["architecture"] == "Sequential"
+        assert not set(said) & {"norm", "eps", "data", "classes"}  # nobody said
+
+    def test_as_int8_with_images(self, here):
+        data = (torch.rand(90, 3, 6, 5), torch.arange(90) % 4)
+        report = export(self.network(), to="int8", data=data, examples=64)
+        assert report["calibration"]["images"] == 64 and Path(report["file"]).is_file()
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"to": "onnx"}, "Sequential: say on which images, with data=(x, y) or data='digits'"),
+            ({"to": "int8", "example": (3, 6, 5)}, "Sequential: export to int8 is calibrated on images; say which, w"),
+            ({"to": "vnnlib", "example": (3, 6, 5)}, "Sequential: queries are about the test split of a source of im"),
+            ({"to": "hub", "example": (3, 6, 5)}, "Sequential: is no run folder; a repository holds a run's weights"),
+            ({"to": "onnx", "example": (6, 5)}, "Sequential: an example is a tensor [N, C, H, W] or a size such as"),
+            ({"to": "onnx", "example": (3, 6, 0)}, "Sequential: an example is a tensor [N, C, H, W] or a size such as"),
+            (
+                {"to": "onnx", "example": (3, 6, 5), "data": "digits"},
+                "Sequential: images of data are examples as well;",
+            ),
+            ({"to": "onnx", "example": (1, 8, 8)}, "given images [2, 1, 8, 8] of torch.float32, the model raised"),
+        ],
+    )
+    def test_what_cannot_be_exported_is_one_sentence(self, options, sentence, here):
+        with pytest.raises(InputError) as caught:
+            export(self.network(), **options)
+        assert str(caught.value).startswith(sentence)
+        assert list(here.iterdir()) == []
+
+    def test_an_example_is_of_a_network_in_memory(self):
+        with pytest.raises(InputError, match="timm:tiny: images as tensors are for a network in memory"):
+            export("timm:tiny", to="onnx", example=(3, 6, 5))

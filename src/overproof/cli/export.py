@@ -52,7 +52,7 @@ def export(
         "push": push,
         "private": private or None,
     }
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     found = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
     say(f"{found['run']} -> {found['file']}")
     _SAID[to](found)

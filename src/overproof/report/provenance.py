@@ -129,13 +129,25 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(tree)
 
 
+def _asking(findings: Findings, command: str, folder: str) -> str:
+    """Return the command that asks more about the network of these results, and puts the answer beside them."""
+    call = findings.evaluation.get("call") or (findings.certificate or {}).get("call")
+    if findings.recipe is not None or call is None:
+        return join(["overproof", command, folder])
+    kept = {name: value for name, value in call["options"].items() if name in ("data", "trust_code")}
+    source, words = _pinned(call, findings.evaluation), _words(kept)
+    if source is None or words is None:
+        return f"overproof.{command}(network, ..., out={folder!r}) in Python"
+    return join(map(str, ["overproof", command, source, *words, "--out", folder]))
+
+
 def missing(findings: Findings) -> list[tuple[str, str]]:
     """Return what a run does not hold, each with the command that would add it."""
     evaluation, folder = findings.evaluation, findings.folder or findings.name
     found = [("left out", note) for note in findings.notes]
-    evaluate = join(["overproof", "evaluate", folder])
+    evaluate, certify = (_asking(findings, command, folder) for command in ("evaluate", "certify"))
     if findings.certificate is None:
-        found.append(("certificate: not run", join(["overproof", "certify", folder])))
+        found.append(("certificate: not run", certify))
     if not evaluation.get("teacher"):
         found.append(("comparison with the teacher: not run", f"{evaluate} --teacher RUN"))
     if not evaluation.get("reliability"):

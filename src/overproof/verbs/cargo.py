@@ -1,20 +1,27 @@
 """What is exported: a network, the images it is for, and what its file says of it."""
 
 import json
-from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from overproof.attacks.ball import Threat
 from overproof.data.images import ImageSet, hold_out
 from overproof.data.sources import Source
 from overproof.environment import versions
 from overproof.errors import InputError
+from overproof.evaluation.parity import BATCHES
 from overproof.formats.onnx import described
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.recipe import plain
 from overproof.run import Run
+from overproof.verbs.examinee import tensor_images
+from overproof.verbs.loaded import Known, Origin
+from overproof.verbs.options import Example, Images
 from overproof.verbs.resolve import find, origin_of
 from overproof.verbs.sources import AnySource
 
@@ -24,73 +31,97 @@ class Cargo:
     """A network before its export; ``folder`` is where its files go unless the user says otherwise.
 
     ``run`` is the run or the repository of the Hub that it is, ``results`` where its evaluations and certificates lie;
-    with ``trust_code`` files may name code wherever it lies. ``fraction`` and ``seed`` draw the held-out part of the
-    training images, as training did.
+    with ``trust_code`` files may name code wherever it lies. ``source`` is None for images in memory, which are not
+    ``real`` where they are examples. ``fraction`` and ``seed`` draw the held-out part of the training images, as
+    training did.
     """
 
     name: str
     folder: Path
     model: Classifier
-    source: Source
+    source: Source | None
     images: ImageSet
-    threat: Threat
+    known: Known
     digest: str
-    facts: Mapping[str, str]
     results: Path
     run: Run | None = None
     trust_code: bool = False
+    real: bool = True
     fraction: float = 0.1
     seed: int = 0
+
+    @property
+    def threat(self) -> Threat:
+        """What it was made to withstand, or the usual."""
+        return self.known.threat or Threat()
 
     def split(self) -> tuple[ImageSet, ImageSet]:
         """Return the training images that the network learnt from, and those held out."""
         return hold_out(self.images, self.fraction, self.seed)
 
     def metadata(self, licence: str) -> dict[str, str]:
-        """Return what a file says of itself: classes, threat, data, digest, licence; all values are text."""
-        own = {
-            **self.facts,
-            "classes": json.dumps(list(self.images.classes)),
-            "norm": self.threat.norm,
-            "eps": str(self.threat.eps),
-            "data": json.dumps(plain(self.source)),
+        """Return what a file says of itself as far as it is known, as text: classes, threat, data, digest, licence."""
+        known = self.known
+        said = {
+            "name": known.name,
+            "method": known.method or "foreign",
+            "architecture": known.architecture or "unknown",
+            "recipe_digest": known.recipe.digest if known.recipe else None,
+            "selected_on": known.selected_on,
+            "classes": json.dumps(list(self.images.classes)) if self.source else None,
+            "norm": known.threat.norm if known.threat else None,
+            "eps": str(known.threat.eps) if known.threat else None,
+            "data": json.dumps(plain(self.source)) if self.source else None,
             "digest": self.digest,
             "parameters": str(parameter_count(self.model)),
             "version": versions()["overproof"],
         }
-        return described(own, licence)
+        return described({name: value for name, value in said.items() if value is not None}, licence)
 
 
-def cargo(source: AnySource, data: Source | str | None, *, trust_code: bool = False) -> Cargo:
-    """Return what a source stands for, with training images of its recipe or of ``data``; raise ``InputError``."""
+def cargo(source: AnySource, data: Images | None, *, example: Example | None = None, trust_code: bool = False) -> Cargo:
+    """Return what a source stands for, with training images of its recipe or of ``data``; raise ``InputError``.
+
+    A network in memory may have images as tensors, or an ``example``: pixels ``[N, C, H, W]`` in [0, 1], or the size
+    ``(C, H, W)`` of one image.
+    """
     origin = origin_of(source)
     if origin.kind == "onnx":
         raise InputError(f"{origin.source}: this is exported already; name the run or the network it came from")
-    found = find(source, trust_code=trust_code, layers=True)
-    chosen = found.source(data)
-    images = chosen.load("train")
+    if example is not None and data is not None:
+        raise InputError(f"{origin.source}: images of data are examples as well; leave example out")
+    tensors = data if isinstance(data, tuple | list) else None if example is None else (_example(example, origin), None)
+    found = find(source, trust_code=trust_code, layers=True, like=None if tensors is None else tensors[0])
+    chosen = None if isinstance(data, tuple | list) or tensors else found.source(data)
+    images = chosen.load("train") if chosen else tensor_images(source, tensors, found)
     loaded = found.load(images.signature)
     loaded.check_classes(images.classes)
-    known, recipe = loaded.known, loaded.known.recipe
-    facts = {"name": known.name, "method": known.method or "foreign", "architecture": known.architecture or "unknown"}
-    if recipe is not None:
-        facts["recipe_digest"] = recipe.digest
-    if known.selected_on is not None:
-        facts["selected_on"] = known.selected_on
+    known = loaded.known
     carried = Cargo(
         name=known.title,
         folder=known.origin.folder("exports"),
-        model=loaded.model.cpu(),
+        model=(deepcopy(loaded.model) if isinstance(source, nn.Module) else loaded.model).cpu(),  # the user's stays
         source=chosen,
         images=images,
-        threat=known.threat or Threat(),
+        known=known,
         digest=loaded.digest,
-        facts=facts,
         results=known.origin.folder("evaluations"),
-        trust_code=trust_code,
         run=known.origin.run,
+        trust_code=trust_code,
+        real=example is None,
     )
+    recipe = known.recipe
     return carried if recipe is None else replace(carried, fraction=recipe.selection.fraction, seed=recipe.seed)
+
+
+def _example(example: Example, origin: Origin) -> Tensor:
+    """Return example pixels ``[N, C, H, W]``: those that are given, or drawn ones of the size that is."""
+    if isinstance(example, Tensor):
+        return example
+    size = tuple(example) if isinstance(example, tuple | list) else ()
+    if len(size) != 3 or not all(isinstance(part, int) and part > 0 for part in size):
+        raise InputError(f"{origin.source}: an example is a tensor [N, C, H, W] or a size such as (3, 32, 32)")
+    return torch.rand(sum(BATCHES), *size, generator=torch.Generator().manual_seed(0))
 
 
 def report_of(out: Path) -> Path:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Radius, Threat
@@ -94,7 +95,7 @@ def examinee(
     tensors = data if isinstance(data, tuple | list) else None
     like = tensors[0] if tensors and isinstance(tensors[0], Tensor) else None
     found = find(source, trust_code=trust_code, layers=layers, like=like)
-    images = _tensors(source, data, found) if isinstance(data, tuple | list) else found.source(data).open("test")
+    images = tensor_images(source, data, found) if isinstance(data, tuple | list) else found.source(data).open("test")
     loaded = found.load(images.signature)
     if not classes_by_position:
         loaded.check_classes(images.classes, advice=BY_POSITION)
@@ -115,14 +116,19 @@ def examinee(
     return replace(examined, trials=wanted.attacks, examples=wanted.examples, batch=wanted.batch)
 
 
-def _tensors(source: AnySource, data: tuple[Tensor, Tensor], found: Found) -> ImageSet:
-    """Return images ``[N, C, H, W]`` and labels as a set; the network in memory says how many classes there are."""
+def tensor_images(source: AnySource, data: Any, found: Found) -> ImageSet:
+    """Return images ``[N, C, H, W]`` and their labels (None: all 0) as a set for a network in memory.
+
+    The network says how many classes there are. Raises ``InputError``.
+    """
     name = found.known.title
     if not isinstance(source, nn.Module):
         raise InputError(f"{name}: images as tensors are for a network in memory; name a source of images instead")
     if len(data) != 2:
         raise InputError(f"{name}: data is (x, y), images and their labels, got {len(data)} values")
     x, y = data
+    if y is None and isinstance(x, Tensor):
+        y = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     check_given(x, y)
     return given_images(x, y, given_classifier(source, x).signature.classes, x.device, name="tensors")
 

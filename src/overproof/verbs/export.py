@@ -13,7 +13,6 @@ from torch import Tensor
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.images import balanced_subset, pixels
-from overproof.data.sources import Source
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError, nearest
 from overproof.evaluation.attacked import judge
@@ -29,7 +28,7 @@ from overproof.formats.quantize import Calibration, calibration_pixels, quantise
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.verbs.cargo import Cargo, cargo, parity_lines, report_of
-from overproof.verbs.options import ExportOptions, Format
+from overproof.verbs.options import Example, ExportOptions, Format, Images
 from overproof.verbs.questions import ask
 from overproof.verbs.sources import AnySource
 
@@ -42,7 +41,8 @@ def export(
     *,
     to: Format,
     out: Path | str | None = None,
-    data: Source | str | None = None,
+    data: Images | None = None,
+    example: Example | None = None,
     trust_code: bool = False,
     **options: Unpack[ExportOptions],
 ) -> dict[str, Any]:
@@ -51,9 +51,11 @@ def export(
     ``run`` is any source but a file that was exported (see ``resolve.find``); one that does not know its images needs
     ``data``. ``to`` is one of ``TARGETS``; ``options`` are those of its function. ``out`` is the file's or folder's
     path (default: in the user's own run, for everything else in ``exports/NAME``). ``trust_code`` runs code that the
-    files of a run name, wherever it lies. Raises ``InputError``, and then nothing is written.
+    files of a run name, wherever it lies. A network in memory is an ``nn.Module`` with ``data``, a source or
+    ``(x, y)``, or for ONNX and ``torch.export`` with an ``example``: pixels ``[N, C, H, W]``, or the size ``(C, H, W)``
+    of an image; it stays as it is. Raises ``InputError``, and then nothing is written.
     """
-    return exporting(run, to=to, out=out, data=data, trust_code=trust_code, **options)
+    return exporting(run, to=to, out=out, data=data, example=example, trust_code=trust_code, **options)
 
 
 def exporting(
@@ -61,7 +63,8 @@ def exporting(
     *,
     to: str,
     out: Path | str | None = None,
-    data: Source | str | None = None,
+    data: Images | None = None,
+    example: Example | None = None,
     trust_code: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def exporting(
         if name not in target.options:
             takes = ", ".join(target.options) or "no options"
             raise InputError(f"export to {to} has no use for {name!r}; it takes {takes}")
-    subject = cargo(run, data, trust_code=trust_code)
+    subject = cargo(run, data, example=example, trust_code=trust_code)
     return target.write(subject, subject.folder / target.file if out is None else Path(out), **options)
 
 
@@ -104,6 +107,8 @@ def _int8(
     """Write an INT8 file calibrated on ``examples`` training images; measure its cost on held-out ones."""
     if calibration not in _CALIBRATIONS:
         raise InputError(f"there is no calibration {calibration!r}{nearest(str(calibration), _CALIBRATIONS)}")
+    if not subject.real:
+        raise InputError(f"{subject.name}: export to int8 is calibrated on images; say which, with data")
     learnt, held = subject.split()
     chosen = calibration_pixels(learnt, examples, subject.seed)
     x = _samples(subject)
@@ -123,7 +128,8 @@ def _int8(
 
 def _samples(subject: Cargo) -> Tensor:
     """Return pixels of real images, enough for every batch of the comparison."""
-    return pixels(subject.images.images[balanced_subset(subject.images, sum(BATCHES), subject.seed)])
+    x = pixels(subject.images.images[balanced_subset(subject.images, sum(BATCHES), subject.seed)]).cpu()
+    return x.repeat(-(-sum(BATCHES) // len(x)), 1, 1, 1)[: sum(BATCHES)]  # an example may be one image
 
 
 def _float_file(subject: Cargo, x: Tensor, opset: int, licence: str) -> tuple[bytes, list[dict[str, Any]]]:

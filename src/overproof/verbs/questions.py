@@ -99,9 +99,17 @@ def ask(
         raise InputError(f"gamma is a difference of margins, above 0, got {gamma:g}")
     if teacher is not None:
         package("vnnlib", extra="export", where=f"{subject.name}: checking queries about a pair")
-    other = None if teacher is None else cargo(teacher, subject.source, trust_code=subject.trust_code)
+    other = (
+        None
+        if teacher is None or subject.source is None
+        else cargo(teacher, subject.source, trust_code=subject.trust_code)
+    )
     if other is not None and other.model.signature != subject.model.signature:
         raise InputError(f"{teacher}: this teacher is for {other.model.signature}, not {subject.model.signature}")
+    if subject.source is None:
+        raise InputError(
+            f"{subject.name}: queries are about the test split of a source of images; say which, with data"
+        )
     test = subject.source.load("test")
     networks = [subject.model] if other is None else [other.model, subject.model]
     asked = _asked(networks, test, examples, threat.eps, seed, where=subject.name)

@@ -240,7 +240,7 @@ def _of_onnx(word: Word) -> Found:
             parameters=int(said["parameters"]) if "parameters" in said else None,
             classes=tuple(map(str, json.loads(said["classes"]))) if "classes" in said else None,
             data=build(Source, json.loads(said["data"]), where=word.text) if "data" in said else None,
-            threat=_threat(said, word.text) if said else None,
+            threat=_threat(said, word.text) if "norm" in said else None,
             digest=file.digest,
             selected_on=said.get("selected_on"),
         )
