@@ -40,6 +40,8 @@ def refused(word, place, **options):
     [
         ("a.b:c", ("a.b", "c")),
         ("a:c#sha256=00", ("a", "c")),
+        ("a.b:c?width=3&name=a:b#sha256=00", ("a.b", "c")),
+        ("w.pt?model={kind: mlp, hidden: [16]}", None),
         ("timm:resnet18", None),
         ("robustbench:cifar10/Linf/X", None),
         ("hub:org/name", None),
@@ -54,7 +56,17 @@ def test_which_words_name_code(word, named):
 
 
 @pytest.mark.parametrize(
-    "word", ["module:net", "module:other", "package:Renamed", "package.deep:Net", "open:Net", "timm:resnet18", "a/b"]
+    "word",
+    [
+        "module:net",
+        "module:net?width=3",
+        "module:other",
+        "package:Renamed",
+        "package.deep:Net",
+        "open:Net",
+        "timm:resnet18",
+        "a/b",
+    ],
 )
 def test_what_lies_beside_the_file_is_allowed(word, place):
     allowed(word, place)

@@ -76,10 +76,10 @@ def module_word(word: str) -> tuple[str, str] | None:
 
     A pin (``#...``) and options (``?key=value``) behind it are left out.
     """
-    module, colon, attribute = word.partition("#")[0].partition(":")
+    module, colon, attribute = word.partition("#")[0].partition("?")[0].partition(":")
     if not colon or module in ZOOS or "/" in module or "\\" in module:
         return None
-    return module, attribute.partition("?")[0]
+    return module, attribute
 
 
 def check_named_code(word: str, *, folders: Sequence[Path], where: str, trust_code: bool = False) -> None:

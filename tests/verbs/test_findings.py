@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -150,3 +151,31 @@ def test_a_half_written_last_line_is_left_out(run):
     file = run / "examples.jsonl"
     file.write_text(file.read_text()[:-20])
     assert len(findings(run).examples) == 39
+
+
+def test_code_that_a_run_names_is_not_run_to_be_compared(run, tmp_path, monkeypatch):
+    """Not even where an old result leaves out what would be counted; with trust it is counted."""
+    from overproof.models.external import External
+    from overproof.models.weights import build, save_model
+    from overproof.signature import Signature
+
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "found_nets.py"
+    made.write_text(
+        "from pathlib import Path\nfrom torch import nn\nPath('RAN').touch()\n\n"
+        "def student(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    architecture = External(factory="found_nets:student")
+    network = build(architecture, Signature(channels=1, height=8, width=8, classes=10))
+    digest = save_model(run, network, architecture, tuple("0123456789"), facts={"name": "own"})
+    (run / "certificate.json").unlink()
+    edit(run, "evaluation.json", model_digest=digest)
+    old = json.loads((run / "evaluation.json").read_text())
+    del old["multiply_adds"]
+    (run / "evaluation.json").write_text(json.dumps(old))
+    sys.modules.pop("found_nets")
+    (tmp_path / "RAN").unlink()
+    assert findings(run).multiply_adds is None
+    assert not (tmp_path / "RAN").exists() and "found_nets" not in sys.modules
+    assert findings(run, trust_code=True).multiply_adds == 640
+    sys.modules.pop("found_nets")

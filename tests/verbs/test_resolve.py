@@ -1,6 +1,5 @@
 """Which network a source is: every kind of source through every command, as the table of the documentation says."""
 
-import json
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from tests.formats.fake_hub import FakeHub, serving
+from tests.verbs.every_command import COMMANDS, SENTENCES, TABLE, Around
 from torch import nn
 
 from overproof.data.sources import Digits
@@ -24,15 +24,14 @@ from overproof.models.weights import build, save_model
 from overproof.signature import Signature
 from overproof.verbs.certify import certify
 from overproof.verbs.check_teacher import check_teacher
-from overproof.verbs.compare import compare
 from overproof.verbs.evaluate import evaluate
 from overproof.verbs.export import export
 from overproof.verbs.import_teacher import import_teacher
+from overproof.verbs.initial import read_weights
 from overproof.verbs.resolve import find, resolve, results_folder
 from overproof.verbs.train import train
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "sources.md"
 NETS = """
     import torch
     from torch import nn
@@ -57,18 +56,6 @@ def network():
 
 
 # --- the table of the documentation -----------------------------------------------------------------------------------
-
-
-def table():
-    """Return the table's rows, each a dict of column to word, and the sentences of its letters."""
-    text = PAGE.read_text().split("## Which command takes which source")[1]
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    sentences = dict(re.findall(r"^\* (\w): `(.+)`$", text, re.MULTILINE))
-    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}, sentences
-
-
-TABLE, SENTENCES = table()
 
 
 def test_the_table_is_whole():
@@ -135,89 +122,13 @@ MAKERS = {
     "a network of timm or torchvision": lambda: "timm:tiny",
     "a network of RobustBench": lambda: "robustbench:Some2023Name",
 }
-EVALUATION = {"attacks": ("fgsm",), "eps": "0.1", "examples": 10, "reliability": False, "device": "cpu"}
 
 
-def data_of(source):
-    """Return the images that have to be said, where nobody knows them."""
-    known = isinstance(source, str) and source.startswith(("runs/", "org/", "net.onnx"))
-    return {} if known else {"data": "digits"}
-
-
-def do_evaluate(source, out, toy):
-    attacks = ("square",) if source == "net.onnx" else EVALUATION["attacks"]  # it has no gradients
-    found = evaluate(source, **{**EVALUATION, "attacks": attacks}, **data_of(source), out=out, trust_code=True)
-    assert found["clean"]["of"] == 10 and (out / "evaluation.json").is_file()
-
-
-def do_certify(source, out, toy):
-    found = certify(
-        source, eps="0.01", bound="crown", examples=5, device="cpu", **data_of(source), out=out, trust_code=True
-    )
-    assert sum(found["counts"].values()) == 5
-
-
-def do_export(source, out, toy):
-    kind = "onnx" if source == "runs/imported" else "torch"
-    found = export(source, to=kind, out=out / "net", **data_of(source), trust_code=True)
-    assert (out / "net").stat().st_size == found["bytes"]
-
-
-def do_export_hub(source, out, toy):
-    found = export(source, to="hub", out=out, **data_of(source), trust_code=True)
-    assert "model.safetensors" in found["files"]
-
-
-def do_compare(source, out, toy):
-    if isinstance(source, str) and source != "weights.pt":
-        evaluate(source, **{**EVALUATION, "attacks": (), "eps": 0}, **data_of(source), trust_code=True)
-    (laid,) = compare([source], trust_code=True)
-    assert len(laid.rows) == 1
-
-
-def do_check(source, out, toy):
-    _, content = check_teacher(
-        source, eps="0.1", examples=50, device="cpu", **data_of(source), out=out, trust_code=True
-    )
-    assert json.loads((out / "teacher.json").read_text()) == json.loads(json.dumps(content))
-    assert content["parameters"] is None or content["parameters"] > 0
-
-
-def do_teach(source, out, toy):
-    edits = ("method={kind: ard, inner: {steps: 1}}", "training.epochs=1")
-    run = train(toy(*edits, f"teachers.robust={json.dumps(source)}"), out, device="cpu", trust_code=True)
-    assert len(run.description()["teachers"]["robust"]) == 64
-
-
-def do_surrogate(source, out, toy):
-    found = evaluate(
-        "runs/toy", **{**EVALUATION, "attacks": ("transfer-mi-fgsm",)}, teacher=source, out=out, trust_code=True
-    )
-    assert set(found["attacks"]) == {"transfer-mi-fgsm"} and found["teacher"]["name"]
-
-
-def do_begin(source, out, toy):
-    ours = source.startswith(("runs/toy", "runs/imported", "org/", "weights", "net."))
-    student = (
-        "{kind: mlp, hidden: [16]}" if ours else f"resolve_nets:student?width={12 if 'width=12' in source else 16}"
-    )
-    edits = ("training.optimiser={kind: sgd, lr: 0}", "training.epochs=1", f"student={student}")
-    edits = (*edits, f"init={json.dumps(source)}")
-    run = train(toy(*edits), out, device="cpu", trust_code=True)
-    assert run.description()["init"]["used"] > 0
-
-
-COMMANDS = {
-    "evaluate": do_evaluate,
-    "certify": do_certify,
-    "export": do_export,
-    "export to the Hub": do_export_hub,
-    "compare": do_compare,
-    "teacher check": do_check,
-    "teacher of a recipe": do_teach,
-    "surrogate": do_surrogate,
-    "init": do_begin,
-}
+def student_for(source):
+    """Return a student whose tensors have the names of a source's."""
+    if source.startswith(("runs/toy", "runs/imported", "org/", "weights", "net.")):
+        return "{kind: mlp, hidden: [16]}"
+    return f"resolve_nets:student?width={12 if 'width=12' in source else 16}"
 
 
 @pytest.mark.parametrize(
@@ -227,11 +138,12 @@ def test_every_cell_of_the_table(row, column, place, toy, tmp_path):
     """What the table calls yes works to its end; what has a letter is refused with its sentence."""
     before = {path for path in (place / "cache").rglob("*") if path.is_file()}
     word, source = TABLE[row][column], MAKERS[row]()
+    around = Around(toy, "digits", student_for)
     if word == "yes":
-        COMMANDS[column](source, tmp_path / "out", toy)
+        COMMANDS[column](source, tmp_path / "out", around)
     else:
         with pytest.raises(InputError, match=re.escape(SENTENCES[word])) as caught:
-            COMMANDS[column](source, tmp_path / "out", toy)
+            COMMANDS[column](source, tmp_path / "out", around)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
     if before:
@@ -356,6 +268,15 @@ def test_a_module_beside_a_recipe_is_found_and_its_absence_names_both_folders(he
     assert f"no module 'resolve_gone' in {here} or in {folder}, or installed" in refused(
         "resolve_gone:make", beside=folder
     )
+
+
+def test_the_hub_is_no_module(here):
+    (here / "hub.py").write_text("raise SystemExit")
+    for word in ("hub:make", "hub:", "hub:a/b/c"):
+        assert refused(word) == f"{word}: a repository of the Hub is written hub:org/name or hub:org/name@revision"
+        with pytest.raises(InputError, match=r"^init: hub:.*: a repository of the Hub is written"):
+            read_weights(word, {})
+    assert "hub" not in sys.modules
 
 
 @pytest.mark.parametrize("source", [3, None, b"runs/a", ["runs/a"]])

@@ -19,11 +19,11 @@ def here(tmp_path, monkeypatch):
     ("word", "kind"),
     [
         *((word, "run") for word in ("runs/a", "a", ".", "", "/runs/12:30", "runs/12:30", "./a:b", "a.txt")),
-        *((word, "hub") for word in ("org/name", "org/name@v1", "hub:org/name", "hub:runs/name@main")),
+        *((word, "hub") for word in ("org/name", "org/name@v1", "hub:org/name", "hub:runs/name@main", "hub:make")),
         *((word, "onnx") for word in ("net.onnx", "runs/a/net.onnx", "a:b.onnx")),
         *((word, "checkpoint") for word in ("w.pt", "w.pth", "a/b/w.safetensors", "W.PTH", "w.ckpt")),
         *((word, "program") for word in ("net.pt2", "a/net.pt2")),
-        *((word, "module") for word in ("a:b", "a.b:c", "hugging:x", "hub:make", "timn:a-b", "nets:", ":x")),
+        *((word, "module") for word in ("a:b", "a.b:c", "hugging:x", "timn:a-b", "nets:", ":x")),
         *((word, "timm") for word in ("timm:resnet18.a1_in1k", "timm:hf-hub:a/b", "timm:net.pt", "timm:")),
         ("torchvision:vgg11", "torchvision"),
         ("robustbench:cifar10/Linf/X", "robustbench"),

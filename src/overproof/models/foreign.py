@@ -15,6 +15,7 @@ from overproof.models.imports import arguments, importable, imported, like, rais
 from overproof.models.mode import put_into_mode
 from overproof.models.zoos import ZOOS, pretrained
 from overproof.signature import Signature
+from overproof.trust import ZOOS as NO_MODULES
 
 _FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
 
@@ -72,7 +73,7 @@ def made(name: str, options: Mapping[str, Any], signature: Signature | None) -> 
     Raises ``InputError`` for a word without meaning, and for a network that cannot be made.
     """
     kind, _, rest = name.partition(":")
-    if not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
+    if kind in NO_MODULES or not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
         raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
     factory = imported(name)
     if isinstance(factory, nn.Module):

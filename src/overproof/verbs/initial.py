@@ -19,8 +19,8 @@ from overproof.models.untrusted import read_untrusted, tensor_maps
 from overproof.models.weights import load_description, unshared
 from overproof.models.zoos import ZOOS, pretrained
 from overproof.reading import is_folder, parsing, read_bytes
-from overproof.run import Run, find_run
-from overproof.verbs.resolve import program
+from overproof.run import Run
+from overproof.verbs.resolve import program, run_of
 from overproof.verbs.sources import Word, read_word, split_pin
 
 _TEACHER = "teacher:"
@@ -75,7 +75,7 @@ def _of_source(word: Word, beside: Path | None, trust_code: bool) -> Weights:
             raise InputError(f"{word.text}: weights to begin with are taken by their names, so it takes no options")
         return _of_file(word.path, word.pin)
     if word.kind in ("run", "hub"):
-        return _of_run(Run(word.path) if word.kind == "run" else find_run(word.text))
+        return _of_run(run_of(word))
     if word.kind == "onnx":
         raise InputError(f"{word.text}: an ONNX file has no weights by the names of a network; name what it came from")
     if word.kind in ZOOS:

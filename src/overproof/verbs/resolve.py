@@ -19,6 +19,7 @@ from overproof.attacks.radius import Radius
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
 from overproof.evaluation.given import device_of, given_classifier
+from overproof.formats.hub import repository_id
 from overproof.formats.onnx import own_words
 from overproof.formats.program import read_program
 from overproof.models.classifier import Classifier
@@ -122,7 +123,7 @@ def find(
         )
     word = read_word(source)
     if word.kind in ("run", "hub"):
-        run = Run(word.path) if word.kind == "run" else find_run(word.text)
+        run = run_of(word)
         return _of_run(run, Origin(kind=word.kind, source=word.text, run=run), trust_code, word.pin, recipe=recipe)
     if word.kind == "onnx":
         return _of_onnx(word)
@@ -152,6 +153,13 @@ def origin_of(source: AnySource) -> Origin:
     return Origin(kind=word.kind, source=word.name, run=run)
 
 
+def run_of(word: Word) -> Run:
+    """Return the run in a folder, or in a repository of the Hub; raise ``InputError`` where that does not give it."""
+    if word.kind == "hub" and repository_id(word.text) is None:
+        raise InputError(f"{word.text}: a repository of the Hub is written hub:org/name or hub:org/name@revision")
+    return find_run(word.text) if word.kind == "hub" else Run(word.path)
+
+
 def results_folder(source: AnySource, out: Path | str | None) -> Path:
     """Return where the results of an examination go: ``out``, the run's own folder, or ``evaluations/NAME``.
 
@@ -171,7 +179,7 @@ def evaluated_folder(source: AnySource) -> Path:
     if any(is_file(folder / name) for name in ("evaluation.json", "certificate.json")):
         return folder
     if origin.kind == "hub" and isinstance(source, str):
-        return find_run(read_word(source).text).folder
+        return run_of(read_word(source)).folder
     raise InputError(f"{origin.source}: not evaluated yet; run: overproof evaluate {origin.source}")
 
 

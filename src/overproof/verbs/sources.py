@@ -100,7 +100,7 @@ def _kind(name: str) -> Kind:
     if Path(name).suffix == ".onnx" or not colon or "/" in before:
         kind = _of_path(Path(name))
         return "hub" if kind == "run" and repository_id(name) else kind
-    if repository_id(name):
+    if before == "hub":
         return "hub"
     return before if before in ("timm", "torchvision", "robustbench") else "module"  # type: ignore[return-value]
 
