@@ -111,7 +111,7 @@ def test_no_global_switches(modules):
     for module in modules:
         assert not any(isinstance(node, ast.Global) for node in ast.walk(module.tree)), module.path
         for name in ("set_default_dtype", "set_default_device", "set_num_threads", "set_grad_enabled"):
-            gives_back = name == "set_default_dtype" and str(module.path) == "models/asking.py"  # what others have set
+            gives_back = name == "set_default_dtype" and str(module.path) == "models/mode.py"  # what others have set
             assert gives_back or module.calls(name) == [], module.path
 
 

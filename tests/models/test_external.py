@@ -14,6 +14,7 @@ from overproof.models.adapted import Adapted
 from overproof.models.classifier import Classifier
 from overproof.models.convnet import ConvNet
 from overproof.models.external import External
+from overproof.models.foreign import foreign
 from overproof.models.weights import build, freeze, load_model, outline, save_model
 from overproof.recipe import dump, of_tree, parse
 from overproof.signature import Signature
@@ -156,7 +157,7 @@ class TestBuild:
             (External(factory="own_nets:Several", output="x"), "has no 'x' with 'logits', 'aux'"),
             (
                 External(factory="own_nets:Wrong"),
-                "it returns [2, 5] numbers (torch.float32) of two images, the data have 4",
+                "it returns [2, 5] numbers (torch.float32) of 2 images, the data have 4",
             ),
             (External(factory="own_nets:Net", features="0"), "features: no linear layer is called '0'"),
             (
@@ -327,3 +328,34 @@ def test_outline_and_network_have_the_same_weights():
     }
     with pytest.raises(ValueError, match="no linear layer"):
         Classifier(nn.Flatten(), SIGNATURE).head  # noqa: B018
+
+
+ODD = """\
+import torch
+from torch import nn
+torch.set_default_dtype(torch.float64)
+class Net(nn.Module):
+    def __init__(self, num_classes, alone=True, sets=False):
+        super().__init__()
+        self.linear, self.alone, self.sets = nn.Linear(64, num_classes), alone, sets
+    def forward(self, x):
+        if self.sets:
+            torch.set_default_dtype(torch.float64)
+        rows = self.linear(x.flatten(1).to(self.linear.weight.dtype))
+        return rows if self.alone else rows.squeeze()
+"""
+
+
+def test_a_module_that_sets_torchs_default_type_and_one_that_cannot_be_asked_for_one_image(monkeypatch, tmp_path):
+    (tmp_path / "its_own_type.py").write_text(ODD)
+    monkeypatch.chdir(tmp_path)
+    signature = Signature(channels=1, height=8, width=8, classes=10)
+    External(factory="its_own_type:Net").build(signature)
+    assert torch.get_default_dtype() == torch.float32
+    with pytest.raises(InputError, match=r"in eval mode it returns \[10\] numbers .* of 1 images"):
+        External(factory="its_own_type:Net", options={"alone": False}).build(signature)
+    with pytest.raises(InputError, match="when it is asked it changes torch's default type"):
+        External(factory="its_own_type:Net", options={"sets": True}).build(signature)
+    assert torch.get_default_dtype() == torch.float32
+    with pytest.raises(InputError, match=r"given images \[1, 1, 8, 8\] it returned \[10\]"):
+        foreign("its_own_type:Net", signature, options={"alone": False})

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from overproof.attacks.pgd import PGD
-from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient, put_into_mode
+from overproof.models.mode import compiled_for_pixels, default_type_kept, in_mode, no_gradient, put_into_mode
 
 
 @pytest.fixture
@@ -119,3 +119,13 @@ def test_a_part_that_has_one_mode_keeps_it_and_the_others_change():
     with in_mode(network, training=True):
         assert network[1][1].training
     assert not network[1][1].training
+
+
+def test_the_default_type_comes_back_also_where_something_is_raised():
+    with pytest.raises(ZeroDivisionError), default_type_kept() as kept:
+        torch.set_default_dtype(torch.float64)
+        raise ZeroDivisionError
+    assert kept.changed and torch.get_default_dtype() == torch.float32
+    with default_type_kept() as kept:
+        pass
+    assert not kept.changed

@@ -1,7 +1,6 @@
 """Other people's networks are asked as an evaluation asks them, before it begins: any number of images, undisturbed."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from overproof.errors import InputError
 from overproof.memory import ran_out
 from overproof.models.imports import raised, thing
+from overproof.models.mode import default_type_kept
 
 BATCHES = (2, 1, 3)  # images: a search goes on with whatever is left, one image or an odd number
 
@@ -31,7 +31,7 @@ def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: st
     x = image.expand(size, *image.shape).clone()
     shape = list(x.shape)
     try:
-        with default_type_kept(where), torch.no_grad():
+        with default_type_kept() as kept, torch.no_grad():
             rows = ask(x)
     except InputError:
         raise
@@ -39,6 +39,8 @@ def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: st
         if ran_out(problem):
             raise
         raise InputError(f"{where}: given images {shape} it raised {raised(problem)}") from problem
+    if kept.changed:
+        raise InputError(f"{where}: when it is asked it changes torch's default type; leave that out of it")
     if not isinstance(rows, Tensor):
         advice = "its .logits" if hasattr(rows, "logits") else "the logits as one tensor"
         raise InputError(f"{where}: it returned {thing(rows)}; return {advice}")
@@ -49,22 +51,6 @@ def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: st
             f"{where}: given images {shape} it returned {list(rows.shape)}; expected one row of logits each"
         )
     return rows
-
-
-@contextmanager
-def default_type_kept(where: str) -> Iterator[None]:
-    """Give back torch's default type, whatever other people's code does to it.
-
-    Raises ``InputError`` where it was changed: the next call would change it in the middle of an evaluation.
-    """
-    before = torch.get_default_dtype()
-    try:
-        yield
-    finally:
-        after = torch.get_default_dtype()
-        torch.set_default_dtype(before)
-    if after != before:
-        raise InputError(f"{where}: when it is asked it makes {after} torch's default type; leave that out of it")
 
 
 def check_weights(network: nn.Module, *, where: str) -> None:

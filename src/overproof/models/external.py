@@ -17,8 +17,9 @@ from torch.nn.parameter import UninitializedParameter
 from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
+from overproof.models.asking import BATCHES
 from overproof.models.imports import arguments, imported, like, raised, read_options, thing
-from overproof.models.mode import in_mode
+from overproof.models.mode import default_type_kept, in_mode
 from overproof.reading import read_bytes
 from overproof.signature import Signature
 from overproof.trust import module_word
@@ -72,7 +73,8 @@ class External(Architecture):
 
     def build(self, signature: Signature) -> nn.Module:
         """Return a freshly made network; raise ``InputError`` where it cannot be made or does not fit the images."""
-        network = self._made(signature)
+        with default_type_kept():
+            network = self._made(signature)
         network = _Picked(network, self.output) if self.output else network
         if any(isinstance(value, UninitializedParameter) for value in network.parameters()):
             shape = (2, signature.channels, signature.height, signature.width)
@@ -149,11 +151,15 @@ class External(Architecture):
         return network
 
     def _check(self, network: nn.Module, signature: Signature, *, training: bool) -> None:
-        """Raise ``InputError`` unless two images give two rows of logits, in this mode."""
+        """Raise ``InputError`` unless images give rows of logits in this mode: any number of them but in training."""
         trial = copy.deepcopy(network).train(training)  # BatchNorm's statistics are the network's own
-        shape = [2, signature.channels, signature.height, signature.width]
+        for size in BATCHES[:1] if training else BATCHES:
+            self._check_batch(trial, size, signature, training=training)
+
+    def _check_batch(self, trial: nn.Module, size: int, signature: Signature, *, training: bool) -> None:
+        shape = [size, signature.channels, signature.height, signature.width]
         try:
-            with torch.no_grad():
+            with torch.no_grad(), default_type_kept() as kept:
                 found = trial(torch.rand(shape))
         except InputError:
             raise
@@ -161,15 +167,17 @@ class External(Architecture):
             if training and "more than 1 value per channel" in str(problem):
                 return  # of a batch of two, which is none that it will see
             raise InputError(f"{self.factory}: given images {shape} it raised {raised(problem)}") from problem
+        if kept.changed:
+            raise InputError(f"{self.factory}: when it is asked it changes torch's default type; leave that out of it")
         mode = "in training" if training else "in eval mode"
         if not isinstance(found, Tensor):
             raise InputError(
                 f"{self.factory}: {mode} it returns {thing(found)}{_parts(found)}; leave auxiliary heads out, or say "
                 "which part are the logits with output"
             )
-        if list(found.shape) != [2, signature.classes] or not found.is_floating_point():
+        if list(found.shape) != [size, signature.classes] or not found.is_floating_point():
             raise InputError(
-                f"{self.factory}: {mode} it returns {list(found.shape)} numbers ({found.dtype}) of two images, the "
+                f"{self.factory}: {mode} it returns {list(found.shape)} numbers ({found.dtype}) of {size} images, the "
                 f"data have {signature.classes} classes"
             )
 

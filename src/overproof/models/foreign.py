@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from overproof.errors import InputError, nearest
+from overproof.models.asking import check_weights, try_batches
 from overproof.models.classifier import Classifier
 from overproof.models.imports import arguments, importable, imported, like, raised, thing
-from overproof.models.mode import put_into_mode
+from overproof.models.mode import default_type_kept, put_into_mode
 from overproof.models.zoos import ZOOS, pretrained
 from overproof.signature import Signature
 from overproof.trust import ZOOS as NO_MODULES
@@ -46,7 +47,7 @@ def foreign(
             raise InputError(f"{name}: options are for a factory of your own; this network comes as it was trained")
         return fitting(_ZOOS[kind](name, rest, signature), signature, name)
     # The network is tried in here, so that what it imports at its first call is found as well.
-    with importable(*([] if beside is None else [beside]), Path.cwd()):
+    with importable(*([] if beside is None else [beside]), Path.cwd()), default_type_kept():
         network = made(name, options or {}, signature)
         return fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
 
@@ -155,26 +156,14 @@ def _robustbench_part(part: str, name: str) -> ModuleType:
 
 
 def fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
-    """Return the model in eval mode, or raise ``InputError`` unless it maps two images to two rows of logits."""
+    """Return the model in eval mode, or raise ``InputError`` unless it maps images, also one, to rows of logits."""
     if model.signature != signature:
         raise InputError(f"{name}: it is for {model.signature}, the data are {signature}")
+    check_weights(model, where=name)
     place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     put_into_mode(model.to(place), training=False)
-    shape = [2, signature.channels, signature.height, signature.width]
-    try:
-        with torch.no_grad():
-            found = model.backbone(model.normalised(torch.full(shape, 0.5, device=place)))
-    except Exception as problem:
-        raise InputError(f"{name}: given images {shape} it raised {raised(problem)}") from problem
-    if not isinstance(found, Tensor):
-        advice = "its .logits" if hasattr(found, "logits") else "the logits as one tensor"
-        raise InputError(f"{name}: it returned {thing(found)}; return {advice}")
-    if not found.is_floating_point():
-        raise InputError(f"{name}: it returned {found.dtype} numbers; return floating-point logits")
-    if found.dim() != 2 or len(found) != 2:
-        raise InputError(
-            f"{name}: given images {shape} it returned {list(found.shape)}; expected one row of logits each"
-        )
+    image = torch.full((signature.channels, signature.height, signature.width), 0.5, device=place)
+    found = try_batches(lambda x: model.backbone(model.normalised(x)), image, where=name)
     if found.shape[1] != signature.classes:
         raise InputError(f"{name}: it returns {found.shape[1]} logits, the data have {signature.classes} classes")
     return model

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -46,6 +47,24 @@ def train_unfrozen(model: nn.Module) -> None:
     model.train()
     for layer in frozen_layers(model):
         layer.training = False  # of this module alone: what lies in it may learn
+
+
+@dataclass
+class Kept:
+    """Whether what was kept had to be given back."""
+
+    changed: bool = False
+
+
+@contextmanager
+def default_type_kept() -> Iterator[Kept]:
+    """Give back torch's default type, which other people's modules set when they are imported, made or asked."""
+    before, kept = torch.get_default_dtype(), Kept()
+    try:
+        yield kept
+    finally:
+        kept.changed = torch.get_default_dtype() != before
+        torch.set_default_dtype(before)
 
 
 @contextmanager
