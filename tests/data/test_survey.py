@@ -134,3 +134,14 @@ def test_what_an_evaluation_would_find_is_found_before_training(both, tmp_path, 
 
 def test_a_set_that_is_missing_is_one_sentence_and_not_two(tmp_path):
     assert refused(Folder(path=str(tmp_path / "x"))).count("no such data folder") == 1
+
+
+def test_a_source_that_returns_no_images_is_named():
+    class Odd(Digits):
+        def open(self, split):
+            return None if split == "train" else (1, 2)
+
+    assert refused(Odd()) == (
+        "data 'digits': open returned an object of type NoneType for 'train'; it must return an ImageSet; and "
+        "data 'digits': open returned an object of type tuple for 'test'; it must return an ImageSet"
+    )

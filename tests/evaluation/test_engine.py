@@ -430,3 +430,30 @@ def test_a_chunk_is_never_exceeded(model, block):
 def test_a_subject_is_its_own_search_and_judge_unless_it_says_more(model):
     plain = Subject(judge=model, search=model)
     assert (plain.slack, plain.surrogate, plain.chunk) == (0.0, None, 1024)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda x, goal: None, "returned an object of type NoneType, not images"),
+        (lambda x, goal: (x, x), "returned an object of type tuple, not images"),
+        (lambda x, goal: x[:1], r"was given images \[\d+, 3, 8, 8\] \(torch.float32\) and returned \[1, 3, 8, 8\]"),
+        (lambda x, goal: x.double(), r".* and returned \[\d+, 3, 8, 8\] \(torch.float64\)"),
+    ],
+)
+def test_what_an_attack_returns_is_images_like_those_it_was_given(model, block, answer, said):
+    suite = Suite(name="odd", attacks=(Trial(name="told", attack=Told(answer=answer)),))
+    with pytest.raises(InputError, match=rf"^attack 'told' {said}"):
+        list(assail(Subject(judge=model, search=model), block, suite, seed=0, number=0))
+
+
+def test_a_graph_that_an_attack_leaves_on_its_images_goes_no_further(model, block):
+    attack = Told(answer=lambda x, goal: x * torch.ones((), requires_grad=True))
+    *_, marks = assail(
+        Subject(judge=model, search=model),
+        block,
+        Suite(name="odd", attacks=(Trial(name="told", attack=attack),)),
+        seed=0,
+        number=0,
+    )
+    assert not any(value.requires_grad for value in marks.values())

@@ -24,7 +24,13 @@ def surveyed(source: Source) -> ImageSet | EncodedSet:
 
     def part(split: Split) -> ImageSet | EncodedSet | None:
         try:
-            return source.open(split).examined()
+            found = source.open(split)
+            if not isinstance(found, ImageSet | EncodedSet):  # other people's sources may forget to return
+                what = f"an object of type {type(found).__name__}"
+                raise InputError(
+                    f"data {source.kind!r}: open returned {what} for {split!r}; it must return an ImageSet"
+                )
+            return found.examined()
         except MissingPartError as problem:
             if split == "train":
                 raise

@@ -141,7 +141,7 @@ def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> Non
         slack=subject.slack,
         chunk=subject.chunk,
     )
-    found = search(subject.judge, x, goal)
+    found = _images(search(subject.judge, x, goal), x, trial)
     # Whatever the search believed, an example is broken when the judge says so of an image in the ball and in [0, 1].
     size = ball(trial.attack.norm, trial.attack.eps).size(found - x)
     inside = (size <= _longest(trial, x)) & ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
@@ -154,6 +154,18 @@ def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> Non
     worse = inside & (reached < marks["margin"][rows])
     for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": found}.items():
         marks[name][rows[worse]] = value[worse]
+
+
+def _images(found: object, x: Tensor, trial: Trial) -> Tensor:
+    """Return what an attack found; raise ``InputError`` unless they are images like ``x``, in number, size and type."""
+    if not isinstance(found, Tensor):
+        raise InputError(f"attack {trial.name!r} returned an object of type {type(found).__name__}, not images")
+    if found.shape != x.shape or found.dtype != x.dtype:
+        raise InputError(
+            f"attack {trial.name!r} was given images {list(x.shape)} ({x.dtype}) and returned {list(found.shape)} "
+            f"({found.dtype})"
+        )
+    return found.detach().to(x.device)
 
 
 def _within_memory(subject: Subject, work: Callable[[Subject], T]) -> tuple[T, Subject]:

@@ -28,12 +28,13 @@ class OneTarget(Method):
 
     def losses(self, step: Step) -> Iterator[dict[str, Tensor]]:
         """Yield the loss of the batch."""
-        teacher = step.teachers["robust"](step.x).float().softmax(dim=1)
+        teacher: Tensor = step.teachers["robust"](step.x).float().softmax(dim=1)
         label = F.one_hot(step.y, teacher.shape[1])
         target = self.alpha * teacher + (1 - self.alpha) * label
 
         def loss(x: Tensor) -> Tensor:  # [N]: a mean is taken once, where a term is yielded
-            return -(target * step.student(x).float().log_softmax(dim=1)).sum(dim=1)
+            logits: Tensor = step.student(x)
+            return -(target * logits.float().log_softmax(dim=1)).sum(dim=1)
 
         x_adv = self.inner.at(step.progress)(step.student, step.x, loss)
         yield {"adv": loss(x_adv).mean()}
