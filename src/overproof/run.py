@@ -31,15 +31,16 @@ class Run:
         """The folder of the exact training states."""
         return self.folder / "checkpoint"
 
-    def recipe(self) -> Recipe:
+    def recipe(self, *, trust_code: bool = False) -> Recipe:
         """Return the recipe as run; raise ``InputError`` where this is no run folder.
 
-        A method of another package is not imported (see ``recipe.read_values``).
+        A method of another package is not imported (see ``recipe.read_values``); data and attacks are for the user's
+        own run, and with ``trust_code``.
         """
         file = self.folder / "recipe.yaml"
         if not is_file(file):
             raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
-        return read_values(file, imports=self.own, folders=self._code_folders())
+        return read_values(file, imports=self.own or trust_code, folders=self._code_folders())
 
     def _code_folders(self) -> tuple[Path, ...]:
         """Return where the user's own data and attacks were when the run was trained."""

@@ -1,5 +1,6 @@
 """Which network a source is: every kind of source through every command, as the table of the documentation says."""
 
+import json
 import re
 import shutil
 import sys
@@ -303,6 +304,7 @@ def commands_on(source):
         yield trusted, lambda given=given: certify(source, bound="ibp", examples=5, device="cpu", **given)
         yield trusted, lambda given=given: check_teacher(source, examples=20, device="cpu", **given)
         yield trusted, lambda given=given: export(source, to="torch", **{**given, "out": given["out"] / "net.pt2"})
+        yield trusted, lambda given=given: export(source, to="hub", **{**given, "out": given["out"] / "hub"})
 
 
 def test_code_that_lies_elsewhere_is_run_with_trust_alone(here, tmp_path_factory, monkeypatch):
@@ -327,6 +329,8 @@ def test_code_that_lies_elsewhere_is_run_with_trust_alone(here, tmp_path_factory
 def test_a_repository_that_names_a_factory_runs_it_with_trust_alone(here, monkeypatch):
     own_run(here / "runs" / "own")
     write_repository(here / "runs" / "own", here / "repository")
+    code = json.loads((here / "repository" / "config.json").read_text())["code"]
+    assert set(code) == {"module", "sha256"}  # no folder of its maker
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(here / "cache"))
     sys.modules.pop("resolve_more")
     hub = FakeHub()

@@ -6,13 +6,14 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from overproof.errors import InputError
 from overproof.files import write_atomically
 from overproof.formats.card import model_card
-from overproof.models.weights import load_model
+from overproof.models.weights import load_description, load_model
 from overproof.plain_yaml import LARGEST
 from overproof.reading import exists, is_file, parsing, read_bytes, read_object, read_text
 
@@ -43,22 +44,24 @@ def repository_id(word: str) -> tuple[str, str] | None:
     return name, revision
 
 
-def write_repository(folder: Path, out: Path, *, licence: str = "unknown") -> Path:
+def write_repository(folder: Path, out: Path, *, licence: str = "unknown", trust_code: bool = False) -> Path:
     """Write the network of a run folder as a Hub repository: weights, config.json, model card, recipe and evidence.
 
     The folder ``out`` appears whole or not at all. ``licence`` is an id of the Hub's list (``apache-2.0``, ``mit``,
-    ``other``, ``unknown``). Evidence is taken along where it is this network's. Returns ``out``. Raises ``InputError``
-    for a run whose weights are damaged, evidence about another network, and a folder that is in use.
+    ``other``, ``unknown``). Evidence is taken along where it is this network's; where the user's own code lies is not
+    said. ``trust_code`` runs code that makes the network wherever it lies. Returns ``out``. Raises ``InputError`` for a
+    run whose weights are damaged, evidence about another network, and a folder that is in use.
     """
     if not _LICENCE.fullmatch(licence):
         raise InputError(f"licence {licence!r}: write the Hub's id of it, such as apache-2.0, mit, other or unknown")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists already; choose another --out")
-    model, description = load_model(folder)  # reads every weight, so nothing damaged is published
+    # Every weight is read, so that nothing damaged is published.
+    model, description = load_model(folder, trust_code=trust_code)
     del model
     evidence = {name: found for name in EVIDENCE if (found := _evidence(folder / name, description["digest"]))}
     recipe = read_text(folder / RECIPE, limit=LARGEST) if is_file(folder / RECIPE) else None
-    config = {**description, "library_name": "overproof", "license": licence}
+    config = {**_without_folders(description), "library_name": "overproof", "license": licence}
     with parsing(folder, "a description and evidence of overproof"):
         card = model_card(
             config,
@@ -79,6 +82,14 @@ def write_repository(folder: Path, out: Path, *, licence: str = "unknown") -> Pa
     return out
 
 
+def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description that does not tell the world its maker's folders."""
+    found = {name: value for name, value in description.items() if name != "code_folders"}
+    if isinstance(code := found.get("code"), dict):
+        found["code"] = {name: value for name, value in code.items() if name != "folder"}
+    return found
+
+
 def push(repository: Path, name: str, *, token: str | None = None, private: bool = False) -> str:
     """Push a folder that ``write_repository`` wrote to ``org/name`` as one commit; return the repository's address.
 
@@ -90,7 +101,9 @@ def push(repository: Path, name: str, *, token: str | None = None, private: bool
 
     if not _ID.fullmatch(name):
         raise InputError(f"{name!r}: a repository of the Hub is written org/name")
-    load_model(repository)
+    description = load_description(repository)
+    if sha256(read_bytes(repository / WEIGHTS)).hexdigest() != description["digest"]:
+        raise InputError(f"{repository / WEIGHTS}: damaged or exchanged; its digest is not the one in {CONFIG}")
     if not (repository / CONFIG).is_file() or not (repository / CARD).is_file():
         raise InputError(f"{repository}: not a Hub repository yet; write one with export --to hub first")
     secret = token or get_token()

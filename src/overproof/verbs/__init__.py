@@ -11,16 +11,23 @@ from overproof.lazy import lazily
 if TYPE_CHECKING:
     from overproof.verbs.certify import Certifying, certifying
     from overproof.verbs.evaluate import Attacking, evaluating
-    from overproof.verbs.options import CertifyOptions, EvaluateOptions, ExportOptions
+    from overproof.verbs.loaded import Known, LoadedModel, Origin, Preprocessing
+    from overproof.verbs.options import Certification, CertifyOptions, EvaluateOptions, Evaluation, ExportOptions
     from overproof.verbs.train import News, training
 
 _HOMES = {
     "Attacking": "overproof.verbs.evaluate",
+    "Certification": "overproof.verbs.options",
     "CertifyOptions": "overproof.verbs.options",
     "Certifying": "overproof.verbs.certify",
     "EvaluateOptions": "overproof.verbs.options",
+    "Evaluation": "overproof.verbs.options",
     "ExportOptions": "overproof.verbs.options",
+    "Known": "overproof.verbs.loaded",
+    "LoadedModel": "overproof.verbs.loaded",
     "News": "overproof.verbs.train",
+    "Origin": "overproof.verbs.loaded",
+    "Preprocessing": "overproof.verbs.loaded",
     "certifying": "overproof.verbs.certify",
     "evaluating": "overproof.verbs.evaluate",
     "training": "overproof.verbs.train",
@@ -28,11 +35,17 @@ _HOMES = {
 
 __all__ = [
     "Attacking",
+    "Certification",
     "CertifyOptions",
     "Certifying",
     "EvaluateOptions",
+    "Evaluation",
     "ExportOptions",
+    "Known",
+    "LoadedModel",
     "News",
+    "Origin",
+    "Preprocessing",
     "certifying",
     "evaluating",
     "training",

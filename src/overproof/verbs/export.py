@@ -196,7 +196,7 @@ def _hub(
     """Write a repository of the Hub, with its card and the run's evidence; push it to ``org/name`` where asked."""
     if subject.run is None:
         raise InputError(f"{subject.name}: is no run folder; a repository holds a run's weights and evidence")
-    written = write_repository(subject.run.folder, out, licence=licence)
+    written = write_repository(subject.run.folder, out, licence=licence, trust_code=subject.trust_code)
     address = None if push is None else push_repository(written, push, private=private)
     names = sorted(file.name for file in written.iterdir())
     return {"to": "hub", "run": subject.name, "file": str(written), "files": names, "address": address}

@@ -195,7 +195,7 @@ def _of_run(run: Run, origin: Origin, trust_code: bool, pin: str = "", *, recipe
         run.recipe()  # which says that there is none
     known = _described_run(run, origin)
     if trained and recipe:
-        known = _with_recipe(known, run.recipe())
+        known = _with_recipe(known, run.recipe(trust_code=trust_code))
     return Found(known=known, make=lambda _: run.model(name, trust_code=trust_code)[0], pin=pin)
 
 
