@@ -208,3 +208,9 @@ class TestBadInput:
         assert refused(run) == (
             f"{run.folder}: queries are boxes, linf balls, and it was made for l2; say which with --eps"
         )
+
+
+def test_a_pair_with_a_network_in_memory(finished, tmp_path):
+    teacher = finished("seed=1").model()[0]
+    report = export(finished(), to="vnnlib", out=tmp_path / "asked", examples=2, eps=EPS, teacher=teacher)
+    assert report["pair"]["teacher"] == type(teacher.backbone).__name__ and report["pair"]["queries"] == 4

@@ -370,3 +370,16 @@ def test_nothing_is_written_into_the_cache_of_the_hub(finished, here, monkeypatc
         assert set((here / "cache").rglob("*")) == before
     assert (here / "evaluations" / "org-toy" / "evaluation.json").is_file()
     assert (here / "evaluations" / "org-toy" / "teacher.json").is_file()
+
+
+def test_a_teacher_that_code_elsewhere_makes_is_trusted_by_who_trains(here, toy, tmp_path_factory, monkeypatch):
+    own_run(here / "runs" / "own")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.move(here / "resolve_more.py", elsewhere)
+    sys.modules.pop("resolve_more")
+    monkeypatch.syspath_prepend(elsewhere)
+    recipe = toy("method={kind: ard, inner: {steps: 1}}", "training.epochs=1", "teachers.robust=runs/own")
+    with pytest.raises(InputError, match=r"^teacher 'robust': runs/own/model.json: .* add --trust-code$"):
+        train(recipe, here / "student", device="cpu")
+    assert "resolve_more" not in sys.modules and not (here / "student").exists()
+    train(recipe, here / "student", device="cpu", trust_code=True)

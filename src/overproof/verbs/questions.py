@@ -28,6 +28,7 @@ from overproof.models.onnx_file import OnnxFile
 from overproof.reading import is_file, parsing, read_bytes, read_lines, read_object
 from overproof.results import CERTIFICATE
 from overproof.verbs.cargo import Cargo, cargo, parity_lines
+from overproof.verbs.sources import AnySource
 
 _SAMPLES = 32  # points of each ball that a query is tried on
 _STEPS = 20
@@ -77,14 +78,14 @@ def ask(
     *,
     examples: int = 10,
     eps: str | float | None = None,
-    teacher: Path | str | None = None,
+    teacher: AnySource | None = None,
     gamma: float = 1.0,
     timeout: int = 300,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Write a folder of queries about ``examples`` test images that are classified correctly.
 
-    ``robust/`` holds VNN-LIB 1.0 queries. With a ``teacher`` (a run, right about the images as well) ``pair/`` holds
+    ``robust/`` holds VNN-LIB 1.0 queries. With a ``teacher`` (a source, right about the images as well) ``pair/`` holds
     two VNN-LIB 2.0 queries per image: a disagreement, and margins that differ by ``gamma``, above 0. Each has its ONNX
     files and an ``instances.csv`` with ``timeout`` seconds. ``eps`` replaces the recipe's radius, in linf.
 
@@ -105,7 +106,7 @@ def ask(
         else cargo(teacher, subject.source, trust_code=subject.trust_code)
     )
     if other is not None and other.model.signature != subject.model.signature:
-        raise InputError(f"{teacher}: this teacher is for {other.model.signature}, not {subject.model.signature}")
+        raise InputError(f"{other.name}: this teacher is for {other.model.signature}, not {subject.model.signature}")
     if subject.source is None:
         raise InputError(
             f"{subject.name}: queries are about the test split of a source of images; say which, with data"
@@ -130,9 +131,9 @@ def ask(
     }
     if other is not None:
         lead = _File.of(other, asked.x)
-        both = _pair(other.model, subject.model, lead, student, asked, gamma, own.agreeing(str(teacher)))
+        both = _pair(other.model, subject.model, lead, student, asked, gamma, own.agreeing(other.name))
         files |= _benchmark("pair", {vnnlib.TEACHER: lead.body, vnnlib.STUDENT: student.body}, both, timeout)
-        report["pair"] = {"teacher": str(teacher), "gamma": gamma, **_summary(both, lead.parity)}
+        report["pair"] = {"teacher": other.name, "gamma": gamma, **_summary(both, lead.parity)}
     report["versions"] = versions()
     files["report.json"] = (json.dumps(report, indent=1) + "\n").encode()
     make_folder(out.parent)
