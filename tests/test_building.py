@@ -232,7 +232,7 @@ class TestWithoutTheCode:
         return place
 
     def test_values_are_read_and_the_recipe_is_the_same(self, file, recipe):
-        found = read_values(file, imports=True)
+        found = read_values(file, Code())
         assert isinstance(found.method, UnloadedMethod) and isinstance(found.augment, UnloadedAugment)
         assert isinstance(found.data, UnloadedSource)  # the current folder is another one
         assert isinstance(found.evaluation.attacks[0].attack, UnloadedAttack)
@@ -243,13 +243,13 @@ class TestWithoutTheCode:
 
     def test_data_and_attacks_are_imported_from_the_current_folder(self, file, recipe, beside, monkeypatch):
         monkeypatch.chdir(beside)
-        found = read_values(file, imports=True)
+        found = read_values(file, Code())
         assert isinstance(found.method, UnloadedMethod)
         assert found.data == recipe.data and found.evaluation == recipe.evaluation
 
     def test_a_run_from_elsewhere_imports_nothing(self, file, beside, monkeypatch):
         monkeypatch.chdir(beside)
-        found = read_values(file, imports=False)
+        found = read_values(file, Code(imports=False))
         assert isinstance(found.data, UnloadedSource)
         with pytest.raises(InputError, match="is code that is not part of overproof"):
             found.data.open("test")

@@ -233,7 +233,7 @@ def _student(text: Plain, where: str, context: _Context) -> Architecture | None:
         return None
     points = [] if ":" in word or word in NAMED else [each for each in entry_points(_MODELS) if each.name == word]
     if points and context.code is None:
-        raise InputError(f"{where}: {word!r} is code that is not part of overproof, and nothing read from here runs it")
+        raise InputError(f"{where}: {word!r} is code that is not part of overproof, and is not run here")
     if len({point.word for point in points}) > 1:
         raise InputError(
             f"{where}: two installed packages have a student {word!r}, {points[0].package} and {points[1].package}; "

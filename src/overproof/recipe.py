@@ -5,7 +5,7 @@ The rooms own plain frozen dataclasses; ``building`` makes values of text.
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -188,14 +188,13 @@ def read(path: Path | str, sets: Sequence[str] = (), *, trust_code: bool = False
     return of_tree(read_yaml(file), sets, where=str(file), folder=file.parent, trust_code=trust_code)
 
 
-def read_values(path: Path, *, imports: bool, folders: tuple[Path, ...] = ()) -> Recipe:
+def read_values(path: Path, code: Code) -> Recipe:
     """Read the recipe of a run for its values; raise ``InputError`` for what is no recipe.
 
-    A method and an augmentation of other packages are not imported: nothing is trained. Data and attacks are, where
-    ``imports`` allows it and they are in the current folder, in one of ``folders`` or installed; what is not can be
-    shown and not used.
+    A method and an augmentation of other packages are not imported: nothing is trained. Data and attacks are where
+    ``code`` allows it; what is not can be shown and not used.
     """
-    return _built(read_yaml(path), str(path), Code(where=str(path), folders=folders, load=False, imports=imports))
+    return _built(read_yaml(path), str(path), replace(code, where=str(path), load=False))
 
 
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:

@@ -79,7 +79,7 @@ class Registry(Mapping[str, T]):
             raise InputError(f"{where}: there is no {name!r}{known}{said}")
         if code is None:
             raise InputError(
-                f"{where}: {name!r} is code that is not part of overproof, and nothing read from here makes it run"
+                f"{where}: {name!r} is code that is not part of overproof; it is not run, unless you add --trust-code"
             )
         if is_word(name):
             code.check(name, where, *also)

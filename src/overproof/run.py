@@ -13,6 +13,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.weights import load_description, load_model
 from overproof.reading import is_file, is_folder, read_json, read_lines
 from overproof.recipe import Recipe, read_values
+from overproof.trust import Code
 from overproof.wording import one_line
 
 
@@ -31,23 +32,33 @@ class Run:
         """The folder of the exact training states."""
         return self.folder / "checkpoint"
 
-    def recipe(self, *, trust_code: bool = False) -> Recipe:
+    def recipe(self, *, imports: bool = False, trust_code: bool = False) -> Recipe:
         """Return the recipe as run; raise ``InputError`` where this is no run folder.
 
-        A method of another package is not imported (see ``recipe.read_values``); data and attacks are for the user's
-        own run, and with ``trust_code``.
+        It is read for its values: what it names of other packages is not imported. With ``imports`` its data and
+        attacks are, for those who use them, by the rules of ``code``.
         """
         file = self.folder / "recipe.yaml"
         if not is_file(file):
             raise InputError(f"{one_line(str(self.folder), 300)}: not a run folder (it has no recipe.yaml)")
-        return read_values(file, imports=self.own or trust_code, folders=self._code_folders())
+        return read_values(file, self.code(file, imports=imports, trust_code=trust_code))
 
-    def _code_folders(self) -> tuple[Path, ...]:
-        """Return where the user's own data and attacks were when the run was trained."""
+    def code(self, where: Path | str, *, imports: bool = True, trust_code: bool = False) -> Code:
+        """Return which code the words of the run's files may run: data and attacks that are used, never a method.
+
+        Those of the user's own run are looked for where they were when it was trained, in the current folder and among
+        entry points. Of what came from the Hub, nothing is run without ``trust_code``.
+        """
         said = read_json(file) if self.own and is_file(file := self.folder / "model.json") else {}
         found = said.get("code_folders", []) if isinstance(said, dict) else []
         named = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-        return tuple((self.folder / one).resolve() for one in named)
+        return Code(
+            where=str(where),
+            folders=tuple((self.folder / one).resolve() for one in named),
+            trust_code=trust_code,
+            load=False,
+            imports=imports and (self.own or trust_code),
+        )
 
     def model(self, name: str = "model", *, trust_code: bool = False) -> tuple[Classifier, dict[str, Any]]:
         """Return the network (``model``: the selected one, ``last``: the final one) and its description.

@@ -13,10 +13,10 @@ from tests.test_building import OWN, POINTS
 from overproof.errors import InputError
 from overproof.recipe import read
 from overproof.run import Run
-from overproof.unloaded import UnloadedMethod
+from overproof.unloaded import UnloadedMethod, UnloadedSource
 from overproof.verbs.compare import compare
 from overproof.verbs.evaluate import evaluate
-from overproof.verbs.sweep import Sweep, read_sweep
+from overproof.verbs.sweep import Sweep, finished, read_sweep
 from overproof.verbs.train import train, training
 
 RECIPE = {
@@ -142,5 +142,19 @@ def test_what_came_from_the_hub_imports_nothing(recipe, monkeypatch):
     stranger = Run(run.folder.absolute(), own=False)
     monkeypatch.chdir(recipe.parent)
     with pytest.raises(InputError, match="'own_m:Data' is code that is not part of overproof"):
-        stranger.recipe().data.open("test")
+        stranger.recipe(imports=True).data.open("test")
     assert "own_m" not in sys.modules
+    assert stranger.recipe(imports=True, trust_code=True).data.open("test").name == "digits"
+
+
+def test_what_is_only_read_imports_nothing(recipe):
+    run = train(recipe, "run", device="cpu")
+    evaluate("run", device="cpu", reliability=False)
+    forget()
+    assert isinstance(run.recipe().data, UnloadedSource) and len(compare(["run"])) == 1
+    assert "own_m" not in sys.modules
+
+
+def test_a_cell_of_a_sweep_that_is_finished_is_known_without_its_code(recipe):
+    found = train(recipe, "run", device="cpu")
+    assert finished(found, read(recipe)) and not finished(found, read(recipe, ["training.epochs=3"]))

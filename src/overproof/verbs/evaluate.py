@@ -90,7 +90,7 @@ def _evaluating(
     by_position, trust_code, seed = asked_for.classes_by_position, asked_for.trust_code, asked_for.seed
     subject = examinee(run, asked_for.data, classes_by_position=by_position, trust_code=trust_code)
     place, shard = pick_device(asked_for.device), Shard.here()
-    threat, suite = chosen_suite(subject, asked_for.words, asked_for.known_norm, asked_for.eps)
+    threat, suite = chosen_suite(subject, asked_for.words, asked_for.known_norm, asked_for.eps, trust_code=trust_code)
     model, teacher, other = subject.model.to(place), "", None
     if asked_for.teacher is not None:
         loaded = load_other(asked_for.teacher, subject.images, by_position=by_position, trust_code=trust_code)

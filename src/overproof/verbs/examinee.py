@@ -134,13 +134,19 @@ def tensor_images(source: AnySource, data: Any, found: Found) -> ImageSet:
 
 
 def chosen_suite(
-    subject: Examinee, words: tuple[str, ...], norm: Norm | None, eps: str | float | None
+    subject: Examinee,
+    words: tuple[str, ...],
+    norm: Norm | None,
+    eps: str | float | None,
+    *,
+    trust_code: bool = False,
 ) -> tuple[Threat | None, Suite]:
     """Return the threat model and the suite that words mean for a network; raise ``InputError``.
 
     One word may be a suite's name or a YAML file of one; otherwise they are names of the recipe's attacks, or of
     attacks of the suites. No words: the recipe's attacks, or the subject's suite where there is no recipe. With an eps
-    of 0 there is nothing to fear: no threat, and the suite without its attacks.
+    of 0 there is nothing to fear: no threat, and the suite without its attacks. ``trust_code`` runs code that a file of
+    a suite names, wherever it lies.
     """
     default = subject.threat
     if len(words) == 1 and words[0] in OWN_THREATS and norm is None and eps is None:
@@ -148,7 +154,7 @@ def chosen_suite(
     harmless = eps is not None and _is_zero(eps)
     try:
         threat = Threat(norm=norm or default.norm, eps=default.eps if eps is None or harmless else Radius(eps))
-        suite = _suite(words, subject.trials, threat, subject.suite)
+        suite = _suite(words, subject.trials, threat, subject.suite, trust_code)
     except ValueError as problem:  # of a radius that cannot be meant, or an attack that is not defined for the norm
         raise InputError(str(problem)) from problem
     if harmless:
@@ -156,13 +162,13 @@ def chosen_suite(
     return threat, suite
 
 
-def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, default: str) -> Suite:
+def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, default: str, trust_code: bool) -> Suite:
     if not words:
         return Suite(name="recipe", attacks=trials).under(threat) if trials else SUITES[default](threat)
     if len(words) == 1 and words[0] in SUITES:
         return SUITES[words[0]](threat)
     if len(words) == 1 and words[0].endswith((".yaml", ".yml")):
-        return read_suite(Path(words[0]), threat)
+        return read_suite(Path(words[0]), threat, trust_code=trust_code)
     known = {trial.name: trial for suite in SUITES.values() for trial in suite(threat).attacks}
     known |= {trial.name: trial for trial in (*ALONE, *trials)}
     for word in words:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from overproof.building import code_folders
 from overproof.data.sources import Source
 from overproof.environment import versions
 from overproof.errors import InputError
@@ -81,6 +82,7 @@ def import_teacher(
             "unused": list(found.unused),
             "data": plain(source) if source else None,
         },
+        **({"code_folders": places} if (places := code_folders(source, folder)) else {}),
     }
     save_model(folder, network, architecture, images.classes if images else (), facts=facts)
     return Run(folder)

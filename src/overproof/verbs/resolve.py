@@ -31,6 +31,7 @@ from overproof.reading import field, is_file, is_folder, parsing, read_bytes, re
 from overproof.recipe import Recipe, build, data_source
 from overproof.run import Run, find_run
 from overproof.signature import Signature
+from overproof.trust import Code
 from overproof.verbs.import_teacher import network_of, read_architecture, weights_in
 from overproof.verbs.loaded import Known, LoadedModel, Origin
 from overproof.verbs.sources import AnySource, Word, read_word
@@ -126,7 +127,7 @@ def find(
         run = run_of(word)
         return _of_run(run, Origin(kind=word.kind, source=word.text, run=run), trust_code, word.pin, recipe=recipe)
     if word.kind == "onnx":
-        return _of_onnx(word)
+        return _of_onnx(word, trust_code)
     if word.kind == "checkpoint":
         return _of_checkpoint(word, trust_code, recipe)
     if word.kind == "program":
@@ -193,27 +194,27 @@ def _of_run(run: Run, origin: Origin, trust_code: bool, pin: str = "", *, recipe
     trained = is_file(folder / "recipe.yaml")
     if not trained and not any(is_file(folder / one) for one in _NAMED):
         run.recipe()  # which says that there is none
-    known = _described_run(run, origin)
+    known = _described_run(run, origin, trust_code)
     if trained and recipe:
-        known = _with_recipe(known, run.recipe(trust_code=trust_code))
+        known = _with_recipe(known, run.recipe(imports=True, trust_code=trust_code))
     return Found(known=known, make=lambda _: run.model(name, trust_code=trust_code)[0], pin=pin)
 
 
-def _described_run(run: Run, origin: Origin) -> Known:
+def _described_run(run: Run, origin: Origin, trust_code: bool) -> Known:
     """Return what the description of a network says of it."""
     description = load_description(run.folder, origin.checkpoint)
     texts = {
         key: field(description, key, str, where=run.folder) for key in ("name", "selected_on") if key in description
     }
     imported = run.imported()
-    data = None if imported is None else imported.get("data")
+    data, where = None if imported is None else imported.get("data"), f"{run.folder}: data"
     return Known(
         name=texts.get("name", run.folder.name),
         origin=origin,
         method=None if imported is None else "imported",
         architecture=str(description["architecture"].get("kind")),
         classes=tuple(description["classes"]) or None,
-        data=None if data is None else build(Source, data, where=f"{run.folder}: data"),
+        data=None if data is None else build(Source, data, where=where, code=run.code(where, trust_code=trust_code)),
         digest=description["digest"],
         selected_on=texts.get("selected_on"),
     )
@@ -235,9 +236,9 @@ def _with_recipe(known: Known, recipe: Recipe) -> Known:
 # --- a file -----------------------------------------------------------------------------------------------------------
 
 
-def _of_onnx(word: Word) -> Found:
+def _of_onnx(word: Word, trust_code: bool) -> Found:
     file = OnnxFile.read(word.path)
-    said = own_words(file.metadata)
+    said, code = own_words(file.metadata), Code(where=word.text, load=False, trust_code=trust_code, imports=trust_code)
     origin = Origin(kind="onnx", source=word.text)
     with parsing(word.text, "metadata of data, threat and classes"):
         known = Known(
@@ -247,7 +248,7 @@ def _of_onnx(word: Word) -> Found:
             architecture=said.get("architecture"),
             parameters=int(said["parameters"]) if "parameters" in said else None,
             classes=tuple(map(str, json.loads(said["classes"]))) if "classes" in said else None,
-            data=build(Source, json.loads(said["data"]), where=word.text) if "data" in said else None,
+            data=build(Source, json.loads(said["data"]), where=word.text, code=code) if "data" in said else None,
             threat=_threat(said, word.text) if "norm" in said else None,
             digest=file.digest,
             selected_on=said.get("selected_on"),

@@ -24,7 +24,7 @@ from overproof.models.architecture import Architecture
 from overproof.models.cost import multiply_adds
 from overproof.plain_yaml import read_yaml
 from overproof.reading import is_file
-from overproof.recipe import Recipe, of_tree
+from overproof.recipe import Recipe, differences, of_tree
 from overproof.run import Run
 from overproof.shipped import find_recipe
 from overproof.verbs.clean import is_finished
@@ -190,7 +190,7 @@ def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool
 
 def finished(run: Run, recipe: Recipe) -> bool:
     """Whether a run of this very recipe has reached its end."""
-    return is_finished(run, recipe.training.epochs) and run.recipe() == recipe
+    return is_finished(run, recipe.training.epochs) and not differences(run.recipe(), recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
