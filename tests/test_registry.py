@@ -86,7 +86,7 @@ def test_a_stranger_may_name_ours_alone(install):
 
 def test_the_standard_library_is_nothing_that_a_file_may_name():
     assert "standard library" in refused("os:abort", Code(where="r.yaml", trust_code=True))
-    assert "a method is a class derived from overproof.methods.method.Method" in refused("os:abort")
+    assert "a method is a class derived from overproof.methods.Method" in refused("os:abort")
 
 
 def test_a_name_that_nothing_has(install):

@@ -130,7 +130,7 @@ def a_class_of(base: type, what: str, *, has: Sequence[str] = ()) -> Callable[[A
 
     ``has`` are fields that it needs beside its ``kind``.
     """
-    home = f"{base.__module__}.{base.__name__}"
+    home = f"{base.__module__.rpartition('.')[0]}.{base.__name__}"  # its package has it as a public name
     above = "put @dataclass(frozen=True, kw_only=True) above the class"
 
     def check(found: Any) -> None:
