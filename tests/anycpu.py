@@ -14,17 +14,14 @@ import time
 
 from overproof.verbs.workers import cores
 
-# What compares two ways of computing a training or a training's search, or expects something of a training's outcome.
-# Bounds, reference numbers and evaluations: name their folders behind "--".
+# What compares two ways of computing a training, or expects something of its outcome; name other folders behind "--".
 TESTS = (
-    "tests/attacks",
-    "tests/contracts",
     "tests/golden",
     "tests/integrations",
     "tests/methods",
     "tests/training",
     "tests/verbs/test_many_processes.py",
-    "tests/verbs/test_train.py",
+    "tests/verbs/test_train_ends.py",
 )
 TORCH = {"default": "COMPATIBLE", "avx2": "AVX2", "avx512": "AVX512"}  # with MKL's name of the same
 ONEDNN = {"avx2": "AVX2", "avx512": "AVX512_CORE", "bf16": "AVX512_CORE_BF16", "amx": "DEFAULT"}
