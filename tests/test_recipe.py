@@ -1,11 +1,12 @@
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overproof.attacks.ball import Radius
+from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.augment import Augment
@@ -601,3 +602,25 @@ class TestIdentity:
             other = parse(dump(recipe), [edit])
             assert other.digest != recipe.digest
         assert parse(identity(recipe)) == recipe
+
+
+def threats_in(value):
+    """Yield the threats and the attacks in a value, at any depth."""
+    if isinstance(value, Threat | BaseAttack):
+        yield value
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from threats_in(getattr(value, part.name))
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from threats_in(part)
+
+
+@pytest.mark.parametrize("kind", methods())
+def test_all_that_a_method_searches_or_bounds_is_within_the_recipe_s_threat(kind):
+    roles = build(Method, {"kind": kind}).roles
+    teachers = {role: f"runs/{role}" for role in roles}
+    found = recipe(yaml.safe_dump({"threat": {"norm": "l2", "eps": "0.3"}, "method": kind, "teachers": teachers}))
+    inside = list(threats_in(found.method))
+    assert all((one.norm, str(one.eps)) == ("l2", "0.3") for one in inside)
+    assert inside or kind in {"natural", "kd", "rrm"}

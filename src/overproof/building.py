@@ -258,7 +258,7 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, context: _Context)
         if key not in known:
             raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
     types = _hints(cls, where)
-    if types.get("threat") is Threat:
+    if types.get("threat") is Threat and context.threat is None:  # a recipe's, which all below inherits
         context = replace(context, threat=build(Threat, text.get("threat", {}), where=f"{where}.threat"))
     values = {}
     for name, hint in types.items():
