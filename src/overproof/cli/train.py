@@ -129,18 +129,13 @@ def _follow(events: "Iterator[Beginning | News]", title: str) -> None:
             for warning in item.warnings:
                 warn(warning)
             if not speed.began:
-                follower.start(_first(item))
+                follower.start(item.images)  # the time of what came before is not known
             if item.progress.whole:
                 say(_epoch_line(item))
             count = f"{item.progress.epoch}/{item.epochs} epochs"
             if not item.progress.whole:
                 count += f", batch {item.progress.batch}/{item.progress.batches}"
             follower.show(item.images, item.total, count, _moment(item, speed.of(item.images)))
-
-
-def _first(item: "News") -> int:
-    """Return after how many images the epoch began that is shown first: there the run began, or went on."""
-    return (item.progress.epoch - item.progress.whole) * (item.total // item.epochs)
 
 
 class _Speed:
