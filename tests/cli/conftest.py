@@ -1,6 +1,7 @@
 """The command line in this process, and a small finished run."""
 
 import shutil
+import signal
 import sys
 
 import pytest
@@ -18,6 +19,16 @@ training: {epochs: 2, batch: 64, optimiser: {kind: adamw, lr: 0.01}, precision: 
 selection: {every: 2, examples: 20, trial: {name: pgd-1, attack: {steps: 1}}}
 evaluation: {attacks: [{name: fgsm, attack: {steps: 1, start: none}}, {name: pgd-2, attack: {steps: 2}}]}
 """
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_in_a_terminal():
+    """The tests may themselves run under ``nohup`` or in a shell's background, where some signals are ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

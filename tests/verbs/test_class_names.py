@@ -9,7 +9,7 @@ from overproof.errors import InputError
 from overproof.verbs.certify import certify
 from overproof.verbs.evaluate import evaluate
 from overproof.verbs.export import export
-from overproof.verbs.networks import check_classes
+from overproof.verbs.loaded import check_classes
 
 
 @pytest.fixture(scope="session")
