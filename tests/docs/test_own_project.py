@@ -127,13 +127,6 @@ def test_its_own_tests_pass(installed, tmp_path):
     assert int(re.search(r"(\d+) passed", found.stdout)[1]) > 40
 
 
-def test_a_strict_type_checker_finds_nothing_in_it():
-    pytest.importorskip("mypy", reason="the type checker is in the extra dev")
-    words = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, str(EXAMPLE / "src")]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert found.returncode == 0, found.stdout
-
-
 def test_its_code_is_small():
     code = [line for file in EXAMPLE.glob("src/**/*.py") for line in file.read_text().splitlines() if line.strip()]
     assert len(code) < 250
