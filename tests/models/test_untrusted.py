@@ -236,6 +236,31 @@ def test_a_record_that_is_reached_on_exponentially_many_ways_is_refused(tmp_path
     refuses(saved(tree, tmp_path / "x.pt"), "its records contain each other")
 
 
+def test_a_list_that_contains_itself_is_refused(tmp_path):
+    for before in ([], [{"w": torch.ones(1)}]):  # alone in itself, and beside weights
+        tree = [*before]
+        tree.append(tree)
+        refuses(saved({"state_dict": tree}, tmp_path / "x.pt"), "its records contain each other")
+
+
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_lists_and_tuples_are_looked_into(wrap, tmp_path):
+    weights = {"w": torch.ones(1)}
+    for tree, places in (
+        ({"state_dict": wrap([weights]), "order": wrap(range(9))}, {"state_dict"}),
+        ({"nets": wrap([weights, 3, weights])}, {"nets.0", "nets.2"}),
+        (wrap([weights]), {""}),
+        (wrap([3, wrap([weights])]), {"1"}),
+        (wrap([torch.ones(1)]), set()),
+    ):
+        assert set(dict(tensor_maps(read_untrusted(saved(tree, tmp_path / "x.pt"))))) == places
+
+
+def test_a_tensor_in_a_list_that_claims_more_numbers_than_its_record_is_refused(tmp_path):
+    file = saved([{"w": torch.ones(1).expand(10**12)}], tmp_path / "x.pt")
+    refuses(file, f"its {file.stat().st_size:,} bytes would unpack to 4,000,000,000,000")
+
+
 def test_the_same_weights_under_two_names_are_read(tmp_path):
     weights = {"w": torch.ones(1)}
     found = read_untrusted(saved({"model": weights, "best": weights}, tmp_path / "x.pt"))

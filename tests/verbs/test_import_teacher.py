@@ -1,4 +1,6 @@
 import json
+import sys
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -10,12 +12,15 @@ from tests.models.checkpoints import MEAN, STD, hub, madry, robustbench, safeten
 import overproof
 from overproof.data.sources import Digits
 from overproof.errors import InputError
+from overproof.models.catalogue import NAMED
+from overproof.models.imports import imported
 from overproof.models.mlp import MLP
 from overproof.models.resnet import ResNet
 from overproof.models.weights import build
 from overproof.signature import Signature
 from overproof.verbs.evaluate import evaluate
 from overproof.verbs.import_teacher import import_teacher
+from overproof.verbs.resolve import resolve
 from overproof.verbs.train import train
 
 SIZE = Signature(channels=3, height=16, width=16, classes=10)
@@ -205,7 +210,8 @@ def test_another_network_is_told_in_words_with_the_file(network, here):
     told = refused(trades(network, here), model="wrn-34-1O")
     assert told == "--model: there is no network named 'wrn-34-1O'; the nearest name is 'wrn-34-10'"
     assert refused(file, model="timm:resnet18") == (
-        "--model timm:resnet18: other packages' networks need no import; write timm:resnet18 where a teacher is named"
+        "--model timm:resnet18: a zoo's networks need no import; write timm:resnet18 where a teacher is named, or a "
+        "factory of your own that makes one for weights of yours"
     )
     assert refused(file, model="{kind: resnet, depth: 19}").startswith("--model: a resnet has depth 18")
     assert refused(file, model="{").startswith("--model {: not readable as YAML")
@@ -229,3 +235,131 @@ def test_a_run_is_never_overwritten(network, here):
     assert refused(file) == "runs/x: exists already; choose another --out"
     assert (run.folder / "model.safetensors").read_bytes() == before
     assert refused(file, out=file) == f"{file}: exists already; choose another --out"
+
+
+# --- what is recognised, and code of one's own ------------------------------------------------------------------------
+
+CHAIN = "nn.Conv2d(3, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)"
+CODE = f"""
+from torch import nn
+
+
+def chain(bias=True):
+    return nn.Sequential({CHAIN})
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes, width=3):
+        super().__init__()
+        self.a = nn.Conv2d(3, width, 3)
+        self.norm = nn.InstanceNorm2d(width)
+        self.out = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.out(self.norm(self.a(x)).relu().amax((2, 3)) + self.a(x).amax((2, 3)))
+"""
+
+
+@pytest.fixture
+def code(here, monkeypatch):
+    """Return the name of a module of the user's own in the current folder."""
+    (here / "own_networks.py").write_text(CODE)
+    yield "own_networks"
+    sys.modules.pop("own_networks", None)
+
+
+def test_a_chain_is_recognised_and_is_a_run_like_any_other(code, here):
+    network = imported(f"{code}:chain")()
+    tree = {"state_dict": [network.state_dict()], "acc": torch.tensor(960), "epoch": 3}
+    run = brought(saved(tree, here / "x.pth"), model="auto", mean=MEAN, std=STD)
+    x = torch.rand(4, 3, 16, 16)
+    mean, std = (torch.tensor(part)[None, :, None, None] for part in (MEAN, STD))
+    # Two orders of adding up 256 products of float32 and dividing by std: some units in the last place.
+    assert (overproof.load(run.folder)(x) - network((x - mean) / std)).abs().max() <= 1e-5
+    assert run.description()["architecture"] == {
+        "kind": "convnet",
+        "channels": [4],
+        "kernel": [4],
+        "stride": [2],
+        "padding": [1],
+        "hidden": [],
+    }
+    assert run.description()["imported"]["place"] == "state_dict"
+    word = f"{here / 'x.pth'}?model=auto"
+    assert torch.equal(resolve(word, SIZE).model(x), brought(here / "x.pth", model="auto", out="b").model()[0](x))
+
+
+def test_a_named_network_is_recognised(here):
+    made = build(NAMED["resnet20"], replace(SIZE, classes=7)).backbone
+    file = saved({"net": made.state_dict()}, here / "x.pt")
+    assert brought(file, model="auto").description()["architecture"]["depth"] == 20
+
+
+def test_where_several_fit_the_sentence_says_how_to_choose(here):
+    network = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 4, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3, 2, 1), torch.nn.ReLU()),
+        *(torch.nn.Flatten(), torch.nn.Linear(256, 10)),
+    )
+    file = saved(network.state_dict(), here / "x.pt")
+    told = refused(file, model="auto")
+    choice = "chain?stride=1,2&padding=1,1"
+    assert told.startswith(f"{file}: several networks fit its tensors; choose with --model '{choice}' or 'chain?")
+    x = torch.rand(2, 3, 16, 16)
+    model = brought(file, model=choice).model()[0]
+    assert (model(x) - network(x)).abs().max() <= 1e-5
+    word = f"{file}?model=chain&stride=1,2&padding=1"
+    assert torch.equal(resolve(word, SIZE).model(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("auto?stride=2", "--model auto: it takes no options; chain takes stride and padding"),
+        ("chain?kernel=2", "--model chain: it takes no 'kernel'"),
+        ("chain?stride=a", "--model chain: stride=a: write whole numbers, one for each convolution, such as 2,2"),
+        ("chain?stride=-1", "--model chain: stride=-1: write whole numbers"),
+        ("chain?stride=0", "stride of a chain must be at least 1"),
+        ("chain?stride", "--model chain: options are written ?name=value&name=value"),
+    ],
+)
+def test_what_is_wrong_with_the_word_is_one_sentence(model, sentence, network, here):
+    assert sentence in refused(saved(network.state_dict(), here / "x.pt"), model=model)
+
+
+def test_code_of_ones_own_takes_its_weights_strictly(code, here):
+    network = imported(f"{code}:Net")(num_classes=6, width=5)
+    file = saved({"model": {f"module.{name}": value for name, value in network.state_dict().items()}}, here / "x.pt")
+    run = brought(file, model=f"{code}:Net?width=5")
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(run.model()[0](x), network.eval()(x))
+    assert run.description()["signature"]["classes"] == 6
+    word = f"{file}?model={code}:Net&width=5"
+    assert torch.equal(resolve(word, replace(SIZE, classes=6)).model(x), network(x))
+    state = network.state_dict()
+    told = refused(saved({**state, "extra": torch.ones(2)}, here / "y.pt"), model=f"{code}:Net?width=5")
+    assert told.endswith(f"it is no {code}:Net?width=5: 1 belong to nothing (extra)")
+    missing = saved({name: value for name, value in state.items() if name != "a.bias"}, here / "z.pt")
+    told = refused(missing, model=f"{code}:Net?width=5")
+    assert told.endswith("1 of 4 tensors are missing (a.bias)")
+    told = refused(file, model=f"{code}:Net", out="b")
+    assert "are of another shape (module.a.weight is [5, 3, 3, 3] where [3, 3, 3, 3] is needed)" in told
+    assert refused(file, model=f"{code}:nets", out="b").startswith(f"{file}: {code}:nets: own_networks has no 'nets'")
+    told = refused(file, model=f"{code}:Net?width=5", classes=7, out="b")
+    assert told.endswith("2 are of another shape (module.out.weight is [6, 5] where [7, 5] is needed)")
+
+
+def test_code_that_has_a_fixed_number_of_classes(code, here):
+    network = imported(f"{code}:chain")()
+    file = saved(network.state_dict(), here / "x.pt")
+    assert brought(file, model=f"{code}:chain").description()["signature"]["classes"] == 10
+    assert "of 2 images, the data have 7 classes" in refused(file, model=f"{code}:chain", classes=7, out="b")
+
+
+@pytest.mark.parametrize("model", ["auto", "chain"])
+def test_what_no_chain_holds_is_one_sentence(model, here):
+    for tree, sentence in (
+        ({"acc": torch.tensor(3), "epoch": 4}, "it holds no weights of layers"),
+        ([1, 2, 3], "it holds no weights of layers"),
+        (torch.nn.LSTM(3, 4).state_dict(), "it is a recurrent network"),
+    ):
+        assert sentence in refused(saved(tree, here / "x.pt"), model=model)

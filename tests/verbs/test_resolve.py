@@ -218,9 +218,7 @@ def test_a_checkpoint_with_its_network(here):
     assert refused("w.t7?model=vgg111").startswith("w.t7: model: there is no network named 'vgg111'; the nearest")
     assert "write one number per channel" in refused(f"{word[:-4]}grey")
     assert refused("w.t7?model=vgg11").startswith("w.t7: it holds nothing of vgg11")
-    assert refused("w.t7?model=timm:vgg11").startswith(
-        "w.t7: model timm:vgg11: other packages' networks need no import"
-    )
+    assert refused("w.t7?model=timm:vgg11").startswith("w.t7: model timm:vgg11: a zoo's networks need no import")
     assert refused("absent.pt?model=vgg11") == "absent.pt: there is no such file"
     assert refused("absent.pt").startswith("absent.pt: a file of weights does not say of which network they are; write")
 

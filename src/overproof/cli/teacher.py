@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 teacher = typer.Typer(no_args_is_help=True, help="Bring a teacher from elsewhere, and check that it can teach.")
 
+_MODEL = (
+    "Its architecture: auto (recognised from its tensors), a name (see: overproof list models), YAML, code of your own "
+    "(package.module:factory?depth=8), or chain?stride=2,2&padding=1,1 for convolutions and linear layers in turn."
+)
+
 
 @teacher.command(name="import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A PyTorch or safetensors file of any code.")],
-    model: Annotated[str, typer.Option(help="Its architecture: a name (see: overproof list models) or YAML.")],
+    model: Annotated[str, typer.Option(help=_MODEL)],
     mean: Annotated[str, typer.Option(help="What was subtracted from pixels in [0, 1], e.g. 0.49,0.48,0.45.")] = "",
     std: Annotated[str, typer.Option(help="What they were divided by, e.g. 0.25,0.24,0.26.")] = "",
     classes: Annotated[int, typer.Option(help="How many classes it should have; 0: as many as the file has.")] = 0,
@@ -47,7 +52,8 @@ def import_(
         digest=sha256,
         out=out,
     )
-    _print_imported(run.description())
+    recognised = model.partition("?")[0] in ("auto", "chain")
+    _print_imported(run.description(), recognised=recognised)
     say(f"run folder: {run.folder}; check it with: overproof teacher check {run.folder}")
 
 
@@ -104,11 +110,14 @@ def _size(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _print_imported(description: "dict[str, Any]") -> None:
+def _print_imported(description: "dict[str, Any]", *, recognised: bool) -> None:
     origin, size = description["imported"], description["signature"]
     where = ".".join(filter(None, (origin["place"], origin["prefix"].rstrip("."))))
     layer = description["normalisation"]
     inside = f"mean {_list(layer['mean'])}, std {_list(layer['std'])}" if layer else "none, it gets pixels in [0, 1]"
+    if recognised:
+        said = ", ".join(f"{name}: {value}" for name, value in description["architecture"].items())
+        say(f"recognised as: {{{said}}}")
     say(f"weights: {description['parameters']:,} parameters{f', found under {where}' if where else ''}")
     say(f"images: {size['channels']}x{size['height']}x{size['width']}, {size['classes']} classes")
     say(f"normalisation: {inside}")

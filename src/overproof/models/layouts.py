@@ -1,6 +1,6 @@
 """Whose weights are these? The names of a network, found again in a checkpoint of any code's layout."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
 from overproof.models.catalogue import NAMED
+from overproof.models.classifier import linear_layer
+from overproof.models.external import External, external_of
 from overproof.models.untrusted import tensor_maps
 from overproof.signature import Signature
 from overproof.wording import one_line
@@ -93,8 +95,10 @@ def find_weights(
     maps = dict(tensor_maps(tree))
     if not maps:
         raise InputError("it holds no tensors by their names")
-    outline = _outline(architecture, size)
-    ways = _best(maps, outline.shapes, key)
+    external = external_of(architecture)
+    known = classes or size.classes or _last_rows(maps, key)
+    outline = _outline(architecture, size) if external is None else _outline_of_code(external, size, known)
+    ways = _best(maps, outline.shapes, key, exactly=external is not None)
     if ways is None:
         places = _some([repr(place) for place in maps], _PLACES)
         raise InputError(f"it holds nothing of {name}{_other(maps, size, name)}; its entries are {places}")
@@ -106,15 +110,18 @@ def find_weights(
     sizes = {own: tuple(found.tensors[theirs].shape) for own, theirs in found.keys.items()}
     head = f"{outline.head}.weight"
     count = sizes[head][0] if sizes.get(head) else classes or size.classes or 2
+    count = known if external is not None else count  # as its code was asked for
     if classes and count != classes:
         raise InputError(f"its last layer ({_some([found.keys[head]])}) is for {count} classes, not {classes}")
     if count < 1:
         raise InputError(f"its last layer ({_some([found.keys[head]])}) is for no class at all")
-    wanted = _outline(architecture, size, count).shapes
+    wanted = _outline(architecture, size, count).shapes if external is None else outline.shapes
     missing = [own for own in wanted if own not in sizes and not own.endswith("num_batches_tracked")]
-    mean, std, layer = _normaliser(found.tensors, size.channels)
+    # Other people's code may have a normalising layer of its own.
+    besides = {key: value for key, value in found.tensors.items() if key not in set(found.keys.values())}
+    mean, std, layer = _normaliser(besides, size.channels)
     left = found.left(layer)
-    strange = [each for each in left if not _expected(each.removeprefix(found.prefix))]
+    strange = [each for each in left if not _expected(each.removeprefix(found.prefix), strictly=external is not None)]
     shapes = [
         f"{_some([found.keys[own]])} is {list(has)} where {list(wanted[own])} is needed"
         for own, has in sizes.items()
@@ -143,10 +150,14 @@ def find_weights(
 
 
 def _best(
-    maps: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, Any], key: str = ""
+    maps: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, Any], key: str = "", *, exactly: bool = False
 ) -> tuple[_Found, list[_Found]] | None:
-    """Return the reading that covers most names, and those that cover as many; None where no name is found."""
-    ways = [way for place, tensors in maps.items() for way in _readings(place, tensors, names)]
+    """Return the reading that covers most names, and those that cover as many; None where no name is found.
+
+    ``exactly`` takes no synonyms for parts of names.
+    """
+    common = str if exactly else _common
+    ways = [way for place, tensors in maps.items() for way in _readings(place, tensors, names, common)]
     ways = [way for way in ways if not key or key in (way.place, way.label)]
     if not ways:
         return None
@@ -157,15 +168,17 @@ def _best(
     return best, others
 
 
-def _readings(place: str, tensors: Mapping[str, Tensor], names: Iterable[str]) -> Iterable[_Found]:
-    """Yield a reading for every prefix under which a name is found."""
-    known = {_common(name): name for name in names}
+def _readings(
+    place: str, tensors: Mapping[str, Tensor], names: Iterable[str], common: Callable[[str], str]
+) -> Iterable[_Found]:
+    """Yield a reading for every prefix under which a name is found, by what is ``common`` to its synonyms."""
+    known = {common(name): name for name in names}
     longest = max((name.count(".") for name in known), default=0) + 1
     under: dict[str, dict[str, str]] = {}
     for key in tensors:
         parts = key.split(".")
         for start in range(max(0, len(parts) - longest), len(parts)):
-            own = known.get(_common(".".join(parts[start:])))
+            own = known.get(common(".".join(parts[start:])))
             if own is not None:
                 under.setdefault("".join(f"{part}." for part in parts[:start]), {})[own] = key
     return (_Found(place=place, prefix=prefix, keys=keys, tensors=tensors) for prefix, keys in under.items())
@@ -188,6 +201,26 @@ def _outline(architecture: Architecture, size: Signature, classes: int = 2) -> _
         shapes={name: tuple(value.shape) for name, value in sketch.state_dict().items()},
         head=next(name for name, module in sketch.named_modules() if module is sketch.head),
     )
+
+
+def _outline_of_code(architecture: External, size: Signature, classes: int) -> _Outline:
+    """Return the outline of a network that other people's code makes; it is made anew, as code may have changed."""
+    sketch = architecture.build(replace(size, classes=classes))
+    try:
+        head = linear_layer(sketch, architecture.features)
+    except ValueError:  # it has no linear layer
+        head = None
+    return _Outline(
+        shapes={name: tuple(value.shape) for name, value in sketch.state_dict().items()},
+        head=next((name for name, module in sketch.named_modules() if module is head), ""),
+    )
+
+
+def _last_rows(maps: Mapping[str, Mapping[str, Tensor]], key: str) -> int:
+    """Return how many rows the last matrix in a file has, the number of classes of most networks; at least 1."""
+    chosen = [tensors for place, tensors in maps.items() if key in ("", place)] or list(maps.values())
+    rows = [value.shape[0] for value in max(chosen, key=len).values() if value.dim() == 2]
+    return max(1, rows[-1]) if rows else 2
 
 
 def _normaliser(
@@ -213,8 +246,8 @@ def _numbers(tensor: Tensor) -> tuple[float, ...]:
     return tuple(round(float(value), 7) for value in tensor.flatten())  # as it was written, not as float32 has it
 
 
-def _expected(name: str) -> bool:
-    return name.startswith(_UNUSED) or name.endswith("num_batches_tracked")
+def _expected(name: str, *, strictly: bool = False) -> bool:
+    return (name.startswith(_UNUSED) and not strictly) or name.endswith("num_batches_tracked")
 
 
 def _single(value: Tensor) -> Tensor:
@@ -223,15 +256,20 @@ def _single(value: Tensor) -> Tensor:
 
 def _other(maps: Mapping[str, Mapping[str, Tensor]], size: Signature, name: str) -> str:
     """Return a hint at the named network whose names and shapes the file has, or nothing."""
-    for other, architecture in NAMED.items():
+    other = next((other for other in names_that_fit(maps, size) if other != name), None)
+    return f"; by names and shapes it is {other!r}: say --model {other}" if other else ""
+
+
+def names_that_fit(maps: Mapping[str, Mapping[str, Tensor]], size: Signature, key: str = "") -> Iterator[str]:
+    """Yield the named networks whose names and shapes the tensors of a file have (``dict(tensor_maps(tree))``)."""
+    for name, architecture in NAMED.items():
         try:
             outline = _outline(architecture, size)
         except InputError:  # the images are too small for it
             continue
-        ways = _best(maps, outline.shapes)
-        if other != name and ways is not None and _fits(ways[0], outline, size.channels):
-            return f"; by names and shapes it is {other!r}: say --model {other}"
-    return ""
+        ways = _best(maps, outline.shapes, key)
+        if ways is not None and _fits(ways[0], outline, size.channels):
+            yield name
 
 
 def _fits(found: _Found, outline: _Outline, channels: int) -> bool:

@@ -4,7 +4,7 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
@@ -85,7 +85,7 @@ def parse_untrusted(body: bytes, file: Path, *, digest: str = "") -> dict[str, A
         raise InputError(f"{file}: this is {told}")
     with parsing(file, "a PyTorch or safetensors file"):
         tree = _safetensors(file, body) if _is_safetensors(body) else _pytorch(file, body)
-        if isinstance(tree, Tensor) or not isinstance(tree, Mapping):
+        if not isinstance(tree, Mapping):
             raise InputError(f"{file}: it holds an object of type {type(tree).__name__}, not weights by their names")
         return dict(tree)
 
@@ -93,8 +93,9 @@ def parse_untrusted(body: bytes, file: Path, *, digest: str = "") -> dict[str, A
 def tensor_maps(tree: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every mapping of names to tensors in nested mappings, with its place (``"net"``, ``""`` for the whole).
 
-    Only dense tensors on the CPU count. Raises ``InputError`` where mappings contain themselves, or take more steps to
-    walk through than any checkpoint does.
+    Lists and tuples are looked into as well: what lies in one of several entries has its number in the place
+    (``"nets.1"``), the only entry has the place of its list. Only dense tensors on the CPU count. Raises ``InputError``
+    where mappings contain themselves, or take more steps to walk through than any checkpoint does.
     """
     return _maps(tree, "", 0, Counter())
 
@@ -118,9 +119,20 @@ def _maps(
     if tensors:
         yield place, tensors
     for key, value in tree.items():
+        word = str(key) if isinstance(key, str | int) else "" if key is None else type(key).__name__
+        inner = ".".join(filter(None, (place, word)))
         if isinstance(value, Mapping):
-            word = str(key) if isinstance(key, str | int) else type(key).__name__
-            yield from _maps(value, f"{place}.{word}" if place else word, depth + 1, seen)
+            yield from _maps(value, inner, depth + 1, seen)
+        elif isinstance(value, list | tuple):
+            yield from _maps(_entries(value), inner, depth + 1, seen)
+
+
+def _entries(values: Sequence[Any]) -> dict[int | None, Any]:
+    """Return what of a list may hold mappings, by its number; the only value has no number."""
+    if len(values) == 1:
+        return {None: values[0]}
+    # A sampler's order is a list of as many numbers as there are images.
+    return {i: value for i, value in enumerate(values) if isinstance(value, Mapping | list | tuple)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -182,6 +194,8 @@ def _pytorch(file: Path, body: bytes) -> Any:
             tree = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as problem:  # of foreign bytes: torch raises what its readers stumble over
         raise InputError(f"{file}: {_reason(str(problem))}") from problem
+    if isinstance(tree, list | tuple):
+        tree = _entries(tree)
     if isinstance(tree, Mapping):
         try:
             _check_tensors(tree, parts, len(body), file)

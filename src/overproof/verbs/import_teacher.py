@@ -1,5 +1,6 @@
 """``teacher import``: somebody else's checkpoint becomes a run folder."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -15,16 +16,24 @@ from overproof.environment import versions
 from overproof.errors import InputError
 from overproof.files import make_folder
 from overproof.models.architecture import Architecture
+from overproof.models.catalogue import NAMED
+from overproof.models.chain import ChainWord, Recognised, find_chain
 from overproof.models.classifier import Classifier, parameter_count
-from overproof.models.layouts import Weights, find_weights, load_into
-from overproof.models.untrusted import described_beside, parse_untrusted
+from overproof.models.convnet import ConvNet
+from overproof.models.imports import read_options
+from overproof.models.layouts import Weights, find_weights, load_into, names_that_fit
+from overproof.models.mlp import MLP
+from overproof.models.untrusted import described_beside, parse_untrusted, tensor_maps
 from overproof.models.weights import build, save_model
 from overproof.reading import parsing, read_bytes
 from overproof.recipe import build as build_value
 from overproof.recipe import data_source, plain
 from overproof.run import Run
 from overproof.signature import Signature
+from overproof.trust import ZOOS
+from overproof.wording import one_line
 
+_OF_CHAIN = ("stride", "padding")  # options of the word
 _TOLERANCE = 1e-4  # a published mean has four digits
 _CHANNELS = 100  # that are read of a normalisation; images have three
 
@@ -45,26 +54,29 @@ def import_teacher(
     """Read a checkpoint that other code wrote and write the network as a run folder; return the run.
 
     ``file`` is a PyTorch or safetensors file, or a folder with ``model.safetensors``. ``model`` is an architecture, its
-    name (``wrn-34-10``) or its YAML (``{kind: wide, depth: 28}``). ``mean`` and ``std`` are the normalisation that the
-    network was trained with, per channel in [0, 1] pixel units; one that lies in the file, or in a ``config.json``
-    beside it, is taken from there. ``classes`` is checked against the file's. ``data`` gives names of classes and the
-    ``size`` (channels, height, width) of the images, and is what the run is evaluated on. ``key`` chooses among several
-    networks in the file, ``digest`` is its expected SHA-256. ``out`` defaults to ``runs/<the file's name>``. Nothing in
-    the file is run, and nothing is written before the network is whole. Raises ``InputError``.
+    name (``wrn-34-10``), its YAML (``{kind: wide, depth: 28}``), code of your own (``package.module:factory?depth=8``),
+    ``auto`` (a plain chain of convolutions and linear layers, or a named network, is recognised from its tensors) or
+    ``chain?stride=2,2&padding=1,1`` (what a chain's file does not say). ``mean`` and ``std`` are the normalisation
+    that the network was trained with, per channel in [0, 1] pixel units; one that lies in the file, or in a
+    ``config.json`` beside it, is taken from there. ``classes`` is checked against the file's. ``data`` gives names of
+    classes and the ``size`` (channels, height, width) of the images, and is what the run is evaluated on. ``key``
+    chooses among several networks in the file, ``digest`` is its expected SHA-256. ``out`` defaults to
+    ``runs/<the file's name>``. Nothing in the file is run, and nothing is written before the network is whole. Raises
+    ``InputError``.
     """
     file = Path(file)
     file = file / "model.safetensors" if file.is_dir() else file
     folder = Path("runs") / file.stem if out is None else Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists already; choose another --out")
-    name, architecture = read_architecture(model)
+    name, said = read_architecture(model)
     body = read_bytes(file)
     tree = parse_untrusted(body, file, digest=digest)
     source = data_source(data) if isinstance(data, str) else data
     images = source.load("test") if source else None
     channels, height, width = size
     shape = images.signature if images else Signature(channels=channels, height=height, width=width, classes=0)
-    found = weights_in(tree, architecture, shape, where=file, name=name, classes=classes, key=key)
+    found, architecture = weights_in(tree, said, shape, where=file, name=name, classes=classes, key=key)
     if images and found.classes != len(images.classes):
         raise InputError(f"{file}: it is for {found.classes} classes, {images.name} has {len(images.classes)}")
     network = network_of(found, architecture, shape, where=file, given=(mean, std))
@@ -90,20 +102,46 @@ def import_teacher(
 
 def weights_in(
     tree: Mapping[str, Any],
-    architecture: Architecture,
+    said: Architecture | ChainWord,
     shape: Signature,
     *,
     where: Path,
     name: str,
     classes: int = 0,
     key: str = "",
-) -> Weights:
-    """Return the weights of an architecture that a file holds (see ``models.layouts``); raise ``InputError``."""
+) -> tuple[Weights, Architecture]:
+    """Return the weights that a file holds of what the user said it is, and the architecture that this is.
+
+    Raises ``InputError`` (see ``models.layouts`` and ``models.chain``).
+    """
     try:
         with parsing("its tensors", f"a {name}"):
-            return find_weights(tree, architecture, shape, name=name, classes=classes, key=key)
+            if isinstance(said, Architecture):
+                return find_weights(tree, said, shape, name=name, classes=classes, key=key), said
+            chain = _chain_in(tree, said, shape, key)
+            if isinstance(chain, str):
+                return find_weights(tree, NAMED[chain], shape, name=chain, classes=classes, key=key), NAMED[chain]
+            found = find_weights(chain.tensors, chain.architecture, shape, name="chain", classes=classes)
+            unused = tuple(sorted({*found.unused, *chain.unused}))
+            return replace(found, place=chain.place, unused=unused), chain.architecture
     except InputError as problem:
         raise InputError(f"{where}: {problem}") from problem
+
+
+def _chain_in(tree: Mapping[str, Any], word: ChainWord, shape: Signature, key: str) -> Recognised | str:
+    """Return the chain that a file holds, or the name of the network that it holds instead; raise ``InputError``."""
+    try:
+        return find_chain(tree, word, shape, key=key)
+    except InputError as problem:
+        names = () if word.sure else names_that_fit(dict(tensor_maps(tree)), shape, key)
+        # A file does not say the strides of our own chains either.
+        fitting = [name for name in names if not isinstance(NAMED[name], ConvNet | MLP)]
+        if not fitting:
+            raise
+        if len(fitting) > 1:
+            told = f"several networks fit its tensors: {', '.join(fitting)}; choose one of them with --model"
+            raise InputError(told) from problem
+        return fitting[0]
 
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -122,21 +160,49 @@ def network_of(
     return network
 
 
-def read_architecture(model: str | Architecture, *, where: str = "--model") -> tuple[str, Architecture]:
-    """Return the architecture that a name or a YAML text means, and what it is called; raise ``InputError``."""
+def read_architecture(
+    model: str | Architecture, *, where: str = "--model", options: Mapping[str, Any] | None = None
+) -> tuple[str, Architecture | ChainWord]:
+    """Return the architecture that a name, a YAML text or a word for code means, and what it is called.
+
+    ``auto`` and ``chain?stride=2&padding=1,1`` mean what is found in the file. ``options`` are those that were written
+    apart from the word. Raises ``InputError``.
+    """
     if isinstance(model, Architecture):
         return model.kind, model
+    word, _, query = model.partition("?")
+    if word in ("auto", "chain"):
+        said = {**read_options(query, where=f"{where} {word}"), **(options or {})}
+        return "chain", _chain(word, said, where)
     try:
         text = yaml.safe_load(model)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         raise InputError(f"{where} {model}: not readable as YAML") from problem
-    if isinstance(text, str) and ":" in text:
+    if isinstance(text, str) and text.partition(":")[0] in ZOOS and ":" in text:
         raise InputError(
-            f"{where} {model}: other packages' networks need no import; write {model} where a teacher is named"
+            f"{where} {model}: a zoo's networks need no import; write {model} where a teacher is named, or a factory "
+            "of your own that makes one for weights of yours"
         )
+    text = {"kind": text, **options} if options else text
     architecture = build_value(Architecture, text, where=where)
     assert isinstance(architecture, Architecture)
-    return (text if isinstance(text, str) else architecture.kind), architecture
+    return (text if isinstance(text, str) else architecture.label), architecture
+
+
+def _chain(word: str, options: Mapping[str, Any], where: str) -> ChainWord:
+    for name in options:
+        if name not in _OF_CHAIN or word == "auto":
+            takes = "no options; chain takes stride and padding" if word == "auto" else f"no {name!r}"
+            raise InputError(f"{where} {word}: it takes {takes}")
+    return ChainWord(sure=word == "chain", **{name: _whole(name, value, where) for name, value in options.items()})
+
+
+def _whole(name: str, value: Any, where: str) -> tuple[int, ...]:
+    parts = value if isinstance(value, list) else str(value).split(",")
+    if not all(re.fullmatch("[0-9]{1,6}", str(part).strip()) for part in parts):
+        told = one_line(str(value), 100)
+        raise InputError(f"{where} chain: {name}={told}: write whole numbers, one for each convolution, such as 2,2")
+    return tuple(int(part) for part in parts)
 
 
 def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> Normalisation:

@@ -317,24 +317,27 @@ def _of_checkpoint(word: Word, trust_code: bool, recipe: bool) -> Found:
         folder, name = described
         origin = Origin(kind="run", source=word.text, run=Run(folder), checkpoint=name)
         return _of_run(Run(folder), origin, trust_code, word.pin, recipe=recipe)
-    for name in options:
-        if name not in _WEIGHTS:
+    besides = {name: value for name, value in options.items() if name not in _WEIGHTS}  # the model's own options
+    model = options.get("model", "")
+    for name in besides:
+        if not isinstance(model, str) or not (model == "chain" or ":" in model):
             raise InputError(f"{word.text}: it takes no {name!r}{nearest(name, _WEIGHTS)}")
     if "model" not in options:
         raise InputError(
             f"{word.text}: a file of weights does not say of which network they are; write {word.text}?model=resnet18, "
             f"or import it once: overproof teacher import {word.text} --model resnet18"
         )
-    model = options["model"]
-    called, architecture = read_architecture(
-        model if isinstance(model, str) else json.dumps(model), where=f"{word.text}: model"
+    called, said = read_architecture(
+        model if isinstance(model, str) else json.dumps(model), where=f"{word.text}: model", options=besides
     )
     mean, std = (_numbers(word, part) for part in ("mean", "std"))
     tree = read_untrusted(file, digest=word.pin)
 
     def make(signature: Signature) -> Classifier:
         key = str(options.get("key", ""))
-        found = weights_in(tree, architecture, signature, where=file, name=called, classes=signature.classes, key=key)
+        found, architecture = weights_in(
+            tree, said, signature, where=file, name=called, classes=signature.classes, key=key
+        )
         return network_of(found, architecture, signature, where=file, given=(mean, std))
 
     known = Known(

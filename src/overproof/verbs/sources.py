@@ -25,7 +25,7 @@ Kind = Literal[
 SUFFIXES: Mapping[str, Kind] = {
     ".onnx": "onnx",
     ".pt2": "program",
-    **dict.fromkeys((".pt", ".pth", ".ckpt", ".t7", ".bin", ".tar", ".safetensors"), "checkpoint"),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".t7", ".bin", ".tar", ".model", ".safetensors"), "checkpoint"),
 }
 """What the suffix of a file says of it."""
 _PIN = "#sha256="
