@@ -168,7 +168,7 @@ def test_of_an_exported_file_with_its_original(run_cli, here, again):
     assert run_cli("export", "runs/toy", "--to", "onnx", "--out", "net.onnx")[0] == 0
     asked = ["--examples", "20", "--attacks", "fgsm", "--device", "cpu"]
     code, _, err = run_cli("evaluate", "net.onnx", *asked)
-    assert code == 2 and "needs gradients" in err
+    assert code == 0, err
     asked = ["--examples", "20", "--attacks", "square", "--original", "runs/toy", "--device", "cpu"]
     assert run_cli("evaluate", "net.onnx", *asked)[0] == 0
     (words,) = again("evaluations/net-onnx")

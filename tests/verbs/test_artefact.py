@@ -45,6 +45,12 @@ def stray(shipped, tmp_path):
     return Path(shutil.copy(shipped.folder / "model.onnx", tmp_path / "stray.onnx"))
 
 
+@pytest.fixture
+def quantised(shipped, tmp_path):
+    """The INT8 file without its run."""
+    return Path(shutil.copy(shipped.folder / "model-int8.onnx", tmp_path / "quantised.onnx"))
+
+
 def refused(*arguments, **options):
     with pytest.raises(InputError) as caught:
         evaluate(*arguments, **{"reliability": False, "device": "cpu"} | options)
@@ -179,6 +185,19 @@ class TestEvaluation:
         assert first.total == 3  # clean, square and hopskipjump
         course.close()
 
+    def test_gradients_of_a_float_file_are_those_of_its_torch_network(self, shipped, tmp_path):
+        """White-box attacks break what they break in the run, which is the same network, and the file judges."""
+        options = {"attacks": ("apgd-ce",), "examples": 40, "reliability": False, "device": "cpu"}
+        found = evaluate(shipped.folder / "model.onnx", out=tmp_path / "file", **options)
+        alone = evaluate(shipped, out=tmp_path / "run", **options)
+        assert found["attacks"]["apgd-ce"]["backward"] > 0
+        assert found["worst"]["passed"] == alone["worst"]["passed"] < found["clean"]["passed"]
+
+    def test_a_float_file_is_certified_as_its_run_is(self, stray, shipped, tmp_path):
+        options = {"eps": "0.01", "examples": 20, "device": "cpu", "bound": "crown"}
+        found, alone = (certify(one, out=tmp_path / name, **options) for name, one in (("a", stray), ("b", shipped)))
+        assert found["counts"] == alone["counts"]
+
     def test_a_teacher_is_climbed_where_there_is_no_original(self, stray, finished, tmp_path):
         found = evaluate(
             stray, attacks=("transfer-mi-fgsm",), teacher=finished().folder, examples=20, reliability=False,
@@ -208,27 +227,29 @@ class TestEvaluation:
 
 class TestBadInput:
     def test_an_attack_that_needs_gradients_is_told_what_to_use(self, shipped):
-        file = shipped.folder / "model.onnx"
+        file = shipped.folder / "model-int8.onnx"
         assert refused(file, attacks=("apgd-dlr",)) == (
             f"apgd-dlr needs gradients and {file} gives none; use square, hopskipjump or, from another network, a "
             f"transfer attack such as transfer-mi-fgsm"
         )
 
-    def test_a_transfer_attack_needs_a_network_to_climb(self, stray):
+    def test_a_transfer_attack_needs_a_network_to_climb(self, stray, quantised):
         assert refused(stray, attacks=("transfer-mi-fgsm",)) == (
             "attack 'transfer-mi-fgsm' searches on a teacher; name one with --teacher"
         )
-        said = refused(stray, attacks=("transfer-mi-fgsm",), teacher=str(stray))
+        said = refused(stray, attacks=("transfer-mi-fgsm",), teacher=str(quantised))
         assert said.startswith("transfer-mi-fgsm needs gradients and the network that it searches on gives none")
 
     def test_an_original_for_other_images(self, stray, finished, squares):
         other = finished(f"data={{kind: npz, path: {squares(side=6)}}}", "training.batch=64").folder
         assert refused(stray, original=other).startswith(f"{other}: it is for 1x6x6")
 
-    def test_bounds_cannot_follow_a_file(self, stray):
+    def test_bounds_cannot_follow_a_quantised_file(self, quantised):
         with pytest.raises(InputError) as caught:
-            certify(stray, examples=5, device="cpu")
-        assert str(caught.value).startswith(f"{stray}: ") and "\n" not in str(caught.value)
+            certify(quantised, examples=5, device="cpu")
+        said = str(caught.value)
+        assert said.startswith(f"{quantised}: bounds cannot follow OnnxFile: ") and "\n" not in said
+        assert "Linear of a quantised network" in said
 
     def test_without_onnx_the_extra_is_named_before_anything_is_done(self, stray, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "onnx", None)

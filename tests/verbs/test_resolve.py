@@ -81,6 +81,7 @@ def place(toy, tmp_path_factory):
         torch.save(build(MLP(hidden=(16,)), DIGITS).backbone.state_dict(), folder / "weights.pt")
         import_teacher("weights.pt", model="{kind: mlp, hidden: [16]}", data="digits", out=folder / "runs" / "imported")
         export(run, to="onnx", out=folder / "net.onnx")
+        export(run, to="int8", out=folder / "net.int8.onnx", examples=64)
         export(run, to="torch", out=folder / "net.pt2")
         write_repository(run.folder, folder / "repository")
         stand_ins(patch)
@@ -118,6 +119,7 @@ MAKERS = {
     "weights and their network": lambda: "weights.pt?model={kind: mlp, hidden: [16]}",
     "weights alone": lambda: "weights.pt",
     "an ONNX file": lambda: "net.onnx",
+    "a quantised ONNX file": lambda: "net.int8.onnx",
     "a program": lambda: "net.pt2",
     "a factory": lambda: "resolve_nets:make?width=12",
     "a network of timm or torchvision": lambda: "timm:tiny",

@@ -14,6 +14,7 @@ from overproof.models.architecture import Backbone
 from overproof.models.classifier import Classifier
 from overproof.models.fast import Fast
 from overproof.models.mode import in_mode
+from overproof.models.onnx_network import OnnxNetwork, in_torch
 
 # How near to 0 a searched margin must be, as a share of the largest logit, for the judge to be asked: the rounding of
 # folded weights in float32, and two units of the 8 bits that bf16 keeps.
@@ -27,13 +28,18 @@ def prepare(
 ) -> Subject:
     """Return the subject of an evaluation: the model decides, a faster copy of it is searched on.
 
-    The copy is made of our own networks only; any other is searched as it is, in full precision.
+    The copy is made of our own networks, and of an ONNX file's in torch, only; any other is searched as it is, in full
+    precision.
     """
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     chunk = _CHUNK.get(device.type, _LARGEST)
     if isinstance(model, Classifier) and isinstance(model.backbone, Backbone):
         return Subject(
             judge=model, search=Fast(model, precision), slack=_SLACK[precision], surrogate=surrogate, chunk=chunk
+        )
+    if isinstance(model, Classifier) and isinstance(model.backbone, OnnxNetwork):  # its layers are known to the copy
+        return Subject(
+            judge=model, search=Fast(in_torch(model), "fp32"), slack=_SLACK["fp32"], surrogate=surrogate, chunk=chunk
         )
     return Subject(judge=model, search=model, surrogate=surrogate, chunk=chunk)
 

@@ -17,6 +17,7 @@ from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.cost import multiply_adds
 from overproof.models.onnx_file import OnnxFile
 from overproof.models.onnx_graph import with_weights
+from overproof.models.onnx_network import file_of
 from overproof.reading import read_bytes
 from overproof.run import Run
 from overproof.verbs.examinee import Examinee
@@ -39,13 +40,18 @@ class Artefact:
     ) -> dict[str, Any]:
         """Return what ``evaluation.json`` says of the file beside its network and beside the teacher."""
         body = with_weights(read_bytes(Path(self.path)), Path(self.path))
+        form = self.file.form
         x = x.cpu()
         said = own_words(self.file.metadata)
         found: dict[str, Any] = {
             "sha256": self.file.digest,
             "bytes": self.file.size,
             "classes": said.get("classes"),
-            "latency": {**asdict(latency(OnnxFile(body, where=self.path, threads=1), x)), "threads": 1, "batch": 1},
+            "latency": {
+                **asdict(latency(OnnxFile(body, where=self.path, threads=1, layout=form.layout), x)),
+                "threads": 1,
+                "batch": 1,
+            },
             "multiply_adds": _multiply_adds(body, self.path),
             "original": None,
             "teacher": None,
@@ -73,7 +79,7 @@ def artefact(
             )
         return None
     package("onnx", extra="export", where=f"{subject.name}: counting its multiply-adds")
-    made = Artefact(path=subject.name, file=subject.file)
+    made = Artefact(path=subject.file.where, file=subject.file)
     signature = subject.images.signature
     if original is not None:
         found = resolve(original, signature, trust_code=trust_code)
@@ -81,7 +87,7 @@ def artefact(
     digest = own_words(subject.file.metadata).get("digest")
     if digest is None:
         return made
-    folder = Path(subject.name).parent
+    folder = Path(subject.file.where).parent
     try:
         same = Run(folder).description()["digest"] == digest
     except InputError:
@@ -107,8 +113,8 @@ def _multiply_adds(body: bytes, path: str) -> int | None:
 
 def _weight(model: Classifier, x: Tensor) -> dict[str, Any]:
     """Return the size of a network: its tensors' bytes, its parameters, and its multiply-adds for one image."""
-    if isinstance(model.backbone, OnnxFile):
-        return {"bytes": model.backbone.size, "parameters": None, "multiply_adds": None}
+    if (file := file_of(model.backbone)) is not None:
+        return {"bytes": file.size, "parameters": parameter_count(model) or None, "multiply_adds": None}
     tensors = [*model.parameters(), *model.buffers()]
     return {
         "bytes": sum(one.numel() * one.element_size() for one in tensors),

@@ -30,6 +30,7 @@ from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
+from overproof.models.onnx_file import OnnxFile
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.results import EVALUATION
@@ -358,7 +359,7 @@ def _reliability(
         transfer=verdicts.broken_in("transfer"),
     )
     x, y = shown(images, seed)
-    probed = probe(subject.model, x, y, threat, seed=seed, gradients=subject.file is None)
+    probed = probe(subject.model, x, y, threat, seed=seed, gradients=not isinstance(subject.model.backbone, OnnxFile))
     return Reliability(signs=(answered, *signs, *probed))
 
 

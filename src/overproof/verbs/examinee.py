@@ -13,6 +13,7 @@ from overproof.data.images import Batch, ImageSet, Labelled, stratified_subset
 from overproof.errors import InputError, nearest
 from overproof.evaluation.given import check_given, given_classifier, given_images
 from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
+from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.reading import read_fraction
@@ -30,7 +31,7 @@ _SHOWN = 256  # of them the reliability probes take up to 128 correct ones
 class Examinee:
     """A network before its examination; ``facts`` is what ``evaluation.json`` says of it.
 
-    ``suite`` attacks it where neither the user nor a recipe says what does. ``file`` is the exported file that it is.
+    ``suite`` attacks it where neither the user nor a recipe says what does. ``file`` is the ONNX file that it is.
     """
 
     name: str
@@ -100,13 +101,15 @@ def examinee(
     if not classes_by_position:
         loaded.check_classes(images.classes, advice=BY_POSITION)
     known = loaded.known
+    # What we exported is judged beside the run that it came from: by transfer from it, and by queries.
+    exported = loaded.file is not None and bool(own_words(loaded.file.metadata))
     examined = Examinee(
         name=known.title,
         folder=known.origin.folder("evaluations"),
         model=loaded.model,
         images=images,
         threat=known.threat or Threat(),
-        suite="quick" if loaded.file is None else "shipped",
+        suite="shipped" if loaded.file and (exported or not loaded.has_layers) else "quick",
         file=loaded.file,
         facts=known.facts(),
     )

@@ -14,6 +14,7 @@ from overproof.data.sources import Source
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.onnx_network import file_of
 from overproof.models.weights import unshared
 from overproof.recipe import Recipe
 from overproof.run import Run
@@ -107,9 +108,8 @@ class LoadedModel:
         """Return a network with what can be read off itself; raise ``InputError`` where it is for other images."""
         if model.signature != signature:
             raise InputError(f"{known.title}: it is for {model.signature}, the data are {signature}")
-        file = model.backbone if isinstance(model.backbone, OnnxFile) else None
         parameters = known.parameters
-        if parameters is None and file is None:
+        if parameters is None and not isinstance(model.backbone, OnnxFile):
             parameters = parameter_count(model)
         inside = None
         if model.normalises:
@@ -128,8 +128,13 @@ class LoadedModel:
 
     @property
     def file(self) -> OnnxFile | None:
-        """The exported file that it runs from; None for a network whose layers and gradients can be had."""
-        return self.model.backbone if isinstance(self.model.backbone, OnnxFile) else None
+        """The ONNX file that it is; None for any other network."""
+        return file_of(self.model.backbone)
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether layers and gradients can be had; an ONNX file that has no form in torch has none."""
+        return not isinstance(self.model.backbone, OnnxFile)
 
     @property
     def digest(self) -> str:

@@ -25,6 +25,7 @@ from overproof.formats.program import read_program
 from overproof.models.classifier import Classifier
 from overproof.models.foreign import fitting, foreign
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.onnx_network import full_network
 from overproof.models.untrusted import read_untrusted
 from overproof.models.weights import load_description
 from overproof.reading import field, is_file, is_folder, parsing, read_bytes, read_object
@@ -39,6 +40,7 @@ from overproof.wording import one_line
 
 _NAMED = ("model.json", "config.json")
 _WEIGHTS = ("model", "mean", "std", "key")  # options behind a file of weights
+_ONNX = ("mean", "std", "layout")  # and behind an ONNX file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -237,12 +239,30 @@ def _with_recipe(known: Known, recipe: Recipe) -> Known:
 
 
 def _of_onnx(word: Word, trust_code: bool) -> Found:
-    file = OnnxFile.read(word.path)
+    """Return an ONNX file as a full network, or as one that answers queries, where it cannot be had in torch.
+
+    What is said of it is told when it is made, for the images that it is made for.
+    """
+    for name in word.options:
+        if name not in _ONNX:
+            raise InputError(f"{word.text}: it takes no {name!r}{nearest(name, _ONNX)}")
+    layout = word.options.get("layout")
+    mean, std = (_numbers(word, part) for part in ("mean", "std"))
+    file = OnnxFile.read(word.path, layout=None if layout is None else str(layout))
     said, code = own_words(file.metadata), Code(where=word.text, load=False, trust_code=trust_code, imports=trust_code)
-    origin = Origin(kind="onnx", source=word.text)
+    origin = Origin(kind="onnx", source=word.name)
+
+    def make(signature: Signature) -> Classifier:
+        network = full_network(file, signature)
+        try:
+            made = Classifier(network, signature, mean=mean, std=std)
+        except ValueError as problem:
+            raise InputError(f"{word.text}: {problem}") from problem
+        return fitting(made, signature, word.text)
+
     with parsing(word.text, "metadata of data, threat and classes"):
         known = Known(
-            name=word.text,
+            name=word.name,
             origin=origin,
             method=said.get("method"),
             architecture=said.get("architecture"),
@@ -250,14 +270,11 @@ def _of_onnx(word: Word, trust_code: bool) -> Found:
             classes=tuple(map(str, json.loads(said["classes"]))) if "classes" in said else None,
             data=build(Source, json.loads(said["data"]), where=word.text, code=code) if "data" in said else None,
             threat=_threat(said, word.text) if "norm" in said else None,
-            digest=file.digest,
+            # With options it is another network, whose digest is that of all its numbers, the normalisation included.
+            digest=None if word.options else file.digest,
             selected_on=said.get("selected_on"),
         )
-    return Found(
-        known=known,
-        make=lambda signature: fitting(Classifier(file, signature), signature, word.text),
-        pin=word.pin,
-    )
+    return Found(known=known, make=make, pin=word.pin, file_digest=file.digest)
 
 
 def _threat(said: Mapping[str, str], where: str) -> Threat:

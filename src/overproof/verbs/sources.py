@@ -61,7 +61,7 @@ def read_word(source: Path | str) -> Word:
 
     A ``Path`` is a file or folder and nothing else. A text is read as: what is here under this name; a file by its
     suffix; a repository of the Hub (``hub:org/name@revision``, ``org/name``); ``timm:NAME`` and the other zoos;
-    ``package.module:factory``; else a run folder. Behind a factory and a checkpoint there may be options,
+    ``package.module:factory``; else a run folder. Behind a factory, a checkpoint and an ONNX file there may be options,
     ``?key=value&key=value``, and behind everything a pin, ``#sha256=...``. Raises ``InputError`` for half a pin,
     options that are not written so, options of what takes none, and a name that is here and names code as well.
     """
@@ -75,8 +75,10 @@ def read_word(source: Path | str) -> Word:
     if not mark:
         return Word(text=text, kind=kind, pin=pin)
     shown = one_line(name, 300)
-    if kind not in ("module", "checkpoint", "timm", "torchvision", "robustbench"):
-        raise InputError(f"{shown}: options (?key=value) are for package.module:factory and files of weights")
+    if kind not in ("module", "checkpoint", "onnx", "timm", "torchvision", "robustbench"):
+        raise InputError(
+            f"{shown}: options (?key=value) are for package.module:factory, files of weights and ONNX files"
+        )
     return Word(text=name, kind=kind, options=read_options(query, where=shown), query=query, pin=pin)
 
 

@@ -11,6 +11,7 @@ from overproof.data.images import Labelled
 from overproof.data.sources import Source
 from overproof.environment import hardware
 from overproof.models.classifier import Classifier, parameter_count
+from overproof.models.onnx_network import file_of
 from overproof.wording import one_line
 
 _NAMED = 12  # classes that are named with their numbers of images; of more, the range is told
@@ -65,6 +66,15 @@ def network_line(role: str, kind: str, model: Classifier) -> str:
     return f"{role}: {one_line(kind, 300)}, {parameter_count(model):,} parameters"
 
 
+def file_notes(model: Classifier) -> tuple[str, ...]:
+    """Return what is to be said of an ONNX file: what was guessed or changed, and why it has no gradients."""
+    file = file_of(model.backbone)
+    if file is None:
+        return ()
+    alone = (f"it answers queries and has no gradients, as {file.lacking}",) if file.lacking else ()
+    return tuple(f"{one_line(file.where, 300)}: {note}" for note in (*file.notes, *alone))
+
+
 def subject_name(run: Any) -> str:
     """Return what a run, or the word for a network, is called."""
     return one_line(str(getattr(run, "folder", run)), 300)
@@ -78,6 +88,7 @@ def known_lines(subject: Any, images: Labelled, model: Classifier) -> tuple[str,
     return (
         f"{counted}, of {one_line(images.name, 300)}",
         *notes_of(subject.images),
+        *file_notes(model),
         network_line("network", str(subject.facts["architecture"]), model),
     )
 
