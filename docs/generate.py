@@ -95,6 +95,7 @@ def results_page() -> str:
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         allocation=allocation_table(DOCS.parent / "benchmarks" / "results" / "allocation.json"),
         roundtrips=roundtrips_table(DOCS.parent / "benchmarks" / "results" / "roundtrips.json"),
+        published=published_table(DOCS.parent / "benchmarks" / "results" / "published.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
 
@@ -196,6 +197,21 @@ def roundtrips_table(file: Path) -> str:
             f"| {name} | {one['parameters']:,} | {off:.0e} | {same} | {one['bytes_int8'] / one['bytes']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def published_table(file: Path) -> str:
+    """Return what was found of ONNX files of other people."""
+    found = json.loads(file.read_text())
+    head = ["file", "images", "seconds to load", "clean", "attacked at", "withstands", "certified at", "verified"]
+    head += ["falsified", "wrong", "open"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, one in found["files"].items():
+        counts, of = one["counts"], one["attacked"]
+        left = counts["unknown"] + counts["error"]
+        figures = [f"`{name}`", one["images"], f"{one['loading']:.2f}", f"{one['clean']} of {of}", one["eps"]]
+        figures += [f"{one['robust']} of {of}", one["certified_eps"], f"{counts['verified']} of {sum(counts.values())}"]
+        lines.append("| " + " | ".join(map(str, [*figures, counts["falsified"], counts["wrong"], left])) + " |")
+    return "\n".join([*lines, "", f"{found['hardware']}, torch {found['versions']['torch']}."])
 
 
 def gpu_table(results: dict[str, Any]) -> str:
@@ -327,6 +343,16 @@ fitted to the digits (32x32), as ONNX, as a `torch.export` program and in INT8 (
 bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
 
 {roundtrips}
+
+## ONNX files of other people
+
+`python -m benchmarks.published`: the classifiers of VNN-COMP 2021's benchmarks as they were published: four with a
+batch fixed at 1, one of them flat, one by height, width and channels. Each is loaded (read, converted and compared
+with onnxruntime), attacked as by `overproof evaluate FILE.onnx --data DATA --attacks quick --eps EPS --examples 100`, and
+certified as by `overproof certify FILE.onnx --data DATA --eps EPS --examples 50 --seconds 5`. Behind `?` stands the
+normalisation that a file wants. *open* are neither proved nor broken in 5 seconds.
+
+{published}
 
 ## How cost grows
 

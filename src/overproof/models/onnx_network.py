@@ -55,6 +55,11 @@ def file_of(network: nn.Module) -> OnnxFile | None:
     return network.file if isinstance(network, OnnxNetwork) else network if isinstance(network, OnnxFile) else None
 
 
+def lacking_of(network: nn.Module) -> str:
+    """Return why an ONNX file has no gradients, in brackets behind its name; nothing for what has them."""
+    return f" ({network.lacking})" if isinstance(network, OnnxFile) and network.lacking else ""
+
+
 def in_torch(model: Classifier) -> Classifier:
     """Return the torch network of an ONNX file alone, on the same device, normalised as the file is; it shares weights.
 

@@ -24,6 +24,7 @@ from overproof.evaluation.suitability import (
 )
 from overproof.evaluation.trial import Suite
 from overproof.files import make_folder
+from overproof.models.onnx_network import lacking_of
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import chosen_suite, examinee, shown
@@ -64,7 +65,7 @@ def check_teacher(
     images = subject.images.at(subject.rows(examples, seed)).decoded().to(place)
     model = subject.model.to(place)
     if white := next((trial.name for trial in suite.attacks if trial.family == "white_box"), None):
-        need_gradients(white, model, shown(images, seed).x, where=subject.name)
+        need_gradients(white, model, shown(images, seed).x, where=f"{subject.name}{lacking_of(model.backbone)}")
     seen = readings(model, torch.cat([part.x for part in images.batches(500)]), images.labels)
     warnings: tuple[str, ...] = ()
     if better_reading(seen) is None:  # else that is what is wrong, and the verdict says so

@@ -31,6 +31,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.mode import in_mode
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.onnx_network import lacking_of
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.results import EVALUATION
@@ -233,7 +234,7 @@ def admitted(
             assert surrogate is not None
             need_gradients(trial.name, surrogate, shown.x, where="the network that it searches on")
         if trial.family == "white_box":
-            need_gradients(trial.name, model, shown.x, where=subject.name)
+            need_gradients(trial.name, model, shown.x, where=f"{subject.name}{lacking_of(model.backbone)}")
     return warnings
 
 
