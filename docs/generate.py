@@ -348,8 +348,8 @@ bodies are harder on INT8 than trained ones; of the vision transformer it leaves
 
 `python -m benchmarks.published`: the classifiers of VNN-COMP 2021's benchmarks as they were published: four with a
 batch fixed at 1, one of them flat, one by height, width and channels. Each is loaded (read, converted and compared
-with onnxruntime), attacked as by `overproof evaluate FILE.onnx --data DATA --attacks quick --eps EPS --examples 100`, and
-certified as by `overproof certify FILE.onnx --data DATA --eps EPS --examples 50 --seconds 5`. Behind `?` stands the
+with onnxruntime), attacked as by `overproof evaluate FILE.onnx --data DATA --attacks quick --eps EPS --examples 100`,
+and certified as by `overproof certify FILE.onnx --data DATA --eps EPS --examples 50 --seconds 5`. Behind `?` stands the
 normalisation that a file wants. *open* are neither proved nor broken in 5 seconds.
 
 {published}
