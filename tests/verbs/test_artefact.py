@@ -233,8 +233,8 @@ class TestBadInput:
             f"apgd-dlr needs gradients and {file} (operator DequantizeLinear of a quantised network "
         )
         assert said.endswith(
-            "has no form in torch) gives none; use square, hopskipjump or, from another network, a transfer attack such "
-            "as transfer-mi-fgsm"
+            "has no form in torch) gives none; use square, hopskipjump or, from another network, a transfer attack "
+            "such as transfer-mi-fgsm"
         )
 
     def test_a_transfer_attack_needs_a_network_to_climb(self, stray, quantised):
