@@ -11,6 +11,7 @@ from overproof.models.convnet import ConvNet
 from overproof.models.dm_wide import DMWideResNet
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.vgg import VGG
@@ -32,6 +33,7 @@ SMALL = [
     DMWideResNet(depth=10, width=2),
     MobileNetV2(width=0.25),
     VGG(depth=11, width=0.125),
+    PlainResNet(stem=3, channels=(4, 5), blocks=(2, 1), stride=(1, 2), hidden=()),
     Adapted(base=ResNet(depth=8, width=0.5), features=9),
 ]
 # A family that is added and not listed here is examined with its defaults.

@@ -8,6 +8,7 @@ from overproof.data.sources import Parquet
 from overproof.models.architecture import Architecture
 from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
+from overproof.models.plain_resnet import PlainResNet
 from overproof.recipe import build
 from overproof.verbs.import_teacher import import_teacher
 
@@ -17,9 +18,10 @@ pytestmark = pytest.mark.skipif(not WILD.is_dir(), reason="needs the published f
 
 CNN_A = {"kernel": (4, 4), "stride": (2, 2), "padding": (1, 1)}
 MEAN = (0.4914, 0.4822, 0.4465)
-CHAINS = {
+PUBLISHED = {
     "cifar_cnn_a_adv.model": ("cifar10-jpeg", ConvNet(**CNN_A), (MEAN, (0.2023, 0.1994, 0.2010))),
     "cifar_base.pth": ("cifar10-jpeg", ConvNet(channels=(8, 16), **CNN_A), ((0.485, 0.456, 0.406), (0.225,) * 3)),
+    "resnet2b.pth": ("cifar10-jpeg", PlainResNet(), (MEAN, (0.2471, 0.2435, 0.2616))),
     "mnist_cnn_a_adv.model": ("mnist", ConvNet(**CNN_A), ((), ())),
     "MadryCNN_no_maxpool_tiny.pt": (
         "mnist",
@@ -30,9 +32,9 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
-def test_a_published_chain_is_recognised_from_its_tensors(name, tmp_path):
-    data, architecture, (mean, std) = CHAINS[name]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_network_is_recognised_from_its_tensors(name, tmp_path):
+    data, architecture, (mean, std) = PUBLISHED[name]
     run = import_teacher(
         WILD / name, model="auto", mean=mean, std=std, data=str(SHARED / "data" / data), out=tmp_path / "run"
     )

@@ -15,6 +15,7 @@ from overproof.errors import InputError
 from overproof.models.catalogue import NAMED
 from overproof.models.imports import imported
 from overproof.models.mlp import MLP
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.resnet import ResNet
 from overproof.models.weights import build
 from overproof.signature import Signature
@@ -293,6 +294,18 @@ def test_a_named_network_is_recognised(here):
     made = build(NAMED["resnet20"], replace(SIZE, classes=7)).backbone
     file = saved({"net": made.state_dict()}, here / "x.pt")
     assert brought(file, model="auto").description()["architecture"]["depth"] == 20
+
+
+def test_a_residual_network_without_batchnorm_is_recognised(here):
+    made = PlainResNet(hidden=(9,)).build(SIZE)
+    file = saved({"state_dict": made.state_dict(), "test_acc": 0.6925}, here / "x.pth")
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(brought(file, model="auto").model()[0](x), made.eval()(x))
+    made = PlainResNet(channels=(16, 20), blocks=(1, 1), stride=(2, 1)).build(SIZE)
+    told = refused(saved(made.state_dict(), here / "y.pth"), model="auto")
+    assert "y.pth: several networks fit its tensors; choose with --model '{kind: plain_resnet, stem: 8, stem_s" in told
+    choice = told.split("'")[1]
+    assert brought(here / "y.pth", model=choice).folder.is_dir()
 
 
 def test_where_several_fit_the_sentence_says_how_to_choose(here):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from overproof.models.mobilenetv2 import MobileNetV2
     from overproof.models.mode import in_mode, no_gradient
     from overproof.models.onnx_file import OnnxFile
+    from overproof.models.plain_resnet import PlainResNet
     from overproof.models.preact import PreActResNet
     from overproof.models.resnet import ResNet
     from overproof.models.vgg import VGG
@@ -30,6 +31,7 @@ _HOMES = {
     "MLP": "overproof.models.mlp",
     "MobileNetV2": "overproof.models.mobilenetv2",
     "OnnxFile": "overproof.models.onnx_file",
+    "PlainResNet": "overproof.models.plain_resnet",
     "PreActResNet": "overproof.models.preact",
     "ResNet": "overproof.models.resnet",
     "Signature": "overproof.signature",
@@ -55,6 +57,7 @@ __all__ = [
     "DMWideResNet",
     "MobileNetV2",
     "OnnxFile",
+    "PlainResNet",
     "PreActResNet",
     "ResNet",
     "Signature",

@@ -8,6 +8,7 @@ from overproof.models.convnet import ConvNet
 from overproof.models.dm_wide import DMWideResNet
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import DEPTHS, ResNet
 from overproof.models.vgg import VGG
@@ -15,7 +16,7 @@ from overproof.models.wide import WideResNet
 
 FAMILIES: dict[str, type[Architecture]] = {
     family.kind: family
-    for family in (Adapted, ConvNet, DMWideResNet, MLP, MobileNetV2, PreActResNet, ResNet, VGG, WideResNet)
+    for family in (Adapted, ConvNet, DMWideResNet, MLP, MobileNetV2, PlainResNet, PreActResNet, ResNet, VGG, WideResNet)
 }
 """Every family of this package, by its ``kind``."""
 

@@ -1,5 +1,6 @@
 """``teacher import``: somebody else's checkpoint becomes a run folder."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from overproof.models.convnet import ConvNet
 from overproof.models.imports import read_options
 from overproof.models.layouts import Weights, find_weights, load_into, names_that_fit
 from overproof.models.mlp import MLP
+from overproof.models.plain_resnet import plain_resnets
 from overproof.models.untrusted import described_beside, parse_untrusted, tensor_maps
 from overproof.models.weights import build, save_model
 from overproof.reading import parsing, read_bytes
@@ -34,6 +36,7 @@ from overproof.trust import ZOOS
 from overproof.wording import one_line
 
 _OF_CHAIN = ("stride", "padding")  # options of the word
+_SHOWN = 4  # networks that a sentence names
 _TOLERANCE = 1e-4  # a published mean has four digits
 _CHANNELS = 100  # that are read of a normalisation; images have three
 
@@ -119,8 +122,9 @@ def weights_in(
             if isinstance(said, Architecture):
                 return find_weights(tree, said, shape, name=name, classes=classes, key=key), said
             chain = _chain_in(tree, said, shape, key)
-            if isinstance(chain, str):
-                return find_weights(tree, NAMED[chain], shape, name=chain, classes=classes, key=key), NAMED[chain]
+            if not isinstance(chain, Recognised):
+                called, other = chain
+                return find_weights(tree, other, shape, name=called, classes=classes, key=key), other
             found = find_weights(chain.tensors, chain.architecture, shape, name="chain", classes=classes)
             unused = tuple(sorted({*found.unused, *chain.unused}))
             return replace(found, place=chain.place, unused=unused), chain.architecture
@@ -128,20 +132,33 @@ def weights_in(
         raise InputError(f"{where}: {problem}") from problem
 
 
-def _chain_in(tree: Mapping[str, Any], word: ChainWord, shape: Signature, key: str) -> Recognised | str:
-    """Return the chain that a file holds, or the name of the network that it holds instead; raise ``InputError``."""
+def _chain_in(
+    tree: Mapping[str, Any], word: ChainWord, shape: Signature, key: str
+) -> Recognised | tuple[str, Architecture]:
+    """Return the chain that a file holds, or the other network and what it is called; raise ``InputError``."""
     try:
         return find_chain(tree, word, shape, key=key)
     except InputError as problem:
-        names = () if word.sure else names_that_fit(dict(tensor_maps(tree)), shape, key)
-        # A file does not say the strides of our own chains either.
-        fitting = [name for name in names if not isinstance(NAMED[name], ConvNet | MLP)]
-        if not fitting:
+        if word.sure:
             raise
-        if len(fitting) > 1:
-            told = f"several networks fit its tensors: {', '.join(fitting)}; choose one of them with --model"
-            raise InputError(told) from problem
-        return fitting[0]
+        maps = dict(tensor_maps(tree))
+        # A file does not say the strides of our own chains either.
+        names = [name for name in names_that_fit(maps, shape, key) if not isinstance(NAMED[name], ConvNet | MLP)]
+        others: dict[str, Architecture] = {name: NAMED[name] for name in names}
+        for place, tensors in maps.items() if not names else ():
+            residuals = plain_resnets(tensors, shape) if key in ("", place) else []
+            others |= {_yaml(one): one for one in residuals}
+        if not others:
+            raise
+        if len(others) > 1:
+            told = " or ".join(f"'{each}'" for each in list(others)[:_SHOWN])
+            raise InputError(f"several networks fit its tensors; choose with --model {told}") from problem
+        return next(iter(others.items()))
+
+
+def _yaml(architecture: Architecture) -> str:
+    """Return an architecture as --model takes it."""
+    return json.dumps(plain(architecture)).replace('"', "")
 
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
