@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tests.models.checkpoints import saved, with_code
+from torch import nn
 
 from overproof.models.mlp import MLP
 from overproof.models.weights import build
@@ -45,6 +46,23 @@ def test_a_network_without_named_classes_and_with_a_normalisation_says_so(run_cl
     assert code == 0
     assert "normalisation: mean 0.5, 0.5, 0.5, std 1, 1, 2" in said
     assert "its classes have no names" in said
+
+
+def test_what_is_recognised_is_shown(run_cli, refused, tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+    file = saved({"state_dict": [network.state_dict()], "acc": 3}, tmp_path / "x.pt")
+    code, said, err = run_cli(
+        *("teacher", "import", file, "--model", "auto", "--size", "3x16x16"), "--out", tmp_path / "r"
+    )
+    assert (code, err) == (0, "")
+    architecture = "{kind: convnet, channels: [4], kernel: [4], stride: [2], padding: [1], hidden: []}"
+    assert said.splitlines()[:2] == [
+        f"recognised as: {architecture}",
+        "weights: 1,481 parameters, found under state_dict",
+    ]
+    told = refused("teacher", "import", file, "--model", "auto", "--size", "3x64x64", "--out", tmp_path / "s")
+    assert "to which no strides and paddings of its convolutions lead from images of 3x64x64" in told
+    assert "it takes no 'pad'" in refused("teacher", "import", file, "--model", "chain?pad=1")
 
 
 def test_bad_input_is_one_sentence_and_status_2(refused, file, tmp_path):
