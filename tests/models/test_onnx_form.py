@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 import torch
 from tests.models.onnx_files import LAST, chain, file, head
@@ -38,3 +39,9 @@ def test_a_batch_that_a_reshape_says_is_opened_in_it_as_well():
     for sizes in ([1, 16], [1, -1]):
         body = file(chain(*steps), head(16) | {"s": np.array(sizes)}, batch=1)
         assert OnnxFile(with_any_batch(body, "net"), where="net")(torch.rand(3, 1, 4, 4)).shape == (3, 5)
+
+
+def test_a_softmax_whose_shape_the_file_does_not_say_is_left_out_as_well():
+    model = onnx.load_model_from_string(file(chain(*LAST, ("Softmax", (), {})), head(16)))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert without_softmax(model.SerializeToString(), "net")[1]

@@ -167,19 +167,12 @@ class TestFiles:
 class TestWhatCannotBeConverted:
     """The file answers queries, and says why it has no gradients."""
 
-    @pytest.mark.parametrize(
-        ("steps", "said"),
-        [
-            ([("Sin", (), {})], "operator Sin (node 'Sin_x0') has no form in torch"),
-            ([("Softmax", (), {"axis": 1})], ""),
-        ],
-    )
-    def test_an_operator_is_named_with_its_node(self, steps, said):
-        found = full(file(chain(*steps, *LAST), head(16)))
-        if said:
-            assert isinstance(found, OnnxFile) and found.lacking.replace("  ", " ") == said
-        else:
-            agrees(found)
+    def test_an_operator_is_named_with_its_node(self):
+        found = full(file(chain(("Sin", (), {}), *LAST), head(16)))
+        assert isinstance(found, OnnxFile)
+        assert found.lacking == "operator Sin (node 'Sin_x0') has no form in torch"
+        with pytest.raises(InputError, match="operator Sin"):
+            trace(found, (1, 4, 4))
 
     def test_a_network_that_computes_something_else(self, monkeypatch):
         """Were an operator translated wrongly, its network would not be used."""
@@ -245,7 +238,7 @@ class TestBadInput:
 
     def test_a_layout_that_there_is_not(self):
         said = self.refused(file(chain(*LAST), head(16)), layout="nwhc")
-        assert said == "net.onnx: there is no layout 'nwhc'; did you mean 'nhwc'?" or "nhwc" in said
+        assert said.startswith("net.onnx: there is no layout 'nwhc' (")
 
 
 @pytest.mark.skipif(not WILD.is_dir(), reason="the published files are not here")

@@ -383,3 +383,37 @@ def test_a_teacher_that_code_elsewhere_makes_is_trusted_by_who_trains(here, toy,
         train(recipe, here / "student", device="cpu")
     assert "resolve_more" not in sys.modules and not (here / "student").exists()
     train(recipe, here / "student", device="cpu", trust_code=True)
+
+
+class TestOptionsOfAnOnnxFile:
+    @pytest.fixture
+    def net(self, finished, here):
+        return str(export(finished(), to="onnx", out=here / "net.onnx") and "net.onnx")
+
+    def test_the_normalisation_is_inside_and_makes_another_network(self, net):
+        plain, given = resolve(net, DIGITS), resolve(f"{net}?mean=0.3&std=0.5", DIGITS)
+        x = torch.rand(3, 1, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(given.model(x), plain.model((x - 0.3) / 0.5))
+        assert given.digest != plain.digest == plain.file.digest
+        assert given.known.title == f"{net}?mean=0.3&std=0.5" and given.file.where == net
+        assert plain.has_layers and plain.known.parameters == 1210
+
+    def test_the_pin_is_the_files(self, net):
+        digest = resolve(net, DIGITS).digest
+        assert resolve(f"{net}?mean=0.3&std=0.5#sha256={digest}", DIGITS).file.digest == digest
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ("maen=0.3", "it takes no 'maen' (did you mean 'mean'?)"),
+            ("mean=0.3", "mean and std need one number per channel"),
+            ("mean=0.3,0.3&std=1,1", "mean and std need one number per channel"),
+            ("mean=0.3&std=0", "std must be positive"),
+            ("mean=x&std=1", "write one number per channel"),
+            ("layout=flat", "there is no layout 'flat'"),
+            ("layout=nhwc", "it takes images of 1x8x8 (NHWC), the data are 8x8x1"),
+        ],
+    )
+    def test_options_that_do_not_fit(self, net, options, said):
+        assert said in refused(f"{net}?{options}")

@@ -87,7 +87,7 @@ class Operation:
     def refuse(self, what: str) -> NoReturn:
         """Raise ``Unconverted`` for this operator."""
         named = f" (node {one_line(self.name, 60)!r})" if self.name else ""
-        raise Unconverted(f"operator {one_line(self.kind, 60)} {what}{named} has no form in torch")
+        raise Unconverted(f"operator {one_line(self.kind, 60)}{what and ' '}{what}{named} has no form in torch")
 
 
 @dataclass(eq=False)

@@ -104,7 +104,7 @@ def without_softmax(body: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
             return body, ()
         axis = next((each.i for each in last[0].attribute if each.name == "axis"), -1)
         shape = graph.output[0].type.tensor_type.shape.dim
-        if axis not in (-1, 1) or len(shape) != 2:
+        if axis not in (-1, 1) or len(shape) not in (0, 2):  # 0: the file does not say
             return body, ()
         graph.output[0].name = last[0].input[0]
         graph.node.remove(last[0])

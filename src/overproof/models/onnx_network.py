@@ -97,8 +97,11 @@ def converted(body: bytes, form: Form, signature: Signature, *, where: str) -> f
     onnx = package("onnx", extra="export", where=where)
     with parsing(where, "an ONNX file"):
         model = onnx.load_model_from_string(body)
-        if model.functions:
+    if model.functions:
+        try:
             model = import_module("onnx.inliner").inline_local_functions(model)
+        except Exception as problem:  # whatever a function says that onnx does not take
+            raise Unconverted(f"its functions cannot be written out ({raised(problem)})") from problem
     opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1)
     if not LOWEST <= opset <= HIGHEST:
         raise Unconverted(f"operator set {opset} is not one of {LOWEST} to {HIGHEST}")
