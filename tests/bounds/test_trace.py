@@ -18,6 +18,7 @@ from overproof.models.convnet import ConvNet
 from overproof.models.dm_wide import DMWideResNet
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.vgg import VGG
@@ -150,6 +151,7 @@ FAMILIES = (
     WideResNet(depth=10, width=1),
     MobileNetV2(width=0.1),
     VGG(depth=11, width=0.0625),
+    PlainResNet(stem=3, channels=(4, 5), blocks=(1, 2), stride=(1, 2), hidden=(6,)),
 )
 
 

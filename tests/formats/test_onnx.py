@@ -14,6 +14,7 @@ from overproof.models.convnet import ConvNet
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
 from overproof.models.onnx_file import OnnxFile
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.vgg import VGG
@@ -30,6 +31,7 @@ FAMILIES = [
     WideResNet(depth=10, width=1),
     MobileNetV2(width=0.25),
     VGG(depth=11, width=0.125),
+    PlainResNet(stem=4, channels=(6,), hidden=(9,)),
 ]
 
 

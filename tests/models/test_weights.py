@@ -16,6 +16,7 @@ from overproof.models.dm_wide import DMWideResNet
 from overproof.models.external import External
 from overproof.models.mlp import MLP
 from overproof.models.mobilenetv2 import MobileNetV2
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.preact import PreActResNet
 from overproof.models.resnet import ResNet
 from overproof.models.vgg import VGG
@@ -34,6 +35,7 @@ SMALL = [
     DMWideResNet(depth=10, width=1),
     MobileNetV2(width=0.125),
     VGG(depth=11, width=0.0625),
+    PlainResNet(stem=3, channels=(4,), blocks=(1,)),
     Adapted(base=MLP(hidden=(5,)), features=4),
 ]
 MLP_SMALL = SMALL[0]
