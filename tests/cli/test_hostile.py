@@ -187,6 +187,7 @@ class TestDescriptions:
             lambda found: found.update(normalisation={"mean": 5, "std": []}),
             lambda found: found.update(classes=[{}]),
             lambda found: found.update(digest=5),
+            lambda found: found.pop("selected_on"),
             lambda found: found.pop("normalisation"),
         ],
     )

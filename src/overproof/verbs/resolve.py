@@ -205,9 +205,9 @@ def _of_run(run: Run, origin: Origin, trust_code: bool, pin: str = "", *, recipe
 def _described_run(run: Run, origin: Origin, trust_code: bool) -> Known:
     """Return what the description of a network says of it."""
     description = load_description(run.folder, origin.checkpoint)
-    texts = {
-        key: field(description, key, str, where=run.folder) for key in ("name", "selected_on") if key in description
-    }
+    # Every description says how its weights were chosen; a repository's need not.
+    said = [key for key in ("name", "selected_on") if key in description or (key == "selected_on" and run.own)]
+    texts = {key: field(description, key, str, where=run.folder) for key in said}
     imported = run.imported()
     data, where = None if imported is None else imported.get("data"), f"{run.folder}: data"
     return Known(
