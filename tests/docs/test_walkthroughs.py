@@ -1,6 +1,7 @@
 """The commands of README and pages are run as they stand, with smaller settings behind them."""
 
 import io
+import itertools
 import json
 import re
 import shlex
@@ -14,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
+from torch import nn
 
 from overproof import cli
 from overproof.models.convnet import ConvNet
+from overproof.models.plain_resnet import PlainResNet
 from overproof.models.resnet import ResNet
 from overproof.models.weights import build
 from overproof.models.wide import WideResNet
@@ -178,6 +181,25 @@ class TestReference:
         seen = Signature(channels=3, height=32, width=32, classes=10)
         for file, network in (("model_cifar_wrn.pt", WideResNet(depth=10, width=1)), ("best.pth", ResNet(width=0.25))):
             torch.save(build(network, seen).backbone.state_dict(), file)
+        chains = {
+            "cifar_base.pth": ((nn.Conv2d(3, 8, 4, 2, 1), nn.Conv2d(8, 16, 4, 2, 1)), (1024, 100, 10)),
+            "other.pt": ((nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 8, 4, 2, 1)), (2048, 10)),
+            "mine.pt": ((), (3072, 8, 10)),
+        }
+        for file, (convolutions, sizes) in chains.items():
+            layers = [each for one in convolutions for each in (one, nn.ReLU())] + [nn.Flatten()]
+            for number, pair in enumerate(itertools.pairwise(sizes)):
+                layers += [nn.ReLU()] * (number > 0) + [nn.Linear(*pair)]
+            torch.save(nn.Sequential(*layers).state_dict(), file)
+        residual = PlainResNet(stem=8, channels=(16, 16), blocks=(1, 1), stride=(2, 2), hidden=(100,), stem_stride=2)
+        torch.save(build(residual, seen).backbone.state_dict(), "resnet2b.pth")
+        Path("package").mkdir()
+        lines = [
+            "from torch import nn",
+            "def factory(depth):",
+            "    return nn.Sequential(nn.Flatten(), nn.Linear(3072, depth), nn.ReLU(), nn.Linear(depth, 10))",
+        ]
+        Path("package", "module.py").write_text("\n".join(lines))
         Path("my_package").mkdir()
         lines = ["from torch import nn", "def student(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))"]
         Path("my_package", "models.py").write_text("\n".join(lines))
@@ -189,7 +211,7 @@ class TestReference:
             return call([*words, "--set", small] if words[0] == "train" else words)
 
         yield run
-        for name in ("my_package", "my_package.models"):
+        for name in ("my_package", "my_package.models", "package", "package.module"):
             sys.modules.pop(name, None)
 
     @staticmethod
