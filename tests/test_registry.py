@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import torch
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.base import BaseAttack
@@ -75,6 +76,12 @@ def test_a_word_is_found_beside_the_file_or_here_and_nowhere_else(lay, here):
     )
     assert refused("own_c:Soft") == f"own_c:Soft: there is no module 'own_c' in {here / 'here'}, nor is one installed"
     assert "installed" in refused("own_c.deep:Soft", Code(where="r.yaml", trust_code=True))
+
+
+def test_a_module_that_sets_torchs_default_type_changes_nothing_else(lay, here):
+    lay("here", double_soft=f"import torch\ntorch.set_default_dtype(torch.float64)\n{SOFT}")
+    assert find("double_soft:Soft").kind == "soft"
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_stranger_may_name_ours_alone(install):

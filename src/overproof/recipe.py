@@ -1,6 +1,6 @@
 """The recipe: one frozen tree of every room's options, and its YAML text.
 
-The rooms own plain frozen dataclasses; ``building`` makes values of text.
+The packages own plain frozen dataclasses; ``building`` makes values of text.
 """
 
 from collections.abc import Mapping, Sequence

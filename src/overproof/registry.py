@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from overproof.errors import InputError, nearest
 from overproof.models.imports import importable, imported, thing
+from overproof.models.mode import default_type_kept
 from overproof.trust import Code, Point, entry_points, listed, module_word, source_of
 
 T = TypeVar("T")
@@ -168,7 +169,8 @@ def _imported(word: str, where: str, code: Code) -> Any:
                     f"{where}: {word}: there is no module {top!r} in {listed(folders)}, nor is one installed"
                 )
         try:
-            found = imported(word)
+            with default_type_kept():
+                found = imported(word)
         except InputError as problem:
             raise InputError(f"{where}: {problem}") from problem
     file = getattr(sys.modules[module], "__file__", None)

@@ -7,7 +7,7 @@ from overproof.cli import app, completion
 from overproof.evaluation.trial import SUITES
 from overproof.shipped import recipe_names
 from overproof.verbs.export import TARGETS
-from overproof.verbs.inventory import _ROOMS
+from overproof.verbs.inventory import _LISTS
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def tab(monkeypatch, capsys):
 
 
 def test_the_words_are_those_of_the_rooms_behind():
-    """They are written down again because those rooms need torch, and Tab must not wait."""
-    assert set(completion.ROOMS) == set(_ROOMS)
+    """They are written down again because those lists need torch, and Tab must not wait."""
+    assert set(completion.LISTS) == set(_LISTS)
     assert set(completion.SUITES) == set(SUITES)
     assert set(completion.FORMATS) == set(TARGETS)
 
@@ -54,7 +54,7 @@ def test_tab_does_not_wait_for_torch():
     code = """
 import sys
 from overproof.cli import app, completion
-for words in (completion.recipes, completion.rooms, completion.suites, completion.formats):
+for words in (completion.recipes, completion.lists, completion.suites, completion.formats):
     assert words("") and words("zzz") == []
 print(sorted({"torch", "numpy", "yaml", "pydantic"} & set(sys.modules)))
 """

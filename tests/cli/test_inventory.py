@@ -3,7 +3,7 @@ import pytest
 
 class TestList:
     @pytest.mark.parametrize(
-        ("room", "line"),
+        ("what", "line"),
         [
             ("methods", "ard                Adversarially Robust Distillation (Goldblum et al., AAAI 2020)."),
             ("attacks", "pgd                Steepest ascent with projection (Madry et al. 2018)"),
@@ -13,8 +13,8 @@ class TestList:
             ("recipes", "digits/ard"),
         ],
     )
-    def test_every_room(self, run_cli, room, line):
-        code, out, err = run_cli("list", room)
+    def test_every_room(self, run_cli, what, line):
+        code, out, err = run_cli("list", what)
         assert (code, err) == (0, "")
         assert any(one.startswith(line) for one in out.splitlines())
 

@@ -9,13 +9,13 @@ from overproof.shipped import recipe_names
 from overproof.verbs.inventory import inventory
 
 
-@pytest.mark.parametrize("room", ["methods", "attacks", "models", "datasets", "augmentations", "recipes"])
-def test_every_room_has_names_with_one_line_each(room):
-    found = inventory(room)
+@pytest.mark.parametrize("what", ["methods", "attacks", "models", "datasets", "augmentations", "recipes"])
+def test_every_room_has_names_with_one_line_each(what):
+    found = inventory(what)
     names = [name for name, _ in found]
     assert len(set(names)) == len(names) > 0
     assert not any("\n" in line for _, line in found)
-    assert room == "recipes" or all(line for _, line in found)
+    assert what == "recipes" or all(line for _, line in found)
 
 
 def test_nothing_is_left_out():

@@ -1,6 +1,6 @@
 """What the Tab key offers; it answers while the user waits, so nothing here imports torch."""
 
-ROOMS = ("methods", "attacks", "models", "datasets", "augmentations", "recipes")
+LISTS = ("methods", "attacks", "models", "datasets", "augmentations", "recipes")
 SUITES = ("standard", "quick", "shipped", "mtard", "rrm", "rrm-l2")
 FORMATS = ("onnx", "int8", "torch", "vnnlib", "hub")
 
@@ -12,9 +12,9 @@ def recipes(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
-def rooms(incomplete: str) -> list[str]:
+def lists(incomplete: str) -> list[str]:
     """Return the lists that begin so."""
-    return [name for name in ROOMS if name.startswith(incomplete)]
+    return [name for name in LISTS if name.startswith(incomplete)]
 
 
 def suites(incomplete: str) -> list[str]:

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from overproof.cli.completion import ROOMS, rooms
+from overproof.cli.completion import LISTS, lists
 from overproof.cli.console import out_console
 
 
-def list_(what: Annotated[str, typer.Argument(metavar="|".join(ROOMS), autocompletion=rooms)]) -> None:
+def list_(what: Annotated[str, typer.Argument(metavar="|".join(LISTS), autocompletion=lists)]) -> None:
     """List what there is to choose from.
 
     Example: overproof list methods

@@ -94,9 +94,9 @@ class AttackContract:
 
     def test_it_makes_images_worse_where_there_is_room(self, attack: BaseAttack, model: Classifier) -> None:
         """In a large ball the mean cross-entropy rises: it does not give back what it was given."""
-        room = {"linf": Radius("0.6"), "l2": Radius("8"), "l1": Radius("100")}[attack.norm]
+        whole = {"linf": Radius("0.6"), "l2": Radius("8"), "l1": Radius("100")}[attack.norm]
         batch = rightly(model, tiny_batch())
-        x_adv = found_by(attack.under(attack.norm, room), model, batch)
+        x_adv = found_by(attack.under(attack.norm, whole), model, batch)
         with in_mode(model, training=False), torch.no_grad():
             gained = cross_entropy(model(x_adv), batch.y) - cross_entropy(model(batch.x), batch.y)
         assert gained.mean() > 0

@@ -170,7 +170,7 @@ class MethodContract:
         """Equal options, networks and memory give equal losses: nothing is remembered elsewhere."""
         step = make_step(short)
         run(short, step, seed=1)
-        # Another process: equal options read anew, the memory from a file, the networks from a checkpoint.
+        # Another process: equal options read again, the memory from a file, the networks from a checkpoint.
         resumed = replace(
             step,
             state=through_a_file(step.state),

@@ -13,6 +13,7 @@ from torch import Tensor
 from overproof.data.draws import drawing, seed_at
 from overproof.errors import AgreedError
 from overproof.methods.method import Method, Step, Terms
+from overproof.models.imports import thing
 from overproof.training.optimisation import Training
 
 Ask = Callable[[Iterator[Terms]], Terms | None]
@@ -68,7 +69,7 @@ class Updates:
         torch.manual_seed(seed_at(seed, "step", place.epoch, place.batch))
         losses, updates = method.losses(step), method.updates
         if not isinstance(losses, Iterator):
-            raise AgreedError(f"method {method.kind!r}: losses returns {_thing(losses)}; it must yield its terms")
+            raise AgreedError(f"method {method.kind!r}: losses returns {thing(losses)}; it must yield its terms")
         for update in range(updates):
             terms = self._next(losses, step)
             if terms is None:
@@ -101,13 +102,13 @@ def check_terms(terms: object, method: Method) -> None:
     """Raise ``InputError`` unless a method yielded named scalars with a gradient, one at least."""
     where = f"method {method.kind!r}"
     if not isinstance(terms, dict) or not terms or not all(isinstance(name, str) for name in terms):
-        what = "an empty dictionary" if terms == {} else _thing(terms)
+        what = "an empty dictionary" if terms == {} else thing(terms)
         raise AgreedError(
             f"{where} yielded {what}; it must yield a dictionary of named terms, such as {{'label': loss}}"
         )
     for name, term in terms.items():
         if not isinstance(term, Tensor) or term.shape != ():
-            what = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else _thing(term)
+            what = f"a tensor of shape {list(term.shape)}" if isinstance(term, Tensor) else thing(term)
             raise AgreedError(f"{where}: its term {name!r} is {what}; a term is a scalar tensor, as mean() makes it")
     if not any(term.requires_grad for term in terms.values()):
         raise AgreedError(
@@ -117,10 +118,6 @@ def check_terms(terms: object, method: Method) -> None:
 
 def _times(count: int) -> str:
     return {0: "not at all", 1: "once"}.get(count, f"{count} times")
-
-
-def _thing(found: object) -> str:
-    return "None" if found is None else f"an object of type {type(found).__name__}"
 
 
 def total(terms: Terms, share: float = 1.0) -> Tensor:

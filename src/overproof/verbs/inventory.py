@@ -23,9 +23,9 @@ def inventory(what: str) -> list[tuple[str, str]]:
 
     What installed packages bring comes after ours; of what cannot be used the line says why.
     """
-    if what not in _ROOMS:
-        raise InputError(f"there is no list of {what!r}{nearest(what, _ROOMS)}")
-    return list(_ROOMS[what]())
+    if what not in _LISTS:
+        raise InputError(f"there is no list of {what!r}{nearest(what, _LISTS)}")
+    return list(_LISTS[what]())
 
 
 def _classes(kinds: Mapping[str, type]) -> Lines:
@@ -92,7 +92,7 @@ def _augmentations() -> Lines:
     yield from _installed(AUGMENTATIONS, _first_sentence)
 
 
-_ROOMS: Mapping[str, Callable[[], Lines]] = {
+_LISTS: Mapping[str, Callable[[], Lines]] = {
     "methods": _methods,
     "attacks": _attacks,
     "models": _models,
