@@ -204,7 +204,7 @@ def _outline(architecture: Architecture, size: Signature, classes: int = 2) -> _
 
 
 def _outline_of_code(architecture: External, size: Signature, classes: int) -> _Outline:
-    """Return the outline of a network that other people's code makes; it is made each time, as code may have changed."""
+    """Return the outline of a network that other people's code makes, each time again: the code may have changed."""
     sketch = architecture.build(replace(size, classes=classes))
     try:
         head = linear_layer(sketch, architecture.features)
