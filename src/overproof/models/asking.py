@@ -17,8 +17,8 @@ BATCHES = (2, 1, 3)  # images: a search goes on with whatever is left, one image
 def try_batches(ask: Callable[[Tensor], object], image: Tensor, *, where: str) -> Tensor:
     """Ask a network for its logits of one ``image`` ``[C, H, W]`` in batches of two, one and three; return ``[2, K]``.
 
-    Raises ``InputError`` where it fails on one of them, where it does not give a row of at least two floating-point
-    numbers per image, and where it changes torch's default type.
+    Raises ``InputError`` where it fails on one of them, where it does not give a row of floating-point numbers per
+    image, as many whatever the batch, and where it changes torch's default type.
     """
     found = [_answer(ask, image, size, where) for size in BATCHES]
     classes = {int(rows.shape[1]) for rows in found}
@@ -27,20 +27,28 @@ def try_batches(ask: Callable[[Tensor], object], image: Tensor, *, where: str) -
     return found[0]
 
 
-def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: str) -> Tensor:
-    x = image.expand(size, *image.shape).clone()
-    shape = list(x.shape)
+def ask_once(ask: Callable[[Tensor], object], x: Tensor, *, where: str) -> object:
+    """Return what a network gives for images ``[N, C, H, W]``, without gradients.
+
+    Raises ``InputError`` where it raises anything, and where it changes torch's default type.
+    """
     try:
         with default_type_kept() as kept, torch.no_grad():
-            rows = ask(x)
+            found = ask(x)
     except InputError:
         raise
     except Exception as problem:
         if ran_out(problem):
             raise
-        raise InputError(f"{where}: given images {shape} it raised {raised(problem)}") from problem
+        raise InputError(f"{where}: given images {list(x.shape)} it raised {raised(problem)}") from problem
     if kept.changed:
         raise InputError(f"{where}: when it is asked it changes torch's default type; leave that out of it")
+    return found
+
+
+def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: str) -> Tensor:
+    x = image.expand(size, *image.shape).clone()
+    rows = ask_once(ask, x, where=where)
     if not isinstance(rows, Tensor):
         advice = "its .logits" if hasattr(rows, "logits") else "the logits as one tensor"
         raise InputError(f"{where}: it returned {thing(rows)}; return {advice}")
@@ -48,7 +56,7 @@ def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: st
         raise InputError(f"{where}: it returned {rows.dtype} numbers; return floating-point logits")
     if rows.dim() != 2 or len(rows) != size:
         raise InputError(
-            f"{where}: given images {shape} it returned {list(rows.shape)}; expected one row of logits each"
+            f"{where}: given images {list(x.shape)} it returned {list(rows.shape)}; expected one row of logits each"
         )
     return rows
 

@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.architecture import Architecture
-from overproof.models.asking import BATCHES
+from overproof.models.asking import BATCHES, ask_once
 from overproof.models.imports import arguments, imported, like, raised, read_options, thing
 from overproof.models.mode import default_type_kept, in_mode
 from overproof.reading import read_bytes
@@ -157,18 +157,13 @@ class External(Architecture):
             self._check_batch(trial, size, signature, training=training)
 
     def _check_batch(self, trial: nn.Module, size: int, signature: Signature, *, training: bool) -> None:
-        shape = [size, signature.channels, signature.height, signature.width]
+        x = torch.rand(size, signature.channels, signature.height, signature.width)
         try:
-            with torch.no_grad(), default_type_kept() as kept:
-                found = trial(torch.rand(shape))
-        except InputError:
-            raise
-        except Exception as problem:
+            found = ask_once(trial, x, where=self.factory)
+        except InputError as problem:
             if training and "more than 1 value per channel" in str(problem):
                 return  # of a batch of two, which is none that it will see
-            raise InputError(f"{self.factory}: given images {shape} it raised {raised(problem)}") from problem
-        if kept.changed:
-            raise InputError(f"{self.factory}: when it is asked it changes torch's default type; leave that out of it")
+            raise
         mode = "in training" if training else "in eval mode"
         if not isinstance(found, Tensor):
             raise InputError(
