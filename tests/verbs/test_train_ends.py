@@ -19,6 +19,12 @@ def without_seconds(records):
     return [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
 
 
+def assert_same(run, whole):
+    for name in ("model", "last"):
+        assert run.model(name)[1] == whole.model(name)[1]
+    assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+
+
 def contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
@@ -89,10 +95,7 @@ class TestStopped:
         monkeypatch.undo()
         torch.manual_seed(7)
         train(toy(*self.EDITS), run.folder, resume=True, device="cpu")
-        whole = finished(*self.EDITS)
-        for name in ("model", "last"):
-            assert run.model(name)[1] == whole.model(name)[1]
-        assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+        assert_same(run, finished(*self.EDITS))
 
     def test_in_the_last_step_the_run_is_finished_as_ever(self, toy, finished, tmp_path, monkeypatch):
         stop, whole = Stop(), finished()  # which is trained before anybody asks, whatever ran before this test
@@ -122,10 +125,7 @@ class TestStopped:
         monkeypatch.undo()
         torch.manual_seed(7)
         train(toy(*self.EDITS), run.folder, resume=True, device="cpu")
-        whole = finished(*self.EDITS)
-        for name in ("model", "last"):
-            assert run.model(name)[1] == whole.model(name)[1]
-        assert without_seconds(run.metrics()) == without_seconds(whole.metrics())
+        assert_same(run, finished(*self.EDITS))
         assert not run.checkpoints.exists()
 
     def test_what_took_no_time_to_learn_is_not_saved_before_it_is_validated(self, toy, tmp_path, monkeypatch):
