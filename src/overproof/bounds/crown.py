@@ -48,12 +48,19 @@ def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "c
     return final(graph, region, intermediate(graph, region, means), spec, means)
 
 
-def intermediate(graph: Graph, region: Region, means: Means | Method = "crown") -> list[Bounds]:
-    """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them."""
+def intermediate(
+    graph: Graph, region: Region, means: Means | Method = "crown", *, known: Layers | None = None
+) -> list[Bounds]:
+    """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them.
+
+    Bounds that are ``known`` already are kept, and only what these leave open is refined.
+    """
     means = Means(method=means) if isinstance(means, str) else means
     layers = [region.box]
     for number, node in enumerate(graph.nodes[1:], start=1):
         layers.append(graph.forward(node, layers))
+        if known is not None:
+            layers[number] = layers[number].within(known[number])
         readers = graph.read_by.get(number, ())
         exact = number in graph.straight and region.centre is None
         if readers and not exact and means.method in ("crown", "alpha"):

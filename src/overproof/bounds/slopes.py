@@ -24,9 +24,12 @@ class Climb:
     decay: float = 0.98
     seconds: float | None = None
 
-    def best(self, least: Callable[[Free], Tensor], free: Free) -> Tensor:
-        """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made."""
-        best = least(free).detach()
+    def best(self, least: Callable[[Free], Tensor], free: Free, *, complete: bool = False) -> Tensor:
+        """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made.
+
+        The climb starts at what ``free`` holds; ``least`` fills what it lacks at first, unless it is ``complete``.
+        """
+        best = None if complete else least(free).detach()
         adam = {(kind, number): _Adam.at(choice) for kind, number, choice in _choices(free)}
         started, passed, longest = time.monotonic(), 0.0, 0.0
         for step in range(1, self.steps + 1 if adam else 1):
@@ -44,13 +47,14 @@ class Climb:
                 bound = least(tracked)
                 wanted = [choice for *_, choice in _choices(tracked)]
                 gradients = torch.autograd.grad(bound.sum(), wanted, allow_unused=True)
-            best = torch.maximum(best, bound.detach())
+            best = bound.detach() if best is None else torch.maximum(best, bound.detach())
             size = self.rate * self.decay ** (step - 1)
             for (kind, number, choice), gradient in zip(_choices(free), gradients, strict=True):
                 if gradient is not None:
                     moved = choice + size * adam[kind, number].direction(gradient, step)
                     getattr(free, kind)[number] = moved.clamp_(0, 1 if kind == "slopes" else inf)
-        return torch.maximum(best, least(free).detach())
+        last = least(free).detach()
+        return last if best is None else torch.maximum(best, last)
 
 
 def _choices(free: Free) -> list[tuple[str, int, Tensor]]:

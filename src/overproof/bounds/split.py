@@ -3,12 +3,17 @@
 Where a ReLU's input is known to be positive, or negative, the ReLU is linear. So the images of a region are told apart
 by the sign of one open input after the other, and each part is bounded by itself, with the bounds of the layers as they
 were for the whole. What holds for every part holds for the region, whenever the time is up.
+
+A part goes on from the slopes and prices of the part that it was cut from. What is split next is tried: of the inputs
+whose chords cost most, both halves are bounded without a climb, and the best pair counts (filtered smart branching, De
+Palma et al. 2021).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -19,17 +24,27 @@ from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import Climb
 
+_ROOT = 0.3  # of the time is at most the climb's for the whole region
+_NUMBERS = 2**24  # of the largest layer's values, over all rows and parts that are bounded at once
+
 Worth = Callable[[Tensor], Tensor]
 """From lower bounds ``[D, S]`` of the rows in D parts to what is wanted small ``[D]``; no bound may raise it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long to split one example, how many parts to bound at once, and how their slopes and prices are climbed."""
+    """How long to split one example, how many parts to cut at once, and how slopes and prices are climbed.
+
+    ``root`` climbs for the whole region, in 0.3 of the time at most, ``climb`` for each part, and ``last`` where
+    nothing is left to split. ``tried`` inputs compete for being split next.
+    """
 
     seconds: float = 5.0
-    batch: int = 4
-    climb: Climb = Climb(steps=2, rate=0.6)  # noqa: RUF009 - a frozen value
+    batch: int = 64
+    tried: int = 4
+    root: Climb = Climb()  # noqa: RUF009 - a frozen value
+    climb: Climb = Climb(steps=3, rate=0.1)  # noqa: RUF009 - a frozen value
+    last: Climb = Climb(steps=200, rate=1.0)  # noqa: RUF009 - a frozen value
 
 
 @dataclass(frozen=True)
@@ -63,22 +78,9 @@ def splitting(
     No more parts are begun than end in time, as those before them tell.
     """
     started = time.monotonic()
-    tree = _Tree(graph, region, layers, spec, worth, budget.climb)
-    leaves, parts = tree.root(), 1
-    while True:
-        passed = max(time.monotonic() - started, 1e-9)
-        hopeful = (leaves.worth > goal) & (leaves.branch >= 0)
-        pairs = min(budget.batch, int((budget.seconds - passed) / (2 * passed / parts)))
-        finished = not bool(hopeful.any())
-        yield Proof(float(leaves.worth.max()), parts, finished=finished)
-        if finished or pairs < 1:
-            return
-        worst = torch.where(hopeful, leaves.worth, -torch.inf).argsort(descending=True)[:pairs]
-        chosen = worst[hopeful[worst]]
-        kept = torch.ones_like(hopeful).index_fill(0, chosen, value=False)
-        children = tree.children(leaves.at(chosen))
-        parts += len(children)
-        leaves = leaves.at(kept).and_(children)
+    tree = _Tree(graph, region, layers, spec, worth, goal, budget)
+    root = tree.root()
+    yield from _splitting(tree, root, started, time.monotonic() - started)
 
 
 def least(
@@ -86,38 +88,84 @@ def least(
 ) -> Proof:
     """Prove that every row exceeds ``enough``: ``-worst`` is a lower bound of the least of the rows.
 
-    ``lower`` ``[S]`` are bounds that are known already; rows that they settle are left alone.
+    ``lower`` ``[S]`` are bounds that are known already; rows that they settle are left alone. The whole is bounded for
+    all others at once; then it is split for one row after the other, the hardest last, as it would hold up the others.
     """
-    wanted = lower <= enough
-    settled = lower[~wanted].amin() if bool((~wanted).any()) else lower.new_tensor(torch.inf)
-
-    def worth(rows: Tensor) -> Tensor:
-        return -torch.minimum(torch.maximum(rows, lower[wanted]).amin(dim=1), settled)
-
-    if not bool(wanted.any()):
-        return Proof(-float(settled), 0, finished=True)
+    started = time.monotonic()
     # A bound of exactly ``enough`` does not exceed it.
     goal = -math.nextafter(enough, math.inf)
-    return split(graph, region, layers, spec[wanted], worth, goal=goal, budget=budget)
+    wanted, known = (lower <= enough).nonzero().flatten(), lower.clone()
+    if not len(wanted):
+        return Proof(-float(known.amin()), 0, finished=True)
+    tree = _Tree(graph, region, layers, spec[wanted], lambda rows: -rows.amin(dim=1), goal, budget)
+    root = tree.root()
+    took = time.monotonic() - started
+    known[wanted] = torch.maximum(known[wanted], root.lower[0])
+    parts, finished = 1, True
+    for place in known[wanted].argsort(descending=True).tolist():
+        row = wanted[place]
+        if known[row] > enough:
+            continue
+        one = replace(tree, spec=spec[row : row + 1], worth=partial(_fall, known[row]))
+        *_, proof = _splitting(one, root.of_row(place, -known[row]), started, took)
+        known[row], parts, finished = -proof.worst, parts + proof.parts - 1, finished and proof.finished
+    return Proof(-float(known.amin()), parts, finished)
+
+
+def _fall(known: Tensor, rows: Tensor) -> Tensor:
+    """Return how far below zero one row may lie, from what is known of it everywhere and bounds ``[D, 1]`` in parts."""
+    return -torch.maximum(rows, known)[:, 0]
+
+
+def _splitting(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> Iterator[Proof]:
+    """Split the leaves until the goal is reached, or the time, which began when the clock said ``started``.
+
+    ``pair`` are the seconds that two halves may take at first: those of the whole, which is climbed for longer.
+    """
+    parts, pairs, settled = 1, 0, -math.inf
+    began = now = time.monotonic()
+    while True:
+        # Nothing more is asked of parts at the goal, or without an open sign.
+        hopeful = (leaves.worth > tree.goal) & (leaves.signs == 0).any(dim=1)
+        settled = max([settled, *leaves.worth[~hopeful].tolist()])
+        leaves = leaves.at(hopeful)
+        yield Proof(max([settled, *leaves.worth.tolist()]), parts, finished=not len(leaves))
+        count = min(tree.at_once, int((tree.budget.seconds - now + started) / max(pair, 1e-9)))
+        if not len(leaves) or count < 1:
+            return
+        order = leaves.worth.argsort(descending=True)
+        children = tree.children(leaves.at(order[:count]))
+        leaves = leaves.at(order[count:]).and_(children)
+        parts += len(children)
+        pairs += len(children) // 2
+        now = time.monotonic()
+        pair = (now - began) / pairs
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """D parts of the region: worth ``[D]``, bounds of the rows ``[D, S]``, signs ``[D, F]``, and what to split next.
+    """D parts of the region: worth ``[D]``, bounds of the rows ``[D, S]``, signs ``[D, F]``, and how these were found.
 
-    F counts the inputs of all ReLUs. ``branch`` ``[D]`` is one of them, or -1 where no sign is open.
+    F counts the inputs of ReLUs whose sign is open in the whole. ``slopes`` and ``prices`` ``[D, S, F]`` are where the
+    climb of the part ended, in half precision: any choice is valid.
     """
 
     worth: Tensor
     lower: Tensor
     signs: Tensor
-    branch: Tensor
+    slopes: Tensor
+    prices: Tensor
 
     def __len__(self) -> int:
         return len(self.worth)
 
     def at(self, index: Tensor) -> "_Parts":
-        return _Parts(self.worth[index], self.lower[index], self.signs[index], self.branch[index])
+        return _Parts(*(getattr(self, part.name)[index] for part in fields(self)))
+
+    def of_row(self, row: int, worth: Tensor) -> "_Parts":
+        """Return the same parts, of this worth, for one row alone."""
+        alone = {name: getattr(self, name)[:, row : row + 1] for name in ("lower", "slopes", "prices")}
+        return replace(self, worth=worth.expand(len(self)), **alone)
 
     def and_(self, other: "_Parts") -> "_Parts":
         return _Parts(*(torch.cat([getattr(self, part.name), getattr(other, part.name)]) for part in fields(self)))
@@ -130,75 +178,149 @@ class _Tree:
     layers: Layers
     spec: Tensor
     worth: Worth
-    climb: Climb
+    goal: float
+    budget: Budget
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many parts are cut at once: what the budget says, or less where the network is large."""
+        largest = max(math.prod(node.shape) for node in self.graph.nodes)
+        return max(1, min(self.budget.batch, _NUMBERS // (2 * self.budget.tried * len(self.spec) * largest)))
 
     def root(self) -> _Parts:
         """Return the whole region as one part."""
         like = self.layers[0].lower
-        size = sum(self.layers[before].lower.numel() for before in self._inputs().values())
-        lower = like.new_full((1, len(self.spec)), -torch.inf)
-        none = torch.zeros(1, size, dtype=torch.int8, device=like.device)
-        return self._bounded(none, lower, like.new_full((1,), torch.inf))
+        start = torch.cat([like.new_zeros(0), *self._crown()]).expand(1, len(self.spec), -1)
+        whole = _Parts(
+            worth=like.new_full((1,), torch.inf),
+            lower=like.new_full((1, len(self.spec)), -torch.inf),
+            signs=torch.zeros(1, start.shape[2], dtype=torch.int8, device=like.device),
+            slopes=start,
+            prices=torch.zeros_like(start),
+        )
+        return self._climbed(replace(self.budget.root, seconds=_ROOT * self.budget.seconds), whole)
 
     def children(self, parts: _Parts) -> _Parts:
-        """Return both halves of each part."""
-        signs = parts.signs.repeat(2, 1)
-        sides = torch.ones_like(parts.branch, dtype=torch.int8)
-        signs.scatter_(1, parts.branch.repeat(2)[:, None], torch.cat([sides, -sides])[:, None])
-        return self._bounded(signs, parts.lower.repeat(2, 1), parts.worth.repeat(2))
+        """Return both halves of each part, one after the other."""
+        halves = parts.at(torch.arange(len(parts), device=parts.worth.device).repeat_interleave(2))
+        places, lower = self._branch(parts)
+        signs = _halved(parts.signs, places[:, None])
+        found = self._climbed(self.budget.climb, replace(halves, signs=signs, lower=lower))
+        # Where nothing is left to split, the prices alone decide.
+        stuck = (found.worth > self.goal) & (signs != 0).all(dim=1)
+        return found.at(~stuck).and_(self._climbed(self.budget.last, found.at(stuck))) if bool(stuck.any()) else found
 
-    def _bounded(self, signs: Tensor, lower: Tensor, worth: Tensor) -> _Parts:
+    def _climbed(self, climb: Climb, parts: _Parts) -> _Parts:
         """Return the parts with these signs, bounded by themselves or as what they are parts of."""
-        count = len(signs)
-        known = self._by_number(signs)
-        layers = [Bounds(*(side.expand(count, *side.shape[1:]) for side in layer)) for layer in self.layers]
-        for number, before in self._inputs().items():
-            low, high = layers[before]
-            layers[before] = Bounds(
-                torch.where(known[number] > 0, low.clamp(min=0), low),
-                torch.where(known[number] < 0, high.clamp(max=0), high),
-            )
-        rows = spec_rows(self.spec.to(layers[0].lower).expand(count, *self.spec.shape))
-        region = self.region.at(torch.zeros(count, dtype=torch.long, device=signs.device))
-        free = Free(signs={number: sign.to(layers[0].lower) for number, sign in known.items()})
+        free = self._free(parts)
+        layers = self._layers(parts.signs)
+        found = climb.best(lambda free: self._pulled(free, parts.signs, layers)[0], free, complete=True)
+        lower = torch.maximum(parts.lower, found.view_as(parts.lower))
+        slopes, prices = (
+            torch.cat([found.new_zeros(len(found), 0), *kind.values()], dim=1).view_as(parts.slopes).bfloat16()
+            for kind in (free.slopes, free.prices)
+        )
+        return _Parts(torch.minimum(self.worth(lower), parts.worth), lower, parts.signs, slopes, prices)
 
-        def least(free: Free) -> Tensor:
-            return self.graph.pull({len(self.graph.nodes) - 1: rows}, layers, free=free)[0].minimum(region)
+    def _branch(self, parts: _Parts) -> tuple[Tensor, Tensor]:
+        """Return the open input ``[D]`` to split each part at, and bounds ``[2 D, S]`` of its halves."""
+        layers = self._layers(parts.signs)
+        _, met = self._pulled(self._free(parts), parts.signs, layers)
+        scores = self._scores(self._weight(parts.lower), met, layers).masked_fill(parts.signs != 0, -1.0)
+        tried = min(self.budget.tried, scores.shape[1])
+        top = scores.topk(tried, dim=1)
+        # A place that is no candidate of a part is one whose sign is known: its best one is tried twice.
+        places = torch.where(top.values < 0, top.indices[:, :1], top.indices)
+        signs = _halved(parts.signs.repeat_interleave(tried, dim=0), places.flatten()[:, None])
+        index = torch.arange(len(parts), device=signs.device).repeat_interleave(2 * tried)
+        found, _ = self._pulled(self._free(parts.at(index)), signs, self._layers(signs))
+        lower = torch.maximum(parts.lower[index], found.view(len(index), -1))
+        left = self.worth(lower).clamp(min=self.goal).view(len(parts), tried, 2).sum(dim=2)
+        best = left.argmin(dim=1, keepdim=True)
+        chosen = lower.view(len(parts), tried, 2, -1).gather(
+            1, best[:, :, None, None].expand(-1, -1, 2, lower.shape[1])
+        )
+        return places.gather(1, best)[:, 0], chosen.flatten(0, 2)
 
-        lower = torch.maximum(lower, self.climb.best(least, free).view(count, -1))
-        value, weight = self._weight(lower)
-        return _Parts(torch.minimum(value, worth), lower, signs, self._branch(weight, free, layers, signs))
-
-    def _weight(self, lower: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the worth ``[D]`` of bounds ``[D, S]``, and how much of it each bound could take away, ``[D, S]``."""
+    def _weight(self, lower: Tensor) -> Tensor:
+        """Return how much of the worth each of the bounds ``[D, S]`` could take away, ``[D, S]``."""
         with torch.enable_grad():
             tracked = lower.detach().requires_grad_()
-            value = self.worth(tracked)
-            (gradient,) = torch.autograd.grad(value.sum(), tracked)
-        return value.detach(), -gradient
+            (gradient,) = torch.autograd.grad(self.worth(tracked).sum(), tracked)
+        return -gradient
 
-    def _branch(self, weight: Tensor, free: Free, layers: Layers, signs: Tensor) -> Tensor:
-        """Return the open input whose chord costs the worth most, ``[D]``; ``weight`` ``[D, S]`` is the rows'."""
-        scores = []
-        for number, before in self._inputs().items():
-            low, high = layers[before]
-            height = torch.where((low < 0) & (high > 0), -low * high / (high - low), 0).flatten(1)
-            below = (-free.met[number]).clamp(min=0).flatten(1).view(*weight.shape, -1)
+    def _scores(self, weight: Tensor, met: Mapping[int, Tensor], layers: Layers) -> Tensor:
+        """Return what the chord of each open input costs the worth, ``[D, F]``; ``weight`` ``[D, S]`` is the rows'."""
+        scores = [weight.new_zeros(len(weight), 0)]
+        for number, places in self._open.items():
+            low, high = (side.flatten(1)[:, places] for side in layers[self._inputs[number]])
+            height = torch.where((low < 0) & (high > 0), -low * high / (high - low), 0)
+            below = (-met[number]).clamp(min=0).flatten(1)[:, places].view(*weight.shape, -1)
             scores.append(torch.einsum("ds,dsf->df", weight, below) * height + 1e-9 * height)
-        if not scores:  # a network without ReLUs
-            return torch.full(weight.shape[:1], -1, device=weight.device)
-        score = torch.cat(scores, dim=1).masked_fill(signs != 0, 0)
-        best, place = score.max(dim=1)
-        return torch.where(best > 0, place, -1)
+        return torch.cat(scores, dim=1)
 
-    def _inputs(self) -> dict[int, int]:
-        """Return what each ReLU reads, by its number."""
+    def _pulled(self, free: Free, signs: Tensor, layers: Layers) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return lower bounds ``[D S]`` of the rows in parts of these signs, and the weights that their ReLUs met."""
+        parts = len(signs)
+        rows = spec_rows(self.spec.to(layers[0].lower).expand(parts, *self.spec.shape))
+        full = Free(
+            slopes={number: self._placed(number, slopes) for number, slopes in free.slopes.items()},
+            prices={number: self._placed(number, prices) for number, prices in free.prices.items()},
+            signs={number: self._placed(number, part.to(rows.bias)) for number, part in self._by_number(signs).items()},
+        )
+        region = self.region.at(torch.zeros(parts, dtype=torch.long, device=signs.device))
+        return self.graph.pull({len(self.graph.nodes) - 1: rows}, layers, free=full)[0].minimum(region), full.met
+
+    def _layers(self, signs: Tensor) -> list[Bounds]:
+        """Return the layers' bounds in parts of these signs ``[D, F]``."""
+        layers = [Bounds(*(side.expand(len(signs), *side.shape[1:]) for side in layer)) for layer in self.layers]
+        for number, part in self._by_number(signs).items():
+            before = self._inputs[number]
+            (low, high), known = layers[before], self._placed(number, part)
+            layers[before] = Bounds(
+                torch.where(known > 0, low.clamp(min=0), low), torch.where(known < 0, high.clamp(max=0), high)
+            )
+        return layers
+
+    def _free(self, parts: _Parts) -> Free:
+        """Return where a climb of the parts starts: slopes and prices ``[D S, F']`` of open inputs, by their ReLU."""
+        like = self.layers[0].lower
+        slopes, prices = (kind.to(like).flatten(0, 1) for kind in (parts.slopes, parts.prices))
+        return Free(slopes=self._by_number(slopes), prices=self._by_number(prices))
+
+    def _crown(self) -> Iterator[Tensor]:
+        """Yield CROWN's slopes ``[F']`` of each ReLU's open inputs."""
+        for number, places in self._open.items():
+            relu = self.graph.nodes[number].operator
+            assert isinstance(relu, ReLU)
+            yield relu.slope(self.layers[self._inputs[number]]).flatten()[places]
+
+    @cached_property
+    def _inputs(self) -> Mapping[int, int]:
+        """What each ReLU reads, by its number."""
         nodes = enumerate(self.graph.nodes)
         return {number: node.inputs[0] for number, node in nodes if isinstance(node.operator, ReLU)}
 
-    def _by_number(self, signs: Tensor) -> dict[int, Tensor]:
-        shapes = {number: self.graph.nodes[before].shape for number, before in self._inputs().items()}
-        flat = torch.split(signs, [math.prod(shape) for shape in shapes.values()], dim=1)
+    @cached_property
+    def _open(self) -> Mapping[int, Tensor]:
+        """The places ``[F']`` of each ReLU's open inputs, in row-major order."""
+        bounds = {number: self.layers[before] for number, before in self._inputs.items()}
         return {
-            number: part.view(len(signs), *shape) for (number, shape), part in zip(shapes.items(), flat, strict=True)
+            number: ((low < 0) & (high > 0)).flatten().nonzero().flatten() for number, (low, high) in bounds.items()
         }
+
+    def _by_number(self, flat: Tensor) -> dict[int, Tensor]:
+        """Return the parts ``[..., F']`` of ``[..., F]`` by their ReLU."""
+        sizes = [len(places) for places in self._open.values()]
+        return dict(zip(self._open, torch.split(flat, sizes, dim=-1) if sizes else (), strict=True))
+
+    def _placed(self, number: int, values: Tensor) -> Tensor:
+        """Return values ``[M, F']`` of open inputs as maps ``[M, *shape]``, zero elsewhere."""
+        shape = self.graph.nodes[self._inputs[number]].shape
+        flat = values.new_zeros(len(values), math.prod(shape))
+        return flat.index_copy(1, self._open[number], values).view(-1, *shape)
+
+
+def _halved(signs: Tensor, places: Tensor) -> Tensor:
+    """Return signs ``[2 D, F]`` of both halves of parts ``[D, F]`` that are split at ``places`` ``[D, 1]``."""
+    return torch.stack([signs.scatter(1, places, side) for side in (1, -1)], dim=1).flatten(0, 1)

@@ -8,7 +8,7 @@ margins between its label and the other classes are proved positive over the who
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import prod
+from math import inf, prod
 from time import monotonic
 from typing import Literal
 
@@ -22,6 +22,7 @@ from overproof.bounds.afford import NotAffordedError
 from overproof.bounds.crown import Means, Method, final, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
+from overproof.bounds.slopes import Climb
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, least
 from overproof.bounds.trace import trace
@@ -58,7 +59,11 @@ _MORE = 1.25  # times what was given is what something takes that was given up
 _WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
 _LEAST_STEPS = 3  # of the attack, however little time there is
 _CLIMB = 4  # pulls: of the first choice, of a step with its gradient, of the last
-_ROOT = 8  # the same of the whole region, for a search that climbs twice
+_ROOT = 8  # the same of the whole region, for a search
+_TIGHT = Climb(steps=5, rate=0.5)
+"""How slopes are climbed for the layers' own bounds, before a search: most is gained by the first steps."""
+_TIGHTEN = 6  # times what CROWN's bounds of the layers take
+_TIGHTER = 0.3  # of the time that is left is at most that of tighter layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +387,7 @@ class _Cascade:
         if _ROOT * self.costs.get("crown_ibp", 0.0) > seconds or seconds <= 0:
             self._not_afforded("split", part.rows)
             return
+        part = self._tighter(part, started + _TIGHTER * seconds)
         spec, place = part.hardest()
         known = part.best.gather(1, place)
         enough = 2 * float(part.slack)  # twice, for the prices of the signs are one more sum
@@ -393,7 +399,7 @@ class _Cascade:
                 spec[0],
                 known[0],
                 enough=enough,
-                budget=Budget(seconds=seconds),
+                budget=Budget(seconds=seconds - (monotonic() - started)),
             )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not ran_out(problem):
@@ -403,6 +409,16 @@ class _Cascade:
         proven = known.clamp(min=-found.worst)
         best = part.best.scatter(1, place, proven)
         self._judged("split", replace(part, best=best), started)
+
+    def _tighter(self, part: _Part, until: float) -> _Part:
+        """Return the part with tighter bounds of the layers, where there is time for them."""
+        if _TIGHTEN * self.costs.get("crown", inf) > until - monotonic():
+            return part
+        means = Means(method="alpha", climb=_TIGHT, until=until)
+        try:
+            return replace(part, layers=intermediate(self.graph, part.region, means, known=part.layers))
+        except NotAffordedError:
+            return part
 
     def _fail(self, rows: Tensor, problem: int) -> None:
         self.marks["verdict"][rows] = ERROR

@@ -1,0 +1,338 @@
+"""Deciding a query: is there an input in a box whose outputs satisfy linear inequalities?
+
+``sat`` comes with an input that was tried; ``unsat`` is a proof that there is none; ``unknown`` is neither in the time.
+A short search for a counter-example comes first; then CROWN, a longer search, tighter bounds of the layers, and branch
+and bound: on ReLUs, one inequality after the other, or on the inputs where these are few. What time is left goes to
+another search.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from overproof.attacks.pgd import PGD
+from overproof.bounds.afford import NotAffordedError
+from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
+from overproof.bounds.graph import Graph, Layers, Node
+from overproof.bounds.halving import halve
+from overproof.bounds.operators import Linear
+from overproof.bounds.region import Bounds, Region
+from overproof.bounds.slopes import Climb
+from overproof.bounds.split import Budget, least, split
+from overproof.evaluation.certified import slack
+
+Decision = Literal["sat", "unsat", "unknown"]
+
+_QUICK, _LONG = 2, 20  # restarts of a search for counter-examples, each for all cases at once
+_TOGETHER = 50  # points that climb together
+_START = PGD(eps=0.5, steps=10, step=0.5)  # in the unit cube, along a random direction of the outputs
+_CLIMB = (
+    PGD(eps=1, steps=20, step=0.2, start="none", momentum=0.75, best=True),
+    PGD(eps=1, steps=30, step=0.03, start="none", momentum=0.75, best=True),
+)
+_FALSIFY = 0.15  # of the time is at most the longer search's
+_PROVE = 0.85  # of the time after which nothing is proved any more, where the last search has something to do
+_FEW = 20  # inputs at most are halved before ReLUs are split
+_TIGHT = Climb(steps=5, rate=0.5)
+_TIGHTEN, _TIGHTER = 6, 0.4  # times CROWN's time that tighter layers take, and of the time left that they may take
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What counts as a counter-example: an input in the box with ``weight @ outputs + bias >= 0`` in every row.
+
+    ``lower`` and ``upper`` are float64 of the input's shape, without a batch; ``weight`` is float64 ``[R, K]`` over the
+    outputs, ``bias`` ``[R]``. A query has one where any of several cases will do.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The decision; a ``sat`` one with its input, float32 of the input's shape, and the number of the case it meets.
+
+    ``parts`` is how many parts of the boxes were bounded.
+    """
+
+    decision: Decision
+    witness: Tensor | None = None
+    case: int | None = None
+    parts: int = 0
+
+
+def verify(
+    network: nn.Module,
+    graph: Graph,
+    cases: Sequence[Case],
+    *,
+    seconds: float,
+    confirm: Callable[[int, Tensor], bool],
+    seed: int = 0,
+) -> Answer:
+    """Decide within ``seconds`` whether any of the cases has a counter-example.
+
+    ``network`` maps float32 inputs ``[N, *shape]`` to outputs ``[N, K]``, with gradients; ``graph`` is its graph, in
+    whose precision bounds are computed. ``confirm`` says of a case's number and an input of float32 in its box whether
+    it is a counter-example; what it denies is not believed.
+    """
+    started = monotonic()
+    search = _Falsifier(network, cases, confirm, torch.Generator().manual_seed(seed))
+    open_, parts = list(range(len(cases))), 0
+    if (answer := search.found(open_, _QUICK)) is not None:
+        return answer
+    proofs = [_Proof(graph, [cases[number] for number in group], group) for group in _boxes(cases)]
+    until = started + seconds
+    try:
+        with torch.no_grad():
+            for proof in proofs:
+                proof.crown(until)
+            open_ = [number for proof in proofs for number in proof.open]
+            if (answer := search.found(open_, _LONG, until=monotonic() + _FALSIFY * (until - monotonic()))) is not None:
+                return answer
+            for number, proof in enumerate(proofs):
+                if proof.open:
+                    end = started + _PROVE * seconds
+                    share = (end - monotonic()) / (len(proofs) - number)
+                    if proof.inputs <= _FEW:
+                        proof.halve(monotonic() + share / 2)
+                        share /= 2
+                    if proof.open:
+                        proof.split(monotonic() + share)
+                    parts += proof.parts
+    except NotAffordedError:
+        pass
+    open_ = [number for proof in proofs for number in proof.open]
+    if not open_:
+        return Answer("unsat", parts=parts)
+    while monotonic() < until:
+        if (answer := search.found(open_, _LONG, until=until)) is not None:
+            return replace(answer, parts=parts)
+    return Answer("unknown", parts=parts)
+
+
+def _boxes(cases: Sequence[Case]) -> list[list[int]]:
+    """Return the numbers of the cases, those of one box together."""
+    groups: list[list[int]] = []
+    for number, case in enumerate(cases):
+        for group in groups:
+            first = cases[group[0]]
+            if torch.equal(first.lower, case.lower) and torch.equal(first.upper, case.upper):
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+@dataclass(eq=False)
+class _Proof:
+    """What is proved of the cases of one box: ``open`` are those (by their numbers in the query) that are not."""
+
+    graph: Graph
+    cases: Sequence[Case]
+    open: list[int]
+    parts: int = 0
+
+    def __post_init__(self) -> None:
+        self._numbers = list(self.open)
+        like = next(
+            n.operator.weight for n in self.graph.nodes if n.operator is not None and hasattr(n.operator, "weight")
+        )
+        self._sizes = [len(case.bias) for case in self.cases]
+        # A counter-example of a case is where none of its outputs here is positive.
+        weight, bias = (
+            -torch.cat([getattr(case, name) for case in self.cases]).to(like) for name in ("weight", "bias")
+        )
+        last = len(self.graph.nodes) - 1
+        self.graph = Graph(
+            (*self.graph.nodes, Node(Linear(weight=weight, bias=bias), (last,), (len(bias),), "the query"))
+        )
+        case = self.cases[0]
+        self._region = Region(
+            Bounds(_outward(case.lower, like, down=True)[None], _outward(case.upper, like, down=False)[None])
+        )
+        self._spec = torch.eye(len(bias)).to(like)
+        self._lower = bias.new_full((len(bias),), -inf)
+        self._layers: Layers = []
+        self._took = 0.0
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs are not single numbers."""
+        return int((self._region.box.lower < self._region.box.upper).sum())
+
+    def crown(self, until: float) -> None:
+        """Bound everything by CROWN, then by alpha-CROWN."""
+        started = monotonic()
+        self._layers = intermediate(self.graph, self._region, Means(until=until))
+        self._bounded(Means(until=until))
+        self._took = monotonic() - started
+        if self.open:
+            self._bounded(Means(method="alpha", until=until))
+
+    def halve(self, until: float) -> None:
+        """Halve the box for one case after the other."""
+        enough = float(slack(self._layers))
+        for number, rows in [(n, r) for n, r in self._by_number() if n in self.open]:
+            seconds, worth = max(0.0, until - monotonic()), partial(_fall, self._lower[rows])
+            proof = halve(self.graph, self._region.box, self._spec[rows], worth, goal=-enough, seconds=seconds)
+            self.parts += proof.parts
+            if proof.worst < -enough:
+                self.open.remove(number)
+
+    def split(self, until: float) -> None:
+        """Tighten the layers where there is time, and split what is still open at ReLUs."""
+        if _TIGHTEN * self._took < _TIGHTER * (until - monotonic()):
+            means = Means(method="alpha", climb=_TIGHT, until=until)
+            self._layers = intermediate(self.graph, self._region, means, known=self._layers)
+            self._bounded(Means(method="alpha", until=until))
+        single = [row for row in self._rows_left() if len(row) == 1]
+        enough = 2 * float(slack(self._layers))  # twice, for the prices of the signs are one more sum
+        if single:
+            rows = torch.cat(single)
+            budget = Budget(seconds=max(0.0, until - monotonic()))
+            proof = least(
+                self.graph,
+                self._region,
+                self._layers,
+                self._spec[rows],
+                self._lower[rows],
+                enough=enough,
+                budget=budget,
+            )
+            self.parts += proof.parts
+            self._lower[rows] = self._lower[rows].clamp(min=-proof.worst)
+        for number, rows in [(n, r) for n, r in self._by_number() if n in self.open and len(r) > 1]:
+            budget = Budget(seconds=max(0.0, until - monotonic()))
+            worth = partial(_fall, self._lower[rows])
+            proof = split(self.graph, self._region, self._layers, self._spec[rows], worth, goal=-enough, budget=budget)
+            self.parts += proof.parts
+            if proof.worst < -enough:
+                self.open.remove(number)
+        self._settle(enough)
+
+    def _bounded(self, means: Means) -> None:
+        """Bound the rows of the open cases."""
+        rows = torch.cat(self._rows_left())
+        low = minimum(
+            self.graph,
+            {len(self.graph.nodes) - 1: spec_rows(self._spec[rows][None])},
+            self._layers,
+            self._region,
+            means,
+        )
+        self._lower[rows] = torch.maximum(self._lower[rows], low)
+        self._settle(float(slack(self._layers)))
+
+    def _settle(self, enough: float) -> None:
+        self.open = [
+            n for n, rows in self._by_number() if n in self.open and not float(self._lower[rows].max()) > enough
+        ]
+
+    def _by_number(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield each case's number and its rows."""
+        yield from zip(self._numbers, torch.split(torch.arange(sum(self._sizes)), self._sizes), strict=True)
+
+    def _rows_left(self) -> list[Tensor]:
+        return [rows for number, rows in self._by_number() if number in self.open]
+
+
+def _fall(known: Tensor, rows: Tensor) -> Tensor:
+    """Return how far below zero the best of several rows may lie, from bounds ``[D, R]`` in parts."""
+    return -torch.maximum(rows, known).amax(dim=1)
+
+
+def _outward(side: Tensor, like: Tensor, *, down: bool) -> Tensor:
+    """Return a side of a box in the precision of ``like``, rounded away from the box."""
+    rounded = side.to(like)
+    beyond = rounded.nextafter(torch.full_like(rounded, -inf if down else inf))
+    inside = rounded.double() > side if down else rounded.double() < side
+    return torch.where(inside, beyond, rounded)
+
+
+@dataclass(frozen=True, eq=False)
+class _Falsifier:
+    """Looks for counter-examples by gradients, over a unit cube that stands for the box.
+
+    Each search starts where a random direction of the outputs is climbed to, so that searches end in different places
+    (output diversified initialisation, Tashiro et al. 2020).
+    """
+
+    network: nn.Module
+    cases: Sequence[Case]
+    confirm: Callable[[int, Tensor], bool]
+    draws: torch.Generator
+
+    def found(self, open_: Sequence[int], restarts: int, *, until: float = inf) -> Answer | None:
+        """Return a confirmed counter-example of one of these cases, or None."""
+        left = list(open_) * restarts
+        at_once = max(1, _TOGETHER // max(1, len(open_))) * len(open_)
+        while left and monotonic() < until:
+            numbers, left = left[:at_once], left[at_once:]
+            for number, x in zip(numbers, self._ends(numbers), strict=True):
+                if self._score(number, x) >= 0 and self.confirm(number, x):
+                    return Answer("sat", x, number)
+        return None
+
+    def _ends(self, numbers: Sequence[int]) -> Tensor:
+        """Return where a search for each of these cases ends, float32 ``[n, *shape]``."""
+        cases = [self.cases[number] for number in numbers]
+        box = Bounds(*(torch.stack([getattr(case, side) for case in cases]) for side in ("lower", "upper")))
+        model = _OverBox(self.network, box)
+        outputs = cases[0].weight.shape[1]
+        wanted = 2 * torch.rand(len(cases), outputs, dtype=torch.float64, generator=self.draws) - 1
+
+        def apart(unit: Tensor) -> Tensor:
+            along: Tensor = (model(unit).double() * wanted).sum(dim=1)
+            return along.to(unit)
+
+        def objective(unit: Tensor) -> Tensor:
+            rows = zip(cases, model(unit).double(), strict=True)
+            return torch.stack([(case.weight @ row + case.bias).amin() for case, row in rows]).to(unit)
+
+        unit = torch.full((len(cases), *cases[0].lower.shape), 0.5)
+        with torch.random.fork_rng([]), torch.enable_grad():
+            torch.manual_seed(int(torch.randint(2**31, (), generator=self.draws)))
+            unit = _START(model, unit, apart)
+            for climb in _CLIMB:
+                unit = climb(model, unit, objective)
+            found: Tensor = model.inputs(unit).float()
+            return found
+
+    def _score(self, number: int, x: Tensor) -> float:
+        case = self.cases[number]
+        with torch.no_grad():
+            outputs: Tensor = self.network(x[None])[0]
+        return float((case.weight @ outputs.double() + case.bias).amin())
+
+
+class _OverBox(nn.Module):
+    """A network over the unit cube, of whose points each stands for one of the box."""
+
+    def __init__(self, network: nn.Module, box: Bounds) -> None:
+        super().__init__()
+        self.network, self.box = network, box
+        # The last float32 numbers within the box; where there is none, the nearest.
+        low, high = _outward(box.lower, torch.empty(0), down=False), _outward(box.upper, torch.empty(0), down=True)
+        self.within = Bounds(torch.minimum(low, box.upper.float()), torch.maximum(high, box.lower.float()))
+
+    def inputs(self, unit: Tensor) -> Tensor:
+        """Return the inputs that points of the unit cube stand for."""
+        x = (self.box.lower + unit.double() * (self.box.upper - self.box.lower)).float()
+        return torch.minimum(torch.maximum(x, self.within.lower), self.within.upper)
+
+    @override
+    def forward(self, unit: Tensor) -> Tensor:
+        outputs: Tensor = self.network(self.inputs(unit))
+        return outputs
