@@ -18,6 +18,7 @@ from torch import Tensor
 from overproof.bounds.afford import portions
 from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
+from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.rows import Rows
 from overproof.bounds.slopes import Climb
 
@@ -30,13 +31,15 @@ METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
 class Means:
     """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take.
 
-    ``until`` is a moment of ``time.monotonic``: what would take longer raises ``NotAffordedError``.
+    ``until`` is a moment of ``time.monotonic``: what would take longer raises ``NotAffordedError``. With ``rounding``
+    the layers' bounds are widened by what rounding may have done to them, where that is known (``bounds.rounding``).
     """
 
     method: Method = "crown"
     climb: Climb = Climb()  # noqa: RUF009 - a frozen value
     memory: int = 256 * 2**20
     until: float = inf
+    rounding: bool = False
 
 
 def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "crown") -> Bounds:
@@ -57,6 +60,7 @@ def intermediate(
     """
     means = Means(method=means) if isinstance(means, str) else means
     layers = [region.box]
+    rounding = Rounding(graph, largest(region)) if means.rounding else None
     for number, node in enumerate(graph.nodes[1:], start=1):
         layers.append(graph.forward(node, layers))
         if known is not None:
@@ -66,6 +70,8 @@ def intermediate(
         if readers and not exact and means.method in ("crown", "alpha"):
             wanted = torch.stack([reader.open(layers[number]) for reader in readers]).any(dim=0)
             layers[number] = _refined(graph, number, wanted, layers, region, means)
+        if rounding is not None and (wrong := rounding.add(number, layers)) is not None:
+            layers[number] = Bounds(layers[number].lower - wrong, layers[number].upper + wrong)
     return layers
 
 

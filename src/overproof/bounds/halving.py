@@ -19,14 +19,16 @@ from overproof.bounds.split import Proof, Worth
 _BOXES = 128  # that are halved at once
 
 
-def halve(graph: Graph, box: Bounds, spec: Tensor, worth: Worth, *, goal: float, seconds: float) -> Proof:
+def halve(
+    graph: Graph, box: Bounds, spec: Tensor, worth: Worth, *, goal: float, seconds: float, means: Means | None = None
+) -> Proof:
     """Halve one box, ``[1, *shape]`` on each side, until the worth is at most ``goal`` everywhere, or the time is up.
 
-    ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of. A box that is too small to be halved stays as it
-    is.
+    ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of, by ``means`` (CROWN). A box that is too small to be
+    halved stays as it is.
     """
-    until = time.monotonic() + seconds
-    lower, weight = _bounded(graph, box, spec)
+    until, means = time.monotonic() + seconds, means or Means()
+    lower, weight = _bounded(graph, box, spec, means)
     known, parts, settled = _Boxes(box, worth(lower), weight), 1, -math.inf
     while True:
         halves, count = _halves(known.box, known.weight), len(known.worth)
@@ -40,7 +42,7 @@ def halve(graph: Graph, box: Bounds, spec: Tensor, worth: Worth, *, goal: float,
         order = left[known.worth[left].argsort(descending=True)]
         cut, rest = order[:_BOXES], order[_BOXES:]
         boxes = halves.at(torch.cat([cut, cut + count]))
-        lower, weight = _bounded(graph, boxes, spec)
+        lower, weight = _bounded(graph, boxes, spec, means)
         fresh = _Boxes(boxes, torch.minimum(worth(lower), known.worth[cut].repeat(2)), weight)
         known, parts = known.at(rest).and_(fresh), parts + len(fresh.worth)
 
@@ -61,12 +63,12 @@ class _Boxes:
         return _Boxes(box, torch.cat([self.worth, other.worth]), torch.cat([self.weight, other.weight]))
 
 
-def _bounded(graph: Graph, box: Bounds, spec: Tensor) -> tuple[Tensor, Tensor]:
+def _bounded(graph: Graph, box: Bounds, spec: Tensor, means: Means) -> tuple[Tensor, Tensor]:
     """Return lower bounds ``[D, S]`` of the rows in each box, and how much they depend on each input, ``[D, F]``."""
     region, count = Region(box), len(box.lower)
-    layers = intermediate(graph, region, Means())
+    layers = intermediate(graph, region, means)
     rows = {len(graph.nodes) - 1: spec_rows(spec.to(box.lower).expand(count, *spec.shape))}
-    linear = forms(graph, rows, layers, Means())
+    linear = forms(graph, rows, layers, means)
     lower = torch.maximum(linear.minimum(region), by_interval(graph, rows, layers, region))
     return lower.view(count, -1), linear.weight.abs().view(count, len(spec), -1).amax(dim=1)
 

@@ -22,6 +22,7 @@ from overproof.bounds.activations import ReLU
 from overproof.bounds.crown import spec_rows
 from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
+from overproof.bounds.rounding import Rounding
 from overproof.bounds.slopes import Climb
 
 _ROOT = 0.3  # of the time is at most the climb's for the whole region
@@ -60,31 +61,55 @@ class Proof:
 
 
 def split(
-    graph: Graph, region: Region, layers: Layers, spec: Tensor, worth: Worth, *, goal: float, budget: Budget
+    graph: Graph,
+    region: Region,
+    layers: Layers,
+    spec: Tensor,
+    worth: Worth,
+    *,
+    goal: float,
+    budget: Budget,
+    rounding: Rounding | None = None,
 ) -> Proof:
     """Split one example's region until the worth is at most ``goal`` everywhere, or the time is up.
 
     ``region`` and ``layers`` are of one example; ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of.
     """
-    *_, last = splitting(graph, region, layers, spec, worth, goal=goal, budget=budget)
+    *_, last = splitting(graph, region, layers, spec, worth, goal=goal, budget=budget, rounding=rounding)
     return last
 
 
 def splitting(
-    graph: Graph, region: Region, layers: Layers, spec: Tensor, worth: Worth, *, goal: float, budget: Budget
+    graph: Graph,
+    region: Region,
+    layers: Layers,
+    spec: Tensor,
+    worth: Worth,
+    *,
+    goal: float,
+    budget: Budget,
+    rounding: Rounding | None = None,
 ) -> Iterator[Proof]:
     """Do the same and yield what is proved after each splitting; the last one is the result.
 
     No more parts are begun than end in time, as those before them tell.
     """
     started = time.monotonic()
-    tree = _Tree(graph, region, layers, spec, worth, goal, budget)
+    tree = _Tree(graph, region, layers, spec, worth, goal, budget, rounding)
     root = tree.root()
     yield from _splitting(tree, root, started, time.monotonic() - started)
 
 
 def least(
-    graph: Graph, region: Region, layers: Layers, spec: Tensor, lower: Tensor, *, enough: float, budget: Budget
+    graph: Graph,
+    region: Region,
+    layers: Layers,
+    spec: Tensor,
+    lower: Tensor,
+    *,
+    enough: float,
+    budget: Budget,
+    rounding: Rounding | None = None,
 ) -> Proof:
     """Prove that every row exceeds ``enough``: ``-worst`` is a lower bound of the least of the rows.
 
@@ -97,7 +122,7 @@ def least(
     wanted, known = (lower <= enough).nonzero().flatten(), lower.clone()
     if not len(wanted):
         return Proof(-float(known.amin()), 0, finished=True)
-    tree = _Tree(graph, region, layers, spec[wanted], lambda rows: -rows.amin(dim=1), goal, budget)
+    tree = _Tree(graph, region, layers, spec[wanted], lambda rows: -rows.amin(dim=1), goal, budget, rounding)
     root = tree.root()
     took = time.monotonic() - started
     known[wanted] = torch.maximum(known[wanted], root.lower[0])
@@ -180,6 +205,7 @@ class _Tree:
     worth: Worth
     goal: float
     budget: Budget
+    rounding: Rounding | None
 
     @cached_property
     def at_once(self) -> int:
@@ -269,7 +295,12 @@ class _Tree:
             signs={number: self._placed(number, part.to(rows.bias)) for number, part in self._by_number(signs).items()},
         )
         region = self.region.at(torch.zeros(parts, dtype=torch.long, device=signs.device))
-        return self.graph.pull({len(self.graph.nodes) - 1: rows}, layers, free=full)[0].minimum(region), full.met
+        found = self.graph.pull({len(self.graph.nodes) - 1: rows}, layers, free=full)[0].minimum(region)
+        if self.rounding is not None:
+            for number, prices in free.prices.items():
+                wrong = self.rounding.price(self._inputs[number]).flatten()[self._open[number]]
+                found = found - prices @ wrong
+        return found, full.met
 
     def _layers(self, signs: Tensor) -> list[Bounds]:
         """Return the layers' bounds in parts of these signs ``[D, F]``."""

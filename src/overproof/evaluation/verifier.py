@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from overproof.bounds.graph import Graph, Layers, Node
 from overproof.bounds.halving import halve
 from overproof.bounds.operators import Linear
 from overproof.bounds.region import Bounds, Region
+from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.slopes import Climb
 from overproof.bounds.split import Budget, least, split
 from overproof.evaluation.certified import slack
@@ -175,18 +176,35 @@ class _Proof:
     def crown(self, until: float) -> None:
         """Bound everything by CROWN, then by alpha-CROWN."""
         started = monotonic()
-        self._layers = intermediate(self.graph, self._region, Means(until=until))
-        self._bounded(Means(until=until))
+        self._layers = intermediate(self.graph, self._region, self._means(until=until))
+        self._bounded(self._means(until=until))
         self._took = monotonic() - started
         if self.open:
-            self._bounded(Means(method="alpha", until=until))
+            self._bounded(self._means(method="alpha", until=until))
+
+    def _means(self, **options: Any) -> Means:
+        """Return means of bounding; in float64 the layers are widened by what rounding may have done."""
+        return Means(rounding=self._region.box.lower.dtype == torch.float64, **options)
+
+    def _enough(self) -> tuple[float, Rounding | None]:
+        """Return what a bound must exceed to count, and what rounding does to those with prices.
+
+        In float64 it is a theorem, where every operator is covered. Else it is a margin of safety that is tested:
+        twice the slack, for the prices of the signs are one more sum.
+        """
+        if self._region.box.lower.dtype == torch.float64:
+            rounding = Rounding.whole(self.graph, largest(self._region), self._layers)
+            if rounding.of[-1] is not None:
+                return float(rounding.of[-1].max()), rounding
+        return 2 * float(slack(self._layers)), None
 
     def halve(self, until: float) -> None:
         """Halve the box for one case after the other."""
-        enough = float(slack(self._layers))
+        enough, _ = self._enough()
         for number, rows in [(n, r) for n, r in self._by_number() if n in self.open]:
             seconds, worth = max(0.0, until - monotonic()), partial(_fall, self._lower[rows])
-            proof = halve(self.graph, self._region.box, self._spec[rows], worth, goal=-enough, seconds=seconds)
+            given: dict[str, Any] = {"goal": -enough, "seconds": seconds, "means": self._means()}
+            proof = halve(self.graph, self._region.box, self._spec[rows], worth, **given)
             self.parts += proof.parts
             if proof.worst < -enough:
                 self.open.remove(number)
@@ -194,11 +212,11 @@ class _Proof:
     def split(self, until: float) -> None:
         """Tighten the layers where there is time, and split what is still open at ReLUs."""
         if _TIGHTEN * self._took < _TIGHTER * (until - monotonic()):
-            means = Means(method="alpha", climb=_TIGHT, until=until)
+            means = self._means(method="alpha", climb=_TIGHT, until=until)
             self._layers = intermediate(self.graph, self._region, means, known=self._layers)
-            self._bounded(Means(method="alpha", until=until))
+            self._bounded(self._means(method="alpha", until=until))
         single = [row for row in self._rows_left() if len(row) == 1]
-        enough = 2 * float(slack(self._layers))  # twice, for the prices of the signs are one more sum
+        enough, rounding = self._enough()
         if single:
             rows = torch.cat(single)
             budget = Budget(seconds=max(0.0, until - monotonic()))
@@ -210,13 +228,15 @@ class _Proof:
                 self._lower[rows],
                 enough=enough,
                 budget=budget,
+                rounding=rounding,
             )
             self.parts += proof.parts
             self._lower[rows] = self._lower[rows].clamp(min=-proof.worst)
         for number, rows in [(n, r) for n, r in self._by_number() if n in self.open and len(r) > 1]:
             budget = Budget(seconds=max(0.0, until - monotonic()))
             worth = partial(_fall, self._lower[rows])
-            proof = split(self.graph, self._region, self._layers, self._spec[rows], worth, goal=-enough, budget=budget)
+            given: dict[str, Any] = {"goal": -enough, "budget": budget, "rounding": rounding}
+            proof = split(self.graph, self._region, self._layers, self._spec[rows], worth, **given)
             self.parts += proof.parts
             if proof.worst < -enough:
                 self.open.remove(number)
@@ -233,7 +253,7 @@ class _Proof:
             means,
         )
         self._lower[rows] = torch.maximum(self._lower[rows], low)
-        self._settle(float(slack(self._layers)))
+        self._settle(self._enough()[0])
 
     def _settle(self, enough: float) -> None:
         self.open = [
