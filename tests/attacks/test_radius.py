@@ -3,13 +3,14 @@ import pickle
 from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
+import torch
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Threat
 from overproof.attacks.fab import FAB
 from overproof.attacks.hopskipjump import HopSkipJump
 from overproof.attacks.pgd import PGD
-from overproof.attacks.radius import NORMS, Radius, read_norm
+from overproof.attacks.radius import NORMS, Radius, is_zero, radius_or_none, read_norm
 from overproof.attacks.square import Square
 from overproof.errors import InputError
 from overproof.recipe import hints, plain
@@ -75,3 +76,18 @@ def test_a_recipe_knows_the_type_of_what_is_kept():
     assert hints(PGD)["eps"] is Radius and hints(PGD)["step"] == Radius | None
     assert plain(PGD(eps="4/255"))["eps"] == "4/255"
     assert [field.default for field in fields(PGD)[1:4]] == ["linf", Radius("8/255"), None]
+
+
+@pytest.mark.parametrize("written", ["0", 0, 0.0, "0/255", " 0.00 "])
+def test_a_length_of_zero_only_where_it_may_be(written):
+    none = radius_or_none(written)
+    assert is_zero(written) and str(none) == "0" and torch.tensor([float(none)]).item() == 0
+    with pytest.raises(InputError, match="must be positive"):
+        Radius(written)
+    assert none == Radius(none) == copy.deepcopy(none) == pickle.loads(pickle.dumps(none))
+    assert str(Radius(none)) == "0"
+
+
+@pytest.mark.parametrize("written", ["8/255", 0.1, "-1", "x", "1/0"])
+def test_what_is_no_zero(written):
+    assert not is_zero(written)

@@ -32,6 +32,7 @@ from overproof.evaluation.certified import (
     not_afforded,
     slack,
 )
+from overproof.evaluation.trial import quick
 from overproof.functional import margin
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
@@ -429,9 +430,6 @@ def test_a_plan_that_means_nothing(options, sentence):
 
 def test_the_defaults_of_a_plan_and_its_attack():
     assert Plan() == Plan(threat=Threat(norm="linf", eps=Radius("8/255")), reach="split", seconds=1.0)
-    (trial,) = Plan().suite.attacks
-    assert trial.loss == "margin" and (trial.attack.steps, trial.attack.restarts, trial.attack.momentum) == (
-        30,
-        2,
-        0.75,
-    )
+    margins, *others = Plan().suite.attacks
+    assert (margins.loss, margins.attack.steps, margins.attack.momentum) == ("margin", 20, 0.75)
+    assert tuple(others) == quick(Threat()).attacks and Plan().suite.survivors

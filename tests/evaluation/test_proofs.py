@@ -86,7 +86,7 @@ def test_bad_input_is_one_sentence(x):
         ((model, x, y), {"norm": "l1"}, "linf and l2"),
         ((model, x, y), {"bound": "crwn"}, "there is no bound 'crwn'"),
         ((model, x, y), {"seconds": 0}, "must be positive"),
-        ((model, x, y), {"eps": "0"}, "must be positive"),
+        ((model, x, y), {"eps": "-1"}, "must be positive"),
         ((model, x, y), {"batch": 0}, "batch must be at least 1"),
     ):
         with pytest.raises(InputError, match=sentence) as found:

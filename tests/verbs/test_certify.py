@@ -16,6 +16,7 @@ from overproof.evaluation import faithful
 from overproof.run import Run, load
 from overproof.verbs.certify import certify as verb
 from overproof.verbs.certify import certifying
+from overproof.verbs.evaluate import evaluate
 from overproof.verbs.train import train
 
 EPS = {"eps": "0.02", "device": "cpu"}
@@ -110,8 +111,8 @@ def test_it_says_what_was_proved_of_what(run):
     assert found["threat"] == {"norm": "linf", "eps": "0.02"}
     assert found["model_digest"] == sha256((run.folder / "model.safetensors").read_bytes()).hexdigest()
     assert found["data"]["examples"] == 60
-    assert found["attack"]["name"] == "pgd-margin"
-    assert found["attack"]["attack"]["eps"] == "0.02"
+    assert [attack["name"] for attack in found["attacks"]] == ["pgd-margin", "apgd-ce-20", "apgd-t-20"]
+    assert {attack["attack"]["eps"] for attack in found["attacks"]} == {"0.02"}
     assert list(found["stages"]) == ["clean", "attack", "ibp", "crown_ibp", "crown"]
     assert set(found["versions"]) == {"overproof", "torch", "python"}
     assert found["hardware"]
@@ -216,7 +217,6 @@ def test_smoothing_that_cannot_be_meant(run, teacher):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"eps": 0}, "a length must be positive, got 0"),
         ({"eps": "-0.1"}, "a length must be positive, got -0.1"),
         ({"eps": "8"}, "eps 8 is not in [0, 1] pixel units; did you mean 8/255?"),
         ({"norm": "l1", "eps": "1"}, "certificates are for linf and l2, not for l1"),
@@ -281,6 +281,21 @@ def timeless(found):
     return [timeless(value) for value in found] if isinstance(found, list) else found
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_within_a_radius_of_zero_every_right_prediction_is_proved(run, norm):
+    found = certify(run, eps="0", norm=norm, examples=40, seconds=0.5)
+    clean = evaluate(run, eps="0", norm=norm, examples=40)["clean"]
+    assert found["threat"] == {"norm": norm, "eps": "0"}
+    assert found["counts"] == {
+        "verified": clean["passed"],
+        "falsified": 0,
+        "wrong": 40 - clean["passed"],
+        "unknown": 0,
+        "error": 0,
+    }
+    assert found["clean"]["passed"] == clean["passed"]
+
+
 def test_killed_in_the_middle_and_resumed_it_finds_the_same(run):
     options = {"examples": 50, "batch": 20, "bound": "crown"}
     whole, examples = certify(run, **options), lines(run)
@@ -288,7 +303,7 @@ def test_killed_in_the_middle_and_resumed_it_finds_the_same(run):
     for name in ("certificate.json", "certificate.jsonl"):
         (run.folder / name).unlink()
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(run.folder), "8"],
+        [sys.executable, "-c", KILLED, str(run.folder), "14"],
         capture_output=True,
         text=True,
         timeout=60,

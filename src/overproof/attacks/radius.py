@@ -1,5 +1,6 @@
 """How far an adversary may go, as users write it: lengths and norms, and the fields of a dataclass that read both."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self, overload
 
 from overproof.errors import InputError, nearest
@@ -9,6 +10,7 @@ Norm = Literal["linf", "l2", "l1"]
 AnyNorm = Literal["linf", "l2", "l1", "Linf", "L2", "L1"]
 """A norm as other libraries write it; capitals do not matter."""
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+_NOTHING = 5e-324  # the least positive number, which is zero in float32
 
 
 class Radius(float):
@@ -18,6 +20,8 @@ class Radius(float):
 
     def __new__(cls, written: "str | float") -> Self:
         """Read ``8/255``, ``0.031``, ``1e-2`` or a number; raise ``InputError`` unless it is positive and finite."""
+        if isinstance(written, Radius) and written == _NOTHING:
+            return cls.none()
         text = written.text if isinstance(written, Radius) else str(written).replace(" ", "")
         try:
             value = float(read_fraction(text))
@@ -29,14 +33,34 @@ class Radius(float):
         radius.text = text
         return radius
 
+    @classmethod
+    def none(cls) -> Self:
+        """Return the length of a ball that holds the image alone: no number is so near another one in float32."""
+        radius = super().__new__(cls, _NOTHING)
+        radius.text = "0"
+        return radius
+
     def __str__(self) -> str:
         return self.text
 
     def __repr__(self) -> str:
         return f"Radius({self.text!r})"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:  # copies and pickles keep the text
-        return type(self), (self.text,)
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, ...]]:  # copies and pickles keep the text
+        return (type(self).none, ()) if self == _NOTHING else (type(self), (self.text,))
+
+
+def is_zero(eps: str | float) -> bool:
+    """Tell whether a length is written that is zero."""
+    try:
+        return read_fraction(str(eps).replace(" ", "")) == 0
+    except (ValueError, ZeroDivisionError):  # Radius says what is wrong with it
+        return False
+
+
+def radius_or_none(eps: str | float) -> Radius:
+    """Return a length that may be zero, where only the image itself is meant; raise ``InputError``."""
+    return Radius.none() if is_zero(eps) else Radius(eps)
 
 
 def read_norm(written: str) -> Norm:

@@ -30,7 +30,7 @@ from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.evaluation.engine import Subject, assail
 from overproof.evaluation.marks import Marks
-from overproof.evaluation.trial import Suite, Trial
+from overproof.evaluation.trial import Suite, Trial, quick
 from overproof.memory import piecewise, ran_out
 from overproof.models.classifier import Classifier
 
@@ -92,9 +92,9 @@ class Plan:
 
     @property
     def suite(self) -> Suite:
-        """The attack that looks for counter-examples: PGD on the margin, where its gradient never dies out."""
-        attack = PGD(steps=30, restarts=2, momentum=0.75)
-        return Suite(name="falsify", attacks=(Trial(name="pgd-margin", attack=attack, loss="margin"),)).under(
+        """What looks for counter-examples: PGD on the margin, whose gradient never dies out, then ``quick``."""
+        margins = Trial(name="pgd-margin", attack=PGD(steps=20, momentum=0.75), loss="margin")
+        return replace(quick(self.threat), name="falsify", attacks=(margins, *quick(self.threat).attacks)).under(
             self.threat
         )
 
@@ -202,19 +202,26 @@ def _affordable(plan: Plan, marks: Marks, timed: Callable[[], float]) -> Suite:
 
     ``timed`` is asked for the time of another pass where it would be one of fewer: the first pass is a slow one.
     """
-    (trial,) = plan.suite.attacks
-    attack = trial.attack
+    first, *_ = plan.suite.attacks
+    attack = first.attack
     assert isinstance(attack, PGD)
     marks.setdefault("unafforded", torch.zeros_like(marks["label"]))  # an older version's marks have none
     given, fits = _ATTACK * plan.seconds * len(marks["label"]), 0
+    needed = sum(_gradients(trial, marks["clean_logits"].shape[1]) for trial in plan.suite.attacks)
     for again in (False, True):
         seconds = timed() if again else float(marks["seconds"][0])
         fits = int(given / (_WITH_GRADIENT * max(seconds, 1e-9)))  # passes
-        if fits >= attack.restarts * (attack.steps + 1):
+        if fits >= needed:
             return plan.suite
     marks["unafforded"] |= (marks["prediction"] == marks["label"]).long() << STAGES.index("attack")
-    shorter = replace(attack, restarts=1, steps=min(attack.steps, max(_LEAST_STEPS, fits - 1)))
-    return replace(plan.suite, attacks=(replace(trial, attack=shorter),))
+    shorter = replace(attack, steps=min(attack.steps, max(_LEAST_STEPS, fits - 1)))
+    return replace(plan.suite, attacks=(replace(first, attack=shorter),))
+
+
+def _gradients(trial: Trial, classes: int) -> int:
+    """Return how many passes with a gradient a trial makes of an image that withstands it."""
+    steps = getattr(trial.attack, "steps", 0)
+    return sum(int(steps) + 1 for _ in trial.passes(classes))
 
 
 def _opened(marks: Marks) -> Marks:

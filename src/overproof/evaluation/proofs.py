@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from overproof.attacks.ball import Threat
-from overproof.attacks.radius import AnyNorm
+from overproof.attacks.radius import AnyNorm, radius_or_none
 from overproof.data.images import stratified_subset
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit
@@ -128,7 +128,7 @@ def certify(
     """
     check_given(x, y)
     try:
-        plan = Plan(threat=Threat(norm=norm, eps=eps), reach=bound, seconds=seconds)
+        plan = Plan(threat=Threat(norm=norm, eps=radius_or_none(eps)), reach=bound, seconds=seconds)
     except ValueError as problem:
         raise InputError(str(problem)) from problem
     if batch < 1:

@@ -90,13 +90,12 @@ class Bounding:
 
     def figures(self, blocks: list[Marks]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
-        (trial,) = self.plan.suite.attacks
         brackets = self._brackets(blocks)
         return {
             "kind": "bounds",
             "bound": self.plan.reach,
             "budget": self.plan.seconds,
-            "attack": plain(trial),
+            "attacks": [plain(trial) for trial in self.plan.suite.attacks],
             **Certificates.of(self.plan, blocks).plain(),
             "teacher": None
             if brackets is None

@@ -8,7 +8,8 @@ from typing import Any, Unpack
 import torch
 
 from overproof.allocation import keep_freed_memory
-from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.ball import Threat
+from overproof.attacks.radius import radius_or_none
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.admission import admit
@@ -202,7 +203,7 @@ def _means(asked_for: Certification) -> str:
 
 def _plan(subject: Examinee, asked_for: Certification) -> Plan:
     try:
-        radius = subject.threat.eps if asked_for.eps is None else Radius(asked_for.eps)
+        radius = subject.threat.eps if asked_for.eps is None else radius_or_none(asked_for.eps)
         threat = Threat(norm=asked_for.known_norm or subject.threat.norm, eps=radius)
         return Plan(threat=threat, reach=asked_for.bound, seconds=asked_for.seconds)
     except ValueError as problem:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.ball import Norm, Radius, Threat
+from overproof.attacks.radius import is_zero
 from overproof.data.images import Batch, ImageSet, Labelled, stratified_subset
 from overproof.errors import InputError, nearest
 from overproof.evaluation.given import check_given, given_classifier, given_images
@@ -16,7 +17,6 @@ from overproof.evaluation.trial import ALONE, OWN_THREATS, SUITES, Suite, Trial
 from overproof.formats.onnx import own_words
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
-from overproof.reading import read_fraction
 from overproof.recipe import read_suite
 from overproof.verbs.loaded import BY_POSITION
 from overproof.verbs.options import Images
@@ -154,7 +154,7 @@ def chosen_suite(
     default = subject.threat
     if len(words) == 1 and words[0] in OWN_THREATS and norm is None and eps is None:
         default = OWN_THREATS[words[0]]
-    harmless = eps is not None and _is_zero(eps)
+    harmless = eps is not None and is_zero(eps)
     try:
         threat = Threat(norm=norm or default.norm, eps=default.eps if eps is None or harmless else Radius(eps))
         suite = _suite(words, subject.trials, threat, subject.suite, trust_code)
@@ -181,10 +181,3 @@ def _suite(words: tuple[str, ...], trials: tuple[Trial, ...], threat: Threat, de
         if word not in known:
             raise InputError(f"there is no attack or suite {word!r}{nearest(word, [*SUITES, *known])}")
     return Suite(name="chosen", attacks=tuple(known[word] for word in words)).under(threat)
-
-
-def _is_zero(eps: str | float) -> bool:
-    try:
-        return read_fraction(str(eps).replace(" ", "")) == 0
-    except (ValueError, ZeroDivisionError):  # Radius says what is wrong with it
-        return False
