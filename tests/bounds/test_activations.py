@@ -56,7 +56,7 @@ def test_relu_forward_is_the_function_at_both_ends(leak):
 @pytest.mark.parametrize("weight", [1.0, -1.0, 2.5, 0.0])
 def test_a_line_is_nowhere_above_the_function_and_touches_it(leak, weight):
     before, rows, z = sides(), one_by_one(weight), along(sides())
-    pulled = ReLU(leak=leak).pull(rows, before)
+    pulled = ReLU(leak=leak).pull(rows, [before])[0]
     line = z @ pulled.weight.T + pulled.bias
     truth = F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
@@ -80,7 +80,7 @@ def test_any_slope_between_the_pieces_holds_where_the_sign_is_open(leak):
     before, z = sides(), along(sides())
     rows = one_by_one(1.5)
     slope = leak + (1 - leak) * uniform(*rows.weight.shape, seed=3)
-    pulled = ReLU(leak=leak).pull(rows, before, slope)
+    pulled = ReLU(leak=leak).pull(rows, [before], slope)[0]
     line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
     for i, (low, high) in enumerate(SIDES):
@@ -94,15 +94,15 @@ def test_any_slope_between_the_pieces_holds_where_the_sign_is_open(leak):
 def test_slopes_that_no_leaky_relu_allows_do_no_harm(leak):
     """The climb moves slopes in [0, 1]; a line flatter than the leak would be above the function on the left."""
     before, z, rows = sides(), along(sides()), one_by_one(1.0)
-    pulled = ReLU(leak=leak).pull(rows, before, torch.zeros_like(rows.weight))
+    pulled = ReLU(leak=leak).pull(rows, [before], torch.zeros_like(rows.weight))[0]
     line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
 
 
 def test_slopes_do_not_touch_the_upper_side():
     before, rows = sides(), one_by_one(-1.0)
-    with_slopes = ReLU().pull(rows, before, uniform(*rows.weight.shape))
-    without = ReLU().pull(rows, before)
+    with_slopes = ReLU().pull(rows, [before], uniform(*rows.weight.shape))[0]
+    without = ReLU().pull(rows, [before])[0]
     assert torch.equal(with_slopes.weight, without.weight) and torch.equal(with_slopes.bias, without.bias)
 
 
@@ -119,8 +119,8 @@ def test_relu_pulls_windows_as_it_pulls_maps():
     rows = rows.with_weight(rows.weight * rows.values(torch.ones(1, *shape).double()))
     slope = uniform(*rows.weight.shape, seed=4)
     for choice, on_the_map in ((None, None), (slope, rows.with_weight(slope).dense(shape).weight)):
-        found = ReLU().pull(rows, before, choice)
-        twin = ReLU().pull(rows.dense(shape), before, on_the_map)
+        found = ReLU().pull(rows, [before], choice)[0]
+        twin = ReLU().pull(rows.dense(shape), [before], on_the_map)[0]
         torch.testing.assert_close(found.dense(shape).weight, twin.weight)
         torch.testing.assert_close(found.bias, twin.bias)
 
@@ -161,7 +161,7 @@ def test_max_pool_rows_are_nowhere_above(options, width):
     before = Bounds(lower, lower + width * uniform(3, 2, 5, 6, seed=1))
     shape = function(lower).shape[1:]
     rows = Rows(normal(12, *shape, seed=2), normal(12, seed=3), torch.arange(12) % 3)
-    pulled = made.pull(rows, before)
+    pulled = made.pull(rows, [before])[0]
     assert pulled.weight.shape == (12, 2, 5, 6)
     for seed in range(100):
         x = before.lower + uniform(3, 2, 5, 6, low=-0.5, high=1.5, seed=seed).clamp(0, 1) * (
@@ -184,7 +184,7 @@ def test_max_pool_is_linear_where_one_input_always_wins():
             torch.zeros(2).double(),
             torch.zeros(2).long(),
         )
-        pulled = made.pull(rows, Bounds(lower, upper))
+        pulled = made.pull(rows, [Bounds(lower, upper)])[0]
         winner = torch.zeros(1, 2, 4).double()
         winner[0, 1, 1] = sign
         assert torch.equal(pulled.weight[0], winner) and pulled.bias[0] == 0
@@ -199,7 +199,7 @@ def test_max_pool_takes_windows_of_rows():
     lower = normal(2, 2, 6, 6)
     before = Bounds(lower, lower + 0.4)
     rows = Rows(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))
-    found, twin = made.pull(rows, before), made.pull(rows.dense((2, 3, 3)), before)
+    found, twin = (made.pull(each, [before])[0] for each in (rows, rows.dense((2, 3, 3))))
     torch.testing.assert_close(found.weight, twin.weight)
     torch.testing.assert_close(found.bias, twin.bias)
 

@@ -404,8 +404,8 @@ def test_weights_that_are_no_numbers_are_named():
 
 
 def test_an_operator_without_bounds_is_named():
-    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Softplus(), nn.Linear(4, 3)), TASK).eval()
-    assert refused(lambda: graph_of(model, where="runs/a")).startswith("runs/a: 2: no bounds for Softplus")
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Hardshrink(), nn.Linear(4, 3)), TASK).eval()
+    assert refused(lambda: graph_of(model, where="runs/a")).startswith("runs/a: 2: no bounds for Hardshrink")
 
 
 def test_batch_norm_in_train_mode_is_refused(tiny_classifier):

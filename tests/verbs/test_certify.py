@@ -249,12 +249,12 @@ def test_weights_that_are_no_numbers_are_named(run):
 def test_an_operator_without_bounds_is_named(tmp_path, monkeypatch):
     (tmp_path / "certify_nets.py").write_text(
         "from torch import nn\n\n\ndef soft():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Softplus(), nn.Linear(8, 10))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Hardshrink(), nn.Linear(8, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
     sentence = refused("certify_nets:soft", data="digits")
     sys.modules.pop("certify_nets")
-    assert sentence.startswith("certify_nets:soft: 2: no bounds for Softplus")
+    assert sentence.startswith("certify_nets:soft: 2: no bounds for Hardshrink")
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from below; which is best depends on the row (alpha-CROWN, Xu et al. 2021).
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,18 +21,18 @@ from overproof.clamp import clamp
 
 
 class Activation(Operator):
-    """A non-linear operator with one input."""
+    """A non-linear operator, mostly with one input."""
 
     @abstractmethod
-    def pull(self, rows: Rows, before: Bounds, slope: Tensor | None = None) -> Rows:
-        """Return rows over the input that are nowhere above the given rows, for inputs within ``before``.
+    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+        """Return rows over each input, whose sum is nowhere above the given rows for inputs within ``before``.
 
         ``slope``, of the shape of the rows' weights, replaces the lower slopes of a piecewise linear activation.
         """
 
     @abstractmethod
     def open(self, before: Bounds) -> Tensor:
-        """Return where better bounds of the input would give better rows, bool ``[N, *shape]``."""
+        """Return where better bounds of an input would give better rows, bool ``[N, *shape]``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,15 +51,16 @@ class ReLU(Activation):
         return (before.lower < 0) & (before.upper > 0)
 
     @override
-    def pull(self, rows: Rows, before: Bounds, slope: Tensor | None = None) -> Rows:
-        chord, shift = self._above(before)
+    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+        (x,) = before
+        chord, shift = self._above(x)
         # The gradient of a weight of zero belongs to ``above``. With ``torch.where`` it would be the same, and slower.
         below = F.relu(rows.weight)
         above = rows.weight - below
         upper = rows.values(chord)
-        lower = rows.values(self.slope(before)) if slope is None else self._held(slope, rows, before)
+        lower = rows.values(self.slope(x)) if slope is None else self._held(slope, rows, x)
         rows = rows.plus((above * rows.values(shift)).flatten(1).sum(dim=1))
-        return rows.with_weight(below * lower + above * upper)
+        return [rows.with_weight(below * lower + above * upper)]
 
     def slope(self, before: Bounds) -> Tensor:
         """Return the slope of the line through zero that is below and nearest in area, ``[N, *shape]``."""
@@ -86,6 +88,7 @@ class MaxPool(Activation):
     stride: Pair
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
+    beyond: Pair = (0, 0)  # further lines below and columns to the right, which the last windows reach
 
     @override
     def forward(self, *inputs: Bounds) -> Bounds:
@@ -96,13 +99,14 @@ class MaxPool(Activation):
         return before.upper > before.lower
 
     @override
-    def pull(self, rows: Rows, before: Bounds, slope: Tensor | None = None) -> Rows:
+    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
         """Below: the input with the largest lower bound. Above: the same where no other can exceed it, else constant.
 
         Any input of a window is below the maximum, and the largest upper bound of them is above it.
         """
-        channels, height, width = before.lower.shape[1:]
-        lowers, uppers = self._windows(before.lower), self._windows(before.upper)
+        (x,) = before
+        channels, height, width = x.lower.shape[1:]
+        lowers, uppers = self._windows(x.lower), self._windows(x.upper)
         floor, winner = lowers.max(dim=2, keepdim=True)
         wins = (uppers.scatter(2, winner, -torch.inf).amax(dim=2, keepdim=True) <= floor).squeeze(2)
         numbers = torch.arange(height * width, dtype=torch.float64, device=winner.device).view(1, 1, height, width)
@@ -112,11 +116,12 @@ class MaxPool(Activation):
         bias = rows.bias + (above * uppers.amax(dim=2)[rows.example]).flatten(1).sum(dim=1)
         weight = rows.weight.new_zeros(len(rows), channels, height * width)
         weight = weight.scatter_add(2, places[rows.example].flatten(2), (rows.weight - above).flatten(2))
-        return replace(rows, weight=weight.view(len(rows), channels, height, width), bias=bias)
+        return [replace(rows, weight=weight.view(len(rows), channels, height, width), bias=bias)]
 
     def _windows(self, x: Tensor) -> Tensor:
         """Return the values under each window, ``[N, C, values of a window, H', W']``; -inf outside the map."""
-        padded = F.pad(x, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]), value=-torch.inf)
+        (above, before), (below, after) = self.padding, self.beyond
+        padded = F.pad(x, (before, before + after, above, above + below), value=-torch.inf)
         size = [
             (length - dilation * (kernel - 1) - 1) // stride + 1
             for length, dilation, kernel, stride in zip(

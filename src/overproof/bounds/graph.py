@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 from overproof.bounds.activations import Activation, ReLU
-from overproof.bounds.operators import Affine, Concatenate, Conv, Linear, Operator, Pad, Reshape, Scale, Shape, one_hot
+from overproof.bounds.operators import (
+    Affine,
+    Concatenate,
+    Contract,
+    Conv,
+    Gather,
+    Linear,
+    Operator,
+    Pad,
+    Reshape,
+    Scale,
+    Shape,
+    one_hot,
+)
 from overproof.bounds.region import Bounds
 from overproof.bounds.rows import Rows
 
@@ -82,7 +95,8 @@ class Graph:
         found: dict[int, tuple[Activation, ...]] = {}
         for node in self.nodes:
             if isinstance(node.operator, Activation):
-                found[node.inputs[0]] = (*found.get(node.inputs[0], ()), node.operator)
+                for number in node.inputs:
+                    found[number] = (*found.get(number, ()), node.operator)
         return found
 
     @cached_property
@@ -96,7 +110,9 @@ class Graph:
             match node.operator:
                 case Scale() | Reshape() | Pad() | Concatenate():
                     own = 0.0
-                case Conv() | Linear():
+                case Gather() if _each_once(node.operator.index):
+                    own = 0.0
+                case Conv() | Linear() | Contract():
                     own = 1.0
                 case _:
                     own = inf
@@ -135,10 +151,10 @@ class Graph:
             if isinstance(node.operator, Affine):
                 waiting = self._gathered(waiting, node, node.operator.pull(here, self.shapes(node), node.shape))
             elif isinstance(node.operator, Activation) and not stop:
-                before = layers[node.inputs[0]]
-                slope = free.slope(number, node.operator, here, before) if free else None
+                before = [layers[other] for other in node.inputs]
+                slope = free.slope(number, node.operator, here, before[0]) if free else None
                 passed = node.operator.pull(here, before, slope)
-                waiting = self._gathered(waiting, node, [free.priced(number, passed) if free else passed])
+                waiting = self._gathered(waiting, node, [free.priced(number, p) for p in passed] if free else passed)
             else:
                 arrived[number] = here
         return arrived
@@ -156,3 +172,9 @@ def joined(first: Graph, second: Graph) -> Graph:
     moved = [replace(n, inputs=tuple(i + shift if i else 0 for i in n.inputs)) for n in second.nodes[1:]]
     both = Node(Concatenate(), (shift, last), (first.classes + second.classes,), "pair")
     return Graph((*first.nodes, *moved, both))
+
+
+def _each_once(index: Tensor) -> bool:
+    """Whether no value is taken twice."""
+    taken = index[index >= 0].tolist()
+    return len(set(taken)) == len(taken)

@@ -1,8 +1,8 @@
 """What a network is made of, as bound propagation sees it: affine operators, forwards on boxes and backwards on rows.
 
-Shapes are without the batch: ``[C, H, W]`` for a map, ``[F]`` for features. ``forward`` takes the bounds of the
-operator's inputs, ``[N, *shape]`` each, and is exact for every output alone. ``pull`` takes rows over the output
-and returns rows over each input, whose sum is the same function.
+Shapes are without the batch: ``[C, H, W]`` for a map, ``[F]`` for features, ``[T, F]`` for tokens and so on.
+``forward`` takes the bounds of the operator's inputs, ``[N, *shape]`` each, and is exact for every output alone.
+``pull`` takes rows over the output and returns rows over each input, whose sum is the same function.
 """
 
 from abc import ABC, abstractmethod
@@ -33,7 +33,8 @@ class Operator(ABC):
     def to(self, dtype: torch.dtype) -> Self:
         """Return the operator with its constants in another precision."""
         tensors = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{k: v.to(dtype) for k, v in tensors.items() if isinstance(v, Tensor)})
+        kept = {k: v.to(dtype) for k, v in tensors.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        return replace(self, **kept)
 
 
 class Affine(Operator):
@@ -53,8 +54,12 @@ class Affine(Operator):
 
 def one_hot(index: Tensor, shape: Shape, sign: Tensor) -> Rows:
     """Return rows that are ``sign[m]`` at ``index[m, 1:]`` of a layer and zero elsewhere."""
-    weight = sign.new_zeros(len(index), shape[0]).scatter_(1, index[:, 1:2], sign[:, None])
     bias = torch.zeros_like(sign)
+    if len(shape) not in (1, 3):
+        weight = sign.new_zeros(len(index), *shape)
+        weight[(torch.arange(len(index), device=index.device), *index[:, 1:].T)] = sign
+        return Rows(weight, bias, index[:, 0])
+    weight = sign.new_zeros(len(index), shape[0]).scatter_(1, index[:, 1:2], sign[:, None])
     if len(shape) == 1:
         return Rows(weight, bias, index[:, 0])
     return Rows(weight[:, :, None, None], bias, index[:, 0], Window(index[:, 2:]))
@@ -237,6 +242,11 @@ class Pad(Affine):
 
     margins: tuple[int, int, int, int]
 
+    def around(self, shape: Shape) -> Shape:
+        """Return the shape of the output."""
+        left, right, top, bottom = self.margins
+        return (*shape[:-2], shape[-2] + top + bottom, shape[-1] + left + right)
+
     @override
     def forward(self, *inputs: Bounds) -> Bounds:
         return Bounds(*(F.pad(side, self.margins) for side in inputs[0]))
@@ -247,3 +257,50 @@ class Pad(Affine):
         left, _, top, _ = self.margins
         _, height, width = inputs[0]
         return [rows.with_weight(rows.weight[:, :, top : top + height, left : left + width])]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gather(Affine):
+    """The input's values at other places: ``index``, int64 in the output's shape, counts them flattened; -1 is zero."""
+
+    index: Tensor
+
+    @override
+    def forward(self, *inputs: Bounds) -> Bounds:
+        return Bounds(*(F.pad(side.flatten(1), (0, 1))[:, self.index] for side in inputs[0]))
+
+    @override
+    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+        (shape,) = inputs
+        rows, size = rows.dense(output), prod(shape)
+        index = torch.where(self.index < 0, size, self.index).flatten()
+        weight = rows.weight.new_zeros(len(rows), size + 1).index_add(1, index, rows.weight.flatten(1))
+        return [rows.with_weight(weight[:, :size].reshape(len(rows), *shape))]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contract(Affine):
+    """Sums of products with a constant, as ``torch.einsum`` writes them: of the input, the weight and the output.
+
+    A linear layer on tokens is ``("tf", "of", "to")``. Each letter of the input is in the weight or the output.
+    ``bias`` broadcasts to the output.
+    """
+
+    terms: tuple[str, str, str]
+    weight: Tensor
+    bias: Tensor
+
+    @override
+    def forward(self, *inputs: Bounds) -> Bounds:
+        (x,) = inputs
+        first, weight, out = self.terms
+        centre = torch.einsum(f"Z{first},{weight}->Z{out}", x.centre, self.weight) + self.bias
+        radius = torch.einsum(f"Z{first},{weight}->Z{out}", x.radius, self.weight.abs())
+        return Bounds(centre - radius, centre + radius)
+
+    @override
+    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+        rows = rows.dense(output)
+        first, weight, out = self.terms
+        rows = rows.plus(rows.dot(self.bias.expand(output)[None]))
+        return [rows.with_weight(torch.einsum(f"Z{out},{weight}->Z{first}", rows.weight, self.weight))]
