@@ -53,7 +53,7 @@ class ReLU(Activation):
     @override
     def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
         (x,) = before
-        chord, shift = self._above(x)
+        chord, shift = self.above(x)
         # The gradient of a weight of zero belongs to ``above``. With ``torch.where`` it would be the same, and slower.
         below = F.relu(rows.weight)
         above = rows.weight - below
@@ -66,11 +66,13 @@ class ReLU(Activation):
         """Return the slope of the line through zero that is below and nearest in area, ``[N, *shape]``."""
         return torch.full_like(before.upper, self.leak).masked_fill(before.upper > -before.lower, 1.0)
 
-    def _above(self, before: Bounds) -> tuple[Tensor, Tensor]:
+    def above(self, before: Bounds) -> tuple[Tensor, Tensor]:
         """Return slope and height at zero of the least line above: the chord where the sign is open."""
         lower, upper = before.lower.clamp(max=0), before.upper.clamp(min=0)
         # Where the sign is known, one end is zero and the chord is the function itself; at [0, 0] any line would do.
         share = upper / (upper - lower).clamp(min=torch.finfo(upper.dtype).tiny)
+        if not self.leak:
+            return share, -lower * share
         return share + self.leak * (1 - share), -lower * share * (1 - self.leak)
 
     def _held(self, slope: Tensor, rows: Rows, before: Bounds) -> Tensor:

@@ -15,7 +15,6 @@ from math import prod
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from overproof.bounds.activations import MaxPool, ReLU
@@ -85,9 +84,9 @@ def _magnitude(node: Node, inputs: list[Tensor], layers: Layers) -> Tensor | Non
             # The chord's height at zero is less than either side; a negative value passes by its leak alone.
             height = torch.where((low < 0) & (high > 0), torch.minimum(-low, high), 0)
             return torch.where(high > 0, 1.0, relu.leak) * inputs[0] + height
-        case MaxPool(kernel=kernel, stride=stride, padding=padding, dilation=dilation):
+        case MaxPool() as pool:
             # One of the window's inputs, or a constant that is no larger.
-            return 2 * F.max_pool2d(inputs[0], kernel, stride, padding, dilation)
+            return 2 * pool.forward(Bounds(inputs[0], inputs[0])).upper
         case Conv() | Linear() | Scale() | Add() | Concatenate() | Reshape() | Pad() as operator:
             tensors: dict[str, Any] = {part.name: getattr(operator, part.name) for part in fields(operator)}
             sizes = {name: tensor.abs() for name, tensor in tensors.items() if isinstance(tensor, Tensor)}

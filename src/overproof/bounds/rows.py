@@ -110,6 +110,8 @@ class Rows:
 
     def dot(self, layer: Tensor) -> Tensor:
         """Return ``weight . layer`` per row, ``[M]``, without the bias."""
+        if self.window is None and len(layer) == 1:
+            return self.weight.flatten(1) @ layer.flatten()
         return (self.weight * self.values(layer)).flatten(1).sum(dim=1)
 
     def minimum(self, region: Region) -> Tensor:

@@ -11,19 +11,23 @@ Palma et al. 2021).
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from overproof.bounds.activations import ReLU
 from overproof.bounds.crown import spec_rows
 from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rounding import Rounding
+from overproof.bounds.rows import Rows
 from overproof.bounds.slopes import Climb
+from overproof.clamp import clamp
 
 _ROOT = 0.3  # of the time is at most the climb's for the whole region
 _NUMBERS = 2**24  # of the largest layer's values, over all rows and parts that are bounded at once
@@ -238,9 +242,8 @@ class _Tree:
 
     def _climbed(self, climb: Climb, parts: _Parts) -> _Parts:
         """Return the parts with these signs, bounded by themselves or as what they are parts of."""
-        free = self._free(parts)
-        layers = self._layers(parts.signs)
-        found = climb.best(lambda free: self._pulled(free, parts.signs, layers)[0], free, complete=True)
+        free, fixed = self._free(parts), self._fixed(parts.signs)
+        found = climb.best(lambda free: self._pulled(free, fixed)[0], free, complete=True)
         lower = torch.maximum(parts.lower, found.view_as(parts.lower))
         slopes, prices = (
             torch.cat([found.new_zeros(len(found), 0), *kind.values()], dim=1).view_as(parts.slopes).bfloat16()
@@ -250,16 +253,16 @@ class _Tree:
 
     def _branch(self, parts: _Parts) -> tuple[Tensor, Tensor]:
         """Return the open input ``[D]`` to split each part at, and bounds ``[2 D, S]`` of its halves."""
-        layers = self._layers(parts.signs)
-        _, met = self._pulled(self._free(parts), parts.signs, layers)
-        scores = self._scores(self._weight(parts.lower), met, layers).masked_fill(parts.signs != 0, -1.0)
+        fixed = self._fixed(parts.signs)
+        _, met = self._pulled(self._free(parts), fixed)
+        scores = self._scores(self._weight(parts.lower), met, fixed.layers).masked_fill(parts.signs != 0, -1.0)
         tried = min(self.budget.tried, scores.shape[1])
         top = scores.topk(tried, dim=1)
         # A place that is no candidate of a part is one whose sign is known: its best one is tried twice.
         places = torch.where(top.values < 0, top.indices[:, :1], top.indices)
         signs = _halved(parts.signs.repeat_interleave(tried, dim=0), places.flatten()[:, None])
         index = torch.arange(len(parts), device=signs.device).repeat_interleave(2 * tried)
-        found, _ = self._pulled(self._free(parts.at(index)), signs, self._layers(signs))
+        found, _ = self._pulled(self._free(parts.at(index)), self._fixed(signs))
         lower = torch.maximum(parts.lower[index], found.view(len(index), -1))
         left = self.worth(lower).clamp(min=self.goal).view(len(parts), tried, 2).sum(dim=2)
         best = left.argmin(dim=1, keepdim=True)
@@ -285,33 +288,38 @@ class _Tree:
             scores.append(torch.einsum("ds,dsf->df", weight, below) * height + 1e-9 * height)
         return torch.cat(scores, dim=1)
 
-    def _pulled(self, free: Free, signs: Tensor, layers: Layers) -> tuple[Tensor, dict[int, Tensor]]:
-        """Return lower bounds ``[D S]`` of the rows in parts of these signs, and the weights that their ReLUs met."""
-        parts = len(signs)
-        rows = spec_rows(self.spec.to(layers[0].lower).expand(parts, *self.spec.shape))
-        full = Free(
-            slopes={number: self._placed(number, slopes) for number, slopes in free.slopes.items()},
+    def _pulled(self, free: Free, fixed: "_Fixed") -> tuple[Tensor, dict[int, Tensor]]:
+        """Return lower bounds ``[D S]`` of the rows in parts, and the weights that their ReLUs met."""
+        rows = spec_rows(self.spec.to(self.layers[0].lower).expand(fixed.parts, *self.spec.shape))
+        full = _Chosen(
+            slopes={number: fixed.slopes(number, slopes) for number, slopes in free.slopes.items()},
             prices={number: self._placed(number, prices) for number, prices in free.prices.items()},
-            signs={number: self._placed(number, part.to(rows.bias)) for number, part in self._by_number(signs).items()},
+            signs=fixed.signs,
         )
-        region = self.region.at(torch.zeros(parts, dtype=torch.long, device=signs.device))
-        found = self.graph.pull({len(self.graph.nodes) - 1: rows}, layers, free=full)[0].minimum(region)
+        (arrived,) = fixed.graph.pull({len(self.graph.nodes) - 1: rows}, fixed.layers, free=full).values()
+        found = replace(arrived, example=torch.zeros_like(arrived.example)).minimum(self.region)
         if self.rounding is not None:
             for number, prices in free.prices.items():
                 wrong = self.rounding.price(self._inputs[number]).flatten()[self._open[number]]
                 found = found - prices @ wrong
         return found, full.met
 
-    def _layers(self, signs: Tensor) -> list[Bounds]:
-        """Return the layers' bounds in parts of these signs ``[D, F]``."""
+    def _fixed(self, signs: Tensor) -> "_Fixed":
+        """Return what a climb of parts of these signs ``[D, F]`` leaves as it is."""
         layers = [Bounds(*(side.expand(len(signs), *side.shape[1:]) for side in layer)) for layer in self.layers]
+        nodes, own, known = list(self.graph.nodes), {}, {}
         for number, part in self._by_number(signs).items():
-            before = self._inputs[number]
-            (low, high), known = layers[before], self._placed(number, part)
+            before, relu = self._inputs[number], self.graph.nodes[number].operator
+            assert isinstance(relu, ReLU)
+            (low, high), sign = layers[before], self._placed(number, part)
             layers[before] = Bounds(
-                torch.where(known > 0, low.clamp(min=0), low), torch.where(known < 0, high.clamp(max=0), high)
+                torch.where(sign > 0, low.clamp(min=0), low), torch.where(sign < 0, high.clamp(max=0), high)
             )
-        return layers
+            each = [relu.slope(layers[before]), *relu.above(layers[before]), sign.to(low)]
+            slope, chord, height, known[number] = (side.repeat_interleave(len(self.spec), dim=0) for side in each)
+            nodes[number] = replace(nodes[number], operator=_Lines(leak=relu.leak, chord=chord, height=height))
+            own[number] = _Own(slope.flatten(1), self._open[number], relu.leak, known[number])
+        return _Fixed(len(signs), Graph(tuple(nodes)), layers, known, own)
 
     def _free(self, parts: _Parts) -> Free:
         """Return where a climb of the parts starts: slopes and prices ``[D S, F']`` of open inputs, by their ReLU."""
@@ -350,6 +358,62 @@ class _Tree:
         shape = self.graph.nodes[self._inputs[number]].shape
         flat = values.new_zeros(len(values), math.prod(shape))
         return flat.index_copy(1, self._open[number], values).view(-1, *shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen(Free):
+    """What is chosen for each of the rows in all parts; signs ``[M, *shape]`` are given for each row as well."""
+
+    @override
+    def priced(self, number: int, rows: Rows) -> Rows:
+        if number not in self.signs:
+            return rows
+        return rows.with_weight(rows.weight - self.prices[number] * self.signs[number])
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A ReLU's own slopes ``[D S, size]`` in parts; the places ``[F']`` of open inputs; signs that are known by now."""
+
+    slopes: Tensor
+    places: Tensor
+    leak: float
+    signs: Tensor
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """D parts whose lower slopes and prices are to be chosen: chords, signs and bounds of the layers are not."""
+
+    parts: int
+    graph: Graph
+    layers: Layers
+    signs: Mapping[int, Tensor]
+    own: Mapping[int, _Own]
+
+    def slopes(self, number: int, chosen: Tensor) -> Tensor:
+        """Return the lower slopes ``[D S, *shape]`` of a ReLU: those chosen ``[D S, F']`` where its sign is open."""
+        own = self.own[number]
+        open_ = own.signs.flatten(1)[:, own.places] == 0
+        values = torch.where(open_, clamp(chosen, low=own.leak), own.slopes[:, own.places])
+        return own.slopes.index_copy(1, own.places, values).view_as(own.signs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Lines(ReLU):
+    """A ReLU under a line that is known for each row: a chord's slope and its height at zero, ``[M, *shape]``."""
+
+    chord: Tensor
+    height: Tensor
+
+    @override
+    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+        assert slope is not None
+        rows = rows.dense(tuple(self.chord.shape[1:]))
+        below = F.relu(rows.weight)
+        above = rows.weight - below
+        rows = rows.plus((above * self.height).flatten(1).sum(dim=1))
+        return [rows.with_weight(below * slope + above * self.chord)]
 
 
 def _halved(signs: Tensor, places: Tensor) -> Tensor:
