@@ -9,7 +9,7 @@ import torch
 
 from overproof.errors import InputError
 from overproof.evaluation.admission import gradients_of
-from overproof.models import onnx_file
+from overproof.models import onnx_session
 from overproof.models.classifier import Classifier
 from overproof.models.foreign import fitting
 from overproof.models.onnx_file import OnnxFile
@@ -173,7 +173,7 @@ def test_more_memory_than_there_is_is_asked_for_in_vain():
 
 def test_a_first_run_that_takes_too_long_is_stopped(monkeypatch):
     network = OnnxFile(doubling(22), where="net.onnx")
-    monkeypatch.setattr(onnx_file, "_SECONDS", 0.0)
+    monkeypatch.setattr(onnx_session, "_SECONDS", 0.0)
     assert refused(network, torch.rand(64, 1, 2, 3)) == (
         "net.onnx: running it takes more than 0 seconds, so it was stopped"
     )
@@ -184,7 +184,7 @@ def test_loading_that_takes_too_long_is_stopped(monkeypatch):
 
     names = ["flat", *(f"s{number}" for number in range(5000))]
     chain = graph([helper.make_node("Sin", [a], [b]) for a, b in pairwise(names)], names[-1], ["batch", 6])
-    monkeypatch.setattr(onnx_file, "_SECONDS", 0.0)
+    monkeypatch.setattr(onnx_session, "_SECONDS", 0.0)
     assert refused(OnnxFile, chain, where="net.onnx") == (
         "net.onnx: loading it takes more than 0 seconds, so it was stopped"
     )

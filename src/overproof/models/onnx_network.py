@@ -1,7 +1,7 @@
 """An ONNX file as a full network: onnxruntime says what it answers, a torch network of the same graph has gradients."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib import import_module
 from typing import Any
@@ -83,7 +83,7 @@ def full_network(file: OnnxFile, signature: Signature) -> OnnxNetwork | OnnxFile
     expected = [file(images) for images in (x, x[:1])]  # first, as it runs within bounds of time and memory
     try:
         network = converted(file.body, file.form, signature, where=file.where)
-        _check_parity(network, x, expected)
+        check_parity(network, x, expected)
     except Unconverted as problem:
         file.lacking = one_line(str(problem), 300)
         return file
@@ -95,6 +95,11 @@ def converted(body: bytes, form: Form, signature: Signature, *, where: str) -> f
 
     Raises ``Unconverted``, naming the operator, where something has no form in torch.
     """
+    return written(body, lambda course: _arranged(course, form, signature), where=where)
+
+
+def written(body: bytes, begun: Callable[[Course], Layer], *, where: str) -> fx.GraphModule:
+    """Return the torch network of a graph whose input is the layer that ``begun`` writes first; or ``Unconverted``."""
     onnx = package("onnx", extra="export", where=where)
     with parsing(where, "an ONNX file"):
         model = onnx.load_model_from_string(body)
@@ -112,7 +117,7 @@ def converted(body: bytes, form: Form, signature: Signature, *, where: str) -> f
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(each.name for each in graph.output)
     course = Course()
-    values[image] = _arranged(course, form, signature)
+    values[image] = begun(course)
     for node in graph.node:
         known = [values.get(name) if name else None for name in node.input]
         inputs = [name for name, value in zip(node.input, known, strict=True) if name and isinstance(value, Layer)]
@@ -174,8 +179,8 @@ def _tried(signature: Signature) -> Tensor:
     return drawn.float() / 255
 
 
-def _check_parity(network: nn.Module, x: Tensor, expected: Sequence[Tensor]) -> None:
-    """Raise ``Unconverted`` where a network answers otherwise than ``expected``, on all images and on the first."""
+def check_parity(network: nn.Module, x: Tensor, expected: Sequence[Tensor]) -> None:
+    """Raise ``Unconverted`` where a network answers otherwise than ``expected``, on all inputs and on the first."""
     for images, wanted in zip((x, x[:1]), expected, strict=True):
         try:
             with torch.no_grad():
