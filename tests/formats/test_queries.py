@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from overproof.errors import InputError
-from overproof.formats.queries import Point, Query, forms
+from overproof.formats.queries import Point, Query, forms, indexed, number
 
 ONE = """
 ; a box, and an output that is not the largest
@@ -131,3 +131,33 @@ def test_strange_text_is_one_short_line(form):
     except InputError as problem:
         assert "\n" not in str(problem)
         assert len(str(problem)) < 500
+
+
+def test_declarations_are_kept_and_other_statements_are_refused():
+    read = Query.read("(set-logic QF_LRA)" + ONE)
+    assert read.declarations == (["declare-const", "X_0", "Real"], ["declare-const", "X_1", "Real"])
+    for text in ("(push)", "(assert (<= X_0 1) (<= X_0 2))", "word", "(assert)", "()"):
+        with pytest.raises(InputError, match=r"is no statement$"):
+            Query.read(ONE + text)
+    with pytest.raises(InputError, match="nested too deeply"):
+        Query.read(ONE + "(" * 5000 + ")" * 5000)
+
+
+def test_an_index_may_stand_apart():
+    assert forms("(<= X [0, 3] Y[ 1 ] [2] 1)") == [["<=", "X[0, 3]", "Y[ 1 ][2]", "1"]]
+    assert indexed("X[0, 3]") == ("X", (0, 3)) and indexed("X_3") == ("X", (3,)) and indexed("X_f") == ("X_f", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1.0), ("-.5", -0.5), ("+1.", 1.0), ("1E-3", 1e-3), ("nan", None), ("1_0", None)]
+)
+def test_numbers(text, value):
+    assert number(text) == value
+
+
+def test_a_large_input_is_forgiven_what_float32_rounds_it_by():
+    query = Query.read("(assert (== X_0 60760.123456))")
+    rounded = float(np.float32(60760.123456))
+    assert rounded != 60760.123456
+    assert query.satisfied_by(Point({"X": np.array([rounded])}, {}))
+    assert not query.satisfied_by(Point({"X": np.array([rounded + 0.1])}, {}))

@@ -1,8 +1,8 @@
-"""What a VNN-LIB query says of one concrete point: read as S-expressions and evaluated, both versions alike."""
+"""What a VNN-LIB query says, and of one concrete point: read as S-expressions and evaluated, both versions alike."""
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -14,10 +14,12 @@ from overproof.reading import parsing
 from overproof.wording import one_line
 
 Expression = str | list["Expression"]
-_SLACK = 1e-6  # what rounding a point to float32 may take it beyond a bound in decimals
-_TOKEN = re.compile(r"\(|\)|[^\s()]+")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+_SLACK = 1e-6  # share by which rounding a point to float32 may take it beyond a bound in decimals, at least of 1
+_TOKEN = re.compile(r"\(|\)|[^\s()\[\]]*\[[^()\[\]]*\]|[^\s()]+")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _INDEXED = re.compile(r"([A-Za-z]\w*)\[([\d,\s]*)\]")
+_DECLARATIONS = ("declare-const", "declare-fun", "declare-network")
+_SILENT = ("vnnlib-version", "set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
 _COMPARISONS: Mapping[str, Callable[[float, float, float], bool]] = {
     "<=": lambda a, b, slack: a <= b + slack,
     ">=": lambda a, b, slack: a >= b - slack,
@@ -39,25 +41,33 @@ class Point:
 
 @dataclass(frozen=True)
 class Query:
-    """The assertions of a query, VNN-LIB 1.0 or 2.0."""
+    """The assertions of a query, VNN-LIB 1.0 or 2.0, and the forms that declare its variables and networks."""
 
     assertions: tuple[Expression, ...]
+    declarations: tuple[Sequence[Expression], ...] = ()
 
     @classmethod
     def read(cls, text: str) -> "Query":
         """Return the query of a text; raise ``InputError`` where it is none."""
+        found, declared = list[Expression](), list[Sequence[Expression]]()
         with parsing("the query", "VNN-LIB"):
-            read = forms(text)
-        found = [form[1] for form in read if isinstance(form, list) and len(form) == 2 and form[0] == "assert"]
+            for form in forms(text):
+                if isinstance(form, list) and len(form) == 2 and form[0] == "assert":
+                    found.append(form[1])
+                elif isinstance(form, list) and form and form[0] in _DECLARATIONS:
+                    declared.append(form)
+                elif not (isinstance(form, list) and form and form[0] in _SILENT):
+                    raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
         if not found:
             raise InputError("this is no VNN-LIB query: it asserts nothing")
-        return cls(tuple(found))
+        return cls(tuple(found), tuple(declared))
 
     def satisfied_by(self, point: Point) -> bool:
         """Tell whether a point satisfies every assertion.
 
-        Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6, since a point in float32
-        need not lie within bounds in decimals. Raises ``InputError`` for a variable without a number.
+        Arithmetic is float64. A comparison that speaks of inputs alone may be missed by 1e-6 (of a number above 1, by
+        as large a share), since a point in float32 need not lie within bounds in decimals. Raises ``InputError`` for a
+        variable without a number.
         """
         with parsing("the query", "VNN-LIB"):
             return all(_holds(form, point) for form in self.assertions)
@@ -69,6 +79,8 @@ def forms(text: str) -> list[Expression]:
     for token in _tokens(text):
         if token == "(":
             stack.append([])
+        elif token.startswith("[") and stack[-1] and isinstance(stack[-1][-1], str):
+            stack[-1][-1] += token  # ``X [0,3]`` is ``X[0,3]``
         elif token == ")":
             if len(stack) == 1:
                 raise InputError("this is no VNN-LIB query: a parenthesis is closed that was never opened")
@@ -88,21 +100,22 @@ def _tokens(text: str) -> Iterator[str]:
 
 def _holds(form: Expression, point: Point) -> bool:
     if not isinstance(form, list) or not form or not isinstance(form[0], str):
-        raise InputError(f"this is no VNN-LIB query: {_shown(form)} is no statement")
+        raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
     word, parts = form[0], form[1:]
     if word == "and":
         return all(_holds(part, point) for part in parts)
     if word == "or":
         return any(_holds(part, point) for part in parts)
     if word not in _COMPARISONS or len(parts) != 2:
-        raise InputError(f"this is no VNN-LIB query: {_shown(repr(word))} is no comparison of two numbers")
-    slack = 0.0 if any(_speaks_of_outputs(part, point) for part in parts) else _SLACK
-    return _COMPARISONS[word](_value(parts[0], point), _value(parts[1], point), slack)
+        raise InputError(f"this is no VNN-LIB query: {shown(repr(word))} is no comparison of two numbers")
+    one, other = (_value(part, point) for part in parts)
+    outputs = any(_speaks_of_outputs(part, point) for part in parts)
+    return _COMPARISONS[word](one, other, 0.0 if outputs else _SLACK * max(1.0, abs(one), abs(other)))
 
 
 def _value(form: Expression, point: Point) -> float:
     if isinstance(form, str):
-        return float(form) if _NUMBER.fullmatch(form) else _number_of(form, point)
+        return _number_of(form, point) if (value := number(form)) is None else value
     values = [_value(part, point) for part in form[1:]]
     match form[0]:
         case "+":
@@ -111,11 +124,16 @@ def _value(form: Expression, point: Point) -> float:
             return reduce(operator.mul, values, 1.0)
         case "-":
             return -values[0] if len(values) == 1 else values[0] - sum(values[1:])
-    raise InputError(f"this is no VNN-LIB query: {_shown(form[0])} is no operation on numbers")
+    raise InputError(f"this is no VNN-LIB query: {shown(form[0])} is no operation on numbers")
 
 
-def _name(variable: str) -> tuple[str, tuple[int, ...]]:
-    """Return a variable's name and indices: ``X[0,3]`` of 2.0, ``X_3`` of 1.0."""
+def number(text: str) -> float | None:
+    """Return the float64 that is nearest to a number of a query; None for any other text."""
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def indexed(variable: str) -> tuple[str, tuple[int, ...]]:
+    """Return a variable's name and indices: ``X[0,3]`` of 2.0, ``X_3`` of 1.0; no indices where it has none."""
     if found := _INDEXED.fullmatch(variable):
         return found[1], tuple(int(part) for part in found[2].split(",") if part.strip())
     name, _, index = variable.rpartition("_")
@@ -125,23 +143,24 @@ def _name(variable: str) -> tuple[str, tuple[int, ...]]:
 def _speaks_of_outputs(form: Expression, point: Point) -> bool:
     if isinstance(form, list):
         return any(_speaks_of_outputs(part, point) for part in form[1:])
-    return _name(form)[0] in point.outputs
+    return indexed(form)[0] in point.outputs
 
 
 def _number_of(variable: str, point: Point) -> float:
-    name, indices = _name(variable)
+    name, indices = indexed(variable)
     values = {**point.inputs, **point.outputs}.get(name)
     if values is None:
-        raise InputError(f"the query speaks of {_shown(variable)}, for which the point has no number")
+        raise InputError(f"the query speaks of {shown(variable)}, for which the point has no number")
     if len(indices) == 1 != values.ndim:
         values = values.reshape(-1)  # 1.0 counts in row-major order
     try:
         return float(values[indices])
     except (IndexError, TypeError) as problem:
         raise InputError(
-            f"the query speaks of {_shown(variable)}, but {name} has the shape {list(values.shape)}"
+            f"the query speaks of {shown(variable)}, but {name} has the shape {list(values.shape)}"
         ) from problem
 
 
-def _shown(form: Expression) -> str:
+def shown(form: Expression | Sequence[Expression]) -> str:
+    """Return a form as one short line."""
     return one_line(str(form), 100)
