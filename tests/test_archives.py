@@ -1,3 +1,4 @@
+import gzip
 import io
 import struct
 import zipfile
@@ -5,7 +6,7 @@ import zipfile
 import pytest
 
 from overproof import archives
-from overproof.archives import check_unpacked, check_zip, most_unpacked
+from overproof.archives import check_unpacked, check_zip, gunzipped, most_unpacked
 from overproof.environment import memory
 from overproof.errors import InputError
 
@@ -79,3 +80,22 @@ def test_a_damaged_directory_is_one_sentence():
     body = packed({"a": b"1", "b": b"2"})
     start = struct.unpack_from("<L", body, len(body) - 6)[0]
     assert refused(body[:start] + b"XXXX" + body[start + 4 :]).startswith("x.zip: not readable as a zip archive")
+
+
+def test_a_gzip_file_is_unpacked_and_anything_else_is_left():
+    body = gzip.compress(b"(assert)" * 100)
+    assert gunzipped(body, "q.gz") == b"(assert)" * 100 == gunzipped(body, "q.gz", most=800)
+    assert gunzipped(body + body, "q.gz") == b"(assert)" * 200
+    assert gunzipped(b"(assert)", "q") == b"(assert)"
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[:-10], lambda b: b[:20] + b"x" + b[21:], lambda b: b[:5]])
+def test_a_damaged_gzip_file_is_one_sentence(harm):
+    with pytest.raises(InputError, match=r"^q\.gz: not readable as a gzip file, or cut off \(.*\)$"):
+        gunzipped(harm(gzip.compress(bytes(range(256)) * 50)), "q.gz")
+
+
+def test_a_gzip_file_unpacks_to_no_more_than_it_may():
+    body = gzip.compress(bytes(10**6))
+    with pytest.raises(InputError, match=rf"^q\.gz: its {len(body):,} bytes unpack to more than 1,000$"):
+        gunzipped(body, "q.gz", most=1000)

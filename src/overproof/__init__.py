@@ -1,7 +1,8 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
 The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
-``quickstart``, ``clean``, ``import_teacher``, ``check_teacher``; ``load`` returns the network of a run or of the Hub.
+``quickstart``, ``clean``, ``import_teacher``, ``check_teacher``; ``decide`` is the verifier of ``certify --query``;
+``load`` returns the network of a run or of the Hub.
 Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from overproof.verbs.check_teacher import check_teacher
     from overproof.verbs.clean import clean
     from overproof.verbs.compare import compare
+    from overproof.verbs.decide import decide
     from overproof.verbs.evaluate import evaluate
     from overproof.verbs.export import export
     from overproof.verbs.import_teacher import import_teacher
@@ -33,6 +35,7 @@ _HOMES = {
     "check_teacher": "overproof.verbs.check_teacher",
     "clean": "overproof.verbs.clean",
     "compare": "overproof.verbs.compare",
+    "decide": "overproof.verbs.decide",
     "evaluate": "overproof.verbs.evaluate",
     "export": "overproof.verbs.export",
     "import_teacher": "overproof.verbs.import_teacher",
@@ -50,6 +53,7 @@ __all__ = [
     "check_teacher",
     "clean",
     "compare",
+    "decide",
     "evaluate",
     "export",
     "import_teacher",

@@ -1,7 +1,9 @@
 """How much a packed file becomes: known from its directory, before a byte of it is unpacked."""
 
+import gzip
 import os
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZipFile
@@ -29,6 +31,22 @@ def check_unpacked(size: int, unpacked: int, where: Path | str) -> None:
             f"{where}: its {size:,} bytes would unpack to {unpacked:,}, more than the {most:,} that such a file may "
             "take"
         )
+
+
+def gunzipped(body: bytes, where: Path | str, *, most: int | None = None) -> bytes:
+    """Return what a gzip file holds; bytes that are none are returned as they are.
+
+    Raises ``InputError`` for a damaged or truncated one, and where it holds more than ``most`` bytes (default: what a
+    file of its size may unpack to).
+    """
+    if not body.startswith(b"\x1f\x8b"):
+        return body
+    most = most_unpacked(len(body)) if most is None else most
+    with parsing(where, "a gzip file, or cut off"), gzip.open(BytesIO(body)) as stream:
+        found = stream.read(most + 1)
+    if len(found) > most:
+        raise InputError(f"{where}: its {len(body):,} bytes unpack to more than {most:,}")
+    return found
 
 
 def check_zip(stream: BinaryIO, where: Path | str) -> dict[str, int]:

@@ -114,6 +114,21 @@ class TestCases:
         assert 0.2 < np.mean(answers) < 0.8
 
 
+@pytest.mark.parametrize(
+    ("asserts", "compares"),
+    [
+        ("(assert (or (and (>= Y_0 Y_1) (<= (* 2 Y_2) (* 2 Y_0))) (>= Y_1 Y_2)))", True),
+        ("", True),
+        ("(assert (>= Y_0 Y_1))(assert (>= Y_0 0.5))", False),
+        ("(assert (>= Y_0 (* 2 Y_1)))", False),
+        ("(assert (>= (+ Y_0 Y_1) (* 2 Y_2)))", False),
+        ("(assert (>= (- Y_0 Y_1) 0.1))", False),
+    ],
+)
+def test_whether_a_query_compares_outputs_alone(asserts, compares):
+    assert found(asserts).compares == compares
+
+
 class TestBox:
     def test_a_proof_is_about_more_and_a_witness_about_no_more_than_the_box(self):
         read = found("", box="(assert (>= X_0 0.1))(assert (<= X_0 0.3))(assert (== X_1 0.7))")
@@ -237,6 +252,11 @@ class TestVersion2:
         x = apart.inside(0, X.flatten())
         held = [apart.meets(number, torch.cat([one, two])) for number in range(6)]
         assert any(held) and apart.holds(x, [one, two])
+        assert apart.compares and not gap.compares
+        crossed = disagreement(X, 3, 0.1).replace(
+            "(>= Y_teacher[0,0] Y_teacher[0,1])", "(>= Y_teacher[0,0] Y_student[0,1])"
+        )
+        assert not property_of(Query.read(crossed), PAIR).compares
         assert not any(apart.meets(number, torch.cat([one, one])) for number in range(6))
         assert not apart.holds(x, [one, one])
 

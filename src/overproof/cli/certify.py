@@ -7,6 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable
+from overproof.cli.decide import decide_instances, decide_query
 from overproof.cli.options import SOURCE, BoundName, ClassesByPosition, Data, Device, NormName, TrustCode
 from overproof.cli.progress import show_course
 
@@ -15,12 +16,21 @@ if TYPE_CHECKING:
 
 
 def certify(
-    run: Annotated[str, typer.Argument(help=SOURCE)],
+    run: Annotated[str | None, typer.Argument(help=SOURCE)] = None,
+    other: Annotated[str | None, typer.Argument(help="With --query about two networks: the second file.")] = None,
+    query: Annotated[Path | None, typer.Option(help="Decide this VNN-LIB query about the ONNX file.")] = None,
+    instances: Annotated[Path | None, typer.Option(help="Decide every line of an instances.csv.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="With --instances: so many at a time; default 1.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Bracket the gap to this run or network as well.")] = None,
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm, linf or l2.")] = None,
     bound: Annotated[BoundName, typer.Option(help="How far the cascade of bounds goes.")] = BoundName.splitting,
-    seconds: Annotated[float, typer.Option(help="Time of an example, attack, teacher and all.")] = 1.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Time of an example, attack, teacher and all (default 1), or of a query (default 60; its own if less)."
+        ),
+    ] = None,
     gamma: Annotated[float | None, typer.Option(help="One more gap of confidences on the teacher's curve.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="Smooth with this sigma in l2, instead of bounds.")] = None,
     samples: Annotated[int, typer.Option(help="Noisy images per example that smoothing counts.")] = 10_000,
@@ -38,7 +48,48 @@ def certify(
     """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
 
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
+
+    As a verifier: overproof certify net.onnx --query q.vnnlib --seconds 60 prints sat, unsat, unknown or error on its
+    last line.
     """
+    if query is not None or instances is not None:
+        strange = {
+            "--teacher": teacher is not None,
+            "--eps": eps is not None,
+            "--norm": norm is not None,
+            "--bound": bound is not BoundName.splitting,
+            "--gamma": gamma is not None,
+            "--smoothing": smoothing is not None,
+            "--samples": samples != 10_000,
+            "--examples": examples is not None,
+            "--data": data is not None,
+            "--batch": batch != 100,
+            "--classes-by-position": classes_by_position,
+            "--device": device not in ("auto", "cpu"),
+            "--trust-code": trust_code,
+        }
+        networks = [word for word in (run, other) if word is not None]
+        where, unfit = out or Path(), [name for name, given in strange.items() if given]
+        if instances is None:
+            unfit += [name for name, given in {"--jobs": jobs is not None, "--resume": resume}.items() if given]
+            decide_query(networks, query, unfit, seconds=seconds, seed=seed, out=where)
+        else:
+            decide_instances(
+                [*networks, *unfit, *(["--query"] if query is not None else [])],
+                instances,
+                out=where,
+                jobs=1 if jobs is None else jobs,
+                seconds=seconds,
+                seed=seed,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        return
+    if run is None:
+        raise typer.BadParameter("Missing argument 'RUN'.")
+    if other is not None or jobs is not None:
+        given = repr(other) if jobs is None else "--jobs"
+        raise typer.BadParameter(f"{given} is for --query and --instances.")
     from overproof.results import CERTIFICATE
     from overproof.verbs.certify import certifying
     from overproof.verbs.compare import write_report
@@ -50,7 +101,7 @@ def certify(
         eps=eps,
         norm=None if norm is None else norm.value,
         bound=bound.value,
-        seconds=seconds,
+        seconds=1.0 if seconds is None else seconds,
         gamma=gamma,
         smoothing=smoothing,
         samples=samples,

@@ -75,12 +75,25 @@ class Property:
     Inputs are ``[F]`` in row-major order; outputs are those of the first network, then those of the second. A case's
     box is the query's, rounded outwards to float32; ``inner`` ``(lower, upper)`` has, float32, its values that lie
     within the query's box itself, or, where a side of it is too narrow for one, the nearest value.
+    ``outputs`` is how many each network has.
     """
 
     query: Query
     networks: tuple[Variables, ...]
     cases: tuple[Case, ...]
     inner: tuple[tuple[Tensor, Tensor], ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def compares(self) -> bool:
+        """Whether every inequality says that one output is at least another one of the same network."""
+        for case in self.cases:
+            for part in torch.split(case.weight, list(self.outputs), dim=1):
+                if ((part != 0).sum(dim=1) % 2 != 0).any() or (part.sum(dim=1) != 0).any():
+                    return False
+            if ((case.weight != 0).sum(dim=1) != 2).any() or (case.bias != 0).any():
+                return False
+        return True
 
     def meets(self, number: int, outputs: Tensor) -> bool:
         """Tell whether outputs ``[K]`` satisfy a case's inequalities, in float64."""
@@ -128,7 +141,7 @@ def property_of(query: Query, files: Sequence[Sizes]) -> Property:
         reading = _Reading(networks, files)
         parts = reading.cases(query.assertions)
         cases, inner = zip(*(reading.case(part) for part in parts), strict=True)
-    return Property(query, networks, cases, inner)
+    return Property(query, networks, cases, inner, tuple(file.outputs for file in files))
 
 
 def networks_of(query: Query) -> dict[str, str]:
@@ -192,7 +205,8 @@ def _network(form: Sequence[Expression], file: Sizes) -> Variables:
     if sorted(found) != ["declare-input", "declare-output"] or any(len(each) != 1 for each in found.values()):
         raise InputError(f"the query's network {shown(name)} needs one input and one output")
     ((x, takes),), ((y, gives),) = found["declare-input"], found["declare-output"]
-    if prod(takes) != file.inputs or _bare(takes) not in (_bare(file.shape), (file.inputs,)):
+    flat = (file.inputs,) in (_bare(takes), _bare(file.shape))  # then both count in row-major order
+    if prod(takes) != file.inputs or not (flat or _bare(takes) == _bare(file.shape)):
         raise InputError(f"the query is about inputs {x} {list(takes)}, {file.where} takes {list(file.shape)}")
     if prod(gives) != file.outputs:
         raise InputError(f"the query is about {prod(gives)} outputs {y}, {file.where} has {file.outputs}")

@@ -11,8 +11,17 @@ from overproof.lazy import lazily
 if TYPE_CHECKING:
     from overproof.verbs.certify import Certifying, certifying
     from overproof.verbs.evaluate import Attacking, evaluating
+    from overproof.verbs.instances import Ended, deciding
     from overproof.verbs.loaded import Known, LoadedModel, Origin, Preprocessing
-    from overproof.verbs.options import Certification, CertifyOptions, EvaluateOptions, Evaluation, ExportOptions
+    from overproof.verbs.options import (
+        Certification,
+        CertifyOptions,
+        DecideOptions,
+        Decision,
+        EvaluateOptions,
+        Evaluation,
+        ExportOptions,
+    )
     from overproof.verbs.train import News, training
 
 _HOMES = {
@@ -20,6 +29,9 @@ _HOMES = {
     "Certification": "overproof.verbs.options",
     "CertifyOptions": "overproof.verbs.options",
     "Certifying": "overproof.verbs.certify",
+    "DecideOptions": "overproof.verbs.options",
+    "Decision": "overproof.verbs.options",
+    "Ended": "overproof.verbs.instances",
     "EvaluateOptions": "overproof.verbs.options",
     "Evaluation": "overproof.verbs.options",
     "ExportOptions": "overproof.verbs.options",
@@ -29,6 +41,7 @@ _HOMES = {
     "Origin": "overproof.verbs.loaded",
     "Preprocessing": "overproof.verbs.loaded",
     "certifying": "overproof.verbs.certify",
+    "deciding": "overproof.verbs.instances",
     "evaluating": "overproof.verbs.evaluate",
     "training": "overproof.verbs.train",
 }
@@ -38,6 +51,9 @@ __all__ = [
     "Certification",
     "CertifyOptions",
     "Certifying",
+    "DecideOptions",
+    "Decision",
+    "Ended",
     "EvaluateOptions",
     "Evaluation",
     "ExportOptions",
@@ -47,6 +63,7 @@ __all__ = [
     "Origin",
     "Preprocessing",
     "certifying",
+    "deciding",
     "evaluating",
     "training",
 ]

@@ -5,6 +5,7 @@ The ``TypedDict`` of a command has the same names: with it a type checker knows 
 """
 
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -71,6 +72,14 @@ class CertifyOptions(TypedDict, total=False):
     overwrite: bool
     out: Path | str | None
     trust_code: bool
+
+
+class DecideOptions(TypedDict, total=False):
+    """Options of ``overproof.decide``, see ``Decision``."""
+
+    seconds: float
+    seed: int
+    out: Path | str
 
 
 class ExportOptions(TypedDict, total=False):
@@ -180,6 +189,23 @@ class Certification:
     def known_norm(self) -> Norm | None:
         """The norm that is meant, if one is said."""
         return None if self.norm is None else read_norm(self.norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The options of deciding a query.
+
+    ``seconds`` is the time of the whole, above 0; ``out`` the folder that a counter-example is written to. Raises
+    ``InputError``.
+    """
+
+    seconds: float = 60.0
+    seed: int = 0
+    out: Path | str = "."
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.seconds) and self.seconds > 0):
+            raise InputError(f"seconds must be above 0, got {self.seconds:g}")
 
 
 _OF_THE_MOMENT = ("resume", "overwrite", "out")

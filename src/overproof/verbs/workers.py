@@ -59,9 +59,9 @@ def performing(tasks: Sequence[Task], function: str, *, jobs: int | None = None)
     ``function`` is a ``module:name`` of this package. Raises ``InputError`` with its sentence where it raised one, and
     where a process was killed. A caller that stops early stops the processes too.
     """
-    crew: list[_Worker] = []
-    idle: list[_Worker] = []
-    busy: dict[IO[str], tuple[_Worker, Task]] = {}
+    crew: list[Worker] = []
+    idle: list[Worker] = []
+    busy: dict[IO[str], tuple[Worker, Task]] = {}
     waiting, done = list(tasks), set[str]()
     most = jobs or max(1, cores() // _threads())
     try:
@@ -70,7 +70,7 @@ def performing(tasks: Sequence[Task], function: str, *, jobs: int | None = None)
                 if not idle and len(crew) >= most:
                     break
                 if not idle:
-                    crew.append(_Worker(function))
+                    crew.append(Worker(function))
                     idle.append(crew[-1])
                 waiting.remove(task)
                 yield Heard(task)
@@ -104,10 +104,11 @@ def serve(function: Callable[..., Any]) -> None:
 
 
 @dataclass
-class _Worker:
-    """A process that serves one function."""
+class Worker:
+    """A process that serves one function, with so many threads where the environment does not say how many."""
 
     function: str
+    threads: int = 1
     process: subprocess.Popen[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +119,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"OMP_NUM_THREADS": "1", **os.environ},
+            env={"OMP_NUM_THREADS": str(self.threads), **os.environ},
         )
 
     def asked(self, task: Task) -> IO[str]:
