@@ -283,6 +283,8 @@ class TestVersion2:
             (("(declare-output Y_student", "(declare-hidden Y_student"), "known are one input and one output"),
             (("(declare-output Y_student float32 [1,3])", ""), "needs one input and one output"),
             (("declare-output Y_student", "declare-output Y_teacher"), "declares a variable twice"),
+            (("(declare-network student", "(declare-network"), "names no network"),
+            (("(declare-output Y_student float32 [1,3])", "(declare-output)"), "known are one input and one output"),
             (("(vnnlib", "(declare-const X_0 Real)(vnnlib"), "variables beside them"),
         ],
     )

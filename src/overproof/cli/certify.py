@@ -47,10 +47,9 @@ def certify(
 ) -> None:
     """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
 
-    Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
+    As a verifier, with --query or --instances, it prints sat, unsat, unknown or error on its last line.
 
-    As a verifier: overproof certify net.onnx --query q.vnnlib --seconds 60 prints sat, unsat, unknown or error on its
-    last line.
+    Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """
     if query is not None or instances is not None:
         strange = {

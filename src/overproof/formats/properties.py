@@ -147,11 +147,10 @@ def property_of(query: Query, files: Sequence[Sizes]) -> Property:
 def networks_of(query: Query) -> dict[str, str]:
     """Return the networks that a 2.0 query declares, in its order, each with the one it is equal to, or nothing."""
     found = dict[str, str]()
-    with parsing("the query", "VNN-LIB"):
-        for form in query.declarations:
-            if form[0] == "declare-network":
-                same = [part[1] for part in form[2:] if isinstance(part, list) and part[0] == "equal-to"]
-                found[str(form[1])] = str(same[0]) if same else ""
+    for form in query.declarations:
+        if form[0] == "declare-network" and len(form) > 1:
+            same = [part[1] for part in form[2:] if isinstance(part, list) and part[:1] == ["equal-to"] and part[1:]]
+            found[str(form[1])] = str(same[0]) if same else ""
     return found
 
 
@@ -191,12 +190,14 @@ def _of_version_1(query: Query, file: Sizes) -> Variables:
 
 
 def _network(form: Sequence[Expression], file: Sizes) -> Variables:
-    name, found = str(form[1]), dict[str, list[tuple[str, tuple[int, ...]]]]()
+    if len(form) < 2 or not isinstance(form[1], str):
+        raise InputError(f"this is no VNN-LIB query: {shown(form)} names no network")
+    name, found = form[1], dict[str, list[tuple[str, tuple[int, ...]]]]()
     for part in form[2:]:
         word = part[0] if isinstance(part, list) and part else ""
         if word in ("equal-to", "isomorphic-to"):
             continue
-        if word not in ("declare-input", "declare-output"):
+        if word not in ("declare-input", "declare-output") or len(part) < 3:
             raise InputError(f"the query's network {shown(name)} has {shown(part)}; known are one input and one output")
         kind, sizes = indexed(str(part[2]))
         if kind not in _TYPES:

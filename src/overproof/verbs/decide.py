@@ -185,10 +185,9 @@ def _subject(files: Sequence[RawFile], asked: Property, seed: int) -> _Subject:
     """Return what is searched. What has no form in torch, or no bounds, is named in its notes."""
     tried = _points(asked, seed)
     searched, said = _without_softmax(files, asked)
-    notes = list(said)
     found: _Subject | None = None
     for flat in (False, True) if len(files) == 2 else (False,):
-        forms = []
+        forms, notes = [], list(said)
         for file in searched:
             form, graph, note = _followed(file, tried, flat=flat)
             if form is None:
@@ -204,7 +203,9 @@ def _subject(files: Sequence[RawFile], asked: Property, seed: int) -> _Subject:
         found = _Subject(files, first, _Pair(first.module, second.module), both, tuple(dict.fromkeys(notes)))
         if both is not None:
             break
-    return found or _Subject(files, None, None, None, tuple(dict.fromkeys(notes)))
+    return found or _Subject(
+        files, None, None, None, ("the two networks have no common form in torch, and are only asked",)
+    )
 
 
 def _without_softmax(files: Sequence[RawFile], asked: Property) -> tuple[Sequence[RawFile], list[str]]:
