@@ -76,7 +76,12 @@ class TestCases:
     def test_what_is_true_or_false_by_itself(self):
         (case,) = found("(assert (<= 1 2))(assert (or (<= 2 1) (>= (- Y_0 Y_0) 0)))").cases
         assert rows(case) == []
-        assert refused("(assert (<= 2 1))") == "the query can hold for no network: its constants contradict each other"
+        assert found("(assert (<= 2 1))").cases == ()
+        assert found("(assert (>= Y_0 (+ Y_0 1)))(assert (>= Y_1 0))").cases == ()
+        assert (
+            len(found("(assert (>= 0.30000 (+ 0.1 0.2)))(assert (== (* 3 1e-1) (+ .1 0.20000)))").cases) == 1
+        )  # exactly
+        assert len(found("(assert (>= 0 (* -1 1e-99999999999)))").cases) == 1
 
     def test_a_case_says_what_the_query_says_of_any_point(self):
         """Random nested assertions: some case holds exactly where the query, evaluated on the point, does."""
@@ -93,14 +98,15 @@ class TestCases:
             return f"({draws.choice(['<=', '>='])} {' '.join(sides)})"
 
         answers, impossible = [], 0
-        for _ in range(60):
+        for _ in range(40):
             text = declared() + BOX + f"(assert {formula(3)})"
             points = list(product(product((-1.5, 0.5, 2.5), repeat=2), product((-2.0, 0.0, 1.0), repeat=3)))
+            points = draws.sample(points, 60)
             said = [Query.read(text).satisfied_by(Point({"X": np.array(x)}, {"Y": np.array(y)})) for x, y in points]
             try:
                 read = property_of(Query.read(text), (NET,))
             except InputError as problem:
-                assert "empty" in str(problem) or "contradict" in str(problem)
+                assert "box of inputs is empty" in str(problem)
                 impossible += 1
                 assert not any(said)
                 continue
@@ -110,7 +116,7 @@ class TestCases:
                 assert any(torch.equal(read.inside(number, inside), inside) for number in met) == wanted
                 assert read.holds(inside, [outputs]) == wanted
             answers += said
-        assert impossible < 20
+        assert impossible < 15
         assert 0.2 < np.mean(answers) < 0.8
 
 

@@ -13,7 +13,7 @@ from overproof.errors import InputError
 from overproof.evaluation.falsifier import falsify
 from overproof.evaluation.verifier import Answer
 from overproof.formats.queries import Point, Query
-from overproof.formats.vnnlib import disagreement, margin_gap, robustness
+from overproof.formats.vnnlib import decimal, disagreement, margin_gap, robustness
 from overproof.verbs import decide as room
 from overproof.verbs.decide import decide
 
@@ -97,6 +97,10 @@ class TestOne:
         assert found["result"] == "sat"
         inputs, _ = confirmed(found, query(""), [("X_", "Y_", (1, 2))])
         assert all(low <= x <= high for x, (low, high) in zip(inputs["X"], BOX, strict=True))
+
+    def test_what_no_numbers_satisfy_is_unsat(self, asked):
+        found = asked(NET, query("(assert (>= Y_0 (+ Y_0 1)))"))
+        assert (found["result"], found["cases"]) == ("unsat", 0)
 
     def test_packed_files(self, asked, tmp_path):
         (tmp_path / "n.onnx.gz").write_bytes(gzip.compress(NET))
@@ -276,3 +280,39 @@ def test_a_large_random_network_is_searched_in_its_own_order(asked, monkeypatch)
     body = file(nodes, {"k": drawn(4, 3, 2, 2)} | head(4 * 3 * 4), sizes=(4, 5, 3))
     text = query("(assert (and (>= Y_0 Y_1) (>= Y_0 Y_2) (>= Y_0 Y_3)))", box=[(-1.0, 1.0)] * 60, outputs=5)
     confirmed(asked(body, text), text, [("X_", "Y_", (1, 4, 5, 3))])
+
+
+def test_random_queries_about_random_networks_are_never_answered_wrongly(asked):
+    """Small networks with one hidden layer; on a grid of the box, corners included, every answer must hold."""
+    draws, answers = np.random.default_rng(0), []
+    for number in range(40):
+        inputs, hidden, outputs = draws.integers(1, 4), draws.integers(1, 5), draws.integers(1, 4)
+        weights = {
+            "v": draws.normal(size=(inputs, hidden)).astype(np.float32),
+            "c": draws.normal(size=hidden).astype(np.float32),
+            "w": draws.normal(size=(hidden, outputs)).astype(np.float32),
+            "b": draws.normal(size=outputs).astype(np.float32),
+        }
+        steps = [("Gemm", ("v", "c"), {}), ("Relu", (), {}), ("Gemm", ("w", "b"), {})]
+        body = file(chain(*steps), weights, sizes=(int(inputs),), classes=int(outputs))
+        low = draws.normal(scale=3, size=inputs)
+        box = [(float(a), float(a + width)) for a, width in zip(low, draws.uniform(0, 2, size=inputs), strict=True)]
+
+        def atom(n=outputs):
+            one, other = draws.integers(n, size=2)
+            return f"(>= (* {draws.integers(1, 3)} Y_{one}) (+ Y_{other} {decimal(float(draws.normal(scale=2)))}))"
+
+        parts = [f"(and {atom()} {atom()})" for _ in range(draws.integers(1, 4))]
+        half = decimal(sum(box[0]) / 2)
+        text = query(f"(assert (or {' '.join(parts)} (and (<= X_0 {half}) {atom()})))", box, int(outputs))
+        found = asked(body, text, seconds=2.0, seed=number)
+        answers.append(found["result"])
+        assert not found["notes"]
+        if found["result"] == "sat":
+            confirmed(found, text, [("X_", "Y_", (1, int(inputs)))])
+        grid = np.stack(np.meshgrid(*(np.linspace(*side, 9) for side in box)), axis=-1).reshape(-1, inputs)
+        y = np.maximum(grid @ weights["v"].astype(float) + weights["c"], 0) @ weights["w"].astype(float) + weights["b"]
+        read = Query.read(text)
+        held = any(read.satisfied_by(Point({"X": one}, {"Y": out})) for one, out in zip(grid, y, strict=True))
+        assert not (held and found["result"] == "unsat"), text
+    assert "unsat" in answers

@@ -16,7 +16,9 @@ from overproof.results import CERTIFICATE
 from overproof.run import Run
 from overproof.verbs import questions as module
 from overproof.verbs.certify import certify
+from overproof.verbs.decide import decide
 from overproof.verbs.export import export
+from overproof.verbs.instances import read_instances
 
 EPS = "0.05"
 
@@ -49,6 +51,23 @@ def refused(*arguments, **options):
 
 def table(file):
     return list(csv.reader(file.read_text().splitlines()))
+
+
+def test_our_verifier_reads_them_back_and_contradicts_no_known_answer(asked, tmp_path):
+    folder, report = asked
+    results = []
+    for part in ("robust", "pair"):
+        known = {one["file"]: one["known"] for one in report[part]["instances"]}
+        instances = read_instances(folder / part / "instances.csv")
+        assert len(instances) == len(known)
+        # A few of each known answer; all are read alike.
+        for answer in ("sat", "unsat", None):
+            for each in [one for one in instances if known[one.query.name] == answer][:3]:
+                found = decide(each.networks, each.query, seconds=2.0, out=tmp_path)
+                assert found["result"] in ("unknown", answer or found["result"]), each.query
+                assert not found["notes"] and len(found["networks"]) == (2 if part == "pair" else 1)
+                results.append(found["result"])
+    assert "unsat" in results and len(results) >= 10
 
 
 class TestTheFolder:

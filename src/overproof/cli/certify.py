@@ -47,7 +47,7 @@ def certify(
 ) -> None:
     """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
 
-    As a verifier, with --query or --instances, it prints sat, unsat, unknown or error on its last line.
+    As a verifier: with --query it prints sat, unsat, unknown or error on its last line; --instances writes results.csv.
 
     Example: overproof certify runs/mnist-ard --eps 0.1 --teacher runs/mnist-teacher --examples 1000
     """

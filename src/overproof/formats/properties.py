@@ -8,6 +8,7 @@ the same input.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from math import inf, isfinite, prod
 from typing import Any
 
@@ -26,6 +27,7 @@ Linear = tuple[dict[int, float], float]
 _MOST_CASES = 20_000
 _MOST_TERMS = 1 << 22  # inequalities of all cases
 _MOST_NUMBERS = 1 << 26  # of all boxes and rows: half a gigabyte
+_LONGEST_EXPONENT = 5  # characters; more would be an integer of many digits
 _TYPES = ("Real", "real", "float32", "F32")
 _STRICT = {"<": "<=", ">": ">="}
 
@@ -71,6 +73,8 @@ class Variables:
 @dataclass(frozen=True, eq=False)
 class Property:
     """A query about files: where any of the cases has a counter-example, the query is ``sat``.
+
+    There are no cases where no numbers can satisfy it, whatever the networks compute.
 
     Inputs are ``[F]`` in row-major order; outputs are those of the first network, then those of the second. A case's
     box is the query's, rounded outwards to float32; ``inner`` ``(lower, upper)`` has, float32, its values that lie
@@ -140,7 +144,8 @@ def property_of(query: Query, files: Sequence[Sizes]) -> Property:
         networks = _declared(query, files)
         reading = _Reading(networks, files)
         parts = reading.cases(query.assertions)
-        cases, inner = zip(*(reading.case(part) for part in parts), strict=True)
+        found = [reading.case(part) for part in parts]
+        cases, inner = tuple(case for case, _ in found), tuple(box for _, box in found)
     return Property(query, networks, cases, inner, tuple(file.outputs for file in files))
 
 
@@ -275,6 +280,7 @@ class _Reading:
                 start += count
         self._all_inputs = sum(file.inputs for file in files)
         self._outputs = start - self._all_inputs
+        self._numbers: dict[str, int] = {}
         self._tied: set[int] = set()
         self._base = _Part()
         self._lower = self._upper = np.empty(0)
@@ -294,10 +300,8 @@ class _Reading:
         for found in choices:
             parts = _product(parts, found)
         possible = [part for part in parts if part.possible]
-        if not possible:
-            raise InputError("the query can hold for no network: its constants contradict each other")
         kept = [part for part in possible if not self._outside(part)]
-        if not kept:
+        if possible and not kept:
             raise InputError("the query's box of inputs is empty: some lower bound is above its upper bound")
         for place, (low, high) in enumerate(zip(self._lower, self._upper, strict=True)):
             if not (isfinite(low) and isfinite(high)) and not all(self._bounded(part, place) for part in kept):
@@ -390,15 +394,22 @@ class _Reading:
         factors, constant = _sum(one, other, -1.0), first - second
         if not isfinite(constant) or not all(map(isfinite, factors.values())):
             raise InputError(f"the query's {shown(form)} has a number that is not finite")
+        if not factors:
+            return _Part(possible=self._true(word, form))
         own = [place for place in factors if place < self._all_inputs]
         if not own:
-            return _output(word, (factors, constant))
+            return _Part(rows=_rows(word, (factors, constant)))
         if len(own) == 1 and len(factors) == 1:
             return self._bound(word, own[0], factors[own[0]], constant)
         if self._is_tie(word, factors, constant) and top:
             self._tied.add(min(own))
             return _Part()
         raise InputError(f"the query's {shown(form)} has several variables and an input; inputs are bounded one by one")
+
+    def _true(self, word: str, form: list[Expression]) -> bool:
+        """Whether a comparison whose variables cancel out holds: in exact arithmetic, for nothing checks it again."""
+        (_, one), (_, other) = self._linear(form[1], exact=True), self._linear(form[2], exact=True)
+        return {">=": one >= other, "<=": one <= other}.get(word, one == other)
 
     def _bound(self, word: str, place: int, factor: float, constant: float) -> _Part:
         """``factor * x + constant`` compared with 0, as a bound of the input."""
@@ -416,14 +427,15 @@ class _Reading:
         (one, a), (other, b) = sorted(factors.items())
         return other < self._all_inputs and other - one == self._inputs and a == -b
 
-    def _linear(self, form: Expression) -> Linear:
+    def _linear(self, form: Expression, *, exact: bool = False) -> Linear:
+        """Return a linear function in float64, or in fractions (which behave as floats do)."""
         if isinstance(form, str):
             if (value := number(form)) is not None:
-                return {}, value
+                return {}, _exact(form, value) if exact else value
             if form.lstrip("+-").lower() in ("nan", "inf", "infinity"):
                 raise InputError(f"the query has {shown(form)}, which is not a finite number")
             return {self._place(form): 1.0}, 0.0
-        word, parts = (form[0], [self._linear(part) for part in form[1:]]) if form else ("", [])
+        word, parts = (form[0], [self._linear(part, exact=exact) for part in form[1:]]) if form else ("", [])
         if word == "+" and parts:
             total = parts[0]
             for factors, constant in parts[1:]:
@@ -447,6 +459,12 @@ class _Reading:
         raise InputError(f"the query's {shown(form)} is no sum, difference or product, so it is not linear")
 
     def _place(self, variable: str) -> int:
+        """Return the number of a variable."""
+        if variable not in self._numbers:
+            self._numbers[variable] = self._looked_up(variable)
+        return self._numbers[variable]
+
+    def _looked_up(self, variable: str) -> int:
         name, index = indexed(variable)
         if name not in self._places:
             raise InputError(f"the query speaks of {shown(variable)}, which it does not declare")
@@ -466,6 +484,12 @@ class _Reading:
         return f"{name}[{','.join(str(int(at)) for at in np.unravel_index(place, shape))}]"
 
 
+def _exact(text: str, value: float) -> Any:
+    """Return the number of a text as a fraction; one with an exponent of many digits, as float64 has it."""
+    exponent = text.lower().partition("e")[2]
+    return Fraction(text) if len(exponent) < _LONGEST_EXPONENT else Fraction(value)
+
+
 def _sum(one: Mapping[int, float], other: Mapping[int, float], sign: float) -> dict[int, float]:
     total = dict(one)
     for place, factor in other.items():
@@ -473,14 +497,10 @@ def _sum(one: Mapping[int, float], other: Mapping[int, float], sign: float) -> d
     return {place: factor for place, factor in total.items() if factor}
 
 
-def _output(word: str, row: Linear) -> _Part:
-    """``row`` compared with 0, as rows that must be at least 0; one without variables is true or false."""
-    factors, constant = row
-    negated = {place: -factor for place, factor in factors.items()}, -constant
-    rows = {">=": (row,), "<=": (negated,)}.get(word, (row, negated))
-    if factors:
-        return _Part(rows=rows)
-    return _Part(possible=all(value >= 0 for _, value in rows))
+def _rows(word: str, row: Linear) -> tuple[Linear, ...]:
+    """``row`` compared with 0, as rows that must be at least 0."""
+    negated = {place: -factor for place, factor in row[0].items()}, -row[1]
+    return {">=": (row,), "<=": (negated,)}.get(word, (row, negated))
 
 
 def _outwards(lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:

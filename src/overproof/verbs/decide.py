@@ -64,8 +64,8 @@ def decide_named(networks: Files, query: str | Path, name: str, asked_for: Decis
         _check_equal(read, files)
     except InputError as problem:
         raise InputError(f"{place}: {problem}") from problem
-    subject = _subject(files, asked, asked_for.seed)
-    answer = _answered(subject, asked, asked_for, started)
+    subject = _subject(files, asked, asked_for.seed) if asked.cases else _Subject(files, None, None, None)
+    answer = _answered(subject, asked, asked_for, started) if asked.cases else Answer("unsat")
     witness, result = None, answer.decision
     if answer.decision == "sat":
         assert answer.witness is not None and answer.case is not None
