@@ -226,6 +226,24 @@ class TestPair:
         text = margin_gap(X, 0, 3, 0.1, 0.5)
         assert asked({"t": self.TEACHER, "s": flat}, text)["result"] == "unsat"
 
+    def test_files_whose_axes_lie_differently_are_searched(self, asked):
+        """One transposes its input and the other does not: no common order has bounds, and both are searched."""
+        moved = [node("Transpose", "x", out="t", perm=[0, 3, 1, 2]), node("Conv", "t", "k", out="c")]
+        last = [node("Flatten", "c", out="f"), node("Gemm", "f", "w", "b", out="y")]
+        one = file([*moved, *last], {"k": drawn(2, 2, 1, 1)} | head(4, 2), sizes=(2, 1, 2), classes=2)
+        other = file([node("Conv", "x", "k", out="c"), *last], {"k": drawn(2, 2, 1, 1)} | head(4, 2),
+                     sizes=(2, 1, 2), classes=2)  # fmt: skip
+        nets = [f"(declare-network {n} (declare-input X{n} float32 [1,2,1,2]) (declare-output Y{n} float32 [1,2]))"
+                for n in "ab"]  # fmt: skip
+        lines = [f"(assert (>= Xa[0,{i},0,{j}] -1.0))(assert (<= Xa[0,{i},0,{j}] 1.0))"
+                 f"(assert (== Xa[0,{i},0,{j}] Xb[0,{i},0,{j}]))" for i in (0, 1) for j in (0, 1)]  # fmt: skip
+        text = "\n".join(["(vnnlib-version <2.0>)", *nets, *lines, "(assert (>= (- Ya[0,0] Yb[0,0]) 0.01))"])
+        found = asked({"a": one, "b": other}, text)
+        assert found["result"] == "sat" and "permute" in found["notes"][0]
+        inputs, outputs = confirmed(found, text, [("Xa[", "Ya[", (1, 2, 1, 2)), ("Xb[", "Yb[", (1, 2, 1, 2))])
+        assert (inputs["Xa"] == inputs["Xb"]).all() and outputs["Ya"][0] - outputs["Yb"][0] >= 0.01
+        assert asked({"a": other, "b": other}, text)["result"] == "unsat"
+
     def test_what_the_standards_parser_does_not_take(self, asked):
         bad = margin_gap(X, 0, 3, 0.1, 0.5).replace("Y_student[0,2]", "Y_student[0,3]")
         with pytest.raises(InputError, match=r"q\.vnnlib: not a VNN-LIB 2\.0 query \("):

@@ -18,6 +18,7 @@ _SLACK = 1e-6  # share by which rounding a point to float32 may take it beyond a
 _TOKEN = re.compile(r"\(|\)|[^\s()\[\]]*\[[^()\[\]]*\]|[^\s()]+")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _INDEXED = re.compile(r"([A-Za-z]\w*)\[([\d,\s]*)\]")
+_DEEPEST = 200  # of forms inside each other; parsers of others end the process at some depth
 _DECLARATIONS = ("declare-const", "declare-fun", "declare-network")
 _SILENT = ("vnnlib-version", "set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
 _COMPARISONS: Mapping[str, Callable[[float, float, float], bool]] = {
@@ -74,10 +75,15 @@ class Query:
 
 
 def forms(text: str) -> list[Expression]:
-    """Return the top-level S-expressions of a text, comments left out; raise ``InputError`` for unbalanced ones."""
+    """Return the top-level S-expressions of a text, comments left out.
+
+    Raises ``InputError`` for unbalanced ones, and for very deep ones.
+    """
     stack: list[list[Expression]] = [[]]
     for token in _tokens(text):
         if token == "(":
+            if len(stack) > _DEEPEST:
+                raise InputError("the query: not readable as VNN-LIB (nested too deeply)")
             stack.append([])
         elif token.startswith("[") and stack[-1] and isinstance(stack[-1][-1], str):
             stack[-1][-1] += token  # ``X [0,3]`` is ``X[0,3]``

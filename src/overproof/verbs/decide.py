@@ -35,7 +35,7 @@ from overproof.wording import one_line
 
 _MOST_TEXT = 1 << 27  # bytes of a query
 _TRIED = 4  # points of its boxes at which a file and its torch network are compared
-_LONGEST = 100  # letters of a file's name in the name of a counter-example
+_LONGEST = 60  # bytes of a file's name in the name of a counter-example
 
 Files = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 """A file; two; or files by the names of the query's networks, the only one of a 1.0 query by an empty name."""
@@ -92,7 +92,7 @@ def decide_named(networks: Files, query: str | Path, name: str, asked_for: Decis
 def witness_name(networks: Sequence[Path], query: Path) -> str:
     """Return the name of a counter-example's file, without its end: those of the networks and of the query."""
     stems = [place.name.removesuffix(".gz").rpartition(".")[0] or place.name for place in (*networks, query)]
-    return "_".join(stem[:_LONGEST] for stem in stems)[: 2 * _LONGEST]
+    return "_".join(stem.encode(errors="replace")[:_LONGEST].decode(errors="ignore") for stem in stems[-3:])
 
 
 def read_query(place: Path) -> Query:
