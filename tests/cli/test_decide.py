@@ -47,8 +47,11 @@ class TestQuery:
             (["unsat.vnnlib", "--query", "unsat.vnnlib"], "unsat.vnnlib: not readable as an ONNX file"),
             (["net.onnx", "net.onnx", "--query", "unsat.vnnlib"], "about one network, and 2 are given"),
             (["net.onnx", "--query", "unsat.vnnlib", "--seconds", "0"], "seconds must be above 0, got 0"),
-            (["net.onnx", "--query", "unsat.vnnlib", "--eps", "0.1"], "--eps says nothing to --query; leave it out"),
-            (["net.onnx", "--query", "unsat.vnnlib", "--resume"], "--resume says nothing to --query; leave it out"),
+            (
+                ["net.onnx", "--query", "unsat.vnnlib", "--eps", "0.1"],
+                "--eps has no meaning with --query; leave it out",
+            ),
+            (["net.onnx", "--query", "unsat.vnnlib", "--resume"], "--resume has no meaning with --query"),
             (["--query", "unsat.vnnlib"], "say which ONNX file the query is about"),
         ],
     )
@@ -101,9 +104,9 @@ class TestInstances:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["net.onnx"], "net.onnx says nothing to --instances; leave it out"),
-            (["--query", "sat.vnnlib"], "--query says nothing to --instances; leave it out"),
-            (["--teacher", "net.onnx"], "--teacher says nothing to --instances; leave it out"),
+            (["net.onnx"], "net.onnx has no meaning with --instances; leave it out"),
+            (["--query", "sat.vnnlib"], "--query has no meaning with --instances; leave it out"),
+            (["--teacher", "net.onnx"], "--teacher has no meaning with --instances; leave it out"),
             (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         ],
     )

@@ -64,4 +64,4 @@ def decide_instances(
 
 def _refuse(unfit: Sequence[str], what: str) -> None:
     if unfit:
-        raise InputError(f"{unfit[0]} says nothing to {what}; leave it out")
+        raise InputError(f"{unfit[0]} has no meaning with {what}; leave it out")

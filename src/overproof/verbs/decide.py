@@ -36,6 +36,8 @@ from overproof.wording import one_line
 _MOST_TEXT = 1 << 27  # bytes of a query
 _TRIED = 4  # points of its boxes at which a file and its torch network are compared
 _LONGEST = 60  # bytes of a file's name in the name of a counter-example
+_SEARCHED = "nothing can be proved, only a counter-example searched for"
+_ASKED = f"{_SEARCHED}, without gradients"
 
 Files = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 """A file; two; or files by the names of the query's networks, the only one of a 1.0 query by an empty name."""
@@ -191,8 +193,14 @@ def _subject(files: Sequence[RawFile], asked: Property, seed: int) -> _Subject:
         for file in searched:
             form, graph, note = _followed(file, tried, flat=flat)
             if form is None:
-                return _Subject(files, None, None, None, (*notes, f"{file.where}: {note}; it is only asked"))
-            notes += [f"{file.where}: {note}; nothing is proved of it"] if note else []
+                return _Subject(
+                    files,
+                    None,
+                    None,
+                    None,
+                    (*notes, f"{file.where}: {note}; {_ASKED}"),
+                )
+            notes += [f"{file.where}: {note}; {_SEARCHED}"] if note else []
             forms.append((form, graph))
         (first, graph), (second, other) = forms[0], forms[-1]
         if first.axes != second.axes or first.sizes != second.sizes:
