@@ -1,5 +1,7 @@
 """What a verifier prints: the decision on the last line, whatever happens."""
 
+import json
+
 import pytest
 from tests.models.onnx_files import chain, file
 from tests.verbs.small_queries import IDENTITY, NET, query
@@ -23,6 +25,11 @@ class TestQuery:
         code, out, err = run_cli("certify", "net.onnx", "--query", "unsat.vnnlib", "--seconds", "60")
         first, last = out.splitlines()
         assert (code, err, last) == (0, "", "unsat") and first.startswith("net.onnx; unsat.vnnlib; cases 1; ")
+
+    def test_in_float64(self, folder, run_cli):
+        words = ["net.onnx", "--query", "unsat.vnnlib", "--precision", "float64"]
+        code, out, err = run_cli("certify", *words)
+        assert (code, err, out.splitlines()[-1]) == (0, "", "unsat")
 
     def test_sat_with_its_witness(self, folder, run_cli):
         code, out, err = run_cli("certify", "net.onnx", "--query", "sat.vnnlib", "--out", "found", "--seed", "3")
@@ -86,6 +93,7 @@ class TestInstances:
     def test_a_line_each_and_a_table(self, folder, run_cli):
         code, out, err = run_cli("certify", "--instances", "instances.csv", "--jobs", "2", "--seconds", "50")
         assert (code, err) == (0, "")
+        assert json.loads((folder / "results.json").read_text())["precision"] == "float32"
         lines = out.splitlines()
         assert len(lines) == 3 and lines[0].startswith("1/2 net.onnx, ") and lines[1].startswith("2/2 net.onnx, ")
         assert lines[2].startswith("sat 1, unsat 1, unknown 0, error 0; ") and lines[2].endswith("; results.csv")
@@ -118,6 +126,7 @@ def test_without_a_query_its_words_are_refused(folder, run_cli):
     for words, said in (
         ([], "Missing argument 'RUN'."),
         (["net.onnx", "other.onnx"], "'other.onnx' is for --query and --instances."),
+        (["net.onnx", "--precision", "float64"], "--precision is for --query and --instances."),
         (["net.onnx", "--jobs", "2"], "--jobs is for --query and --instances."),
     ):
         code, out, err = run_cli("certify", *words)

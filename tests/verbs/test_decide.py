@@ -92,6 +92,24 @@ class TestOne:
         assert float(asking["cases"][0].lower[0]) < 0.1 and asking["seed"] == 3 and 0 < asking["seconds"] < 7
         assert not asking["edge"]  # the least float32 inside the box is above 0.1
 
+    @pytest.mark.parametrize("precision", ["float32", "float64"])
+    def test_bounds_are_in_the_precision_that_is_asked_for(self, asked, monkeypatch, precision):
+        asking, search = [], room.verify
+
+        def seen(network, graph, cases, **how):
+            part = graph.nodes[-1].operator
+            asking.extend([part.weight.dtype, part.bias.dtype, next(network.parameters()).dtype])
+            return search(network, graph, cases, **how)
+
+        monkeypatch.setattr(room, "verify", seen)
+        assert asked(NET, query("(assert (>= Y_0 3.5))"), precision=precision)["result"] == "unsat"
+        assert asking == [getattr(torch, precision)] * 2 + [torch.float32]
+        pair = {"t": TestPair.TEACHER, "s": TestPair.TEACHER}
+        monkeypatch.setattr(room, "verify", search)
+        assert asked(pair, margin_gap(X, 0, 3, 0.1, 0.5), precision=precision)["result"] == "unsat"
+        with pytest.raises(InputError, match=r"^precision is float32 or float64, got 'half'$"):
+            asked(NET, query(""), precision="half")
+
     def test_a_box_alone_has_a_counter_example(self, asked):
         found = asked(NET, query(""))
         assert found["result"] == "sat"

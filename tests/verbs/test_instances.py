@@ -132,6 +132,8 @@ class TestDeciding:
             list(deciding(three, out, resume=True, seconds=5.0))
         with pytest.raises(InputError, match=r"results are of another --seed"):
             list(deciding(three, out, resume=True, seed=1))
+        with pytest.raises(InputError, match=r"results are of another --precision"):
+            list(deciding(three, out, resume=True, precision="float64"))
         three.write_text(three.read_text() * 2)
         with pytest.raises(InputError, match=r"results are of other instances"):
             list(deciding(three, out, resume=True))

@@ -8,7 +8,16 @@ from rich.table import Table as Grid
 
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable
 from overproof.cli.decide import decide_instances, decide_query
-from overproof.cli.options import SOURCE, BoundName, ClassesByPosition, Data, Device, NormName, TrustCode
+from overproof.cli.options import (
+    SOURCE,
+    BoundName,
+    BoundPrecision,
+    ClassesByPosition,
+    Data,
+    Device,
+    NormName,
+    TrustCode,
+)
 from overproof.cli.progress import show_course
 
 if TYPE_CHECKING:
@@ -42,6 +51,9 @@ def certify(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted certification.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
+    precision: Annotated[
+        BoundPrecision, typer.Option(help="With --query and --instances: the arithmetic of bounds.")
+    ] = BoundPrecision.float32,
     device: Device = "auto",
     trust_code: TrustCode = False,
 ) -> None:
@@ -71,7 +83,7 @@ def certify(
         where, unfit = out or Path(), [name for name, given in strange.items() if given]
         if instances is None:
             unfit += [name for name, given in {"--jobs": jobs is not None, "--resume": resume}.items() if given]
-            decide_query(networks, query, unfit, seconds=seconds, seed=seed, out=where)
+            decide_query(networks, query, unfit, seconds=seconds, seed=seed, precision=precision.value, out=where)
         else:
             decide_instances(
                 [*networks, *unfit, *(["--query"] if query is not None else [])],
@@ -80,14 +92,16 @@ def certify(
                 jobs=1 if jobs is None else jobs,
                 seconds=seconds,
                 seed=seed,
+                precision=precision.value,
                 resume=resume,
                 overwrite=overwrite,
             )
         return
     if run is None:
         raise typer.BadParameter("Missing argument 'RUN'.")
-    if other is not None or jobs is not None:
-        given = repr(other) if jobs is None else "--jobs"
+    wide = precision is not BoundPrecision.float32
+    if other is not None or jobs is not None or wide:
+        given = "--jobs" if jobs is not None else repr(other) if other is not None else "--precision"
         raise typer.BadParameter(f"{given} is for --query and --instances.")
     from overproof.results import CERTIFICATE
     from overproof.verbs.certify import certifying

@@ -3,13 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from overproof.cli.console import say, stoppable, warn
 from overproof.errors import InputError
 
 
 def decide_query(
-    networks: Sequence[str], query: Path | None, unfit: Sequence[str], *, seconds: float | None, seed: int, out: Path
+    networks: Sequence[str],
+    query: Path | None,
+    unfit: Sequence[str],
+    *,
+    seconds: float | None,
+    seed: int,
+    precision: Literal["float32", "float64"],
+    out: Path,
 ) -> None:
     """Print the decision of one query on the last line, ``error`` where there is none; refuse ``unfit`` options."""
     try:
@@ -20,7 +28,8 @@ def decide_query(
 
         assert query is not None
         with stoppable("no query was decided"):
-            found = decide(networks, query, seconds=60.0 if seconds is None else seconds, seed=seed, out=out)
+            limit = 60.0 if seconds is None else seconds
+            found = decide(networks, query, seconds=limit, seed=seed, precision=precision, out=out)
         for note in found["notes"]:
             warn(note)
         say(f"{' and '.join(found['networks'])}; {found['query']}; cases {found['cases']}; {found['seconds']:.1f} s")
@@ -40,6 +49,7 @@ def decide_instances(
     jobs: int,
     seconds: float | None,
     seed: int,
+    precision: Literal["float32", "float64"],
     resume: bool,
     overwrite: bool,
 ) -> None:
@@ -49,9 +59,17 @@ def decide_instances(
 
     counts, took = Counter[str](), 0.0
     with stoppable("finished instances are kept, continue with --resume"):
-        for ended in deciding(
-            instances, out, jobs=jobs, seconds=seconds, seed=seed, resume=resume, overwrite=overwrite
-        ):
+        course = deciding(
+            instances,
+            out,
+            jobs=jobs,
+            seconds=seconds,
+            seed=seed,
+            precision=precision,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        for ended in course:
             network, query, _ = ended.instance.cells
             say(f"{ended.done}/{ended.total} {network}, {query}: {ended.result}, {ended.seconds:.1f} s")
             for note in ended.notes:

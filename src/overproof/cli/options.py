@@ -24,6 +24,13 @@ class BoundName(StrEnum):
     splitting = "split"
 
 
+class BoundPrecision(StrEnum):
+    """The arithmetics of bounds, as an option."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
 class PrecisionName(StrEnum):
     """The arithmetics, as an option."""
 

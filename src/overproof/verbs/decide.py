@@ -1,6 +1,7 @@
 """``certify --query``: decides a VNN-LIB query about an ONNX file, or about two, as a verifier of VNN-COMP does."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -66,7 +67,7 @@ def decide_named(networks: Files, query: str | Path, name: str, asked_for: Decis
         _check_equal(read, files)
     except InputError as problem:
         raise InputError(f"{place}: {problem}") from problem
-    subject = _subject(files, asked, asked_for.seed) if asked.cases else _Subject(files, None, None, None)
+    subject = _subject(files, asked, asked_for) if asked.cases else _Subject(files, None, None, None)
     answer = _answered(subject, asked, asked_for, started) if asked.cases else Answer("unsat")
     witness, result = None, answer.decision
     if answer.decision == "sat":
@@ -183,15 +184,15 @@ class _Pair(nn.Module):
         return torch.cat([self.first(x), self.second(x)], dim=1)
 
 
-def _subject(files: Sequence[RawFile], asked: Property, seed: int) -> _Subject:
+def _subject(files: Sequence[RawFile], asked: Property, asked_for: Decision) -> _Subject:
     """Return what is searched. What has no form in torch, or no bounds, is named in its notes."""
-    tried = _points(asked, seed)
+    tried = _points(asked, asked_for.seed)
     searched, said = _without_softmax(files, asked)
     found: _Subject | None = None
     for flat in (False, True) if len(files) == 2 else (False,):
         forms, notes = [], list(said)
         for file in searched:
-            form, graph, note = _followed(file, tried, flat=flat)
+            form, graph, note = _followed(file, tried, flat=flat, dtype=getattr(torch, asked_for.precision))
             if form is None:
                 return _Subject(
                     files,
@@ -231,7 +232,9 @@ def _without_softmax(files: Sequence[RawFile], asked: Property) -> tuple[Sequenc
     return found, notes
 
 
-def _followed(file: RawFile, tried: Tensor, *, flat: bool) -> tuple[RawNetwork | None, Graph | None, str]:
+def _followed(
+    file: RawFile, tried: Tensor, *, flat: bool, dtype: torch.dtype
+) -> tuple[RawNetwork | None, Graph | None, str]:
     """Return a file's torch network, and its graph where bounds can follow it; else why not."""
     first, problem = None, ""
     try:
@@ -239,7 +242,8 @@ def _followed(file: RawFile, tried: Tensor, *, flat: bool) -> tuple[RawNetwork |
             first = first or form
             try:
                 check_weights(form.module, where="its torch network")
-                return form, trace(form.module, form.shape).graph(), ""
+                # Converted before it is read: what is folded together is folded in that precision.
+                return form, trace(deepcopy(form.module).to(dtype), form.shape).graph(), ""
             except InputError as refused:
                 problem = problem or str(refused)
     except Unconverted as refused:

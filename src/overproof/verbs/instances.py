@@ -26,7 +26,7 @@ from overproof.files import make_folder, write_atomically
 from overproof.locking import exclusive
 from overproof.reading import exists, is_file, parsing, read_bytes, read_object, read_text
 from overproof.verbs.decide import decide_named, witness_name
-from overproof.verbs.options import Decision
+from overproof.verbs.options import BoundPrecision, Decision
 from overproof.verbs.workers import Task, Worker, cores
 from overproof.wording import one_line
 
@@ -122,6 +122,7 @@ def deciding(
     jobs: int = 1,
     seconds: float | None = None,
     seed: int = 0,
+    precision: BoundPrecision = "float32",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Generator[Ended, None, None]:
@@ -133,10 +134,12 @@ def deciding(
     """
     if jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
-    Decision(seconds=60.0 if seconds is None else seconds)  # which says what is wrong with the number
+    Decision(seconds=60.0 if seconds is None else seconds, precision=precision)  # which says what is wrong with them
     instances = read_instances(file)
     digest = sha256(read_bytes(file)).hexdigest()
-    asked = {"schema": SCHEMA, "instances": str(file), "sha256": digest, "seconds": seconds, "seed": seed}
+    asked = {"schema": SCHEMA, "instances": str(file), "sha256": digest}
+    how: dict[str, Any] = {"seconds": seconds, "seed": seed, "precision": precision}
+    asked |= how
     done = _earlier(out, asked, instances, overwrite=overwrite) if resume else _nothing(out, overwrite=overwrite)
     with exclusive(out, "decide"):
         make_folder(out)
@@ -145,7 +148,7 @@ def deciding(
         write_atomically(out / RESULTS, _lines([COLUMNS, *done]).encode())
         waiting = _left(instances, done)
         count = len(instances) - len(waiting)
-        with closing(_performed(waiting, jobs, out, seconds, seed)) as course:
+        with closing(_performed(waiting, jobs, out, **how)) as course:
             for instance, result, took, notes in course:
                 count += 1
                 with (out / RESULTS).open("a", newline="") as table:
@@ -156,9 +159,9 @@ def deciding(
                 yield ended
 
 
-def work(networks: dict[str, str], query: str, witness: str, seconds: float, seed: int, out: str) -> dict[str, Any]:
+def work(networks: dict[str, str], query: str, witness: str, **options: Any) -> dict[str, Any]:
     """Decide one instance, in a process that serves this function."""
-    return decide_named(networks, query, witness, Decision(seconds=seconds, seed=seed, out=out))
+    return decide_named(networks, query, witness, Decision(**options))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -219,8 +222,9 @@ def _earlier(
     if not exists(out / RESULTS):
         return []
     before = read_object(out / ASKED)
-    for name, what in (("sha256", "other instances"), ("seconds", "another --seconds"), ("seed", "another --seed")):
+    for name in ("sha256", "seconds", "seed", "precision"):
         if before.get(name) != asked[name]:
+            what = "other instances" if name == "sha256" else f"another --{name}"
             raise InputError(f"{out / RESULTS}: its results are of {what}; choose another --out, or --overwrite")
     text = read_text(out / RESULTS, limit=_MOST_TEXT)
     whole = text[: text.rfind("\n") + 1]  # a crash may leave half a line
@@ -266,7 +270,7 @@ class _Job:
 
 
 def _performed(
-    instances: Sequence[Instance], jobs: int, out: Path, seconds: float | None, seed: int
+    instances: Sequence[Instance], jobs: int, out: Path, *, seconds: float | None, **options: Any
 ) -> Generator[tuple[Instance, str, float, tuple[str, ...]], None, None]:
     """Yield each instance with its result, its seconds and notes. A process that ends is one error, and replaced."""
     waiting, busy = list(instances)[::-1], dict[IO[str], _Job]()
@@ -282,7 +286,7 @@ def _performed(
                     "query": str(instance.query),
                     "witness": instance.witness,
                     "seconds": limit,
-                    "seed": seed,
+                    **options,
                     "out": str(out),
                 }
                 if not idle:

@@ -74,11 +74,16 @@ class CertifyOptions(TypedDict, total=False):
     trust_code: bool
 
 
+BoundPrecision = Literal["float32", "float64"]
+"""The arithmetic of bounds."""
+
+
 class DecideOptions(TypedDict, total=False):
     """Options of ``overproof.decide``, see ``Decision``."""
 
     seconds: float
     seed: int
+    precision: BoundPrecision
     out: Path | str
 
 
@@ -195,17 +200,20 @@ class Certification:
 class Decision:
     """The options of deciding a query.
 
-    ``seconds`` is the time of the whole, above 0; ``out`` the folder that a counter-example is written to. Raises
-    ``InputError``.
+    ``seconds`` is the time of everything, above 0; ``precision`` that in which bounds are computed; ``out`` the folder
+    that a counter-example is written to. Raises ``InputError``.
     """
 
     seconds: float = 60.0
     seed: int = 0
+    precision: BoundPrecision = "float32"
     out: Path | str = "."
 
     def __post_init__(self) -> None:
         if not (isfinite(self.seconds) and self.seconds > 0):
             raise InputError(f"seconds must be above 0, got {self.seconds:g}")
+        if self.precision not in ("float32", "float64"):
+            raise InputError(f"precision is float32 or float64, got {self.precision!r}")
 
 
 _OF_THE_MOMENT = ("resume", "overwrite", "out")
