@@ -164,7 +164,10 @@ def _limits(evaluation: Facts | None, certificate: Facts | None) -> Iterator[str
     if certificate is None:
         limits.append("Nothing is proved about it.")
     else:
-        limits.append("A proof holds for the float32 network in this repository, not for a converted one.")
+        limits.append(
+            "A proof is about the network of this repository in exact arithmetic: how a device rounds, and a converted "
+            "file, are not part of it."
+        )
     yield "\n".join(f"* {limit}" for limit in limits) + "\n"
 
 
