@@ -235,19 +235,24 @@ def _without_softmax(files: Sequence[RawFile], asked: Property) -> tuple[Sequenc
 def _followed(
     file: RawFile, tried: Tensor, *, flat: bool, dtype: torch.dtype
 ) -> tuple[RawNetwork | None, Graph | None, str]:
-    """Return a file's torch network, and its graph where bounds can follow it; else why not."""
-    first, problem = None, ""
+    """Return a file's torch network, and its graph where bounds can follow it; else why not.
+
+    Of several orders of its input's axes it is the one with the shortest graph, in which least is transposed.
+    """
+    first, problem, followed = None, "", list[tuple[RawNetwork, Graph]]()
     try:
         for form in raw_networks(file, tried, flat=flat):
             first = first or form
             try:
                 check_weights(form.module, where="its torch network")
                 # Converted before it is read: what is folded together is folded in that precision.
-                return form, trace(deepcopy(form.module).to(dtype), form.shape).graph(), ""
+                followed.append((form, trace(deepcopy(form.module).to(dtype), form.shape).graph()))
             except InputError as refused:
                 problem = problem or str(refused)
     except Unconverted as refused:
         problem = one_line(str(refused), 300)
+    if followed:
+        return *min(followed, key=lambda found: len(found[1].nodes)), ""
     return first, None, problem
 
 
