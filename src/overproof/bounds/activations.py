@@ -59,7 +59,7 @@ class ReLU(Activation):
         above = rows.weight - below
         upper = rows.values(chord)
         lower = rows.values(self.slope(x)) if slope is None else self._held(slope, rows, x)
-        rows = rows.plus((above * rows.values(shift)).flatten(1).sum(dim=1))
+        rows = rows.plus(rows.with_weight(above).dot(shift))
         return [rows.with_weight(below * lower + above * upper)]
 
     def slope(self, before: Bounds) -> Tensor:

@@ -27,6 +27,9 @@ METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
 """In the order of their tightness and cost."""
 
 
+_ALONE = 64  # rows of an example that are bounded apart from those of others
+
+
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take.
@@ -156,12 +159,28 @@ def by_interval(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: 
     return torch.stack(parts).sum(dim=0)
 
 
+def _one_by_one(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
+    """Return the same example by example: rows of one example share the layers, which need not be copied for each."""
+    sides, count = [], len(wanted)
+    for place in range(count):
+        one = slice(place, place + 1)
+        now = monotonic()
+        # An example that would take longer than its share is told before the others are begun.
+        share = means if means.until == inf else replace(means, until=now + (means.until - now) / (count - place))
+        alone = [each.at(one) for each in layers]
+        sides.append(_refined(graph, number, wanted[one], alone, region.at(one), share))
+    lower, upper = (torch.cat(side) for side in zip(*sides, strict=True))
+    return Bounds(lower, upper)
+
+
 def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
     """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows."""
     before = layers[number]
     index = wanted.nonzero()
     if not len(index):
         return before
+    if len(wanted) > 1 and len(index) > _ALONE * len(wanted):
+        return _one_by_one(graph, number, wanted, layers, region, means)
     sides = []
     size, most = 2 * _size(graph), max(1, _most(graph, before.lower, means) // 2) if means.until < inf else len(index)
     untimed = replace(means, until=inf)

@@ -23,7 +23,7 @@ class Bounds(NamedTuple):
         """Half the width, of the bounds' shape."""
         return (self.upper - self.lower) / 2
 
-    def at(self, index: Tensor) -> "Bounds":
+    def at(self, index: Tensor | slice) -> "Bounds":
         """Return the bounds of the examples at ``index``."""
         return Bounds(self.lower[index], self.upper[index])
 
@@ -56,7 +56,7 @@ class Region:
     def __len__(self) -> int:
         return len(self.box.lower)
 
-    def at(self, index: Tensor) -> "Region":
+    def at(self, index: Tensor | slice) -> "Region":
         """Return the region of the examples at ``index``."""
         return Region(self.box.at(index), None if self.centre is None else self.centre[index], self.eps)
 

@@ -6,6 +6,7 @@ the whole feature map: the cost of bounding a convolution's output by its input 
 """
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Self
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from overproof.bounds.region import Region
 
 Pair = tuple[int, int]
+_WINDOWS = 1.0  # windows of a map that may be made for each row
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,13 @@ class Rows:
         room = _overhang(above, height, layer.shape[-2]), _overhang(before, width, layer.shape[-1])
         padded = F.pad(layer, (room[1], room[1], room[0], room[0])) if any(room) else layer
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view, [N, C, H', W', h, w]
-        return windows.transpose(1, 2).transpose(2, 3)[example, above + room[0], before + room[1]]
+        windows = windows.transpose(1, 2).transpose(2, 3)
+        down, across = above + room[0], before + room[1]
+        if prod(windows.shape[:3]) > _WINDOWS * len(example):
+            return windows[example, down, across]
+        # Many rows share a window: all are made once, and then taken in one piece each.
+        place = (example * windows.shape[1] + down) * windows.shape[2] + across
+        return windows.flatten(0, 2).index_select(0, place)
 
     def dense(self, shape: tuple[int, ...]) -> Self:
         """Return the same rows with weights on the whole map ``shape`` = (C, H, W)."""
