@@ -1,7 +1,7 @@
 """What each step of a network's course is: operators added to the draft of a graph, or a refusal in a sentence."""
 
 from collections.abc import Callable, Sequence
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any, NoReturn
 
 import torch
@@ -157,7 +157,10 @@ class Reader:
             return [Concatenate()]
         layers = list(dict.fromkeys(sources))
         constant = name in JOINING and not whole
-        constant = constant or (padding and self._filling(node, module) != 0)
+        filling = self._filling(node, module) if padding else 0.0
+        if not isfinite(filling):
+            raise NoBoundsError("padding with infinity")
+        constant = constant or filling != 0
         found = self._moved(node, 0, layers, self._run(node, layers, module, elsewhere=True))
         if not constant:
             made = tuple(self._taken(move, layers) for move in found)
