@@ -9,6 +9,7 @@ from torch import nn
 from overproof.attacks.pgd import PGD
 from overproof.bounds.compute import compute_bounds
 from overproof.errors import InputError
+from overproof.evaluation.proofs import certify
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
@@ -116,3 +117,26 @@ def test_what_cannot_be_bounded_is_one_sentence(x):
         with pytest.raises(InputError, match=sentence) as found:
             compute_bounds(*words, **{"eps": "1/255", **options})
         assert "\n" not in str(found.value)
+
+
+class Quotient(nn.Module):
+    """One over what may be zero within a large region."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.last = nn.Linear(16, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(1 / self.head(x.flatten(1)))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown", "alpha-crown"])
+def test_bounds_are_infinite_where_nothing_is_known_and_prove_nothing(method):
+    torch.manual_seed(0)
+    model = Quotient().double().eval()
+    images = torch.rand(2, 1, 4, 4).double()
+    lower, upper = compute_bounds(model, images, eps=0.5, method=method)
+    assert (lower == -torch.inf).all() and (upper == torch.inf).all()
+    single = model.float()
+    result = certify(single, images.float(), single(images.float()).argmax(dim=1), eps=0.5, seconds=0.5)
+    assert "verified" not in result.verdicts

@@ -1,7 +1,7 @@
 """Bounds of a network's logits around images, in one call."""
 
 from contextlib import nullcontext
-from math import prod
+from math import inf, prod
 from typing import Literal
 
 import torch
@@ -31,7 +31,8 @@ def compute_bounds(
     ``l2``) within [0, 1]. Methods, looser and faster ones first: ``ibp`` (Gowal et al. 2018), ``crown-ibp`` (Zhang et
     al. 2020), ``crown`` (Zhang et al. 2018), ``alpha-crown`` (Xu et al. 2021). The model is bounded as it is in eval
     mode, and its modes are given back. With ``ibp`` and ``crown-ibp`` gradients flow to the weights, as through the
-    model itself. The bounds are computed in the precision of the weights and are exact but for its rounding.
+    model itself. The bounds are computed in the precision of the weights and are exact but for its rounding; infinite
+    where nothing is known, as of a quotient by what may be 0.
 
     Raises ``InputError`` in one sentence, for a layer without bounds with its name.
     """
@@ -53,8 +54,9 @@ def compute_bounds(
             spec = logits(len(part), graph.classes).to(part.device)
             with nullcontext() if chosen in ("ibp", "crown_ibp") else torch.no_grad():
                 parts.append(bound(graph, region, spec, chosen))
-    lower, upper = zip(*parts, strict=True)
-    return Bounds(torch.cat(lower), torch.cat(upper))
+    lower, upper = (torch.cat(sides) for sides in zip(*parts, strict=True))
+    # Where an operator has no bounds (a quotient by what may be 0), infinities that cancel leave no number.
+    return Bounds(lower.masked_fill(lower.isnan(), -inf), upper.masked_fill(upper.isnan(), inf))
 
 
 def _graph(model: nn.Module, x: Tensor) -> Graph:
