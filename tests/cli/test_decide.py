@@ -93,7 +93,7 @@ class TestInstances:
     def test_a_line_each_and_a_table(self, folder, run_cli):
         code, out, err = run_cli("certify", "--instances", "instances.csv", "--jobs", "2", "--seconds", "50")
         assert (code, err) == (0, "")
-        assert json.loads((folder / "results.json").read_text())["precision"] == "float32"
+        assert json.loads((folder / "results.json").read_text())["precision"] == "float64"
         lines = out.splitlines()
         assert len(lines) == 3 and lines[0].startswith("1/2 net.onnx, ") and lines[1].startswith("2/2 net.onnx, ")
         assert lines[2].startswith("sat 1, unsat 1, unknown 0, error 0; ") and lines[2].endswith("; results.csv")
@@ -126,7 +126,6 @@ def test_without_a_query_its_words_are_refused(folder, run_cli):
     for words, said in (
         ([], "Missing argument 'RUN'."),
         (["net.onnx", "other.onnx"], "'other.onnx' is for --query and --instances."),
-        (["net.onnx", "--precision", "float64"], "--precision is for --query and --instances."),
         (["net.onnx", "--jobs", "2"], "--jobs is for --query and --instances."),
     ):
         code, out, err = run_cli("certify", *words)

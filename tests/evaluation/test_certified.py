@@ -77,8 +77,8 @@ def images(model, count=40, seed=1):
     return Batch(x, y)
 
 
-def plan(eps, reach="split", norm="linf", seconds=0.3):
-    return Plan(threat=Threat(norm=norm, eps=Radius(eps)), reach=reach, seconds=seconds)
+def plan(eps, reach="split", norm="linf", seconds=0.3, **others):
+    return Plan(threat=Threat(norm=norm, eps=Radius(eps)), reach=reach, seconds=seconds, **others)
 
 
 def certify(model, block, how, **options):
@@ -282,9 +282,9 @@ def test_a_split_asks_for_twice_the_slack_and_within_the_time_that_is_left(monke
     asked, slacks = [], []
     honest, judged = certified.least, certified._Cascade._split
 
-    def least(*words, enough, budget):
+    def least(*words, enough, budget, rounding):
         asked.append((enough, budget.seconds))
-        return honest(*words, enough=enough, budget=budget)
+        return honest(*words, enough=enough, budget=budget, rounding=rounding)
 
     def split(self, part):
         slacks.append((2 * float(part.slack), self._left(part.rows)))
@@ -433,3 +433,35 @@ def test_the_defaults_of_a_plan_and_its_attack():
     margins, *others = Plan().suite.attacks
     assert (margins.loss, margins.attack.steps, margins.attack.momentum) == ("margin", 20, 0.75)
     assert tuple(others) == quick(Threat()).attacks and Plan().suite.survivors
+
+
+# --- float64 ----------------------------------------------------------------------------------------------------------
+
+
+def test_in_float64_a_margin_counts_where_it_exceeds_what_rounding_can_do():
+    model = small().requires_grad_(False)
+    graph = graph_of(model, where="it").to(torch.float64)
+    region = Region.around(images(model).x.double(), 0.02)
+    layers = certified.intermediate(graph, region, certified.Means(rounding=True))
+    room, rounding = certified.proving_slack(graph, region, layers)
+    assert room.shape == (len(region),) and 0 < float(room.max()) < 1e-9
+    assert float(room.max()) == 2 * float(rounding.of[-1].max())
+    single = graph.to(torch.float32), region.to(dtype=torch.float32)
+    layers = certified.intermediate(*single, "crown")
+    assert torch.equal(certified.proving_slack(*single, layers)[0], slack(layers))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_both_precisions_prove_alike(norm):
+    model = small()
+    batch = images(model)
+    found = {
+        p: certify(model, batch, plan("0.03", seconds=30.0, norm=norm, precision=p)) for p in ("float32", "float64")
+    }
+    for name in ("verdict", "prediction"):
+        assert torch.equal(found["float32"][name], found["float64"][name])
+    assert (found["float32"]["verdict"] == VERIFIED).any()
+    room = 1e-4 * (1 + found["float64"]["lower"].abs().clamp(max=1e6))
+    stages = found["float32"]["stage"] <= STAGES.index("crown")
+    difference = (found["float32"]["lower"] - found["float64"]["lower"]).abs()
+    assert (difference <= room)[stages & found["float64"]["lower"].isfinite()].all()

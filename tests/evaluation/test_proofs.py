@@ -76,9 +76,9 @@ def test_the_generator_is_given_back(x):
 def test_bad_input_is_one_sentence(x):
     model = network()
     y = labels(model, x)
-    odd = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Sigmoid(), nn.Linear(8, 3))
+    odd = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Hardshrink(), nn.Linear(8, 3))
     for words, options, sentence in (
-        ((odd, x, y), {}, "Sigmoid"),
+        ((odd, x, y), {}, "Hardshrink"),
         ((lambda p: p, x, y), {}, "need an nn.Module"),
         ((network().half(), x.half(), y), {}, r"use model.float\(\)"),
         ((model, x, y + 3), {}, r"outside 0\.\.2"),

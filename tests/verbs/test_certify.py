@@ -296,6 +296,15 @@ def test_within_a_radius_of_zero_every_right_prediction_is_proved(run, norm):
     assert found["clean"]["passed"] == clean["passed"]
 
 
+def test_in_float64_of_one_network(run, capsys):
+    found = certify(run, examples=20, bound="crown", precision="float64")
+    plain = certify(run, examples=20, bound="crown")
+    assert (found["precision"], plain["precision"]) == ("float64", "float32")
+    assert found["counts"] == plain["counts"]
+    assert "float64 is for bounds of one network" in refused(run, precision="float64", smoothing=0.1, norm="l2")
+    assert "precision is float32 or float64" in refused(run, precision="half")
+
+
 def test_killed_in_the_middle_and_resumed_it_finds_the_same(run):
     options = {"examples": 50, "batch": 20, "bound": "crown"}
     whole, examples = certify(run, **options), lines(run)

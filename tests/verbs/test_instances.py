@@ -133,7 +133,7 @@ class TestDeciding:
         with pytest.raises(InputError, match=r"results are of another --seed"):
             list(deciding(three, out, resume=True, seed=1))
         with pytest.raises(InputError, match=r"results are of another --precision"):
-            list(deciding(three, out, resume=True, precision="float64"))
+            list(deciding(three, out, resume=True, precision="float32"))
         three.write_text(three.read_text() * 2)
         with pytest.raises(InputError, match=r"results are of other instances"):
             list(deciding(three, out, resume=True))

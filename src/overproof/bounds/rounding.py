@@ -71,8 +71,11 @@ class Rounding:
 
 
 def largest(region: Region) -> Tensor:
-    """Return the largest magnitude of each input over the boxes of all examples, ``[1, *shape]``."""
-    return torch.maximum(-region.box.lower, region.box.upper).amax(dim=0, keepdim=True)
+    """Return the largest magnitude of each input over the regions of all examples, ``[1, *shape]``.
+
+    For an l2 ball its radius is added, as it is to the products of a row with the ball's centre.
+    """
+    return torch.maximum(-region.box.lower, region.box.upper).amax(dim=0, keepdim=True) + region.eps
 
 
 def _magnitude(node: Node, inputs: list[Tensor], layers: Layers) -> Tensor | None:

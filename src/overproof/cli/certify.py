@@ -52,8 +52,9 @@ def certify(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     precision: Annotated[
-        BoundPrecision, typer.Option(help="With --query and --instances: the arithmetic of bounds.")
-    ] = BoundPrecision.float32,
+        BoundPrecision | None,
+        typer.Option(help="The arithmetic of bounds; float64 for queries by default, else float32."),
+    ] = None,
     device: Device = "auto",
     trust_code: TrustCode = False,
 ) -> None:
@@ -83,7 +84,15 @@ def certify(
         where, unfit = out or Path(), [name for name, given in strange.items() if given]
         if instances is None:
             unfit += [name for name, given in {"--jobs": jobs is not None, "--resume": resume}.items() if given]
-            decide_query(networks, query, unfit, seconds=seconds, seed=seed, precision=precision.value, out=where)
+            decide_query(
+                networks,
+                query,
+                unfit,
+                seconds=seconds,
+                seed=seed,
+                precision="float64" if precision is None else precision.value,
+                out=where,
+            )
         else:
             decide_instances(
                 [*networks, *unfit, *(["--query"] if query is not None else [])],
@@ -92,16 +101,15 @@ def certify(
                 jobs=1 if jobs is None else jobs,
                 seconds=seconds,
                 seed=seed,
-                precision=precision.value,
+                precision="float64" if precision is None else precision.value,
                 resume=resume,
                 overwrite=overwrite,
             )
         return
     if run is None:
         raise typer.BadParameter("Missing argument 'RUN'.")
-    wide = precision is not BoundPrecision.float32
-    if other is not None or jobs is not None or wide:
-        given = "--jobs" if jobs is not None else repr(other) if other is not None else "--precision"
+    if other is not None or jobs is not None:
+        given = "--jobs" if jobs is not None else repr(other)
         raise typer.BadParameter(f"{given} is for --query and --instances.")
     from overproof.results import CERTIFICATE
     from overproof.verbs.certify import certifying
@@ -114,6 +122,7 @@ def certify(
         eps=eps,
         norm=None if norm is None else norm.value,
         bound=bound.value,
+        precision="float32" if precision is None else precision.value,
         seconds=1.0 if seconds is None else seconds,
         gamma=gamma,
         smoothing=smoothing,

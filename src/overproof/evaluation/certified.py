@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, prod
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from overproof.bounds.afford import NotAffordedError
 from overproof.bounds.crown import Means, Method, final, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
+from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.slopes import Climb
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, least
@@ -39,6 +40,8 @@ Reach = Literal["ibp", "crown_ibp", "crown", "alpha", "split"]
 REACHES: tuple[Reach, ...] = ("ibp", "crown_ibp", "crown", "alpha", "split")
 STAGES = ("clean", "attack", *REACHES)
 """What may decide an example, in order."""
+BoundPrecision = Literal["float32", "float64"]
+"""Of the numbers that bounds are computed in."""
 Verdict = Literal["unknown", "verified", "falsified", "error"]
 VERDICTS: tuple[Verdict, ...] = ("unknown", "verified", "falsified", "error")
 UNKNOWN, VERIFIED, FALSIFIED, ERROR = range(4)
@@ -71,13 +74,17 @@ class Plan:
     """Against what to certify, how far to go, and how many ``seconds`` an example may take, attack and all.
 
     What would take longer is not begun, or given up. Some steps cannot be cut, so an example may take twice as long.
+    Bounds are computed in ``precision``. In float64 they count where they exceed what rounding may have done to them.
     """
 
     threat: Threat = Threat()  # noqa: RUF009 - a frozen value
     reach: Reach = "split"
     seconds: float = 1.0
+    precision: BoundPrecision = "float32"
 
     def __post_init__(self) -> None:
+        if self.precision not in get_args(BoundPrecision):
+            raise ValueError(f"precision is float32 or float64, got {self.precision!r}")
         if self.threat.norm == "l1":
             raise ValueError("certificates are for linf and l2, not for l1")
         if self.reach not in REACHES:
@@ -136,15 +143,30 @@ def check_weights(model: nn.Module, *, where: str) -> None:
             )
 
 
-def slack(layers: Layers) -> Tensor:
+def slack(layers: Layers, dtype: torch.dtype | None = None) -> Tensor:
     """Return by how much a bound must exceed 0 to count, ``[N]``, from interval bounds of every layer.
+
+    ``dtype`` is what the bound is computed in (default: that of the layers).
 
     It is ``16 * eps(dtype)`` times the largest magnitude among the example's bounds of any layer. A bound is a chain of
     sums of such magnitudes, and each operation errs by half a unit in the last place; 16 covers the growth of rounding
     over the layers, whose errors have no common sign. (A margin of safety that is tested, not a theorem.)
     """
-    largest = torch.stack([torch.maximum(-b.lower, b.upper).flatten(1).amax(dim=1) for b in layers]).amax(dim=0)
-    return _UNITS * torch.finfo(largest.dtype).eps * largest
+    most = torch.stack([torch.maximum(-b.lower, b.upper).flatten(1).amax(dim=1) for b in layers]).amax(dim=0)
+    return _UNITS * torch.finfo(dtype or most.dtype).eps * most
+
+
+def proving_slack(graph: Graph, region: Region, layers: Layers) -> tuple[Tensor, Rounding | None]:
+    """Return by how much bounds of margins must exceed 0 to count, ``[N]``, and what rounding does to prices.
+
+    In float64 that is a theorem, where every operator is covered (``bounds.rounding``): twice the error of the logits
+    that a margin is the difference of. Else it is ``slack``.
+    """
+    if region.box.lower.dtype == torch.float64:
+        rounding = Rounding.whole(graph, largest(region), layers)
+        if rounding.of[-1] is not None:
+            return 2 * rounding.of[-1].amax().expand(len(region)), rounding
+    return slack(layers), None
 
 
 def certify_block(
@@ -172,7 +194,8 @@ def certify_block(
         if not ran_out(problem):
             raise
         raise InputError("there is no memory to attack a single example with; choose another device") from problem
-    yield from _Cascade(proposal.graph, block, plan, marks, proposal.costs).run()
+    graph = proposal.graph.to(torch.float64) if plan.precision == "float64" else proposal.graph
+    yield from _Cascade(graph, block, plan, marks, proposal.costs).run()
     yield marks
 
 
@@ -298,6 +321,14 @@ class _Cascade:
                         self._split(part.at(one))
                     yield self.marks
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self.plan.precision == "float64" else self.block.x.dtype
+
+    def _means(self, method: Method, **options: Any) -> Means:
+        """Return means of bounding the layers; in float64 these are widened by what rounding may have done."""
+        return Means(method=method, rounding=self._dtype == torch.float64, **options)
+
     def _left(self, rows: Tensor) -> float:
         """Return the seconds that are left for the examples at ``rows`` together."""
         return float((self.plan.seconds - self.marks["cost"][rows]).clamp(min=0).sum())
@@ -308,11 +339,12 @@ class _Cascade:
         started, last = monotonic(), self.plan.last
         threat = self.plan.threat
         assert threat.norm != "l1"
-        region = Region.around(self.block.x[rows], float(threat.eps), threat.norm)
+        region = Region.around(self.block.x[rows].to(self._dtype), float(threat.eps), threat.norm)
         spec = margins(self.block.y[rows], self.graph.classes).to(region.box.lower)
-        layers = intermediate(self.graph, region, "ibp")
+        layers = intermediate(self.graph, region, self._means("ibp"))
         best = final(self.graph, region, layers, spec, Means(method="ibp")).lower
-        part = self._judged("ibp", _Part(rows, region, spec, layers, best, slack(layers)), started)
+        room, _ = proving_slack(self.graph, region, layers)
+        part = self._judged("ibp", _Part(rows, region, spec, layers, best, room), started)
         pulled = False
         if len(part.rows) and last >= STAGES.index("crown_ibp"):
             part, pulled = self._tried("crown_ibp", part, lambda part, until: self._pulled(part, "crown_ibp", until))
@@ -358,7 +390,7 @@ class _Cascade:
 
     def _refined(self, part: _Part, until: float) -> _Part:
         """Return the part with bounds of the layers by rows, and margins by these."""
-        layers = intermediate(self.graph, part.region, Means(method="crown", until=until))
+        layers = intermediate(self.graph, part.region, self._means("crown", until=until))
         return self._pulled(replace(part, layers=layers), "crown", until)
 
     def _climbed(self, part: _Part, until: float) -> _Part:
@@ -379,13 +411,14 @@ class _Cascade:
         """Write down what a stage proved of the part; return what is still open."""
         marks, rows = self.marks, part.rows
         smallest = part.best.amin(dim=1)
-        marks["lower"][rows] = torch.maximum(marks["lower"][rows], smallest)
+        marks["lower"][rows] = torch.maximum(marks["lower"][rows], smallest.to(marks["lower"]))
         marks["verdict"][rows[smallest > part.slack]] = VERIFIED
         marks["stage"][rows] = STAGES.index(stage)
         self._spent(stage, rows, started)
         self._fail(rows[part.best.isnan().any(dim=1)], NO_NUMBER)
-        # An attack attained this margin: no bound can prove more.
-        self._fail(rows[smallest > marks["margin"][rows] + part.slack], UNSOUND)
+        # An attack attained this margin, computed in float32: no bound can prove more.
+        room = torch.maximum(part.slack, slack(part.layers, torch.float32))
+        self._fail(rows[smallest > marks["margin"][rows] + room], UNSOUND)
         return part.at((marks["verdict"][rows] == UNKNOWN).nonzero().flatten())
 
     def _split(self, part: _Part) -> None:
@@ -397,7 +430,9 @@ class _Cascade:
         part = self._tighter(part, started + _TIGHTER * seconds)
         spec, place = part.hardest()
         known = part.best.gather(1, place)
-        enough = 2 * float(part.slack)  # twice, for the prices of the signs are one more sum
+        room, rounding = proving_slack(self.graph, part.region, part.layers)
+        # Twice where nothing is known of the prices of the signs, which are one more sum.
+        enough = float(room) if rounding else 2 * float(part.slack)
         try:
             found = least(
                 self.graph,
@@ -407,6 +442,7 @@ class _Cascade:
                 known[0],
                 enough=enough,
                 budget=Budget(seconds=seconds - (monotonic() - started)),
+                rounding=rounding,
             )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not ran_out(problem):
@@ -421,7 +457,7 @@ class _Cascade:
         """Return the part with tighter bounds of the layers, where there is time for them."""
         if _TIGHTEN * self.costs.get("crown", inf) > until - monotonic():
             return part
-        means = Means(method="alpha", climb=_TIGHT, until=until)
+        means = self._means("alpha", climb=_TIGHT, until=until)
         try:
             return replace(part, layers=intermediate(self.graph, part.region, means, known=part.layers))
         except NotAffordedError:

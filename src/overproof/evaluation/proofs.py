@@ -14,7 +14,7 @@ from overproof.errors import InputError
 from overproof.evaluation.admission import admit
 from overproof.evaluation.attacked import prepare
 from overproof.evaluation.certificates import Certificates
-from overproof.evaluation.certified import Plan, Proposal, Reach, Verdict, certify_block, graph_of
+from overproof.evaluation.certified import BoundPrecision, Plan, Proposal, Reach, Verdict, certify_block, graph_of
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.given import check_given, device_of, given_classifier, given_images, signature_of, undisturbed
 from overproof.evaluation.tables import Rows, html_table, text_table
@@ -112,6 +112,7 @@ def certify(
     eps: str | float,
     norm: AnyNorm = "linf",
     bound: Reach = "split",
+    precision: BoundPrecision = "float32",
     seconds: float = 1.0,
     seed: int = 0,
     batch: int = 100,
@@ -120,15 +121,18 @@ def certify(
 
     ``x`` are pixels ``[N, C, H, W]`` in [0, 1], ``y`` labels ``[N]``. An attack comes first, then the bounds up to
     ``bound`` (``ibp``, ``crown_ibp``, ``crown``, ``alpha``, ``split``), each on what those before it left open, with at
-    most ``seconds`` per image for alpha and for splitting. Norms are ``linf`` and ``l2``. Verdicts are those of
-    ``overproof certify`` with the same seed and batch, but for what the clock decides. The model is in eval mode
-    meanwhile; modes and the global generators are as before afterwards.
+    most ``seconds`` per image. In ``precision`` float64 what rounding may do to bounds is a theorem; in float32 a
+    margin that is tested. Norms are ``linf`` and ``l2``. Verdicts are those of ``overproof certify`` with the same seed
+    and batch, but for what the clock decides. The model is in eval mode meanwhile; modes and the global generators are
+    as before afterwards.
 
     Raises ``InputError`` in one sentence, for a layer without bounds with its name.
     """
     check_given(x, y)
     try:
-        plan = Plan(threat=Threat(norm=norm, eps=radius_or_none(eps)), reach=bound, seconds=seconds)
+        plan = Plan(
+            threat=Threat(norm=norm, eps=radius_or_none(eps)), reach=bound, seconds=seconds, precision=precision
+        )
     except ValueError as problem:
         raise InputError(str(problem)) from problem
     if batch < 1:

@@ -94,6 +94,7 @@ class Bounding:
         return {
             "kind": "bounds",
             "bound": self.plan.reach,
+            "precision": self.plan.precision,
             "budget": self.plan.seconds,
             "attacks": [plain(trial) for trial in self.plan.suite.attacks],
             **Certificates.of(self.plan, blocks).plain(),

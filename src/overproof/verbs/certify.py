@@ -88,6 +88,8 @@ def _certifying(
     plan = _plan(subject, asked_for)
     noise = _noise(asked_for, plan.threat)
     gammas = _gammas(subject, asked_for)
+    if asked_for.precision == "float64" and (asked_for.teacher is not None or noise is not None):
+        raise InputError("float64 is for bounds of one network; leave out --precision, or --teacher and --smoothing")
     if asked_for.teacher is not None and noise is not None:
         raise InputError("smoothing certifies one network and no pair; leave out --teacher or --smoothing")
     model, teacher, other = subject.model.to(place), "", None
@@ -115,7 +117,7 @@ def _certifying(
             "seed": seed,
             "examples": len(images),
             "data": images.digest,
-            "plan": plain(plan),
+            "plan": _identity(plan),
             "smoothing": None if noise is None else asdict(noise),
             "gammas": list(gammas),
         },
@@ -195,6 +197,14 @@ def _certifying(
     return found
 
 
+def _identity(plan: Plan) -> dict[str, Any]:
+    """Return a plan as what was asked: float32 was the only precision once, so it is not said."""
+    words: dict[str, Any] = plain(plan)
+    if plan.precision == "float32":
+        del words["precision"]
+    return words
+
+
 def _means(asked_for: Certification) -> str:
     if asked_for.smoothing is not None:
         return f"smoothing with {asked_for.samples:,} samples"
@@ -205,7 +215,7 @@ def _plan(subject: Examinee, asked_for: Certification) -> Plan:
     try:
         radius = subject.threat.eps if asked_for.eps is None else radius_or_none(asked_for.eps)
         threat = Threat(norm=asked_for.known_norm or subject.threat.norm, eps=radius)
-        return Plan(threat=threat, reach=asked_for.bound, seconds=asked_for.seconds)
+        return Plan(threat=threat, reach=asked_for.bound, seconds=asked_for.seconds, precision=asked_for.precision)
     except ValueError as problem:
         raise InputError(str(problem)) from problem
 

@@ -22,11 +22,12 @@ import torch
 
 from overproof.environment import hardware, versions
 from overproof.errors import InputError
+from overproof.evaluation.certified import BoundPrecision
 from overproof.files import make_folder, write_atomically
 from overproof.locking import exclusive
 from overproof.reading import exists, is_file, parsing, read_bytes, read_object, read_text
 from overproof.verbs.decide import decide_named, witness_name
-from overproof.verbs.options import BoundPrecision, Decision
+from overproof.verbs.options import Decision
 from overproof.verbs.workers import Task, Worker, cores
 from overproof.wording import one_line
 
@@ -122,7 +123,7 @@ def deciding(
     jobs: int = 1,
     seconds: float | None = None,
     seed: int = 0,
-    precision: BoundPrecision = "float32",
+    precision: BoundPrecision = "float64",
     resume: bool = False,
     overwrite: bool = False,
 ) -> Generator[Ended, None, None]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from overproof.attacks.radius import AnyNorm, Norm, read_norm
 from overproof.data.sources import Source
 from overproof.errors import InputError
-from overproof.evaluation.certified import Reach
+from overproof.evaluation.certified import BoundPrecision, Reach
 from overproof.evaluation.smoothing import Smoothing
 from overproof.recipe import plain
 from overproof.run import Run
@@ -58,6 +58,7 @@ class CertifyOptions(TypedDict, total=False):
     eps: str | float | None
     norm: AnyNorm | None
     bound: Reach
+    precision: BoundPrecision
     seconds: float
     gamma: float | None
     smoothing: float | None
@@ -72,10 +73,6 @@ class CertifyOptions(TypedDict, total=False):
     overwrite: bool
     out: Path | str | None
     trust_code: bool
-
-
-BoundPrecision = Literal["float32", "float64"]
-"""The arithmetic of bounds."""
 
 
 class DecideOptions(TypedDict, total=False):
@@ -161,6 +158,7 @@ class Certification:
     ``teacher`` asks for the pair as well: agreement and the gap of confidences, attacked and proven. ``eps`` and
     ``norm`` (linf or l2) replace the recipe's threat. ``bound`` is how far the cascade goes (see ``certified``), with
     ``seconds`` (above 0) for an example, attack and pair included; what they do not suffice for is left out and told.
+    ``precision`` is that of the bounds; in float64 what rounding may do to them is a theorem.
     ``gamma``, in [0, 1], is one more gap at which faithful examples are counted. ``smoothing`` is a sigma: randomised
     smoothing with so many ``samples`` certifies l2 balls of the smoothed network, instead of bounds. ``examples`` takes
     a seeded subset in proportion to the classes (0: all); ``batch`` of them are certified together. The others are as
@@ -171,6 +169,7 @@ class Certification:
     eps: str | float | None = None
     norm: AnyNorm | None = None
     bound: Reach = "split"
+    precision: BoundPrecision = "float32"
     seconds: float = 1.0
     gamma: float | None = None
     smoothing: float | None = None
@@ -206,7 +205,7 @@ class Decision:
 
     seconds: float = 60.0
     seed: int = 0
-    precision: BoundPrecision = "float32"
+    precision: BoundPrecision = "float64"
     out: Path | str = "."
 
     def __post_init__(self) -> None:
