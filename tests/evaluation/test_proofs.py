@@ -92,3 +92,14 @@ def test_bad_input_is_one_sentence(x):
         with pytest.raises(InputError, match=sentence) as found:
             certify(*words, **{"eps": "1/255", **options})
         assert "\n" not in str(found.value)
+
+
+def test_a_network_of_float64_is_bounded_in_float64(x):
+    model = network()
+    y = labels(model, x)
+    single = certify(model, x, y, eps="0.02", precision="float64", seconds=5.0)
+    wide = model.double()
+    double = certify(wide, x, y, eps="0.02", seconds=5.0)
+    assert double.certificates.plan.precision == "float64"
+    assert torch.equal(single.verified, double.verified)
+    assert all(weight.dtype == torch.float64 for weight in wide.parameters())

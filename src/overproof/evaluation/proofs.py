@@ -1,6 +1,6 @@
 """Certification of a network on tensors: the cascade that ``overproof certify`` uses, a verdict per image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -122,9 +122,9 @@ def certify(
     ``x`` are pixels ``[N, C, H, W]`` in [0, 1], ``y`` labels ``[N]``. An attack comes first, then the bounds up to
     ``bound`` (``ibp``, ``crown_ibp``, ``crown``, ``alpha``, ``split``), each on what those before it left open, with at
     most ``seconds`` per image. In ``precision`` float64 what rounding may do to bounds is a theorem; in float32 a
-    margin that is tested. Norms are ``linf`` and ``l2``. Verdicts are those of ``overproof certify`` with the same seed
-    and batch, but for what the clock decides. The model is in eval mode meanwhile; modes and the global generators are
-    as before afterwards.
+    margin that is tested; a network of float64 is bounded in float64. Norms are ``linf`` and ``l2``. Verdicts are those
+    of ``overproof certify`` with the same seed and batch, but for what the clock decides. The model is in eval mode
+    meanwhile; modes and the global generators are as before afterwards.
 
     Raises ``InputError`` in one sentence, for a layer without bounds with its name.
     """
@@ -139,6 +139,8 @@ def certify(
         raise InputError(f"batch must be at least 1, got {batch}")
     if not isinstance(model, nn.Module):
         raise InputError(f"bounds need an nn.Module whose layers can be read, got an object of {type(model).__name__}")
+    if _in_float64(model):
+        plan = replace(plan, precision="float64")
     place = device_of(model, x)
     network = _readable(model, x)
     images = given_images(x, y, network.signature.classes, place)
@@ -159,10 +161,28 @@ def _readable(model: nn.Module, x: Tensor) -> Classifier:
     if isinstance(model, Classifier):
         return given_classifier(model, x)
     for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.dtype != torch.float32:
-            raise InputError(f"certificates are computed in float32, {name} is {weight.dtype}; use model.float()")
+        if weight.is_floating_point() and weight.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"certificates are of float32 or float64, {name} is {weight.dtype}; use model.float()")
+    model = _InFloat64(model) if _in_float64(model) else model
     classes = given_classifier(model, x if x.dtype == torch.uint8 else x.float()).signature.classes
     return Classifier(model, signature_of(x, classes)).to(device_of(model, x))
+
+
+def _in_float64(model: nn.Module) -> bool:
+    return any(weight.dtype == torch.float64 for weight in model.parameters())
+
+
+class _InFloat64(nn.Module):
+    """A network of float64 as one that takes and gives float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x.double())
+        return logits.to(torch.float32)
 
 
 def _row(name: str, found: Evidence, seconds: str = "") -> list[str]:
