@@ -95,6 +95,8 @@ def results_page() -> str:
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         allocation=allocation_table(DOCS.parent / "benchmarks" / "results" / "allocation.json"),
         roundtrips=roundtrips_table(DOCS.parent / "benchmarks" / "results" / "roundtrips.json"),
+        search=search_table(DOCS.parent / "benchmarks" / "results" / "search.json"),
+        verifier=verifier_table(DOCS.parent / "benchmarks" / "results" / "verifier.json"),
         published=published_table(DOCS.parent / "benchmarks" / "results" / "published.json"),
         parity=parity_table(sorted((DOCS.parent / "benchmarks" / "results").glob("parity-*.json"))),
     )
@@ -212,6 +214,33 @@ def published_table(file: Path) -> str:
         figures += [f"{one['robust']} of {of}", one["certified_eps"], f"{counts['verified']} of {sum(counts.values())}"]
         lines.append("| " + " | ".join(map(str, [*figures, counts["falsified"], counts["wrong"], left])) + " |")
     return "\n".join([*lines, "", f"{found['hardware']}, torch {found['versions']['torch']}."])
+
+
+def search_table(file: Path) -> str:
+    """Return what each means of branch and bound is worth."""
+    found = json.loads(file.read_text())
+    queries = list(next(iter(found["rows"].values())))
+    head = ["", *(f"query {number}" for number in queries), "processor seconds"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in found["rows"].items():
+        parts = [f"{one['parts']:,}" if one["proved"] else f"open after {one['parts']:,}" for one in row.values()]
+        lines.append("| " + " | ".join([name, *parts, f"{sum(one['seconds'] for one in row.values()):.0f}"]) + " |")
+    return "\n".join([*lines, "", f"{found['hardware']}, torch {found['versions']['torch']}, float64."])
+
+
+def verifier_table(file: Path) -> str:
+    """Return what of VNN-COMP's queries is decided, beside the tools of the competition."""
+    found = json.loads(file.read_text())
+    lines = []
+    for name, part in found["benchmarks"].items():
+        lines += [f"`{name}`, {part['queries']} queries, {part['against']} answers against a public one:", ""]
+        lines += ["| verifier | decided | sat | unsat | median seconds |", "|---|---|---|---|---|"]
+        for tool, one in part["tools"].items():
+            seconds = "" if one["seconds"] is None else f"{one['seconds']:.1f}"
+            lines.append(f"| {tool} | {one['sat'] + one['unsat']} | {one['sat']} | {one['unsat']} | {seconds} |")
+        lines.append("")
+    where = f"{found['hardware']}, torch {found['versions']['torch']}"
+    return "\n".join([*lines, f"Ours: {found['seconds']:g} s a query, bounds in {found['precision']}; {where}."])
 
 
 def gpu_table(results: dict[str, Any]) -> str:
@@ -343,6 +372,20 @@ fitted to the digits (32x32), as ONNX, as a `torch.export` program and in INT8 (
 bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
 
 {roundtrips}
+
+## As a verifier
+
+`python -m benchmarks.verifier`: queries of [VNN-COMP 2021](https://arxiv.org/abs/2109.00498) about networks of other
+people, each decided as by `overproof certify --instances instances.csv --seconds 60` ([page](verifier.md)). Beside it
+stand the public answers of the competition, found within 300 to 720 s a query on its own machines, alpha-beta-CROWN with
+a GPU, their start-up included (5 to 7 s for some). So the numbers decided can be compared, seconds as they stand cannot.
+
+{verifier}
+
+What each means of the search is worth, on four queries of `cifar10_resnet` (`python -m benchmarks.search`): parts that
+were bounded until the proof was finished, or within 60 s; one line leaves one means out.
+
+{search}
 
 ## ONNX files of other people
 
