@@ -22,7 +22,7 @@ from overproof.bounds import split
 from overproof.bounds.slopes import Climb
 from overproof.environment import hardware, versions
 from overproof.evaluation import verifier
-from overproof.evaluation.verifier import Answer
+from overproof.evaluation.query import Answer
 from overproof.verbs import decide
 
 FILE = Path(__file__).parent / "results" / "search.json"

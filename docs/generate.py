@@ -376,9 +376,10 @@ bodies are harder on INT8 than trained ones; of the vision transformer it leaves
 ## As a verifier
 
 `python -m benchmarks.verifier`: queries of [VNN-COMP 2021](https://arxiv.org/abs/2109.00498) about networks of other
-people, each decided as by `overproof certify --instances instances.csv --seconds 60` ([page](verifier.md)). Beside it
-stand the public answers of the competition, found within 300 to 720 s a query on its own machines, alpha-beta-CROWN with
-a GPU, their start-up included (5 to 7 s for some). So the numbers decided can be compared, seconds as they stand cannot.
+people, each decided as by `overproof certify --instances instances.csv --seconds 60` ([page](verifier.md)). Beside
+it stand the public answers of the competition, found within 300 to 720 s a query on its own machines, alpha-beta-CROWN
+with a GPU, their start-up included (5 to 7 s for some). So the numbers decided compare; seconds as they stand do not.
+A tool with none took no part in that benchmark, or answered none of these queries.
 
 {verifier}
 

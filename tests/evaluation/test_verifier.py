@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from overproof.bounds.region import Bounds, Region
+from overproof.bounds.region import Bounds, Region, outward
 from overproof.bounds.trace import trace
-from overproof.evaluation import verifier
-from overproof.evaluation.verifier import Case, verify
+from overproof.evaluation import falsifier, verifier
+from overproof.evaluation.query import Case
+from overproof.evaluation.verifier import verify
 
 from ..bounds.test_crown import least_of_patterns, tiny
 
@@ -114,12 +115,12 @@ def test_the_same_seed_finds_the_same_input_and_leaves_the_generator_alone():
 
 def test_boxes_are_rounded_away_for_proofs_and_inwards_for_inputs():
     third = torch.tensor([1 / 3, -1 / 3, 0.5], dtype=torch.float64)
-    down, up = (verifier._outward(third, torch.zeros(0), down=side) for side in (True, False))
+    down, up = (outward(third, torch.zeros(0), down=side) for side in (True, False))
     assert (down.double() <= third).all() and (up.double() >= third).all()
     assert down[2] == up[2] == 0.5
     assert (up.double() - down.double()).max() <= 2 * torch.finfo(torch.float32).eps
     box = Bounds(third[None] - 1e-3, third[None] + 1e-3)
-    inputs = verifier._OverBox(nn.Identity(), box).inputs(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+    inputs = falsifier._OverBox(nn.Identity(), box).inputs(torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
     assert (inputs.double() >= box.lower).all() and (inputs.double() <= box.upper).all()
 
 

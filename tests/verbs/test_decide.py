@@ -11,7 +11,7 @@ from tests.verbs.small_queries import BOX, IDENTITY, NET, query
 
 from overproof.errors import InputError
 from overproof.evaluation.falsifier import falsify
-from overproof.evaluation.verifier import Answer
+from overproof.evaluation.query import Answer
 from overproof.formats.queries import Point, Query
 from overproof.formats.vnnlib import decimal, disagreement, margin_gap, robustness
 from overproof.verbs import decide as room

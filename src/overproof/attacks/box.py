@@ -1,4 +1,4 @@
-"""A search in a box that need lie nowhere in particular, for outputs that satisfy linear inequalities."""
+"""A search without gradients in any box of inputs, for outputs that satisfy linear inequalities."""
 
 from collections.abc import Callable
 
@@ -19,28 +19,22 @@ def search_box(
     *,
     starts: int = 16,
     steps: int = 30,
-    gradients: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return the best of each start's points ``[S, *shape]``, and by how much its worst inequality holds ``[S]``.
 
     Inequalities are ``weight @ outputs + bias >= 0``, ``[R, K]`` and ``[R]``. Half of the starts are corners of the box
-    ``[*shape]``. With gradients of ``ask``, points follow the sign of that of the worst inequality, in steps that
-    shrink; without, ever fewer numbers of a point are drawn anew, and what is better is kept.
+    ``[*shape]``. Ever fewer numbers of a point are drawn again, and what is better is kept.
     """
     x = torch.rand(starts, *lower.shape, generator=draws)
     x[: starts // 2] = x[: starts // 2].round()
-    x = _placed(x, lower, upper)
-    found, score = x, _worst(ask, x, weight, bias, gradients=False)[0]
+    found = _placed(x, lower, upper)
+    score = _worst(ask, found, weight, bias)
     for step in range(steps):
         left = 1 - step / steps
-        if gradients:
-            direction = _worst(ask, x, weight, bias, gradients=True)[1]
-            x = torch.clamp(x + direction.sign() * (upper - lower) * (0.25 * left), lower, upper)
-        else:
-            anew = torch.rand(x.shape, generator=draws) < max(left**3 / 2, 1 / lower.numel())
-            corners = torch.rand(x.shape, generator=draws).round()
-            x = torch.where(anew, _placed(corners, lower, upper), found)
-        now, _ = _worst(ask, x, weight, bias, gradients=False)
+        again = torch.rand(x.shape, generator=draws) < max(left**3 / 2, 1 / lower.numel())
+        corners = torch.rand(x.shape, generator=draws).round()
+        x = torch.where(again, _placed(corners, lower, upper), found)
+        now = _worst(ask, x, weight, bias)
         better = now > score
         found = torch.where(better.reshape(-1, *[1] * lower.dim()), x, found)
         score = torch.where(better, now, score)
@@ -54,13 +48,7 @@ def _placed(shares: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.clamp(torch.lerp(lower.expand_as(shares), upper.expand_as(shares), shares), lower, upper)
 
 
-def _worst(ask: Ask, x: Tensor, weight: Tensor, bias: Tensor, *, gradients: bool) -> tuple[Tensor, Tensor]:
-    """Return by how much the worst inequality holds ``[S]``, and its gradient, or zeros.
-
-    Outputs that are no numbers satisfy nothing.
-    """
-    with torch.enable_grad() if gradients else torch.no_grad():
-        x = x.detach().requires_grad_(gradients)
-        worst = (ask(x) @ weight.T + bias).amin(dim=1)
-        slope = torch.autograd.grad(worst.sum(), x)[0] if gradients else torch.zeros_like(x)
-    return worst.detach().nan_to_num(nan=-torch.inf), slope.nan_to_num()
+def _worst(ask: Ask, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return by how much the worst inequality holds ``[S]``; outputs that are no numbers satisfy nothing."""
+    with torch.no_grad():
+        return (ask(x) @ weight.T + bias).amin(dim=1).nan_to_num(nan=-torch.inf)

@@ -27,7 +27,7 @@ METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
 """In the order of their tightness and cost."""
 
 
-_ALONE = 64  # rows of an example that are bounded apart from those of others
+_ALONE = 16  # rows of an example that are bounded apart from those of others
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Where an input may be: a box of pixels, or the part of an l2 ball that lies in it; and bounds as a pair."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -64,3 +65,11 @@ class Region:
         """Return the region in another precision."""
         centre = None if self.centre is None else self.centre.to(dtype)
         return Region(Bounds(*(side.to(dtype) for side in self.box)), centre, self.eps)
+
+
+def outward(side: Tensor, like: Tensor, *, down: bool) -> Tensor:
+    """Return a side of a box in the precision of ``like``, rounded away from the box."""
+    rounded = side.to(like)
+    beyond = rounded.nextafter(torch.full_like(rounded, -inf if down else inf))
+    inside = rounded.double() > side if down else rounded.double() < side
+    return torch.where(inside, beyond, rounded)

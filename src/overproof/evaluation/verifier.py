@@ -11,65 +11,30 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
-from overproof.attacks.pgd import PGD
 from overproof.bounds.afford import NotAffordedError
 from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers, Node
 from overproof.bounds.halving import halve
 from overproof.bounds.operators import Linear
-from overproof.bounds.region import Bounds, Region
+from overproof.bounds.region import Bounds, Region, outward
 from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.slopes import Climb
 from overproof.bounds.split import Budget, least, split
 from overproof.evaluation.certified import slack
-
-Decision = Literal["sat", "unsat", "unknown"]
+from overproof.evaluation.falsifier import Falsifier
+from overproof.evaluation.query import Answer, Case
 
 _QUICK, _LONG = 2, 20  # restarts of a search for counter-examples, each for all cases at once
-_TOGETHER = 50  # points that climb together
-_START = PGD(eps=0.5, steps=10, step=0.5)  # in the unit cube, along a random direction of the outputs
-_CLIMB = (
-    PGD(eps=1, steps=20, step=0.2, start="none", momentum=0.75, best=True),
-    PGD(eps=1, steps=30, step=0.03, start="none", momentum=0.75, best=True),
-)
 _FALSIFY = 0.15  # of the time is at most the longer search's
 _PROVE = 0.85  # of the time after which nothing is proved any more, where the last search has something to do
 _FEW = 20  # inputs at most are halved before ReLUs are split
 _TIGHT = Climb(steps=5, rate=0.5)
 _TIGHTEN, _TIGHTER = 6, 0.4  # times CROWN's time that tighter layers take, and of the time left that they may take
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What counts as a counter-example: an input in the box with ``weight @ outputs + bias >= 0`` in every row.
-
-    ``lower`` and ``upper`` are float64 of the input's shape, without a batch; ``weight`` is float64 ``[R, K]`` over the
-    outputs, ``bias`` ``[R]``. A query has one where any of several cases will do.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """The decision; a ``sat`` one with its input, float32 of the input's shape, and the number of the case it meets.
-
-    ``parts`` is how many parts of the boxes were bounded.
-    """
-
-    decision: Decision
-    witness: Tensor | None = None
-    case: int | None = None
-    parts: int = 0
 
 
 def verify(
@@ -88,7 +53,7 @@ def verify(
     it is a counter-example; what it denies is not believed.
     """
     started = monotonic()
-    search = _Falsifier(network, cases, confirm, torch.Generator().manual_seed(seed))
+    search = Falsifier(network, cases, confirm, torch.Generator().manual_seed(seed))
     open_, parts = list(range(len(cases))), 0
     if (answer := search.found(open_, _QUICK)) is not None:
         return answer
@@ -161,7 +126,7 @@ class _Proof:
         )
         case = self.cases[0]
         self._region = Region(
-            Bounds(_outward(case.lower, like, down=True)[None], _outward(case.upper, like, down=False)[None])
+            Bounds(outward(case.lower, like, down=True)[None], outward(case.upper, like, down=False)[None])
         )
         self._spec = torch.eye(len(bias)).to(like)
         self._lower = bias.new_full((len(bias),), -inf)
@@ -271,88 +236,3 @@ class _Proof:
 def _fall(known: Tensor, rows: Tensor) -> Tensor:
     """Return how far below zero the best of several rows may lie, from bounds ``[D, R]`` in parts."""
     return -torch.maximum(rows, known).amax(dim=1)
-
-
-def _outward(side: Tensor, like: Tensor, *, down: bool) -> Tensor:
-    """Return a side of a box in the precision of ``like``, rounded away from the box."""
-    rounded = side.to(like)
-    beyond = rounded.nextafter(torch.full_like(rounded, -inf if down else inf))
-    inside = rounded.double() > side if down else rounded.double() < side
-    return torch.where(inside, beyond, rounded)
-
-
-@dataclass(frozen=True, eq=False)
-class _Falsifier:
-    """Looks for counter-examples by gradients, over a unit cube that stands for the box.
-
-    Each search starts where a random direction of the outputs is climbed to, so that searches end in different places
-    (output diversified initialisation, Tashiro et al. 2020).
-    """
-
-    network: nn.Module
-    cases: Sequence[Case]
-    confirm: Callable[[int, Tensor], bool]
-    draws: torch.Generator
-
-    def found(self, open_: Sequence[int], restarts: int, *, until: float = inf) -> Answer | None:
-        """Return a confirmed counter-example of one of these cases, or None."""
-        left = list(open_) * restarts
-        at_once = max(1, _TOGETHER // max(1, len(open_))) * len(open_)
-        while left and monotonic() < until:
-            numbers, left = left[:at_once], left[at_once:]
-            for number, x in zip(numbers, self._ends(numbers), strict=True):
-                if self._score(number, x) >= 0 and self.confirm(number, x):
-                    return Answer("sat", x, number)
-        return None
-
-    def _ends(self, numbers: Sequence[int]) -> Tensor:
-        """Return where a search for each of these cases ends, float32 ``[n, *shape]``."""
-        cases = [self.cases[number] for number in numbers]
-        box = Bounds(*(torch.stack([getattr(case, side) for case in cases]) for side in ("lower", "upper")))
-        model = _OverBox(self.network, box)
-        outputs = cases[0].weight.shape[1]
-        wanted = 2 * torch.rand(len(cases), outputs, dtype=torch.float64, generator=self.draws) - 1
-
-        def apart(unit: Tensor) -> Tensor:
-            along: Tensor = (model(unit).double() * wanted).sum(dim=1)
-            return along.to(unit)
-
-        def objective(unit: Tensor) -> Tensor:
-            rows = zip(cases, model(unit).double(), strict=True)
-            return torch.stack([(case.weight @ row + case.bias).amin() for case, row in rows]).to(unit)
-
-        unit = torch.full((len(cases), *cases[0].lower.shape), 0.5)
-        with torch.random.fork_rng([]), torch.enable_grad():
-            torch.manual_seed(int(torch.randint(2**31, (), generator=self.draws)))
-            unit = _START(model, unit, apart)
-            for climb in _CLIMB:
-                unit = climb(model, unit, objective)
-            found: Tensor = model.inputs(unit).float()
-            return found
-
-    def _score(self, number: int, x: Tensor) -> float:
-        case = self.cases[number]
-        with torch.no_grad():
-            outputs: Tensor = self.network(x[None])[0]
-        return float((case.weight @ outputs.double() + case.bias).amin())
-
-
-class _OverBox(nn.Module):
-    """A network over the unit cube, of whose points each stands for one of the box."""
-
-    def __init__(self, network: nn.Module, box: Bounds) -> None:
-        super().__init__()
-        self.network, self.box = network, box
-        # The last float32 numbers within the box; where there is none, the nearest.
-        low, high = _outward(box.lower, torch.empty(0), down=False), _outward(box.upper, torch.empty(0), down=True)
-        self.within = Bounds(torch.minimum(low, box.upper.float()), torch.maximum(high, box.lower.float()))
-
-    def inputs(self, unit: Tensor) -> Tensor:
-        """Return the inputs that points of the unit cube stand for."""
-        x = (self.box.lower + unit.double() * (self.box.upper - self.box.lower)).float()
-        return torch.minimum(torch.maximum(x, self.within.lower), self.within.upper)
-
-    @override
-    def forward(self, unit: Tensor) -> Tensor:
-        outputs: Tensor = self.network(self.inputs(unit))
-        return outputs

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from overproof.errors import InputError
-from overproof.evaluation.verifier import Case
+from overproof.evaluation.query import Case
 from overproof.formats.queries import Expression, Point, Query, indexed, number, shown
 from overproof.reading import parsing
 

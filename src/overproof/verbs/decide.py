@@ -21,7 +21,8 @@ from overproof.environment import package
 from overproof.errors import InputError
 from overproof.evaluation.certified import check_weights
 from overproof.evaluation.falsifier import falsify
-from overproof.evaluation.verifier import Answer, Case, verify
+from overproof.evaluation.query import Answer, Case
+from overproof.evaluation.verifier import verify
 from overproof.files import make_folder, write_atomically
 from overproof.formats.properties import Property, Sizes, networks_of, property_of
 from overproof.formats.queries import Query
@@ -281,7 +282,7 @@ def _answered(subject: _Subject, asked: Property, asked_for: Decision, started: 
     if subject.network is not None and subject.graph is not None:
         return verify(subject.network, subject.graph, cases, **how)
     ask: Ask = subject.outputs if subject.network is None else subject.network
-    return falsify(ask, cases, gradients=subject.network is not None, **how)
+    return falsify(ask, cases, **how)
 
 
 def _arranged(subject: _Subject, asked: Property) -> list[Case]:
