@@ -194,6 +194,16 @@ def test_out_of_time_is_not_finished(clock):
     assert bounds == sorted(bounds) and bounds[-1] > bounds[0] + 0.01
 
 
+def test_no_more_parts_wait_than_there_is_memory_for(monkeypatch):
+    case = tiny_case(5, (2, 2, 2, 2), rows=1)
+    whole = case.least(enough=math.inf)
+    open_ = int(sum(((low < 0) & (high > 0)).sum() for low, high in (case.layers[n] for n in (2, 4, 6))))
+    monkeypatch.setattr(module, "_WAITING", 4 * open_ * 2)  # two parts
+    proof = case.least(enough=math.inf, budget=Budget(seconds=60, batch=1))
+    assert not proof.finished and 1 < proof.parts < whole.parts
+    assert -proof.worst <= case.exact.min() + 1e-7
+
+
 def test_without_any_time_the_whole_is_bounded_once():
     case = tiny_case(1, rows=1)
     proof = case.least(budget=Budget(seconds=0))

@@ -138,3 +138,17 @@ def test_a_single_point_that_no_float_is():
         1 / 3,
         rel_tol=1e-7,
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_network_without_numbers_of_its_own(dtype):
+    """The sum of two pixels' positive parts; its largest value over the box is 2."""
+
+    class Positive(nn.Module):
+        def forward(self, x):
+            return x.relu().flatten(1)
+
+    lower, upper = torch.full((1, 1, 2), -1.0).double(), torch.full((1, 1, 2), 1.0).double()
+    for bias, decision in ((-1.9, "sat"), (-2.1, "unsat")):
+        case = Case(lower, upper, torch.ones(1, 2).double(), torch.tensor([bias]).double())
+        assert decided(Positive(), (1, 1, 2), [case], dtype=dtype).decision == decision

@@ -30,6 +30,7 @@ from overproof.bounds.slopes import Climb
 from overproof.clamp import clamp
 
 _ROOT = 0.3  # of the time is at most the climb's for the whole region
+_WAITING = 2**31  # bytes that parts may take which wait for being split
 _NUMBERS = 2**24  # of the largest layer's values, over all rows and parts that are bounded at once
 
 Worth = Callable[[Tensor], Tensor]
@@ -96,7 +97,7 @@ def splitting(
 ) -> Iterator[Proof]:
     """Do the same and yield what is proved after each splitting; the last one is the result.
 
-    No more parts are begun than end in time, as those before them tell.
+    No more parts are begun than end in time, as those before them tell; and none where more wait than memory is for.
     """
     started = time.monotonic()
     tree = _Tree(graph, region, layers, spec, worth, goal, budget, rounding)
@@ -160,7 +161,7 @@ def _splitting(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> 
         leaves = leaves.at(hopeful)
         yield Proof(max([settled, *leaves.worth.tolist()]), parts, finished=not len(leaves))
         count = min(tree.at_once, int((tree.budget.seconds - now + started) / max(pair, 1e-9)))
-        if not len(leaves) or count < 1:
+        if not len(leaves) or count < 1 or len(leaves) > tree.room:
             return
         order = leaves.worth.argsort(descending=True)
         children = tree.children(leaves.at(order[:count]))
@@ -216,6 +217,11 @@ class _Tree:
         """How many parts are cut at once: what the budget says, or less where the network is large."""
         largest = max(math.prod(node.shape) for node in self.graph.nodes)
         return max(1, min(self.budget.batch, _NUMBERS // (2 * self.budget.tried * len(self.spec) * largest)))
+
+    @cached_property
+    def room(self) -> int:
+        """How many parts may wait: each keeps a slope and a price of two bytes for every row and open input."""
+        return _WAITING // max(1, 4 * len(self.spec) * sum(len(places) for places in self._open.values()))
 
     def root(self) -> _Parts:
         """Return the whole region as one part."""

@@ -7,7 +7,7 @@ another search.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import inf
 from time import monotonic
@@ -112,9 +112,7 @@ class _Proof:
 
     def __post_init__(self) -> None:
         self._numbers = list(self.open)
-        like = next(
-            n.operator.weight for n in self.graph.nodes if n.operator is not None and hasattr(n.operator, "weight")
-        )
+        like = _numbers(self.graph)
         self._sizes = [len(case.bias) for case in self.cases]
         # A counter-example of a case is where none of its outputs here is positive.
         weight, bias = (
@@ -231,6 +229,13 @@ class _Proof:
 
     def _rows_left(self) -> list[Tensor]:
         return [rows for number, rows in self._by_number() if number in self.open]
+
+
+def _numbers(graph: Graph) -> Tensor:
+    """Return a tensor in the precision of a graph's constants; float32 where it has none."""
+    operators = [node.operator for node in graph.nodes if node.operator is not None]
+    constants = [getattr(operator, field.name) for operator in operators for field in fields(operator)]
+    return next((each for each in constants if isinstance(each, Tensor) and each.is_floating_point()), torch.zeros(()))
 
 
 def _fall(known: Tensor, rows: Tensor) -> Tensor:
