@@ -39,8 +39,9 @@ def query(seed, widths, share, rows=1):
 
 @pytest.mark.parametrize("few", [0, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("widths", [(2, 5), (3, 6), (3, 4, 3)])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("seed", "widths"), [(0, (2, 5)), (1, (2, 5)), (2, (3, 6)), (3, (3, 6)), (4, (3, 4, 3)), (5, (3, 4, 3))]
+)
 def test_what_enumeration_says(monkeypatch, seed, widths, dtype, few):
     """The row attains its maximum somewhere: a little below there is a counter-example, a little above none."""
     monkeypatch.setattr(verifier, "_FEW", few)

@@ -70,6 +70,13 @@ from overproof.attacks import PDG  # wrong
 """
 
 
+OF_QUERIES = ("other", "query", "instances", "jobs")
+"""Words of ``overproof certify`` that are for the queries of a verifier (``overproof.decide``)."""
+
+
+OTHERS = {cli_certify: {"seconds": None, "precision": None}}
+
+
 def test_the_options_are_those_of_the_functions():
     """The same names and types for a type checker, for the function and on the command line."""
     for typed, options, command in (
@@ -78,10 +85,11 @@ def test_the_options_are_those_of_the_functions():
     ):
         assert typed.__annotations__ == {part.name: part.type for part in fields(options)}
         words = inspect.signature(command).parameters
-        assert set(words) - {"run"} == set(typed.__annotations__)
+        assert set(words) - {"run", *OF_QUERIES} == set(typed.__annotations__)
         for part in fields(options):
             written = words[part.name].default
-            default = {"attacks": ""}.get(part.name, part.default)  # none, comma-separated
+            # None: comma-separated attacks, and what queries have another default of.
+            default = {"attacks": "", **OTHERS.get(command, {})}.get(part.name, part.default)
             assert getattr(written, "value", written) == default, part.name
     assert set(ExportOptions.__annotations__) == {name for target in TARGETS.values() for name in target.options}
     assert set(Format.__args__) == set(TARGETS)
