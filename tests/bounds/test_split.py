@@ -280,6 +280,22 @@ def test_nothing_is_split_where_every_row_is_settled():
     assert case.least(enough=0.0, lower=torch.tensor([0.5, 0.25]).double()) == Proof(-0.25, 0, True)
 
 
+@pytest.mark.parametrize("seed", [1, 4, 5])
+def test_where_nothing_is_known_of_a_layer_nothing_is_proved_by_it(seed):
+    """Infinite bounds meet as no numbers, which compare with nothing: they must not pass for a goal that is reached."""
+    case = tiny_case(seed, {number: widths for number, widths, _ in TINY}[seed], rows=2)
+    first = next(number for number, node in enumerate(case.graph.nodes) if type(node.operator).__name__ == "ReLU") - 1
+    layers = list(case.layers)
+    layers[first] = type(layers[first])(
+        *(torch.full_like(side, end * torch.inf) for side, end in zip(layers[first], (-1, 1), strict=True))
+    )
+    unknown = torch.full((2,), -torch.inf).double()
+    for enough in (0.0, -1e6):
+        budget = Budget(seconds=3, batch=4)
+        proof = least(case.graph, case.region, layers, case.spec, unknown, enough=enough, budget=budget)
+        assert -proof.worst <= case.exact.min() + 1e-7
+
+
 def test_what_was_known_before_is_never_given_up():
     case = tiny_case(1, rows=1)
     known = case.exact - 1e-6

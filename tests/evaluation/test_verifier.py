@@ -153,3 +153,24 @@ def test_a_network_without_numbers_of_its_own(dtype):
     for bias, decision in ((-1.9, "sat"), (-2.1, "unsat")):
         case = Case(lower, upper, torch.ones(1, 2).double(), torch.tensor([bias]).double())
         assert decided(Positive(), (1, 1, 2), [case], dtype=dtype).decision == decision
+
+
+@pytest.mark.parametrize("few", [0, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_bounds_are_infinite_nothing_is_proved(monkeypatch, dtype, few):
+    """A logarithm has no lower bound over a box that holds 0; every counter-example is denied."""
+    monkeypatch.setattr(verifier, "_FEW", few)
+
+    class Logarithm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2).requires_grad_(False)
+
+        def forward(self, x):
+            return self.layer((x.flatten(1) * 1.0).log().relu())
+
+    lower, upper = torch.zeros(1, 1, 2).double(), torch.full((1, 1, 2), 9.0).double()
+    for row in ([1.0, 0.0], [-1.0, 0.5]):
+        case = Case(lower, upper, torch.tensor([row]).double(), torch.tensor([100.0]).double())
+        answer = decided(Logarithm(), (1, 1, 2), [case], confirm=lambda *_: False, seconds=1.0, dtype=dtype)
+        assert answer.decision == "unknown"

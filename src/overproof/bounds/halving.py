@@ -14,7 +14,7 @@ from torch import Tensor
 from overproof.bounds.crown import Means, by_interval, forms, intermediate, spec_rows
 from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.split import Proof, Worth
+from overproof.bounds.split import Proof, Worth, as_numbers
 
 _BOXES = 128  # that are halved at once
 
@@ -29,7 +29,7 @@ def halve(
     """
     until, means = time.monotonic() + seconds, means or Means()
     lower, weight = _bounded(graph, box, spec, means)
-    known, parts, settled = _Boxes(box, worth(lower), weight), 1, -math.inf
+    known, parts, settled = _Boxes(box, as_numbers(worth(lower), math.inf), weight), 1, -math.inf
     while True:
         halves, count = _halves(known.box, known.weight), len(known.worth)
         # No number lies between the sides where one of the halves is the whole.
@@ -43,7 +43,7 @@ def halve(
         cut, rest = order[:_BOXES], order[_BOXES:]
         boxes = halves.at(torch.cat([cut, cut + count]))
         lower, weight = _bounded(graph, boxes, spec, means)
-        fresh = _Boxes(boxes, torch.minimum(worth(lower), known.worth[cut].repeat(2)), weight)
+        fresh = _Boxes(boxes, torch.minimum(as_numbers(worth(lower), math.inf), known.worth[cut].repeat(2)), weight)
         known, parts = known.at(rest).and_(fresh), parts + len(fresh.worth)
 
 
@@ -70,7 +70,9 @@ def _bounded(graph: Graph, box: Bounds, spec: Tensor, means: Means) -> tuple[Ten
     rows = {len(graph.nodes) - 1: spec_rows(spec.to(box.lower).expand(count, *spec.shape))}
     linear = forms(graph, rows, layers, means)
     lower = torch.maximum(linear.minimum(region), by_interval(graph, rows, layers, region))
-    return lower.view(count, -1), linear.weight.abs().view(count, len(spec), -1).amax(dim=1)
+    return as_numbers(lower).view(count, -1), as_numbers(
+        linear.weight.abs().view(count, len(spec), -1).amax(dim=1), 0.0
+    )
 
 
 def _halves(boxes: Bounds, weight: Tensor) -> Bounds:

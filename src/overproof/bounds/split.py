@@ -250,12 +250,13 @@ class _Tree:
         """Return the parts with these signs, bounded by themselves or as what they are parts of."""
         free, fixed = self._free(parts), self._fixed(parts.signs)
         found = climb.best(lambda free: self._pulled(free, fixed)[0], free, complete=True)
-        lower = torch.maximum(parts.lower, found.view_as(parts.lower))
+        lower = torch.maximum(parts.lower, as_numbers(found).view_as(parts.lower))
         slopes, prices = (
             torch.cat([found.new_zeros(len(found), 0), *kind.values()], dim=1).view_as(parts.slopes).bfloat16()
             for kind in (free.slopes, free.prices)
         )
-        return _Parts(torch.minimum(self.worth(lower), parts.worth), lower, parts.signs, slopes, prices)
+        worth = torch.minimum(as_numbers(self.worth(lower), torch.inf), parts.worth)
+        return _Parts(worth, lower, parts.signs, slopes, prices)
 
     def _branch(self, parts: _Parts) -> tuple[Tensor, Tensor]:
         """Return the open input ``[D]`` to split each part at, and bounds ``[2 D, S]`` of its halves."""
@@ -269,7 +270,7 @@ class _Tree:
         signs = _halved(parts.signs.repeat_interleave(tried, dim=0), places.flatten()[:, None])
         index = torch.arange(len(parts), device=signs.device).repeat_interleave(2 * tried)
         found, _ = self._pulled(self._free(parts.at(index)), self._fixed(signs))
-        lower = torch.maximum(parts.lower[index], found.view(len(index), -1))
+        lower = torch.maximum(parts.lower[index], as_numbers(found).view(len(index), -1))
         left = self.worth(lower).clamp(min=self.goal).view(len(parts), tried, 2).sum(dim=2)
         best = left.argmin(dim=1, keepdim=True)
         chosen = lower.view(len(parts), tried, 2, -1).gather(
@@ -420,6 +421,11 @@ class _Lines(ReLU):
         above = rows.weight - below
         rows = rows.plus((above * self.height).flatten(1).sum(dim=1))
         return [rows.with_weight(below * slope + above * self.chord)]
+
+
+def as_numbers(bounds: Tensor, nothing: float = -torch.inf) -> Tensor:
+    """Return bounds with ``nothing`` where they are not numbers, as where infinite bounds meet: nothing is proved."""
+    return torch.where(bounds.isnan(), nothing, bounds)
 
 
 def _halved(signs: Tensor, places: Tensor) -> Tensor:

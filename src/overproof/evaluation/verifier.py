@@ -24,7 +24,7 @@ from overproof.bounds.operators import Linear
 from overproof.bounds.region import Bounds, Region, outward
 from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.slopes import Climb
-from overproof.bounds.split import Budget, least, split
+from overproof.bounds.split import Budget, as_numbers, least, split
 from overproof.evaluation.certified import slack
 from overproof.evaluation.falsifier import Falsifier
 from overproof.evaluation.query import Answer, Case
@@ -215,7 +215,7 @@ class _Proof:
             self._region,
             means,
         )
-        self._lower[rows] = torch.maximum(self._lower[rows], low)
+        self._lower[rows] = torch.maximum(self._lower[rows], as_numbers(low))
         self._settle(self._enough()[0])
 
     def _settle(self, enough: float) -> None:
