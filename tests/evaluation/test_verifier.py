@@ -1,6 +1,7 @@
 """Queries are decided as exact enumeration decides them, and only what was confirmed is ``sat``."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def whatever(number, x):
 
 
 def decided(network, shape, cases, confirm=whatever, seconds=SECONDS, dtype=torch.float32):
-    graph = trace(network.to(dtype), shape).graph()
+    graph = trace(deepcopy(network).to(dtype), shape).graph()  # whose numbers are the network's own
     return verify(network.float(), graph, cases, seconds=seconds, confirm=confirm)
 
 
