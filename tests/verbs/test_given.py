@@ -133,3 +133,11 @@ def test_strings_are_paths(finished, here):
     assert overproof.read("own/recipe.yaml") == run.recipe()
     overproof.compare(["own"], out="page.html", csv="table.csv")
     assert (here / "page.html").is_file() and (here / "table.csv").is_file()
+
+
+def test_a_module_of_float64_is_certified_in_float64():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x = torch.rand(12, 1, 4, 4, dtype=torch.float64)
+    found = overproof.certify(model, data=(x, model(x).argmax(dim=1)), eps="0.001", seconds=5.0)
+    assert found["precision"] == "float64" and found["counts"]["verified"] > 6

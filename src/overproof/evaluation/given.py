@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from overproof.attacks.goal import Logits
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels
@@ -86,3 +87,22 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
         tensor_float(False),
     ):
         yield
+
+
+def in_float64(model: nn.Module) -> bool:
+    """Tell whether a network has weights of float64, so that it is bounded in float64."""
+    return any(weight.dtype == torch.float64 for weight in model.parameters())
+
+
+class InFloat64(nn.Module):
+    """A network of float64 as one that takes and gives float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels ``[N, C, H, W]`` to logits ``[N, K]``."""
+        logits: Tensor = self.network(x.double())
+        return logits.to(torch.float32)

@@ -16,7 +16,16 @@ from overproof.evaluation.attacked import prepare
 from overproof.evaluation.certificates import Certificates
 from overproof.evaluation.certified import BoundPrecision, Plan, Proposal, Reach, Verdict, certify_block, graph_of
 from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.given import check_given, device_of, given_classifier, given_images, signature_of, undisturbed
+from overproof.evaluation.given import (
+    InFloat64,
+    check_given,
+    device_of,
+    given_classifier,
+    given_images,
+    in_float64,
+    signature_of,
+    undisturbed,
+)
 from overproof.evaluation.tables import Rows, html_table, text_table
 from overproof.models.classifier import Classifier
 
@@ -139,7 +148,7 @@ def certify(
         raise InputError(f"batch must be at least 1, got {batch}")
     if not isinstance(model, nn.Module):
         raise InputError(f"bounds need an nn.Module whose layers can be read, got an object of {type(model).__name__}")
-    if _in_float64(model):
+    if in_float64(model):
         plan = replace(plan, precision="float64")
     place = device_of(model, x)
     network = _readable(model, x)
@@ -163,26 +172,9 @@ def _readable(model: nn.Module, x: Tensor) -> Classifier:
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.dtype not in (torch.float32, torch.float64):
             raise InputError(f"certificates are of float32 or float64, {name} is {weight.dtype}; use model.float()")
-    model = _InFloat64(model) if _in_float64(model) else model
+    model = InFloat64(model) if in_float64(model) else model
     classes = given_classifier(model, x if x.dtype == torch.uint8 else x.float()).signature.classes
     return Classifier(model, signature_of(x, classes)).to(device_of(model, x))
-
-
-def _in_float64(model: nn.Module) -> bool:
-    return any(weight.dtype == torch.float64 for weight in model.parameters())
-
-
-class _InFloat64(nn.Module):
-    """A network of float64 as one that takes and gives float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    @override
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x.double())
-        return logits.to(torch.float32)
 
 
 def _row(name: str, found: Evidence, seconds: str = "") -> list[str]:

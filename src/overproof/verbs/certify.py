@@ -1,7 +1,7 @@
 """``certify``: proves what a network withstands on the test split, and how near it stays to its teacher."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +17,7 @@ from overproof.evaluation.attacked import prepare
 from overproof.evaluation.certified import Plan, Proposal, check_weights, graph_of
 from overproof.evaluation.evidence import Evidence
 from overproof.evaluation.faithful import Pair
+from overproof.evaluation.given import in_float64
 from overproof.evaluation.imitation import GAMMAS
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.smoothing import Smoothing
@@ -85,6 +86,8 @@ def _certifying(
     by_position, trust_code, seed = asked_for.classes_by_position, asked_for.trust_code, asked_for.seed
     subject = examinee(run, asked_for.data, classes_by_position=by_position, layers=True, trust_code=trust_code)
     place, shard, batch = pick_device(asked_for.device), Shard.here(), asked_for.batch
+    if in_float64(subject.model):
+        asked_for = replace(asked_for, precision="float64")
     plan = _plan(subject, asked_for)
     noise = _noise(asked_for, plan.threat)
     gammas = _gammas(subject, asked_for)

@@ -18,7 +18,7 @@ from overproof.attacks.ball import Threat
 from overproof.attacks.radius import Radius
 from overproof.data.sources import Source
 from overproof.errors import InputError, nearest
-from overproof.evaluation.given import device_of, given_classifier
+from overproof.evaluation.given import InFloat64, device_of, given_classifier, in_float64
 from overproof.formats.hub import repository_id
 from overproof.formats.onnx import own_words
 from overproof.formats.program import read_program
@@ -402,7 +402,9 @@ def _in_memory(module: nn.Module, layers: bool, like: Tensor | None) -> Found:
         model = given_classifier(module, torch.full(shape, 0.5, device=device) if like is None else like)
         if model.signature != signature:
             raise InputError(f"{known.title}: it is for {model.signature}, the data are {signature}")
-        return Classifier(module, signature).to(device) if layers and model is not module else model
+        if not layers or model is module:
+            return model
+        return Classifier(InFloat64(module) if in_float64(module) else module, signature).to(device)
 
     return Found(known=known, make=make)
 
