@@ -2,7 +2,7 @@
 
 ``FOLDER`` (default ``../shared/reference/wild``) holds ``onnx`` and ``queries``. Each line leaves one means out. What
 is counted are the parts that were bounded until everything was proved, which no other work on the machine changes, and
-the processor seconds of one thread. Writes ``benchmarks/results/search.json``. Needs the extra ``export``.
+the CPU seconds of one thread. Writes ``benchmarks/results/search.json``. Needs the extra ``export``.
 """
 
 import json
@@ -105,7 +105,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
 
 
 def measured(graph: Any, cases: Any) -> dict[str, Any]:
-    """Return how many parts a proof takes, its processor seconds, and whether it was finished."""
+    """Return how many parts a proof takes, its CPU seconds, and whether it was finished."""
     proof, started = Proof(graph, cases, list(range(len(cases)))), process_time()
     with torch.no_grad():
         proof.crown(inf)

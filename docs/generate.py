@@ -220,7 +220,7 @@ def search_table(file: Path) -> str:
     """Return what each means of branch and bound is worth."""
     found = json.loads(file.read_text())
     queries = list(next(iter(found["rows"].values())))
-    head = ["", *(f"query {number}" for number in queries), "processor seconds"]
+    head = ["", *(f"query {number}" for number in queries), "CPU seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in found["rows"].items():
         parts = [f"{one['parts']:,}" if one["proved"] else f"open after {one['parts']:,}" for one in row.values()]

@@ -445,7 +445,7 @@ def test_in_float64_a_margin_counts_where_it_exceeds_what_rounding_can_do():
     layers = certified.intermediate(graph, region, certified.Means(rounding=True))
     room, rounding = certified.proving_slack(graph, region, layers)
     assert room.shape == (len(region),) and 0 < float(room.max()) < 1e-9
-    assert float(room.max()) == 2 * float(rounding.of[-1].max())
+    assert float(room.max()) == 2 * rounding.last
     single = graph.to(torch.float32), region.to(dtype=torch.float32)
     layers = certified.intermediate(*single, "crown")
     assert torch.equal(certified.proving_slack(*single, layers)[0], slack(layers))

@@ -14,7 +14,7 @@ from overproof.evaluation.falsifier import falsify
 from overproof.evaluation.query import Answer
 from overproof.formats.queries import Point, Query
 from overproof.formats.vnnlib import decimal, disagreement, margin_gap, robustness
-from overproof.verbs import decide as room
+from overproof.verbs import decide as module
 from overproof.verbs.decide import decide
 
 
@@ -61,7 +61,7 @@ class TestOne:
         assert (found["result"], found["witness"], found["cases"], found["notes"]) == ("unsat", None, 2, [])
 
     def test_a_counter_example_is_confirmed_and_written(self, asked, monkeypatch):
-        monkeypatch.setattr(room, "verify", searching)
+        monkeypatch.setattr(module, "verify", searching)
         text = query("(assert (or (>= Y_0 3.5) (and (<= Y_1 1.5) (>= Y_0 2))))")
         found = asked(NET, text)
         assert found["result"] == "sat" and Path(found["witness"]).name == "net_q.counterexample"
@@ -71,7 +71,7 @@ class TestOne:
     def test_what_the_files_deny_is_never_sat(self, asked, monkeypatch):
         """Whatever a verifier says, its witness is brought into the box and tried on the file itself."""
         wrong = Answer("sat", witness=torch.tensor([[9.0, 9.0]])[0], case=0)
-        monkeypatch.setattr(room, "verify", lambda *_, **__: wrong)
+        monkeypatch.setattr(module, "verify", lambda *_, **__: wrong)
         found = asked(NET, query("(assert (>= Y_0 3.5))"))
         assert found["result"] == "unknown" and found["notes"] == ["a counter-example was found that the query denies"]
         found = asked(NET, query("(assert (>= Y_0 2.5))"))
@@ -87,25 +87,25 @@ class TestOne:
             asking["edge"] = confirm(0, low)
             return Answer("unknown")
 
-        monkeypatch.setattr(room, "verify", seen)
+        monkeypatch.setattr(module, "verify", seen)
         asked(NET, query("(assert (<= Y_0 0.1))", box=[(0.1, 3.0), (1.0, 4.0)]), seconds=7.0, seed=3)
         assert float(asking["cases"][0].lower[0]) < 0.1 and asking["seed"] == 3 and 0 < asking["seconds"] < 7
         assert not asking["edge"]  # the least float32 inside the box is above 0.1
 
     @pytest.mark.parametrize("precision", ["float32", "float64"])
     def test_bounds_are_in_the_precision_that_is_asked_for(self, asked, monkeypatch, precision):
-        asking, search = [], room.verify
+        asking, search = [], module.verify
 
         def seen(network, graph, cases, **how):
             part = graph.nodes[-1].operator
             asking.extend([part.weight.dtype, part.bias.dtype, next(network.parameters()).dtype])
             return search(network, graph, cases, **how)
 
-        monkeypatch.setattr(room, "verify", seen)
+        monkeypatch.setattr(module, "verify", seen)
         assert asked(NET, query("(assert (>= Y_0 3.5))"), precision=precision)["result"] == "unsat"
         assert asking == [getattr(torch, precision)] * 2 + [torch.float32]
         pair = {"t": TestPair.TEACHER, "s": TestPair.TEACHER}
-        monkeypatch.setattr(room, "verify", search)
+        monkeypatch.setattr(module, "verify", search)
         assert asked(pair, margin_gap(X, 0, 3, 0.1, 0.5), precision=precision)["result"] == "unsat"
         with pytest.raises(InputError, match=r"^precision is float32 or float64, got 'half'$"):
             asked(NET, query(""), precision="half")
@@ -139,7 +139,7 @@ class TestForms:
         )
         box = [(float(i), i + 0.5) for i in range(6)]
         assert asked(body, query("(assert (>= Y_0 4.6))", box))["result"] == "unsat"
-        monkeypatch.setattr(room, "verify", searching)
+        monkeypatch.setattr(module, "verify", searching)
         found = asked(body, query("(assert (>= Y_0 4.5))", box))
         inputs, _ = confirmed(found, query("(assert (>= Y_0 4.5))", box), [("X_", "Y_", (1, *sizes))])
         assert inputs["X"][4] == 4.5 and np.allclose(np.floor(inputs["X"] + 0.25), np.arange(6), atol=1)
@@ -159,7 +159,7 @@ class TestForms:
         box = [(float(i), i + 0.5) for i in range(12)]
         found = asked(body, query("(assert (or (>= Y_0 2.6) (<= Y_1 10.9)))", box))
         assert (found["result"], found["notes"]) == ("unsat", [])
-        monkeypatch.setattr(room, "verify", searching)
+        monkeypatch.setattr(module, "verify", searching)
         text = query("(assert (and (>= Y_0 2.5) (<= Y_1 11)))", box)
         inputs, _ = confirmed(asked(body, text), text, [("X_", "Y_", (1, 2, 2, 3))])
         assert inputs["X"][2] == 2.5 and inputs["X"][11] == 11
@@ -180,7 +180,7 @@ class TestWithoutBounds:
         def refusing(*_):
             raise InputError("gemm_1: no bounds for Linear")
 
-        monkeypatch.setattr(room, "trace", refusing)
+        monkeypatch.setattr(module, "trace", refusing)
         text = query("(assert (>= (+ Y_0 Y_1) 0.5))")
         found = asked(body, text)
         assert found["result"] == "sat"
@@ -206,7 +206,7 @@ class TestPair:
     def test_our_own_queries_are_read_back(self, asked, monkeypatch):
         same, gap = {"t": self.TEACHER, "s": self.TEACHER}, margin_gap(X, 0, 3, 0.1, 0.5)
         assert asked(same, gap)["result"] == "unsat"  # of the same network twice, differences are none
-        monkeypatch.setattr(room, "verify", searching)
+        monkeypatch.setattr(module, "verify", searching)
         other = {"t": self.TEACHER, "s": self.STUDENT}
         found = asked(other, gap)
         inputs, outputs = confirmed(found, gap, self.SHAPES)
@@ -223,7 +223,7 @@ class TestPair:
         logits = X.flatten() @ torch.from_numpy(head(4, 3)["w"]) + torch.from_numpy(head(4, 3)["b"])
         label = int(logits.argmax())
         assert asked(self.TEACHER, robustness(X, label, 3, 1e-4))["result"] == "unsat"
-        monkeypatch.setattr(room, "verify", searching)
+        monkeypatch.setattr(module, "verify", searching)
         assert asked(self.TEACHER, robustness(X, label, 3, 1.0))["result"] == "sat"
 
     def test_by_name_and_equal_networks(self, tmp_path):
@@ -308,7 +308,7 @@ class TestRefused:
 
 def test_a_large_random_network_is_searched_in_its_own_order(asked, monkeypatch):
     """The search's order and the file's are the same numbers, whatever the network does with them."""
-    monkeypatch.setattr(room, "verify", searching)
+    monkeypatch.setattr(module, "verify", searching)
     nodes = [
         node("Transpose", "x", out="t", perm=[0, 3, 1, 2]),
         node("Conv", "t", "k", out="c"),

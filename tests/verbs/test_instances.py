@@ -10,7 +10,7 @@ from tests.verbs.small_queries import NET, query
 
 from overproof.errors import InputError
 from overproof.formats.vnnlib import instances, margin_gap, pair_of_files
-from overproof.verbs import instances as room
+from overproof.verbs import instances as module
 from overproof.verbs.instances import ASKED, COLUMNS, RESULTS, deciding, read_instances
 
 UNSAT, SAT = query("(assert (>= Y_0 3.5))"), query("")
@@ -183,7 +183,7 @@ def worked(tmp_path, monkeypatch):
             ["name = words['witness'][-1]", *lines, "return dict(result='unsat', seconds=1.0, notes=[])"]
         )
         (tmp_path / "worked.py").write_text(f"import os, time\n\ndef work(**words):\n    {body}\n")
-        monkeypatch.setattr(room, "_WORK", "worked:work")
+        monkeypatch.setattr(module, "_WORK", "worked:work")
         write(tmp_path, n_onnx=NET, a_vnnlib=UNSAT, b_vnnlib=UNSAT, c_vnnlib=UNSAT)
         rows = [("n.onnx", f"{name}.vnnlib", seconds) for name, seconds in (("a", 500), ("b", 20), ("c", 300))]
         (tmp_path / "instances.csv").write_text(instances(rows))
@@ -200,7 +200,7 @@ class TestProcesses:
         assert found["a"][0] == "error" and "ended with exit status -9" in found["a"][1]
 
     def test_what_takes_far_too_long_is_ended(self, worked, monkeypatch):
-        monkeypatch.setattr(room, "_GRACE", -19.5)  # so that half a second is left to b
+        monkeypatch.setattr(module, "_GRACE", -19.5)  # so that half a second is left to b
         started = time.monotonic()
         found = worked("if name == 'b': time.sleep(300)", jobs=2)
         assert found["b"][0] == "error" and "its process was ended" in found["b"][1]

@@ -46,6 +46,12 @@ class Rounding:
             rounding.add(number, layers)
         return rounding
 
+    @property
+    def last(self) -> float | None:
+        """By how much a bound of any of the last node's values may be wrong; None where that is not known."""
+        wrong = self.of[-1]
+        return None if wrong is None else float(wrong.detach().max())
+
     def add(self, number: int, layers: Layers) -> Tensor | None:
         """Take the next node in; return by how much its bounds may be wrong, ``[1, *shape]``."""
         node = self._graph.nodes[number]
@@ -68,6 +74,14 @@ class Rounding:
     def _gamma(self, dtype: torch.dtype) -> float:
         unit = self._roundings * torch.finfo(dtype).eps / 2
         return _OWN * unit / (1 - unit)
+
+
+def proved_rounding(graph: Graph, region: Region, layers: Layers) -> Rounding | None:
+    """Return what rounding may do to bounds over a region in float64; None in float32, and where it is not known."""
+    if region.box.lower.dtype != torch.float64:
+        return None
+    rounding = Rounding.whole(graph, largest(region), layers)
+    return None if rounding.last is None else rounding
 
 
 def largest(region: Region) -> Tensor:

@@ -78,31 +78,14 @@ def split(
 ) -> Proof:
     """Split one example's region until the worth is at most ``goal`` everywhere, or the time is up.
 
-    ``region`` and ``layers`` are of one example; ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of.
-    """
-    *_, last = splitting(graph, region, layers, spec, worth, goal=goal, budget=budget, rounding=rounding)
-    return last
-
-
-def splitting(
-    graph: Graph,
-    region: Region,
-    layers: Layers,
-    spec: Tensor,
-    worth: Worth,
-    *,
-    goal: float,
-    budget: Budget,
-    rounding: Rounding | None = None,
-) -> Iterator[Proof]:
-    """Do the same and yield what is proved after each splitting; the last one is the result.
-
-    No more parts are begun than end in time, as those before them tell; and none where more wait than memory is for.
+    ``region`` and ``layers`` are of one example; ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of. Parts
+    are begun only where they end in time, as those before them tell, and while there is memory for those that wait.
+    With ``rounding`` what the prices add to the error of a bound is taken off it.
     """
     started = time.monotonic()
     tree = _Tree(graph, region, layers, spec, worth, goal, budget, rounding)
     root = tree.root()
-    yield from _splitting(tree, root, started, time.monotonic() - started)
+    return _proof_of(tree, root, started, time.monotonic() - started)
 
 
 def least(
@@ -137,7 +120,7 @@ def least(
         if known[row] > enough:
             continue
         one = replace(tree, spec=spec[row : row + 1], worth=partial(_fall, known[row]))
-        *_, proof = _splitting(one, root.of_row(place, -known[row]), started, took)
+        proof = _proof_of(one, root.of_row(place, -known[row]), started, took)
         known[row], parts, finished = -proof.worst, parts + proof.parts - 1, finished and proof.finished
     return Proof(-float(known.amin()), parts, finished)
 
@@ -147,7 +130,7 @@ def _fall(known: Tensor, rows: Tensor) -> Tensor:
     return -torch.maximum(rows, known)[:, 0]
 
 
-def _splitting(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> Iterator[Proof]:
+def _proof_of(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> Proof:
     """Split the leaves until the goal is reached, or the time, which began when the clock said ``started``.
 
     ``pair`` are the seconds that two halves may take at first: those of the whole, which is climbed for longer.
@@ -159,10 +142,9 @@ def _splitting(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> 
         hopeful = (leaves.worth > tree.goal) & (leaves.signs == 0).any(dim=1)
         settled = max([settled, *leaves.worth[~hopeful].tolist()])
         leaves = leaves.at(hopeful)
-        yield Proof(max([settled, *leaves.worth.tolist()]), parts, finished=not len(leaves))
         count = min(tree.at_once, int((tree.budget.seconds - now + started) / max(pair, 1e-9)))
-        if not len(leaves) or count < 1 or len(leaves) > tree.room:
-            return
+        if not len(leaves) or count < 1 or len(leaves) > tree.most_waiting:
+            return Proof(max([settled, *leaves.worth.tolist()]), parts, finished=not len(leaves))
         order = leaves.worth.argsort(descending=True)
         children = tree.children(leaves.at(order[:count]))
         leaves = leaves.at(order[count:]).and_(children)
@@ -219,7 +201,7 @@ class _Tree:
         return max(1, min(self.budget.batch, _NUMBERS // (2 * self.budget.tried * len(self.spec) * largest)))
 
     @cached_property
-    def room(self) -> int:
+    def most_waiting(self) -> int:
         """How many parts may wait: each keeps a slope and a price of two bytes for every row and open input."""
         return _WAITING // max(1, 4 * len(self.spec) * sum(len(places) for places in self._open.values()))
 

@@ -22,7 +22,7 @@ from overproof.bounds.afford import NotAffordedError
 from overproof.bounds.crown import Means, Method, final, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
-from overproof.bounds.rounding import Rounding, largest
+from overproof.bounds.rounding import Rounding, proved_rounding
 from overproof.bounds.slopes import Climb
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, least
@@ -63,9 +63,9 @@ _WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
 _LEAST_STEPS = 3  # of the attack, however little time there is
 _CLIMB = 4  # pulls: of the first choice, of a step with its gradient, of the last
 _ROOT = 8  # the same of the whole region, for a search
-_TIGHT = Climb(steps=5, rate=0.5)
+TIGHT = Climb(steps=5, rate=0.5)
 """How slopes are climbed for the layers' own bounds, before a search: most is gained by the first steps."""
-_TIGHTEN = 6  # times what CROWN's bounds of the layers take
+TIGHTEN = 6  # times what CROWN's bounds of the layers take
 _TIGHTER = 0.3  # of the time that is left is at most that of tighter layers
 
 
@@ -162,10 +162,9 @@ def proving_slack(graph: Graph, region: Region, layers: Layers) -> tuple[Tensor,
     In float64 that is a theorem, where every operator is covered (``bounds.rounding``): twice the error of the logits
     that a margin is the difference of. Else it is ``slack``.
     """
-    if region.box.lower.dtype == torch.float64:
-        rounding = Rounding.whole(graph, largest(region), layers)
-        if rounding.of[-1] is not None:
-            return 2 * rounding.of[-1].amax().expand(len(region)), rounding
+    rounding = proved_rounding(graph, region, layers)
+    if rounding is not None and rounding.last is not None:
+        return layers[0].lower.new_full((len(region),), 2 * rounding.last), rounding
     return slack(layers), None
 
 
@@ -455,9 +454,9 @@ class _Cascade:
 
     def _tighter(self, part: _Part, until: float) -> _Part:
         """Return the part with tighter bounds of the layers, where there is time for them."""
-        if _TIGHTEN * self.costs.get("crown", inf) > until - monotonic():
+        if TIGHTEN * self.costs.get("crown", inf) > until - monotonic():
             return part
-        means = self._means("alpha", climb=_TIGHT, until=until)
+        means = self._means("alpha", climb=TIGHT, until=until)
         try:
             return replace(part, layers=intermediate(self.graph, part.region, means, known=part.layers))
         except NotAffordedError:

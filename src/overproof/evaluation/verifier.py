@@ -22,10 +22,9 @@ from overproof.bounds.graph import Graph, Layers, Node
 from overproof.bounds.halving import halve
 from overproof.bounds.operators import Linear
 from overproof.bounds.region import Bounds, Region, outward
-from overproof.bounds.rounding import Rounding, largest
-from overproof.bounds.slopes import Climb
+from overproof.bounds.rounding import Rounding, proved_rounding
 from overproof.bounds.split import Budget, as_numbers, least, split
-from overproof.evaluation.certified import slack
+from overproof.evaluation.certified import TIGHT, TIGHTEN, slack
 from overproof.evaluation.falsifier import Falsifier
 from overproof.evaluation.query import Answer, Case
 
@@ -33,8 +32,7 @@ _QUICK, _LONG = 2, 20  # restarts of a search for counter-examples, each for all
 _FALSIFY = 0.15  # of the time is at most the longer search's
 _PROVE = 0.85  # of the time after which nothing is proved any more, where the last search has something to do
 _FEW = 20  # inputs at most are halved before ReLUs are split
-_TIGHT = Climb(steps=5, rate=0.5)
-_TIGHTEN, _TIGHTER = 6, 0.4  # times CROWN's time that tighter layers take, and of the time left that they may take
+_TIGHTER = 0.4  # of the time that is left is at most that of tighter layers
 
 
 def verify(
@@ -155,10 +153,9 @@ class _Proof:
         In float64 it is a theorem, where every operator is covered. Else it is a margin of safety that is tested:
         twice the slack, for the prices of the signs are one more sum.
         """
-        if self._region.box.lower.dtype == torch.float64:
-            rounding = Rounding.whole(self.graph, largest(self._region), self._layers)
-            if rounding.of[-1] is not None:
-                return float(rounding.of[-1].max()), rounding
+        rounding = proved_rounding(self.graph, self._region, self._layers)
+        if rounding is not None and rounding.last is not None:
+            return rounding.last, rounding
         return 2 * float(slack(self._layers)), None
 
     def halve(self, until: float) -> None:
@@ -174,8 +171,8 @@ class _Proof:
 
     def split(self, until: float) -> None:
         """Tighten the layers where there is time, and split what is still open at ReLUs."""
-        if _TIGHTEN * self._took < _TIGHTER * (until - monotonic()):
-            means = self._means(method="alpha", climb=_TIGHT, until=until)
+        if TIGHTEN * self._took < _TIGHTER * (until - monotonic()):
+            means = self._means(method="alpha", climb=TIGHT, until=until)
             self._layers = intermediate(self.graph, self._region, means, known=self._layers)
             self._bounded(self._means(method="alpha", until=until))
         single = [row for row in self._rows_left() if len(row) == 1]

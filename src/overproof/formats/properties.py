@@ -110,7 +110,7 @@ class Property:
         return torch.minimum(torch.maximum(x.float(), lower), upper)
 
     def holds(self, x: Tensor, outputs: Sequence[Tensor]) -> bool:
-        """Tell whether the query itself, read anew, is satisfied by an input ``[F]`` and each network's outputs."""
+        """Tell whether the query itself, read again, is satisfied by an input ``[F]`` and each network's outputs."""
         given = x.double().numpy()
         return self.query.satisfied_by(
             Point(
