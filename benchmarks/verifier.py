@@ -31,10 +31,11 @@ def summary(
     found: dict[str, Any] = {}
     for instance in instances:
         row = own[instance["network"], instance["query"]]
-        part = found.setdefault(instance["benchmark"], {"queries": 0, "against": 0, "tools": {}})
+        part = found.setdefault(instance["benchmark"], {"queries": 0, "by some tool": 0, "against": 0, "tools": {}})
         answers = public[instance["network"], instance["query"]]
         said = {tool: (answers[tool], float(answers[f"{tool}_s"])) for tool in TOOLS}
         part["queries"] += 1
+        part["by some tool"] += any(answer in DECIDED for answer, _ in said.values())
         part["against"] += row["result"] in DECIDED and any(
             answer in DECIDED and answer != row["result"] for answer, _ in said.values()
         )
