@@ -23,6 +23,11 @@ def searching(network, graph, cases, **how):
     return falsify(network, cases, **how)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a counter-example is written into the current folder where no other is named
+
+
 @pytest.fixture
 def asked(tmp_path):
     """Return a function: what is decided of a file's bytes (or of two) and a query's text."""
