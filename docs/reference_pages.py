@@ -169,7 +169,7 @@ checkpoints, which are read with `weights_only=True`.
 | `checkpoint/` | `train` | the exact state, two of them, until the run is finished (`--keep-checkpoint`: for good) |
 | `evaluations/*/`, `certificates/*/` | `evaluate`, `certify` | the results of one question each, as named below |
 | `evaluation.json`, `examples.jsonl` | `evaluate` | the strongest findings; a line per example |
-| `adversarial.safetensors` | `evaluate --save-adversarial` | broken images, the clean ones, labels, what was answered |
+| `adversarial.safetensors` | `evaluate` | misclassified images; with `--save-adversarial` clean ones, labels, logits |
 | `certificate.json`, `certificate.jsonl` | `certify` | the strongest proofs; a line per example |
 | `counterexamples.safetensors` | `certify` | images that falsify |
 | `teacher.json` | `teacher check` | the verdict and its figures |

@@ -80,7 +80,7 @@ class TestEvaluate:
         )
         code, _, err = run_cli(*words, "--resume")
         assert (code, err) == (0, "")
-        names = ["evaluation.json", "evaluations", "examples.jsonl", "report.html"]
+        names = ["adversarial.safetensors", "evaluation.json", "evaluations", "examples.jsonl", "report.html"]
         assert sorted(file.name for file in tmp_path.iterdir()) == names
         assert not list(tmp_path.glob("**/evaluation-state"))
 

@@ -9,7 +9,7 @@ from overproof.errors import InputError
 from overproof.methods.rrm import RRM
 from overproof.models.adapted import Adapted
 from overproof.models.convnet import ConvNet
-from overproof.models.initial import take_over
+from overproof.models.initial import named_in_order, take_over
 from overproof.models.weights import build
 from overproof.signature import Signature
 
@@ -135,3 +135,74 @@ def test_every_process_takes_the_same_of_two_that_fit():
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         )
         assert found.stdout == "0.0\n"
+
+
+class TestOrder:
+    """Weights whose names say nothing: an ONNX file's."""
+
+    @staticmethod
+    def plain(classes=4):
+        return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5), nn.Linear(5, classes))
+
+    @staticmethod
+    def layers(network):
+        """The tensors of a network by the numbers of its layers."""
+        return {f"layer_{name}": value.clone() for name, value in network.state_dict().items()}
+
+    def test_the_same_layers_are_the_same_network(self):
+        network, other = made(0), made(1)
+        other[1].running_mean += 3
+        found = named_in_order(network, self.layers(other), where="init: x")
+        taken = take_over(network, found, where="init: x")
+        assert taken.made == ("1.num_batches_tracked",) and equal(network, other, taken.used)
+
+    def test_a_batchnorm_that_an_export_folded_is_its_bias(self):
+        class Normed(nn.Sequential):
+            def __init__(self):
+                super().__init__(
+                    nn.Conv2d(3, 2, 3, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)
+                )
+
+        network, folded = (
+            Normed().double(),
+            nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)),
+        )
+        folded.double()
+        take_over(network, named_in_order(network, self.layers(folded), where="init: x"), where="init: x")
+        x = torch.rand(3, 3, 6, 6, dtype=torch.float64)
+        # The fresh deviation is sqrt(1 + 1e-5), half of which is what the convolution's part is off by.
+        torch.testing.assert_close(network.eval()(x), folded(x), rtol=1e-4, atol=1e-5)
+
+    def test_a_head_for_other_classes_is_left(self):
+        network, other = self.plain(), self.plain(classes=7)
+        head = {name: value.clone() for name, value in network[4].state_dict().items()}
+        found = named_in_order(network, self.layers(other), where="init: x")
+        taken = take_over(network, found, where="init: x")
+        assert taken.made == ("4.weight", "4.bias")
+        assert all(torch.equal(network[4].state_dict()[name], value) for name, value in head.items())
+
+    @pytest.mark.parametrize(
+        ("other", "said"),
+        [
+            (
+                nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, 6), nn.Linear(6, 4)),
+                "number 2 is 6x32, the student's 5x32",
+            ),
+            (
+                nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(32, 5)),
+                "number 3 is missing, the student's 4x5",
+            ),
+            (
+                nn.Sequential(nn.Conv2d(3, 2, 3), nn.Linear(32, 5), nn.Linear(5, 4), nn.Linear(4, 4)),
+                "number 4 is 4x4, the student's missing",
+            ),
+            (nn.BatchNorm2d(3), "number 1 is missing, the student's 2x3x3x3"),
+        ],
+    )
+    def test_other_layers_are_refused_with_the_first_that_differs(self, other, said):
+        with pytest.raises(InputError) as caught:
+            named_in_order(self.plain(), self.layers(other), where="init: x")
+        assert str(caught.value) == (
+            f"init: x: its weight matrices, in their order, are not the student's: {said}; name the network that it "
+            "came from"
+        )

@@ -506,7 +506,7 @@ def test_a_teacher_for_other_images_is_refused(run, toy, squares, tmp_path):
 
 def test_another_folder_for_the_results(run, tmp_path):
     evaluate(run, examples=10, out=tmp_path / "deep" / "er", device="cpu")
-    names = ["evaluation.json", "evaluations", "examples.jsonl"]
+    names = ["adversarial.safetensors", "evaluation.json", "evaluations", "examples.jsonl"]
     assert sorted(file.name for file in (tmp_path / "deep" / "er").iterdir()) == names
     assert run.evaluation() is None
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from hashlib import sha256
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.models.onnx_files import LAST, chain, file, head
 from torch import nn
 
 from overproof.errors import InputError
@@ -23,6 +25,7 @@ from overproof.verbs.summary import Beginning
 from overproof.verbs.train import News, train, training_events
 
 SIGNATURE = Signature(channels=1, height=8, width=8, classes=10)
+PARTS = {"w": "weight", "b": "bias"}
 STILL = ("training.optimiser={kind: sgd, lr: 0}", "training.epochs=1")
 """Nothing is learnt, so that the run's weights are those it began with."""
 
@@ -103,6 +106,30 @@ class TestSources:
         assert record["source"] == "teacher:robust"
         assert same(tensors, finished().model()[0].backbone)
 
+    def test_an_onnx_file(self, toy, tmp_path):
+        other = mlp()
+        weights = {name.replace("fc", ""): value.numpy() for name, value in other.state_dict().items()}
+        arrays = {f"{kind}{number}": weights[f"{number}.{part}"] for number in "12" for kind, part in PARTS.items()}
+        steps = chain(
+            ("Flatten", (), {}),
+            ("Gemm", ("w1", "b1"), {"transB": 1}),
+            ("Relu", (), {}),
+            ("Gemm", ("w2", "b2"), {"transB": 1}),
+        )
+        (tmp_path / "net.onnx").write_bytes(file(steps, arrays, sizes=(1, 8, 8), classes=10))
+        digest = sha256((tmp_path / "net.onnx").read_bytes()).hexdigest()
+        line, record, tensors = begun(toy, tmp_path, f"{tmp_path}/net.onnx#sha256={digest}")
+        assert line.endswith("4 of 4 tensors taken over") and record["digest"] == digest
+        assert same(tensors, other)
+
+    def test_an_onnx_file_of_other_layers_or_without_weights(self, toy, tmp_path):
+        (tmp_path / "net.onnx").write_bytes(file(chain(*LAST), head(64, 10), sizes=(1, 8, 8), classes=10))
+        assert "number 1 is 10x64, the student's 16x64" in refused(toy(f"init={tmp_path}/net.onnx"), tmp_path / "run")
+        steps = chain(("Sin", (), {}), *LAST)
+        (tmp_path / "net.onnx").write_bytes(file(steps, head(64, 10), sizes=(1, 8, 8), classes=10))
+        said = refused(toy(f"init={tmp_path}/net.onnx"), tmp_path / "run")
+        assert "net.onnx: it has no weights to begin with (" in said and "Sin" in said
+
     def test_a_factory(self, toy, own, tmp_path):
         _, record, tensors = begun(toy, tmp_path, "own_weights:trained")
         assert same(tensors, mlp())
@@ -178,22 +205,22 @@ class TestZoos:
         return network
 
     def test_weights_come_with_their_normalisation(self, zoo):
-        found = read_weights("timm:resnet18", {})
+        found = read_weights("timm:resnet18", {}, SIGNATURE)
         assert found.tensors.keys() == zoo.state_dict().keys()
         assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
-        found = read_weights("torchvision:resnet18", {})
+        found = read_weights("torchvision:resnet18", {}, SIGNATURE)
         assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
 
     @pytest.mark.parametrize("kind", ["timm", "torchvision"])
     def test_what_cannot_be_loaded_is_one_sentence(self, zoo, kind):
         with pytest.raises(InputError, match=rf"^init: {kind}:resnet: {kind} cannot load it.*did you mean 'resnet18'"):
-            read_weights(f"{kind}:resnet", {})
+            read_weights(f"{kind}:resnet", {}, SIGNATURE)
 
     def test_pins(self, zoo):
-        digest = read_weights("timm:resnet18", {}).digest
-        assert read_weights(f"timm:resnet18#sha256={digest}", {}).digest == digest
+        digest = read_weights("timm:resnet18", {}, SIGNATURE).digest
+        assert read_weights(f"timm:resnet18#sha256={digest}", {}, SIGNATURE).digest == digest
         with pytest.raises(InputError, match="init: timm:resnet18: these are other weights: their SHA-256 is"):
-            read_weights(f"timm:resnet18#sha256={'0' * 64}", {})
+            read_weights(f"timm:resnet18#sha256={'0' * 64}", {}, SIGNATURE)
 
 
 @pytest.mark.parametrize("zoo", ["timm", "torchvision"])

@@ -276,7 +276,7 @@ def test_the_hub_is_no_module(here):
     for word in ("hub:make", "hub:", "hub:a/b/c"):
         assert refused(word) == f"{word}: a repository of the Hub is written hub:org/name or hub:org/name@revision"
         with pytest.raises(InputError, match=r"^init: hub:.*: a repository of the Hub is written"):
-            read_weights(word, {})
+            read_weights(word, {}, DIGITS)
     assert "hub" not in sys.modules
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from overproof.errors import InputError
-from overproof.verbs.sources import read_word
+from overproof.verbs.sources import read_word, with_layout
 
 DIGEST = "ab" * 32
 
@@ -77,3 +77,21 @@ def test_options_and_a_pin_are_read(here):
 def test_options_of_what_takes_none(word):
     with pytest.raises(InputError, match=r": options \(\?key=value\) are for package.module:factory, files of w"):
         read_word(word)
+
+
+class TestLayout:
+    def test_it_is_one_more_option_of_an_onnx_file(self):
+        assert with_layout("net.onnx", None) == "net.onnx"
+        for word in ("net.onnx", "net.onnx?mean=0.5&std=0.2", f"net.onnx#sha256={DIGEST}"):
+            read, before = read_word(with_layout(word, "nhwc")), read_word(word)
+            assert read.options == {**before.options, "layout": "nhwc"}
+            assert (read.text, read.pin) == (before.text, before.pin)
+
+    @pytest.mark.parametrize("word", ["runs/a", "w.pt", "a:b", "timm:x", "org/name"])
+    def test_for_others_it_is_no_question(self, word):
+        with pytest.raises(InputError, match=f"^{word}: the layout of images .* ONNX files alone$"):
+            with_layout(word, "nhwc")
+
+    def test_it_is_said_once(self):
+        with pytest.raises(InputError, match="it says its layout already"):
+            with_layout("net.onnx?layout=nchw", "nhwc")

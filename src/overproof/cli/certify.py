@@ -15,6 +15,7 @@ from overproof.cli.options import (
     ClassesByPosition,
     Data,
     Device,
+    Layout,
     NormName,
     TrustCode,
 )
@@ -56,6 +57,7 @@ def certify(
         typer.Option(help="The arithmetic of bounds; float64 for queries by default, else float32."),
     ] = None,
     device: Device = "auto",
+    layout: Layout = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Prove what a network withstands; write certificate.json, certificate.jsonl and the counter-examples.
@@ -78,6 +80,7 @@ def certify(
             "--batch": batch != 100,
             "--classes-by-position": classes_by_position,
             "--device": device not in ("auto", "cpu"),
+            "--layout": layout is not None,
             "--trust-code": trust_code,
         }
         networks = [word for word in (run, other) if word is not None]
@@ -115,7 +118,9 @@ def certify(
     from overproof.verbs.certify import certifying
     from overproof.verbs.compare import write_report
     from overproof.verbs.resolve import results_folder
+    from overproof.verbs.sources import with_layout
 
+    run = with_layout(run, None if layout is None else layout.value)
     course = certifying(
         run,
         teacher=teacher,

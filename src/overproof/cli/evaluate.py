@@ -9,7 +9,7 @@ from rich.text import Text
 
 from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable, warn
-from overproof.cli.options import SOURCE, ClassesByPosition, Data, Device, NormName, PrecisionName, TrustCode
+from overproof.cli.options import SOURCE, ClassesByPosition, Data, Device, Layout, NormName, PrecisionName, TrustCode
 from overproof.cli.progress import show_course
 
 
@@ -42,6 +42,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Work out again what was asked before.")] = False,
     out: Annotated[Path | None, typer.Option(help="The folder of the results; default the run's own.")] = None,
     device: Device = "auto",
+    layout: Layout = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Attack a network on the test split; write evaluation.json and examples.jsonl.
@@ -52,7 +53,9 @@ def evaluate(
     from overproof.verbs.compare import write_report
     from overproof.verbs.evaluate import evaluating
     from overproof.verbs.resolve import results_folder
+    from overproof.verbs.sources import with_layout
 
+    run = with_layout(run, None if layout is None else layout.value)
     course = evaluating(
         run,
         attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),

@@ -8,7 +8,7 @@ import typer
 
 from overproof.cli.completion import formats
 from overproof.cli.console import say
-from overproof.cli.options import SOURCE, Data, TrustCode
+from overproof.cli.options import SOURCE, Data, Layout, TrustCode
 
 
 def export(
@@ -18,6 +18,7 @@ def export(
         Path | None, typer.Option(help="The file or folder; default in your own run, or exports/NAME.")
     ] = None,
     data: Data = None,
+    layout: Layout = None,
     trust_code: TrustCode = False,
     opset: Annotated[int | None, typer.Option(help="onnx, int8: the operator set; default 18.")] = None,
     licence: Annotated[str | None, typer.Option(help="onnx, int8, hub: what is said of its licence.")] = None,
@@ -38,6 +39,7 @@ def export(
     Example: overproof export runs/mnist-ard --to int8 --calibration percentile
     """
     from overproof.verbs.export import exporting
+    from overproof.verbs.sources import with_layout
 
     options = {
         "opset": opset,
@@ -53,6 +55,7 @@ def export(
         "private": private or None,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    run = with_layout(run, None if layout is None else layout.value)
     found = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
     say(f"{found['run']} -> {found['file']}")
     _SAID[to](found)

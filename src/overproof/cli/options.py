@@ -31,6 +31,13 @@ class BoundPrecision(StrEnum):
     float64 = "float64"
 
 
+class LayoutName(StrEnum):
+    """The orders of an ONNX file's axes, as an option."""
+
+    nchw = "nchw"
+    nhwc = "nhwc"
+
+
 class PrecisionName(StrEnum):
     """The arithmetics, as an option."""
 
@@ -49,6 +56,11 @@ Data = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+
+Layout = Annotated[
+    LayoutName | None,
+    typer.Option(help="The order of the axes of an ONNX file's images, where it is guessed wrongly."),
+]
 
 TrustCode = Annotated[
     bool,

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table as Grid
 
 from overproof.cli.console import out_console, say, stoppable, warn
-from overproof.cli.options import SOURCE, Data, Device, NormName, TrustCode
+from overproof.cli.options import SOURCE, Data, Device, Layout, NormName, TrustCode
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The folder of teacher.json; default the run's own.")] = None,
     device: Device = "auto",
+    layout: Layout = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Check whether a network is fit to teach: accuracy, a quick attack, pixel range, class order, calibration.
@@ -75,7 +76,9 @@ def check(
     Example: overproof teacher check runs/cifar10-teacher --examples 200 --student runs/cifar10-at
     """
     from overproof.verbs.check_teacher import check_teacher
+    from overproof.verbs.sources import with_layout
 
+    run = with_layout(run, None if layout is None else layout.value)
     with stoppable("nothing was written"):
         found, content = check_teacher(
             run,

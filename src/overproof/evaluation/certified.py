@@ -29,7 +29,7 @@ from overproof.bounds.split import Budget, least
 from overproof.bounds.trace import trace
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.engine import Subject, assail
+from overproof.evaluation.engine import Subject, assail, try_images
 from overproof.evaluation.marks import Marks
 from overproof.evaluation.trial import Suite, Trial, quick
 from overproof.memory import piecewise, ran_out
@@ -169,7 +169,14 @@ def proving_slack(graph: Graph, region: Region, layers: Layers) -> tuple[Tensor,
 
 
 def certify_block(
-    proposal: Proposal, block: Batch, plan: Plan, *, seed: int, number: int, marks: Marks | None = None
+    proposal: Proposal,
+    block: Batch,
+    plan: Plan,
+    *,
+    seed: int,
+    number: int,
+    marks: Marks | None = None,
+    known: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Iterator[Marks]:
     """Take block ``number`` through the cascade and yield its marks after every step, the same dict each time.
 
@@ -178,12 +185,16 @@ def certify_block(
     ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error; ``unafforded`` int64 ``[B]``, in whose bit n stands
     whether there was no time for stage n, or for all of it. ``stage_seconds`` float64 are sums. Draws depend on
     ``(seed, number)`` alone; the course goes on from ``marks`` that an earlier one left. Examples that do not fit into
-    memory are certified in smaller batches, and are an error where not even one fits. Raises ``InputError`` where none
+    memory are certified in smaller batches, and are an error where not even one fits. ``known`` are images to try
+    before anything is searched: int64 ``[R]`` rows of the block, and ``[R, C, H, W]``. Raises ``InputError`` where none
     can even be attacked, and for outputs that are not finite.
     """
     try:
         if marks is None:
-            marks = _opened(next(assail(proposal.subject, block, plan.suite, seed=seed, number=number)))
+            marks = next(assail(proposal.subject, block, plan.suite, seed=seed, number=number))
+            for rows, images in known:
+                try_images(proposal.subject, block, marks, plan.suite, rows, images)
+            marks = _opened(marks)
             yield marks
         suite = _affordable(plan, marks, partial(_timed, proposal.subject, block))
         for attacked in assail(proposal.subject, block, suite, seed=seed, number=number, marks=marks):

@@ -142,14 +142,38 @@ def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> Non
         chunk=subject.chunk,
     )
     found = _images(search(subject.judge, x, goal), x, trial)
-    # Whatever the search believed, an example is broken when the judge says so of an image in the ball and in [0, 1].
+    marks["forward"][rows, column] += cost.forward
+    marks["backward"][rows, column] += cost.backward
+    _judge(subject, marks, trial, column, rows, x, found)
+
+
+def try_images(subject: Subject, block: Batch, marks: Marks, suite: Suite, rows: Tensor, images: Tensor) -> None:
+    """Put images ``[R, C, H, W]`` that were found before to the first trial's account, in place.
+
+    ``rows`` int64 ``[R]`` are the examples that they are for. An image outside the trial's ball or of another size
+    changes nothing, nor does one that the network classifies correctly.
+    """
+    if images.shape[1:] != block.x.shape[1:]:
+        return
+    standing = _standing(marks, suite, 0)[rows].nonzero().flatten()
+    for part in torch.split(standing, subject.chunk) if len(standing) else ():
+        at = rows[part]
+        marks["forward"][at, 0] += 1
+        _judge(subject, marks, suite.attacks[0], 0, at, block.x[at], images[part].to(block.x))
+
+
+def _judge(subject: Subject, marks: Marks, trial: Trial, column: int, rows: Tensor, x: Tensor, found: Tensor) -> None:
+    """Write down what the network says of images that were found for rows of a block, whose clean images are ``x``.
+
+    Whatever the search believed, an example is misclassified when the judge says so of an image in the ball and in
+    [0, 1].
+    """
+    y = marks["label"][rows]
     size = ball(trial.attack.norm, trial.attack.eps).size(found - x)
     inside = (size <= _longest(trial, x)) & ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
     logits = _judged(subject, found)
     _check_finite(logits[inside], f"images of attack {trial.name!r}")
     marks["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
-    marks["forward"][rows, column] += cost.forward
-    marks["backward"][rows, column] += cost.backward
     reached = margin(logits, y)
     worse = inside & (reached < marks["margin"][rows])
     for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": found}.items():

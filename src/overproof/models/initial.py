@@ -1,7 +1,8 @@
 """Weights to begin with: what of another network's tensors fits a student, by name and shape."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,68 @@ def take_over(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) 
         made=tuple(name for name in own if name not in sources),
         left=tuple(name for name in weights if name not in known),
     )
+
+
+def named_in_order(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
+    """Return tensors whose names say nothing, as an ONNX file's, by the names of a network with the same layers.
+
+    Both are read in their order: weight matrices must have the same shapes but for the last one, the head. What an
+    export made of a BatchNorm, a bias of the layer before, becomes the BatchNorm's. Raises ``InputError`` where the
+    matrices are others.
+    """
+    own, other = _layers(network.state_dict()), _layers(weights)
+    shapes = [[tuple(layer.matrix.shape) for layer in part if layer.matrix is not None] for part in (own, other)]
+    for number, (mine, theirs) in enumerate(zip_longest(*shapes), start=1):
+        if mine != theirs and (mine is None or theirs is None or number < len(shapes[0])):
+            mine, theirs = ("missing" if one is None else "x".join(map(str, one)) for one in (mine, theirs))
+            raise InputError(
+                f"{where}: its weight matrices, in their order, are not the student's: number {number} is {theirs}, "
+                f"the student's {mine}; name the network that it came from"
+            )
+    return {name: value for pair in zip(own, other, strict=True) for name, value in _renamed(*pair)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Layer:
+    """A weight matrix with all tensors up to the next one, by their names; the first layer has none."""
+
+    matrix: Tensor | None
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def norm(self) -> str | None:
+        """What the names of its BatchNorm begin with."""
+        return next((name.removesuffix("running_mean") for name in self.tensors if name.endswith("running_mean")), None)
+
+    @property
+    def start(self) -> str:
+        """What the names of the matrix and its bias begin with."""
+        return next(iter(self.tensors)).removesuffix("weight")
+
+
+def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:
+    starts = [number for number, value in enumerate(weights.values()) if value.dim() > 1]
+    names = list(weights)
+    parts = [names[: starts[0]] if starts else names]
+    parts += [names[start:end] for start, end in pairwise([*starts, len(names)])]
+    return [
+        _Layer(matrix=weights[part[0]] if number else None, tensors={name: weights[name] for name in part})
+        for number, part in enumerate(parts)
+    ]
+
+
+def _renamed(own: _Layer, other: _Layer) -> Iterator[tuple[str, Tensor]]:
+    if own.matrix is not None and other.matrix is not None:
+        yield own.start + "weight", other.matrix
+        bias = other.tensors.get(other.start + "bias")
+        if bias is not None and own.start + "bias" in own.tensors:
+            yield own.start + "bias", bias
+        elif bias is not None and own.norm is not None and other.norm is None:
+            yield own.norm + "bias", bias
+    if own.norm is not None and other.norm is not None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            if other.norm + part in other.tensors:
+                yield own.norm + part, other.tensors[other.norm + part]
 
 
 def _prefixes(weights: Mapping[str, Tensor]) -> list[str]:

@@ -22,6 +22,7 @@ from overproof.models.classifier import Classifier
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.blocks import Progress
+from overproof.verbs.known import Known
 
 LINES = "certificate.jsonl"
 COUNTER_EXAMPLES = "counterexamples.safetensors"
@@ -55,13 +56,17 @@ class Certificate(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Bounding:
-    """Bounds of one network and, with ``pair``, of how far it may be from its teacher."""
+    """Bounds of one network and, with ``pair``, of how far it may be from its teacher.
+
+    ``known`` are counter-examples of earlier results, which are tried first.
+    """
 
     proposal: Proposal
     pair: Pair | None
     plan: Plan
     teacher: str = ""
     gammas: tuple[float, ...] = ()
+    known: tuple[Known, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -73,7 +78,8 @@ class Bounding:
         before = None if marks is None else {name: v for name, v in marks.items() if not name.startswith(_PAIR)}
         own: Marks = {}
         plan = self.plan if self.pair is None else replace(self.plan, seconds=self.plan.seconds / 2)
-        for now in certify_block(self.proposal, block, plan, seed=seed, number=number, marks=before):
+        known = [one.of(rows) for one in self.known]
+        for now in certify_block(self.proposal, block, plan, seed=seed, number=number, marks=before, known=known):
             own = now
             yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()), where=_where(own))
         pair = _of_pair(marks or {})
@@ -97,6 +103,7 @@ class Bounding:
             "precision": self.plan.precision,
             "budget": self.plan.seconds,
             "attacks": [plain(trial) for trial in self.plan.suite.attacks],
+            "known_counter_examples": sum(len(one.index) for one in self.known),
             **Certificates.of(self.plan, blocks).plain(),
             "teacher": None
             if brackets is None

@@ -31,6 +31,7 @@ from overproof.verbs.blocks import Block, Progress, Question, Runner
 from overproof.verbs.certificate import Bounding, Certificate, Smoothening
 from overproof.verbs.examinee import Examinee, examinee, shown
 from overproof.verbs.given import carried_out, kept_where_asked
+from overproof.verbs.known import Known, known_counter_examples
 from overproof.verbs.loaded import digest_of
 from overproof.verbs.networks import load_other
 from overproof.verbs.options import Certification, CertifyOptions, call_of
@@ -104,18 +105,20 @@ def _certifying(
     rows = subject.rows(asked_for.examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     pair = None if other is None else (teacher, other)
-    certificate = _certificate(subject, model, pair, plan, noise, gammas)
+    folder, digest = subject.folder if asked_for.out is None else Path(asked_for.out), subject.facts["model_digest"]
+    known, unread = ((), ()) if noise is not None else known_counter_examples(folder, digest)
+    certificate = _certificate(subject, model, pair, plan, noise, gammas, known)
     sample = shown(images, seed)
-    warnings = admit(model, *sample, where=subject.name)
+    warnings = (*unread, *admit(model, *sample, where=subject.name))
     if other is not None:
         warnings += admit(other, *sample, where=f"teacher {teacher}")
     how = asked_for.bound if noise is None else "smoothing"
     question = Question(
         command="certify",
         kind=CERTIFICATE,
-        folder=subject.folder if asked_for.out is None else Path(asked_for.out),
+        folder=folder,
         asked={
-            "network": subject.facts["model_digest"],
+            "network": digest,
             "teacher": None if other is None else digest_of(other),
             "seed": seed,
             "examples": len(images),
@@ -125,7 +128,7 @@ def _certifying(
             "gammas": list(gammas),
         },
         title=f"{how} {plan.threat.norm} {plan.threat.eps} {len(images)} images{' pair' if other is not None else ''}",
-        digest=subject.facts["model_digest"],
+        digest=digest,
         shard=shard,
     )
     if (earlier := question.earlier(overwrite=asked_for.overwrite)) is not None:
@@ -254,6 +257,7 @@ def _certificate(
     plan: Plan,
     noise: Smoothing | None,
     gammas: tuple[float, ...],
+    known: tuple[Known, ...],
 ) -> Certificate:
     """Return how the network is certified; raise ``InputError`` for one that bounds cannot follow."""
     check_weights(model, where=subject.name)
@@ -261,7 +265,7 @@ def _certificate(
         return Smoothening(model, plan.threat, noise)
     proposal = Proposal(prepare(model), graph_of(model, where=subject.name))
     if teacher is None:
-        return Bounding(proposal, None, plan)
+        return Bounding(proposal, None, plan, known=known)
     name, other = teacher
     own = Proposal(prepare(other), graph_of(other, where=f"teacher {name}"))
-    return Bounding(proposal, Pair.of(other, model, own, proposal.graph), plan, name, gammas)
+    return Bounding(proposal, Pair.of(other, model, own, proposal.graph), plan, name, gammas, known)

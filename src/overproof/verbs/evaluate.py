@@ -48,6 +48,7 @@ from overproof.verbs.summary import Beginning, device_line, known_lines, network
 
 SCHEMA = 2
 _IMAGES = "adversarial.safetensors"
+_ROOM = 64 * 2**20  # bytes of images that are kept though nobody asked for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +196,11 @@ def _evaluating(
         }
         if shard.leads:
             results = Run(kept)
+            (kept / _IMAGES).unlink(missing_ok=True)  # of what is being replaced
             if asked_for.save_adversarial:
-                found["adversarial"] = _save_broken(results, model, verdicts, answers, images, rows)
+                found["adversarial"] = _save_adversarial(results, model, verdicts, answers, images, rows)
             else:
-                (kept / _IMAGES).unlink(missing_ok=True)  # of what is being replaced
+                _keep_for_certificates(results, verdicts, rows)
             results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
             results.write_json("evaluation.json", found)
             store.remove()
@@ -364,7 +366,16 @@ def _reliability(
     return Reliability(signs=(answered, *signs, *probed))
 
 
-def _save_broken(
+def _keep_for_certificates(results: Run, verdicts: Verdicts, rows: Tensor) -> None:
+    """Write the misclassified images, which ``certify`` tries before it searches, unless they take much room."""
+    misclassified = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
+    images = verdicts.marks["image"]
+    if len(misclassified) and len(misclassified) * images[0].numel() * images.element_size() <= _ROOM:
+        body = {"images": images[misclassified].contiguous(), "index": rows[misclassified]}
+        write_atomically(results.folder / _IMAGES, save(body))
+
+
+def _save_adversarial(
     results: Run,
     model: Classifier,
     verdicts: Verdicts,
@@ -372,7 +383,7 @@ def _save_broken(
     images: ImageSet,
     rows: Tensor,
 ) -> dict[str, Any]:
-    """Write the broken images beside the clean ones (uint8) and what was answered; confirm each as it was written."""
+    """Write the misclassified images beside the clean ones (uint8) and what was answered; confirm each as written."""
     broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     file = results.folder / _IMAGES
     logits = {f"{name}_logits": verdicts.marks[f"{name}_logits"] for name in ("clean", "attacked")}

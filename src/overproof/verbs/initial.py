@@ -14,13 +14,16 @@ from overproof.models.classifier import Classifier
 from overproof.models.external import External
 from overproof.models.foreign import made, robustbench
 from overproof.models.imports import importable, like
-from overproof.models.initial import Taken, take_over
+from overproof.models.initial import Taken, named_in_order, take_over
+from overproof.models.onnx_file import OnnxFile
+from overproof.models.onnx_network import in_torch, lacking_of
 from overproof.models.untrusted import read_untrusted, tensor_maps
 from overproof.models.weights import load_description, unshared
 from overproof.models.zoos import ZOOS, pretrained
 from overproof.reading import is_folder, parsing, read_bytes
 from overproof.run import Run
-from overproof.verbs.resolve import program, run_of
+from overproof.signature import Signature
+from overproof.verbs.resolve import find, program, run_of
 from overproof.verbs.sources import Word, read_word, split_pin
 
 _TEACHER = "teacher:"
@@ -30,13 +33,15 @@ _TEACHER = "teacher:"
 class Weights:
     """Tensors by their names, and the normalisation they were trained with, where it is known.
 
-    ``whole`` is the SHA-256 of the file that a run keeps them in, with its normalisation.
+    ``whole`` is the SHA-256 of the file that a run keeps them in, with its normalisation. ``named`` says that the
+    names are those of a network's layers, not an ONNX file's.
     """
 
     tensors: Mapping[str, Tensor]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     whole: str = ""
+    named: bool = True
 
     @property
     def digest(self) -> str:
@@ -45,11 +50,17 @@ class Weights:
 
 
 def read_weights(
-    word: str, teachers: Mapping[str, Classifier], *, beside: Path | None = None, trust_code: bool = False
+    word: str,
+    teachers: Mapping[str, Classifier],
+    signature: Signature,
+    *,
+    beside: Path | None = None,
+    trust_code: bool = False,
 ) -> Weights:
-    """Return the weights of a word: ``teacher:ROLE``, or any source of a network (see ``resolve.find``) but ONNX files.
+    """Return the weights of a word: ``teacher:ROLE``, or any source of a network (see ``resolve.find``).
 
-    A file of weights needs no architecture here. Raises ``InputError``.
+    A file of weights needs no architecture here; an ONNX file is read for images of the ``signature``. Raises
+    ``InputError``.
     """
     name, pin = split_pin(word)
     of_file = False
@@ -61,7 +72,7 @@ def read_weights(
     else:
         try:
             read = read_word(word)
-            found, of_file = _of_source(read, beside, trust_code), read.kind == "checkpoint"
+            found, of_file = _of_source(read, signature, beside, trust_code), read.kind == "checkpoint"
         except InputError as problem:
             raise InputError(f"init: {str(problem).removeprefix('init: ')}") from problem
     if pin and not of_file and found.digest != pin:  # a file was compared with it as it was read
@@ -69,7 +80,7 @@ def read_weights(
     return found
 
 
-def _of_source(word: Word, beside: Path | None, trust_code: bool) -> Weights:
+def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code: bool) -> Weights:
     if word.kind == "checkpoint":
         if word.options:
             raise InputError(f"{word.text}: weights to begin with are taken by their names, so it takes no options")
@@ -77,7 +88,11 @@ def _of_source(word: Word, beside: Path | None, trust_code: bool) -> Weights:
     if word.kind in ("run", "hub"):
         return _of_run(run_of(word))
     if word.kind == "onnx":
-        raise InputError(f"{word.text}: an ONNX file has no weights by the names of a network; name what it came from")
+        source = find(word.name, trust_code=trust_code)
+        model = source.load(signature).model
+        if isinstance(model.backbone, OnnxFile):
+            raise InputError(f"{word.text}: it has no weights to begin with{lacking_of(model.backbone)}")
+        return replace(_of(in_torch(model)), whole=source.file_digest, named=False)
     if word.kind in ZOOS:
         if word.options:
             raise InputError(f"{word.text}: options are for a factory of your own; these weights come as they are")
@@ -94,7 +109,9 @@ def _of_source(word: Word, beside: Path | None, trust_code: bool) -> Weights:
 
 def begin_with(student: Classifier, word: str, weights: Weights) -> Taken:
     """Copy into a student what fits it of these weights; the normalisation stays its own. Raises ``InputError``."""
-    return take_over(student.backbone, weights.tensors, where=f"init: {word}")
+    where = f"init: {word}"
+    tensors = weights.tensors if weights.named else named_in_order(student.backbone, weights.tensors, where=where)
+    return take_over(student.backbone, tensors, where=where)
 
 
 def with_pretrained(word: str, student: Any) -> str:

@@ -82,6 +82,22 @@ def read_word(source: Path | str) -> Word:
     return Word(text=name, kind=kind, options=read_options(query, where=shown), query=query, pin=pin)
 
 
+def with_layout(source: str, layout: str | None) -> str:
+    """Return an ONNX file's word with the order of its axes (``nchw`` or ``nhwc``); None leaves any word as it is.
+
+    Raises ``InputError`` for a word that is no ONNX file's or says a layout itself.
+    """
+    if layout is None:
+        return source
+    word = read_word(source)
+    if word.kind != "onnx":
+        raise InputError(f"{word.name}: the layout of images (--layout) is a question of ONNX files alone")
+    if "layout" in word.options:
+        raise InputError(f"{word.name}: it says its layout already; leave out --layout")
+    query = f"{word.query}&layout={layout}" if word.query else f"layout={layout}"
+    return f"{word.text}?{query}" + (f"{_PIN}{word.pin}" if word.pin else "")
+
+
 def split_pin(word: str) -> tuple[str, str]:
     """Return a word without its pin, and the pinned digest (``""``: none); raise ``InputError`` for half a digest."""
     name, mark, digest = word.partition(_PIN)

@@ -117,7 +117,9 @@ def set_up(
     check_same_teachers(digests, processes)
     word, weights = with_pretrained(recipe.init, recipe.student) if recipe.init else "", None
     if word and initial:
-        weights = processes.together(lambda: read_weights(word, teachers, beside=beside, trust_code=trust_code))
+        weights = processes.together(
+            lambda: read_weights(word, teachers, images.signature, beside=beside, trust_code=trust_code)
+        )
     placed = recipe.loading.place(kept, device)
     norm = processes.together(lambda: normalisation(recipe.normalise, placed, word, weights))
     if recipe.normalise.of == "data":
