@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmarks.soundness import question
 from torch import nn
 
 from overproof.bounds.crown import bound
@@ -549,3 +550,11 @@ def test_an_image_that_does_not_fit_is_refused_in_a_sentence():
     with pytest.raises(InputError, match="5") as refusal:
         trace(network, (2, 5, 5))
     assert "\n" not in str(refusal.value)
+
+
+def test_logits_that_cancel_to_nothing_but_rounding_are_no_reason_to_refuse():
+    """A sum of two images and of one may be rounded differently, and here nothing else is left of the logits."""
+    asked = question(4428)  # a ReLU that never opens, and a bias that takes off what comes behind it
+    with torch.no_grad():
+        assert asked.network(torch.rand(3, *asked.image.shape[1:], dtype=torch.float64)).abs().max() < 1e-14
+    assert trace(asked.network, tuple(asked.image.shape[1:])).graph().classes == 1

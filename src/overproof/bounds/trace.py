@@ -20,6 +20,8 @@ from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.wording import one_line
 
+_UNITS = 1024  # in the last place, which sums of as many values as a layer has may be wrong by
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -86,9 +88,11 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         apart = network(image[:1])
     if not isinstance(wanted, Tensor) or not isinstance(apart, Tensor):
         raise InputError(f"bounds cannot follow {kind}: it keeps values from one call to the next")
-    scale = float(wanted.abs().max().nan_to_num(posinf=0.0))
-    if not torch.allclose(layers[-1].centre, wanted.to(like), rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+    # Outputs may cancel to nothing but rounding, whose size is that of the largest value on the way.
+    most = max(float(layer.centre.abs().nan_to_num(posinf=0.0).max()) for layer in layers)
+    near = 1e-3 * float(wanted.abs().max().nan_to_num(posinf=0.0)) + _UNITS * torch.finfo(image.dtype).eps * most
+    if not torch.allclose(layers[-1].centre, wanted.to(like), rtol=1e-3, atol=near, equal_nan=True):
         raise InputError(f"bounds cannot follow {kind}: its graph computes something else than the network does")
-    if not torch.allclose(apart, wanted[:1], rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
+    if not torch.allclose(apart, wanted[:1], rtol=1e-3, atol=near, equal_nan=True):
         raise InputError(f"bounds cannot follow {kind}: what it computes of an image depends on the others of a batch")
     return traced
