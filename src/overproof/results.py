@@ -33,10 +33,12 @@ class Kept(NamedTuple):
 class Kind:
     """What one command keeps: its ``main`` file, files ``beside`` it, the folder ``home`` of all, and which is best.
 
+    ``schema`` counts the changes of the main file that a reader would notice.
     ``strongest`` takes results of one network, at least one, and returns the place of the strongest.
     """
 
     main: str
+    schema: int
     beside: tuple[str, ...]
     home: str
     strongest: Callable[[Sequence[Plain]], int]
@@ -200,12 +202,14 @@ def _linked(file: Path, place: Path) -> bool:
 
 EVALUATION = Kind(
     main="evaluation.json",
+    schema=2,
     beside=("examples.jsonl", "adversarial.safetensors"),
     home="evaluations",
     strongest=strongest_evaluation,
 )
 CERTIFICATE = Kind(
     main="certificate.json",
+    schema=1,
     beside=("certificate.jsonl", "counterexamples.safetensors"),
     home="certificates",
     strongest=strongest_certificate,

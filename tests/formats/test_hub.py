@@ -15,8 +15,8 @@ from tests.formats.measured import measured_run
 import overproof
 from overproof.errors import InputError
 from overproof.formats.hub import EVIDENCE, fetch, push, repository_id, write_repository
+from overproof.results import CERTIFICATE, EVALUATION
 from overproof.run import Run, find_run, load
-from overproof.verbs import certify, evaluate
 
 ALL = {"README.md", "certificate.json", "config.json", "evaluation.json", "model.safetensors", "recipe.yaml"}
 
@@ -136,7 +136,7 @@ def test_an_empty_folder_will_do(run, tmp_path):
 
 
 def test_the_schemas_are_those_that_are_written():
-    assert EVIDENCE == {"evaluation.json": evaluate.SCHEMA, "certificate.json": certify.SCHEMA}
+    assert {"evaluation.json": EVALUATION.schema, "certificate.json": CERTIFICATE.schema} == EVIDENCE
 
 
 # --- which words ------------------------------------------------------------------------------------------------------

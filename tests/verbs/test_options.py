@@ -85,7 +85,8 @@ def test_the_options_are_those_of_the_functions():
     ):
         assert typed.__annotations__ == {part.name: part.type for part in fields(options)}
         words = inspect.signature(command).parameters
-        assert set(words) - {"run", *OF_QUERIES} == set(typed.__annotations__)
+        # What a word says of its file, a function takes in the word itself.
+        assert set(words) - {"run", "layout", *OF_QUERIES} == set(typed.__annotations__)
         for part in fields(options):
             written = words[part.name].default
             # None: comma-separated attacks, and what queries have another default of.

@@ -21,9 +21,8 @@ from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import tensor_images
 from overproof.verbs.loaded import Known, Origin
-from overproof.verbs.options import Example, Images
 from overproof.verbs.resolve import find, origin_of
-from overproof.verbs.sources import AnySource
+from overproof.verbs.sources import AnySource, Example, Images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

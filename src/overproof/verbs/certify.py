@@ -38,8 +38,6 @@ from overproof.verbs.options import Certification, CertifyOptions, call_of
 from overproof.verbs.sources import AnySource
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
-SCHEMA = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Certifying:
@@ -175,7 +173,7 @@ def _certifying(
                 ),
             )
         found = {
-            "schema": SCHEMA,
+            "schema": CERTIFICATE.schema,
             **subject.facts,
             "data": subject.said_of(images),
             "threat": plain(plan.threat),

@@ -28,9 +28,8 @@ from overproof.models.onnx_network import lacking_of
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.examinee import chosen_suite, examinee, shown
-from overproof.verbs.options import Images
 from overproof.verbs.resolve import resolve
-from overproof.verbs.sources import AnySource
+from overproof.verbs.sources import AnySource, Images
 
 EXAMPLES = 500
 

@@ -46,7 +46,6 @@ from overproof.verbs.options import EvaluateOptions, Evaluation, call_of
 from overproof.verbs.sources import AnySource
 from overproof.verbs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 
-SCHEMA = 2
 _IMAGES = "adversarial.safetensors"
 _ROOM = 64 * 2**20  # bytes of images that are kept though nobody asked for them
 
@@ -163,7 +162,7 @@ def _evaluating(
             trust = _reliability(subject, verdicts, images, threat, seed, answered) if reliability and threat else None
             shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
         found = {
-            "schema": SCHEMA,
+            "schema": EVALUATION.schema,
             **subject.facts,
             "multiply_adds": None if subject.file else _multiply_adds(model, images),
             "data": subject.said_of(images),

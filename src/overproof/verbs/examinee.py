@@ -19,9 +19,8 @@ from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.recipe import read_suite
 from overproof.verbs.loaded import BY_POSITION
-from overproof.verbs.options import Images
 from overproof.verbs.resolve import Found, find
-from overproof.verbs.sources import AnySource
+from overproof.verbs.sources import AnySource, Images
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
 _SHOWN = 256  # of them the reliability probes take up to 128 correct ones

@@ -28,9 +28,9 @@ from overproof.formats.quantize import Calibration, calibration_pixels, quantise
 from overproof.models.classifier import Classifier
 from overproof.models.onnx_file import OnnxFile
 from overproof.verbs.cargo import Cargo, cargo, parity_lines, report_of
-from overproof.verbs.options import Example, ExportOptions, Format, Images
+from overproof.verbs.options import ExportOptions, Format
 from overproof.verbs.questions import ask
-from overproof.verbs.sources import AnySource
+from overproof.verbs.sources import AnySource, Example, Images
 
 _CALIBRATIONS = ("minmax", "entropy", "percentile")
 _COST = 200  # held-out images on which the cost of quantisation is measured

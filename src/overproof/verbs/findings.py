@@ -21,7 +21,6 @@ from overproof.report.text import as_csv, as_latex, as_markdown
 from overproof.results import CERTIFICATE, EVALUATION
 from overproof.run import Run
 from overproof.signature import Signature
-from overproof.verbs import certify, evaluate
 
 
 def findings(folder: Path, *, trust_code: bool = False) -> Findings:
@@ -76,10 +75,10 @@ def evaluated(run: Run) -> dict[str, Any]:
             )
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
     schema = found.get("schema")
-    if schema not in (1, evaluate.SCHEMA):
+    if schema not in (1, EVALUATION.schema):
         raise InputError(
             f"{folder}: its evaluation.json is of schema {schema!r}, this version of overproof reads 1 and "
-            f"{evaluate.SCHEMA}; evaluate it again"
+            f"{EVALUATION.schema}; evaluate it again"
         )
     # What was found about a foreign network lies in a folder without the network.
     if _trained(run) and found.get("model_digest") != run.description()["digest"]:
@@ -92,14 +91,14 @@ def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]
 
     Raises ``InputError`` for one of another version, and one by smoothing, which attacks nothing.
     """
-    if certificate.get("kind") != "bounds" or certificate.get("schema") != certify.SCHEMA:
+    if certificate.get("kind") != "bounds" or certificate.get("schema") != CERTIFICATE.schema:
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
     names = ("run", "method", "architecture", "recipe_seed", "model_digest", "selected_on", "parameters")
     caution = "the certificate's short attack alone; evaluate may break more"
     return {
         **{name: certificate[name] for name in names if name in certificate},
         **{name: certificate[name] for name in ("data", "threat", "seed", "batch", "warnings", "versions", "hardware")},
-        "schema": evaluate.SCHEMA,
+        "schema": EVALUATION.schema,
         "suite": {"name": "certify", "survivors": False, "caution": caution},
         "search_precision": "fp32",
         "clean": certificate["clean"],
@@ -146,8 +145,8 @@ def _certificate(run: Run, evaluation: dict[str, Any]) -> tuple[dict[str, Any] |
     found = run.certificate()
     if found is None:
         return None, ()
-    if found.get("schema") != certify.SCHEMA:
-        return None, (f"certificate.json: of schema {found.get('schema')!r}, not {certify.SCHEMA}",)
+    if found.get("schema") != CERTIFICATE.schema:
+        return None, (f"certificate.json: of schema {found.get('schema')!r}, not {CERTIFICATE.schema}",)
     if found.get("model_digest") != evaluation.get("model_digest"):
         return None, ("certificate.json: of another network than evaluation.json",)
     return found, ()

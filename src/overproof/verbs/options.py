@@ -19,12 +19,8 @@ from overproof.evaluation.smoothing import Smoothing
 from overproof.recipe import plain
 from overproof.run import Run
 from overproof.verbs.resolve import origin_of
-from overproof.verbs.sources import AnySource
+from overproof.verbs.sources import AnySource, Images
 
-Images = Source | str | tuple[Tensor, Tensor]
-"""A source, a word for one, or pixels ``[N, C, H, W]`` (uint8, or floats in [0, 1]) and labels ``[N]``."""
-Example = Tensor | tuple[int, int, int]
-"""Pixels ``[N, C, H, W]`` that a network takes, or the size ``(C, H, W)`` of one image."""
 Format = Literal["onnx", "int8", "torch", "vnnlib", "hub"]
 
 

@@ -33,7 +33,7 @@ from overproof.recipe import Recipe, build, data_source
 from overproof.run import Run, find_run
 from overproof.signature import Signature
 from overproof.trust import Code
-from overproof.verbs.import_teacher import network_of, read_architecture, weights_in
+from overproof.verbs.checkpoints import network_of, read_architecture, weights_in
 from overproof.verbs.loaded import Known, LoadedModel, Origin
 from overproof.verbs.sources import AnySource, Word, read_word
 from overproof.wording import one_line

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
+from overproof.data.sources import Source
 from overproof.errors import InputError
 from overproof.formats.hub import repository_id
 from overproof.models.imports import read_options
@@ -19,6 +20,10 @@ from overproof.wording import one_line
 AnySource = Run | Path | str | nn.Module
 """What every command takes for a network: a run, a path, a word that names one, or the network itself."""
 
+Images = Source | str | tuple[Tensor, Tensor]
+"""A source, a word for one, or pixels ``[N, C, H, W]`` (uint8, or floats in [0, 1]) and labels ``[N]``."""
+Example = Tensor | tuple[int, int, int]
+"""Pixels ``[N, C, H, W]`` that a network takes, or the size ``(C, H, W)`` of one image."""
 Kind = Literal[
     "run", "hub", "onnx", "checkpoint", "program", "module", "timm", "torchvision", "robustbench", "in memory"
 ]
