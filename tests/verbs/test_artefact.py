@@ -215,6 +215,7 @@ class TestEvaluation:
         course.close()
         parts = evaluate(file, out=tmp_path / "parts", resume=True, **options)
         assert sorted(one.name for one in (tmp_path / "parts").iterdir()) == [
+            "adversarial.safetensors",
             "evaluation.json",
             "evaluations",
             "examples.jsonl",
