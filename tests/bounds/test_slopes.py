@@ -1,11 +1,19 @@
 import itertools
 from types import SimpleNamespace
 
+import pytest
 import torch
+from torch import nn
 
 from overproof.bounds import slopes
-from overproof.bounds.graph import Free
+from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
+from overproof.bounds.graph import Free, Graph
+from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import Climb
+from overproof.bounds.spec import logits
+from overproof.bounds.trace import trace
+
+from .networks import CLASSES, ROUNDING, assert_holds, reached, uniform
 
 
 class Hills:
@@ -124,3 +132,108 @@ def test_it_climbs_where_gradients_are_switched_off():
 
 def test_the_defaults():
     assert Climb() == Climb(steps=20, rate=0.25, decay=0.98, seconds=None)
+
+
+# --- both choices of slopes -------------------------------------------------------------------------------------------
+
+
+def sparse(seed, depth, share):
+    """Return a chain of linear layers, a ``share`` of whose weights is not zero: narrow intervals, as of IBP training.
+
+    Positive weights are twice as many as negative ones.
+    """
+    torch.manual_seed(seed)
+    parts = [nn.Flatten()]
+    for width, following in itertools.pairwise((16, *[24] * depth, CLASSES)):
+        linear = nn.Linear(width, following)
+        size = linear.weight.shape
+        up, down = (torch.randn(size).abs() * (torch.rand(size) < part) for part in (share, share / 2))
+        linear.weight.data = 2 * (up - down) / width**0.5
+        linear.bias.data = torch.randn(following) / 2 - 0.2
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts[:-1]).double().requires_grad_(False)
+
+
+def plain_least(network, region, spec):
+    """Return lower bounds of ``spec . logits`` by CROWN as its paper has it, ``[S]``, for one example's box.
+
+    By dense matrices; a layer's bounds are those of its rows alone wherever intervals leave the sign open.
+    """
+    linears = [module for module in network if isinstance(module, nn.Linear)]
+    layers = []
+
+    def split(matrix):
+        return matrix.clamp(min=0), matrix.clamp(max=0)
+
+    def pulled(weight, bias):
+        for linear, (lower, upper) in zip(reversed(linears[: len(layers)]), reversed(layers), strict=True):
+            least, most = lower.clamp(max=0), upper.clamp(min=0)
+            chord = most / (most - least)
+            slope = torch.where((lower < 0) & (upper > 0), (upper > -lower).to(chord), chord)
+            below, above = split(weight)
+            weight, bias = below * slope + above * chord, bias - above @ (chord * least)
+            weight, bias = weight @ linear.weight, bias + weight @ linear.bias
+        below, above = split(weight)
+        return below @ region.box.lower.flatten() + above @ region.box.upper.flatten() + bias
+
+    low, high = (side.flatten() for side in region.box)
+    for linear in linears[:-1]:
+        below, above = split(linear.weight)
+        lower, upper = below @ low + above @ high + linear.bias, below @ high + above @ low + linear.bias
+        wanted = (lower < 0) & (upper > 0)
+        rows = pulled(linear.weight, linear.bias), -pulled(-linear.weight, -linear.bias)
+        layers.append((torch.where(wanted, rows[0], lower), torch.where(wanted, rows[1], upper)))
+        low, high = (side.clamp(min=0) for side in layers[-1])
+    return pulled(spec @ linears[-1].weight, spec @ linears[-1].bias)
+
+
+def by_both(seed, depth, share, eps, count=4):
+    """Return lower bounds of every side of every logit: by the layers' choice alone, by both, and by plain CROWN."""
+    network = sparse(seed, depth, share)
+    graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(count, 1, 4, 4, seed=seed + 99), eps)
+    spec = torch.cat([logits(count, CLASSES), -logits(count, CLASSES)], dim=1).double()
+    layers, rows = intermediate(graph, region), {len(graph.nodes) - 1: spec_rows(spec)}
+    one, both = (minimum(graph, rows, each, region, Means()).view(count, -1) for each in (list(layers), layers))
+    plain = torch.stack([plain_least(network, region.at(slice(i, i + 1)), spec[i]) for i in range(count)])
+    assert_holds(Bounds(both, torch.full_like(both, torch.inf)), reached(network, region, spec))
+    return one, both, plain
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+def test_no_row_over_two_hidden_layers_is_looser_than_by_plain_crown(share, eps):
+    """Whose layers are wider, so that it chooses other slopes."""
+    for seed in range(8):
+        _, both, plain = by_both(seed, 2, share, eps)
+        assert (both > plain - ROUNDING).all()
+
+
+def test_the_choice_of_the_layers_alone_is_looser_for_some_rows():
+    """Else the test above could not fail; and what is added never loosens a row."""
+    loose, left, deep = 0, 0, 0
+    for seed in range(8):
+        for depth in (2, 4):
+            one, both, plain = by_both(seed, depth, 0.2, 0.2)
+            assert (both >= one).all()
+            loose += int((one < plain - ROUNDING).sum())
+            left += int((both < plain - ROUNDING).sum())
+            deep += depth > 2 and bool((both > one + ROUNDING).any())
+    assert 2 * left < loose
+    assert deep  # with more layers as well
+
+
+def test_examples_whose_choices_agree_are_pulled_once(monkeypatch):
+    """The second pull has the rows of the others only."""
+    network = sparse(0, 2, 0.2)
+    graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(12, 1, 4, 4, seed=99), 0.2)
+    layers, counts, pull = intermediate(graph, region), [], Graph.pull
+    differing = int(layers.differing().sum())
+    assert 0 < differing < 12
+
+    def counted(self, rows, *words, **options):
+        counts.append(len(next(iter(rows.values()))))
+        return pull(self, rows, *words, **options)
+
+    monkeypatch.setattr(Graph, "pull", counted)
+    minimum(graph, {len(graph.nodes) - 1: spec_rows(logits(12, CLASSES).double())}, layers, region, Means())
+    assert counts == [12 * CLASSES, differing * CLASSES]

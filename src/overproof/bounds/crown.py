@@ -3,9 +3,14 @@
 Every neuron whose sign is open gets two rows, one for each side, whatever layer it is in; rows of a convolution carry
 only the window they depend on. A neuron whose sign the layer before already decides is not refined: its relaxation is
 exact, and its bounds do not enter any other.
+
+A row is bounded with CROWN's slopes for the layers' bounds, and again with those that it would choose had the layers
+not been cut by their intervals: neither choice is the better one for every row. (That no row at all
+is looser than by plain CROWN would need plain bounds of the layers beside ours, a second pass. On two small IBP-trained
+networks of MNIST up to 10.2 % of the rows were looser by one choice; by the better of both, up to 1.1 % are.)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, prod
@@ -15,12 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from overproof.bounds.afford import portions
+from overproof.bounds.activations import Activation, ReLU
+from overproof.bounds.afford import NotAffordedError, portions
 from overproof.bounds.graph import Free, Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rounding import Rounding, largest
 from overproof.bounds.rows import Rows
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import Climb, Other
 
 Method = Literal["ibp", "crown_ibp", "crown", "alpha"]
 METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
@@ -45,6 +51,36 @@ class Means:
     rounding: bool = False
 
 
+class Refined(list[Bounds]):
+    """Bounds of every node's values, and for which ReLUs CROWN without intervals would choose another lower slope.
+
+    ``steep`` says by a node's number where its rows alone make a ReLU's lower slope 1, bool ``[N, *shape]``; nodes for
+    which this is nowhere another choice are left out. The bounds hold without it: it only proposes slopes.
+    """
+
+    def __init__(self, layers: Iterable[Bounds] = ()) -> None:
+        super().__init__(layers)
+        self.steep: dict[int, Tensor] = {}
+
+    def refine(self, number: int, rows: Bounds, readers: Iterable[Activation]) -> None:
+        """Cut the bounds of a node by what its rows proved."""
+        self[number] = self[number].within(rows)
+        steep = rows.upper > -rows.lower
+        if any(isinstance(reader, ReLU) for reader in readers) and self._differs(number, steep).any():
+            self.steep[number] = steep
+
+    def differing(self) -> Tensor:
+        """Return which examples have a ReLU with another choice, bool ``[N]``."""
+        found = torch.zeros(len(self[0].lower), dtype=torch.bool, device=self[0].lower.device)
+        for number, steep in self.steep.items():
+            found |= self._differs(number, steep).flatten(1).any(dim=1)
+        return found
+
+    def _differs(self, number: int, steep: Tensor) -> Tensor:
+        lower, upper = self[number]
+        return (steep != (upper > -lower)) & (lower < 0) & (upper > 0)
+
+
 def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "crown") -> Bounds:
     """Return bounds ``[N, S]`` of ``spec . logits`` over the region; ``spec`` is ``[N, S, K]``.
 
@@ -56,13 +92,13 @@ def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "c
 
 def intermediate(
     graph: Graph, region: Region, means: Means | Method = "crown", *, known: Layers | None = None
-) -> list[Bounds]:
+) -> Refined:
     """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them.
 
     Bounds that are ``known`` already are kept, and only what these leave open is refined.
     """
     means = Means(method=means) if isinstance(means, str) else means
-    layers = [region.box]
+    layers = Refined([region.box])
     rounding = Rounding(graph, largest(region)) if means.rounding else None
     for number, node in enumerate(graph.nodes[1:], start=1):
         layers.append(graph.forward(node, layers))
@@ -72,7 +108,7 @@ def intermediate(
         exact = number in graph.straight and region.centre is None
         if readers and not exact and means.method in ("crown", "alpha"):
             wanted = torch.stack([reader.open(layers[number]) for reader in readers]).any(dim=0)
-            layers[number] = _refined(graph, number, wanted, layers, region, means)
+            layers.refine(number, _refined(graph, number, wanted, layers, region, means), readers)
         if rounding is not None and (wrong := rounding.add(number, layers)) is not None:
             layers[number] = Bounds(layers[number].lower - wrong, layers[number].upper + wrong)
     return layers
@@ -112,7 +148,33 @@ def forms(graph: Graph, rows: Mapping[int, Rows], layers: Layers, means: Means) 
 
 
 def minimum(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
-    """Return a lower bound of each row over the region, ``[M]``, in chunks that fit the memory."""
+    """Return a lower bound of each row over the region, ``[M]``: the better of both choices of slopes."""
+    found = _chosen(graph, rows, layers, region, means)
+    if not isinstance(layers, Refined) or not layers.steep:
+        return found
+    (first, *_) = rows.values()
+    differing = layers.differing()[first.example].nonzero()[:, 0]
+    if not len(differing):
+        return found
+    other = Other(steep={number: layers.steep[before] for number, before in _relus(graph) if before in layers.steep})
+    again = {number: each.at(differing) for number, each in rows.items()}
+    try:
+        parts = _parts(graph, again, replace(means, method="crown"))
+        low = torch.cat([graph.pull(part, layers, free=other)[0].minimum(region) for part in parts])
+    except NotAffordedError:
+        return found  # what is proved already holds without it
+    return found.index_put((differing,), torch.maximum(found[differing], low))
+
+
+def _relus(graph: Graph) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of the ReLUs, each with that of the node it reads."""
+    for number, node in enumerate(graph.nodes):
+        if isinstance(node.operator, ReLU):
+            yield number, node.inputs[0]
+
+
+def _chosen(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+    """Return a lower bound of each row by the slopes that the layers or the climb choose, in chunks that fit memory."""
 
     def bounded(part: Mapping[int, Rows], free: Free | None) -> Tensor:
         return graph.pull(part, layers, free=free)[0].minimum(region)
@@ -174,7 +236,7 @@ def _one_by_one(graph: Graph, number: int, wanted: Tensor, layers: Layers, regio
 
 
 def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
-    """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows."""
+    """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows alone."""
     before = layers[number]
     index = wanted.nonzero()
     if not len(index):
@@ -187,7 +249,7 @@ def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: 
     for part in portions(len(index), size, most, means.until, index.device):  # making the rows takes time as well
         sign = torch.ones(len(part), dtype=before.lower.dtype, device=index.device)
         rows = graph.neurons(number, index[part].repeat(2, 1), torch.cat([sign, -sign]))
-        sides.append(minimum(graph, rows, layers, region, untimed).view(2, -1))
+        sides.append(_chosen(graph, rows, layers, region, untimed).view(2, -1))
     lower, upper = torch.cat(sides, dim=1)
     at = tuple(index.T)
-    return before.within(Bounds(before.lower.index_put(at, lower), before.upper.index_put(at, -upper)))
+    return Bounds(before.lower.index_put(at, lower), before.upper.index_put(at, -upper))

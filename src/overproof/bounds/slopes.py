@@ -1,14 +1,35 @@
 """Alpha- and beta-CROWN: climbing what the relaxations leave free, for every row its own (Xu 2021, Wang 2021)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from overproof.bounds.activations import Activation, ReLU
 from overproof.bounds.graph import Free
+from overproof.bounds.region import Bounds
+from overproof.bounds.rows import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Free):
+    """Lower slopes of a choice that is given: 1 where a ReLU's ``steep`` (bool ``[N, *shape]``), its least elsewhere.
+
+    ReLUs that are not named choose for themselves; nothing of what is met is kept.
+    """
+
+    steep: Mapping[int, Tensor]
+
+    @override
+    def slope(self, number: int, activation: Activation, rows: Rows, before: Bounds) -> Tensor | None:
+        """Return the lower slopes for these rows over an activation's output, None where it chooses for itself."""
+        if not isinstance(activation, ReLU) or number not in self.steep:
+            return None
+        return rows.values(self.steep[number].to(before.lower))
 
 
 @dataclass(frozen=True, kw_only=True)
