@@ -43,7 +43,35 @@ def with_a_class_token(self, x):
     return torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], dim=1) + self.places
 
 
+def windows(_, x):
+    """Windows of 2 by 2 pixels that are carried as if they were images, as those of Swin are."""
+    n, c = x.shape[:2]
+    cut = x.view(n, c, 2, 2, 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, 4, c)
+    cut = F.layer_norm(cut, (c,)) * torch.linspace(1, 2, 4, dtype=x.dtype)[:, None] + 0.1
+    mixed = (0.2 * cut @ cut.transpose(-2, -1)).softmax(dim=-1) @ cut.mean(dim=-1, keepdim=True)
+    return mixed.view(n, 2, 2, 2, 2, 1).permute(0, 5, 1, 3, 2, 4).reshape(n, 1, 4, 4)
+
+
+def heads_in_the_batch(_, x):
+    """As torch's own attention computes it."""
+    n = x.shape[0]
+    tokens = x.flatten(2).transpose(1, 2).reshape(n, 16, 2, 2).transpose(1, 2).reshape(n * 2, 16, 2)
+    mixed = torch.bmm(torch.bmm(tokens, tokens.transpose(1, 2)).softmax(dim=-1), tokens)
+    return mixed.view(n, 2, 16, 2).transpose(1, 2).reshape(n, 16, 4)
+
+
+def a_mask_for_each_window(_, x):
+    n = x.shape[0]
+    cut = x.view(n, 4, 16).reshape(n * 4, 4, 4)
+    mask = torch.linspace(-1, 1, 16, dtype=x.dtype).view(4, 2, 2).repeat(1, 2, 2)
+    cut = (cut.view(n, 4, 4, 4) + mask[None]).view(-1, 4, 4)
+    return (cut.sigmoid() + mask.repeat(n, 1, 1)).view(n, -1)
+
+
 FORMS = {
+    "windows": windows,
+    "heads in the batch": heads_in_the_batch,
+    "a mask for each window": a_mask_for_each_window,
     "sigmoid": lambda _, x: torch.sigmoid(x),
     "tanh": lambda _, x: x.tanh(),
     "GELU": lambda _, x: F.gelu(x),

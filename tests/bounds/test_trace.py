@@ -410,6 +410,77 @@ def test_a_trace_leaves_modes_and_statistics_as_they_were(tiny_classifier):
     assert all(torch.equal(tensor, statistics[name]) for name, tensor in network.state_dict().items())
 
 
+def in_an_attribute(self, hidden):
+    self.kept = hidden
+
+
+def in_a_buffer(self, hidden):
+    self.buffer = hidden
+
+
+def in_a_buffer_in_place(self, hidden):
+    self.buffer += hidden.mean()  # of the batch, but no part of the logits
+
+
+def in_a_list(self, hidden):
+    self.listed.append(hidden)
+
+
+def in_a_dictionary(self, hidden):
+    self.named["hidden"] = hidden
+
+
+def in_a_submodule(self, hidden):
+    self.conv.kept = {"hidden": [hidden]}
+
+
+STORES = (in_an_attribute, in_a_buffer, in_a_buffer_in_place, in_a_list, in_a_dictionary, in_a_submodule)
+
+
+def storing(step):
+    modules = {"conv": nn.Conv2d(2, 4, 3, padding=1), "head": nn.Linear(64, 3)}
+    network = settled(Course(lambda self, x: self.head(step(self, self.conv(x)).flatten(1)), **modules))
+    network.register_buffer("buffer", torch.zeros((), dtype=torch.float64))
+    network.kept, network.listed, network.named = None, [], {}
+    return network
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.__name__)
+def test_what_a_network_stores_in_itself_is_taken_back(store):
+    def step(self, hidden):
+        store(self, hidden)
+        return hidden.relu()
+
+    network = storing(step)
+    traced = trace(network, SHAPE)
+    assert (network.kept, network.listed, network.named) == (None, [], {})
+    assert network.buffer.item() == 0
+    assert set(dict(network.named_buffers())) == {"buffer"}
+    assert not hasattr(network.conv, "kept")
+    x = uniform(3, *SHAPE)
+    torch.testing.assert_close(value(traced.graph(), x), network(x), rtol=0, atol=1e-10)
+
+
+def test_a_trace_that_fails_takes_back_what_was_stored():
+    def step(self, hidden):
+        self.kept = hidden
+        return hidden.relu() if hidden.sum() > 0 else hidden
+
+    network = storing(step)
+    with pytest.raises(InputError, match="bounds cannot follow"):
+        trace(network, SHAPE)
+    assert network.kept is None
+
+
+def test_a_network_that_counts_its_calls_is_refused():
+    def step(self, hidden):
+        self.buffer += 1
+        return hidden * self.buffer
+
+    with pytest.raises(InputError, match="it keeps values from one call to the next"):
+        trace(storing(step), SHAPE)
+
+
 def test_the_shape_of_the_image_may_be_any_the_network_takes():
     network = settled(
         nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))

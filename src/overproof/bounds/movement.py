@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overproof.bounds.layers import halves
 from overproof.bounds.operators import Shape
 
 ELSEWHERE = -1.0
@@ -27,44 +28,43 @@ class Move:
     """Where a step takes each value from: ``index`` counts the values of its layers one after another, flattened.
 
     It has the shape of the output of one image; -1 is a value that is from no layer. ``batch`` is the dimension of the
-    batch in torch's output.
+    batch in torch's output, with ``parts`` of each image in it (see ``Layer``).
     """
 
     index: Tensor
     batch: int
+    parts: int | None = None
 
     def keeps_order(self, size: int) -> bool:
         """Whether the step takes all of ``size`` values in their order."""
         return self.index.numel() == size and torch.equal(self.index.flatten(), torch.arange(size))
 
 
-def moves(function: Callable[..., Any], layers: Sequence[tuple[Shape, int]]) -> tuple[Move, ...]:
+def moves(function: Callable[..., Any], layers: Sequence[tuple[Shape, int, int | None]]) -> tuple[Move, ...]:
     """Return what a function of layers does to them, a move for each tensor that it gives.
 
-    The layers are told by their shapes for one image and the dimensions of their batches; the function gets one
-    float64 tensor for each, for a batch of two. Raises ``BatchMixedError``.
+    The layers are told by their shapes for one image, the dimensions of their batches and the parts of an image in
+    them; the function gets one float64 tensor for each, for a batch of two. Raises ``BatchMixedError``.
     """
-    total, offset, numbers = sum(prod(shape) for shape, _ in layers), 0, []
-    for shape, batch in layers:
+    total, offset, numbers = sum(prod(shape) for shape, *_ in layers), 0, []
+    for shape, batch, parts in layers:
         one = torch.arange(offset, offset + prod(shape), dtype=torch.float64).view(shape)
-        numbers.append(torch.stack([one, one + total], dim=batch))
+        joined = torch.stack if parts is None else torch.cat
+        numbers.append(joined([one, one + total], dim=batch))
         offset += prod(shape)
     found = function(*numbers)
     return tuple(_move(each, total) for each in ([found] if isinstance(found, Tensor) else found))
 
 
-def alike(value: Tensor, batch: int) -> Tensor | None:
-    """Return the part of one image of a constant for a batch of two, None where the two have different ones."""
-    one, other = value.unbind(batch)
-    return one if torch.equal(one, other) else None
-
-
 def _move(numbers: Tensor, total: int) -> Move:
     for batch, size in enumerate(numbers.shape):
-        if size != 2:
+        if size < 2 or size % 2:
             continue
-        first, second = numbers.unbind(batch)
+        parts = None if size == 2 else size // 2
+        both = halves(numbers, batch, parts)
+        assert both is not None
+        first, second = both
         own = torch.where(first == ELSEWHERE, first, first + total)
         if torch.equal(second, own) and bool((first < total).all()):
-            return Move(first.long(), batch)
+            return Move(first.long(), batch, parts)
     raise BatchMixedError

@@ -1,29 +1,17 @@
 """Products of layers with each other and with constants, as ``torch.einsum`` writes them, without the batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from overproof.bounds.bilinear import Bilinear
 from overproof.bounds.composed import Draft
+from overproof.bounds.layers import Layer, Operand, alike
 from overproof.bounds.maps import NoBoundsError
-from overproof.bounds.movement import alike
 from overproof.bounds.operators import Contract
 
 LETTERS = "abcdefghijklmnopqrstuvwxy"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What a step of a network gives: a node, and which dimension of torch's tensor is the batch."""
-
-    node: int
-    batch: int
-
-
-Operand = Layer | Tensor
 
 
 def matmul_terms(first: int, second: int) -> tuple[str, str, str]:
@@ -70,8 +58,12 @@ def contracted(draft: Draft, terms: Sequence[str], operands: Sequence[Operand], 
     (batch,) = batches
     if any(len(set(term)) < len(term) for term in (*terms, out)):
         raise NoBoundsError("a diagonal")
-    bare = [_without_batch(term, each, batch) for term, each in zip(terms, operands, strict=True)]
-    place, out = out.index(batch), out.replace(batch, "")
+    some, *others = (each for each in operands if isinstance(each, Layer))
+    if any(each.parts != some.parts for each in others):
+        raise NoBoundsError("a step that mixes the batch")
+    bare = [_without_batch(term, each, batch, some.parts) for term, each in zip(terms, operands, strict=True)]
+    place = out.index(batch)
+    out = out.replace(batch, "") if some.parts is None else out
     shapes = [draft.shape(each.node) if isinstance(each, Layer) else tuple(each.shape) for _, each in bare]
     sizes: dict[str, int] = {}
     for (term, _), shape in zip(bare, shapes, strict=True):
@@ -96,19 +88,24 @@ def contracted(draft: Draft, terms: Sequence[str], operands: Sequence[Operand], 
     shape = tuple(sizes[letter] for letter in out)
     (term, node), *rest = nodes
     for other_term, other in rest:
-        return Layer(draft.put(Bilinear(terms=(term, other_term, out)), [node, other], shape), place)
+        product = draft.put(Bilinear(terms=(term, other_term, out)), [node, other], shape)
+        return Layer(product, place, some.parts)
     operator = Contract(terms=(term, constant_term, out), weight=constant, bias=like.new_zeros(()))
-    return Layer(draft.put(operator, [node], shape), place)
+    return Layer(draft.put(operator, [node], shape), place, some.parts)
 
 
-def _without_batch(term: str, each: Operand, batch: str) -> tuple[str, Operand]:
+def _without_batch(term: str, each: Operand, batch: str, parts: int | None) -> tuple[str, Operand]:
+    """Return an operand and its term for one image; the letter of the batch then counts the image's parts, if any."""
+    own = term.replace(batch, "") if parts is None else term
     if isinstance(each, Layer) or batch not in term:
-        return term.replace(batch, ""), each
+        return own, each
     at = term.index(batch)
-    one = each.select(at, 0) if each.shape[at] == 1 else alike(each, at)
+    if each.shape[at] == 1:
+        return term.replace(batch, ""), each.select(at, 0)
+    one = alike(each, at, parts)
     if one is None:
         raise NoBoundsError("another constant for each image")
-    return term.replace(batch, ""), one
+    return own, one
 
 
 def _unspread(draft: Draft, term: str, each: Operand, sizes: dict[str, int]) -> tuple[str, Operand]:
@@ -118,5 +115,5 @@ def _unspread(draft: Draft, term: str, each: Operand, sizes: dict[str, int]) -> 
     size = tuple(shape[at] for at in kept)
     term = "".join(term[at] for at in kept)
     if isinstance(each, Layer):
-        return term, Layer(draft.reshaped(each.node, size), each.batch)
+        return term, each.at(draft.reshaped(each.node, size))
     return term, each.reshape(size)

@@ -1,24 +1,22 @@
 """What each step of a network's course is: operators added to the draft of a graph, or a refusal in a sentence."""
 
-from collections.abc import Callable, Sequence
-from math import inf, isfinite, sqrt
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from math import inf, sqrt
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from overproof.bounds import functions, maps
 from overproof.bounds.activations import ReLU
-from overproof.bounds.composed import Draft
 from overproof.bounds.curves import curved
+from overproof.bounds.layers import Layer, Made, Operand, alike
 from overproof.bounds.maps import NoBoundsError
-from overproof.bounds.movement import ELSEWHERE, BatchMixedError, Move, alike, moves
-from overproof.bounds.operators import Add, Concatenate, Gather, Linear, Operator, Pad, Reshape, Scale, Shape
+from overproof.bounds.movement import BatchMixedError
+from overproof.bounds.moving import Mover
+from overproof.bounds.operators import Add, Linear, Operator, Pad, Reshape, Scale
 from overproof.bounds.probabilities import Softmax
 from overproof.bounds.products import (
-    Layer,
-    Operand,
     contracted,
     einsum_terms,
     elementwise_terms,
@@ -31,42 +29,17 @@ from overproof.bounds.words import (
     ARITHMETIC,
     FUNCTIONS,
     IDLE,
-    JOINING,
     MODULES,
-    MOVES,
-    MOVING,
-    PADDING,
     SAME,
     SMOOTH,
     SUPPORTED,
     name_of,
-    padding_of,
 )
 from overproof.errors import InputError
 
-Made = Sequence[Operator] | Layer | tuple[Layer | None, ...]
-"""Operators one after another, none for the identity; or a layer that is in the draft already, or several."""
 
-
-class Reader:
-    """Adds the steps of a course to a draft, one after another.
-
-    ``found`` says what each step that depends on the image gives; ``values`` what each step gave for a batch of two.
-    ``moved`` keeps what only moves values, which is the same whenever the course is read.
-    """
-
-    def __init__(
-        self,
-        course: fx.GraphModule,
-        values: dict[fx.Node, Any],
-        draft: Draft,
-        moved: dict[tuple[fx.Node, int], tuple[Move, ...]],
-        *,
-        running: bool,
-    ) -> None:
-        self.course, self.values, self.draft, self.running = course, values, draft, running
-        self.moved = moved
-        self.found: dict[fx.Node, Layer | tuple[Layer | None, ...]] = {}
+class Reader(Mover):
+    """Adds the steps of a course to the draft, one after another."""
 
     def read(self, node: fx.Node) -> None:
         """Add a step that reads what others have found; raises ``InputError`` where it has no bounds."""
@@ -78,16 +51,6 @@ class Reader:
             raise InputError(f"{self.place(node)}: no bounds for {what}; supported are {SUPPORTED}") from None
         if made is not None:
             self.found[node] = made
-
-    def place(self, node: fx.Node) -> str:
-        """Return where in the network a step stands, as its modules are named."""
-        return str(node.target) if node.op == "call_module" else node.name
-
-    def sources(self, node: fx.Node) -> list[fx.Node]:
-        """Return the steps that one reads and that depend on the image, as often as it reads them."""
-        read: list[fx.Node] = []
-        fx.map_arg((node.args, node.kwargs), read.append)
-        return [other for other in read if other in self.found]
 
     def _made(self, node: fx.Node) -> Layer | tuple[Layer | None, ...] | None:
         sources, name, value = self.sources(node), name_of(node), self.values[node]
@@ -119,13 +82,7 @@ class Reader:
             elif isinstance(operator, Pad):
                 shape = operator.around(self.draft.shape(read[0]))
             read = [self.draft.put(operator, read, shape)]
-        return Layer(read[0], batch)
-
-    def layer(self, node: fx.Node) -> Layer:
-        """Return the layer that a step gave."""
-        found = self.found[node]
-        assert isinstance(found, Layer)
-        return found
+        return batch.at(read[0])
 
     def _part(self, node: fx.Node, sources: Sequence[fx.Node]) -> Layer | tuple[Layer | None, ...]:
         """Return one or some of several tensors that a step gave."""
@@ -134,169 +91,7 @@ class Reader:
         part = parts[at] if isinstance(parts, tuple) and isinstance(at, int | slice) else None
         return part if part is not None else self._refuse(f"{node.name} of several tensors")
 
-    # --- what only moves values ---------------------------------------------------------------------------------------
-
-    def _moves(self, node: fx.Node, sources: Sequence[fx.Node], name: str) -> Made | None:
-        """Return what a step gives that only moves values, None for any other step."""
-        module = self.course.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and not isinstance(module, (*MOVING, *PADDING)):
-            return None
-        padding = isinstance(module, PADDING) or name == "pad"
-        attribute = name == "getattr" and isinstance(self.values[node], Tensor)
-        nearest = name == "interpolate" and node.kwargs.get("mode", "nearest") in ("nearest", "nearest-exact")
-        if module is None and not (padding or attribute or nearest or name in MOVES):
-            return None
-        if padding and (plain := self._zeros(node, module)) is not None:
-            self._batch(*sources, first=True)
-            return [plain]
-        along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        whole = (
-            len(sources) == len(node.args[0]) if name in JOINING and isinstance(node.args[0], tuple | list) else False
-        )
-        if whole and name in ("cat", "concat", "concatenate") and along == 1 and self._batch(*sources) == 0:
-            return [Concatenate()]
-        layers = list(dict.fromkeys(sources))
-        constant = name in JOINING and not whole
-        filling = self._filling(node, module) if padding else 0.0
-        if not isfinite(filling):
-            raise NoBoundsError("padding with infinity")
-        constant = constant or filling != 0
-        found = self._moved(node, 0, layers, self._run(node, layers, module, elsewhere=True))
-        if not constant:
-            made = tuple(self._taken(move, layers) for move in found)
-            return made[0] if isinstance(self.values[node], Tensor) else made
-        (move,) = found
-        layer = self._taken(move, layers)
-        like = self.values[node]
-        none = [torch.zeros_like(self.values[other]) for other in layers]
-        shift = alike(self._run(node, layers, module, elsewhere=False)(*none), move.batch)
-        if shift is None:
-            raise NoBoundsError("another constant for each image")
-        return Layer(self.draft.scaled(layer.node, like.new_ones(()), shift), layer.batch)
-
-    def _moved(
-        self, node: fx.Node, number: int, layers: Sequence[fx.Node], function: Callable[..., Any]
-    ) -> tuple[Move, ...]:
-        if (node, number) not in self.moved:
-            forms = [(self.draft.shape(each.node), each.batch) for each in map(self.layer, layers)]
-            self.moved[node, number] = moves(function, forms)
-        return self.moved[node, number]
-
-    def _taken(self, move: Move, layers: Sequence[fx.Node]) -> Layer:
-        """Add what a move gives of layers to the draft."""
-        read = [self.layer(other).node for other in layers]
-        shape, device = tuple(move.index.shape), self.values[layers[0]].device
-        sizes = [self.draft.nodes[one].shape for one in read]
-        total = sum(torch.Size(size).numel() for size in sizes)
-        if len(read) > 1:
-            flat = [
-                self.draft.reshaped(one, (torch.Size(size).numel(),)) for one, size in zip(read, sizes, strict=True)
-            ]
-            read = [self.draft.put(Concatenate(), flat, (total,))]
-        if move.keeps_order(total):
-            return Layer(self.draft.reshaped(read[0], shape), move.batch)
-        return Layer(self.draft.put(Gather(index=move.index.to(device)), read, shape), move.batch)
-
-    def _run(
-        self, node: fx.Node, layers: Sequence[fx.Node], module: nn.Module | None, *, elsewhere: bool
-    ) -> Callable[..., Any]:
-        """Return a step as a function of its layers; with ``elsewhere`` its constants stand for no layer's values."""
-        joining = name_of(node) in JOINING
-
-        def run(*tensors: Tensor) -> Any:
-            given = dict(zip(layers, tensors, strict=True))
-
-            def argument(other: fx.Node) -> Any:
-                value = given[other] if other in given else self.values[other]
-                if other in given or not isinstance(value, Tensor):
-                    return value
-                if joining and elsewhere:
-                    return torch.full(value.shape, ELSEWHERE, dtype=torch.float64)
-                return value if not joining else value.to(tensors[0])
-
-            args: Any
-            args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
-            if module is not None or name_of(node) == "pad":
-                margins, mode, value = padding_of(node, module, self.values)
-                if margins is not None:
-                    filled = {"value": ELSEWHERE if elsewhere else value} if mode == "constant" else {}
-                    return F.pad(args[0], margins, mode, **filled)
-                return module(*args, **kwargs) if module is not None else None
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-
-        return run
-
-    def _zeros(self, node: fx.Node, module: nn.Module | None) -> Operator | None:
-        """Return zeros around a map, None for any other padding."""
-        margins, mode, value = padding_of(node, module, self.values)
-        if mode != "constant" or value or len(margins) != 4 or min(margins) < 0 or self.values[node].dim() != 4:
-            return None
-        return maps.padded(margins)
-
-    def _filling(self, node: fx.Node, module: nn.Module | None) -> float:
-        _, mode, value = padding_of(node, module, self.values)
-        return float(value or 0.0) if mode == "constant" else 0.0
-
-    # --- the batch ----------------------------------------------------------------------------------------------------
-
-    def _batch(self, *sources: fx.Node, first: bool = False) -> int:
-        """Return the dimension of the batch, which all agree on; with ``first`` it must be the first."""
-        batches = {self.layer(other).batch for other in sources}
-        if len(batches) > 1 or (first and batches != {0}):
-            raise NoBoundsError("a step on layers whose first dimension is not the batch")
-        return batches.pop()
-
-    def _after(self, node: fx.Node, batch: int) -> Shape:
-        """Return the shape for one image of what a step gives."""
-        shape = tuple(self.values[node].shape)
-        if len(shape) <= batch or shape[batch] != 2:
-            raise NoBoundsError("a step that mixes the batch")
-        return (*shape[:batch], *shape[batch + 1 :])
-
-    def _own(self, node: fx.Node, source: fx.Node, dims: Any) -> list[int]:
-        """Return dimensions of torch's tensor as those of one image, from the end: -1 is the last."""
-        rank, batch = self.values[source].dim(), self._batch(source)
-        given = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
-        found = {dim % rank for dim in given}
-        if batch in found:
-            raise NoBoundsError(f"{node.name} over the batch")
-        return sorted(dim - rank + (1 if dim < batch else 0) for dim in found)
-
-    def _in_place(self, node: fx.Node) -> bool:
-        """Whether a step writes into what it reads."""
-        if node.op == "call_module":
-            return bool(getattr(self.course.get_submodule(str(node.target)), "inplace", False))
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        augmented = name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow")
-        return (name.endswith("_") and not name.endswith("__")) or augmented or bool(node.kwargs.get("inplace"))
-
-    def _read_by_others(self, step: fx.Node) -> bool:
-        """Whether a value, or one that may lie in the same memory, is read more than once."""
-        while True:
-            if len(step.users) > 1:
-                return True
-            module = self.course.get_submodule(str(step.target)) if step.op == "call_module" else None
-            shares = isinstance(module, (*MOVING, *IDLE)) or name_of(step) in (MOVES | SAME | {"dropout", "getattr"})
-            before = self.sources(step) if step.op != "placeholder" else []
-            if not shares or not before:
-                return False
-            step = before[0]
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise NoBoundsError(what)
-
     # --- functions and modules ----------------------------------------------------------------------------------------
-
-    def _given(self, node: fx.Node, *options: tuple[str, Any]) -> dict[str, Any]:
-        """Return a function's options by name, defaults included; the first argument is the layer itself."""
-        named = dict(options)
-        if len(node.args) > 1 + len(options) or not set(node.kwargs) <= {*named, "inplace"}:
-            self._refuse(f"{node.name} with these options")
-        named |= {name: value for (name, _), value in zip(options, node.args[1:], strict=False)} | node.kwargs
-        named.pop("inplace", None)
-        return {name: fx.map_arg(value, lambda other: self.values[other]) for name, value in named.items()}
 
     def _function(self, name: str, node: fx.Node, sources: Sequence[fx.Node]) -> Made:
         name = ALIASES.get(name, name)
@@ -347,7 +142,11 @@ class Reader:
     def _on_maps(self, name: str, node: fx.Node, source: fx.Node, given: dict[str, Any]) -> Made:
         """Return a layer on maps, whose first dimension is the batch."""
         self._batch(source, first=True)
-        before, after, like = tuple(self.values[source].shape[1:]), self._after(node, 0), self.values[node]
+        before, after, like = (
+            tuple(self.values[source].shape[1:]),
+            self._after(node, self.layer(source)),
+            self.values[node],
+        )
         match name:
             case "dropout":
                 return self._refuse("dropout in train mode") if given["training"] else []
@@ -365,16 +164,16 @@ class Reader:
     def _module(self, module: nn.Module, node: fx.Node, sources: Sequence[fx.Node]) -> Made:
         kind = type(module)
         if isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer | nn.TransformerEncoder):
-            batch = self._batch(*sources)
+            layer = self._batch(*sources)
             options = [name for name, value in node.kwargs.items() if value is not None]
             nodes = [self.layer(each).node for each in sources]
-            if len(node.args) > len(sources) or self.values[sources[0]].dim() != 3:
+            if len(node.args) > len(sources) or self.values[sources[0]].dim() != 3 or layer.parts:
                 self._refuse(f"{kind.__name__} with a mask")
             training = module.training and not self.running
             found = transformed(
-                self.draft, module, nodes, options, self.values[sources[0]], batch=batch, training=training
+                self.draft, module, nodes, options, self.values[sources[0]], batch=layer.batch, training=training
             )
-            return (Layer(found, batch), None) if isinstance(module, nn.MultiheadAttention) else Layer(found, batch)
+            return (layer.at(found), None) if isinstance(module, nn.MultiheadAttention) else layer.at(found)
         if isinstance(module, IDLE):
             if not isinstance(module, nn.Identity) and module.training and not self.running:
                 return self._refuse("dropout in train mode")
@@ -435,7 +234,7 @@ class Reader:
             high = inf if given["max"] is None else float(given["max"])
         if not low <= high:
             self._refuse(f"{name} to [{low:g}, {high:g}]")
-        return Layer(self.draft.clipped(x, low, high, like), layer.batch)
+        return layer.at(self.draft.clipped(x, low, high, like))
 
     def _softmax(self, node: fx.Node, source: fx.Node, dim: Any, **given: Any) -> Sequence[Operator]:
         if given["dtype"] is not None and given["dtype"] != self.values[source].dtype:
@@ -462,19 +261,19 @@ class Reader:
         x = self.draft.normalised(layer.node, rows, eps, like, centred=name != "rms_norm")
         weight, bias = given["weight"], given.get("bias")
         if weight is None and bias is None:
-            return Layer(x, layer.batch)
+            return layer.at(x)
         weight = like.new_ones(()) if weight is None else weight
         bias = like.new_zeros(()) if bias is None else bias
         factor, shift = (each.reshape(*each.shape, *(1,) * (end if each.dim() else 0)) for each in (weight, bias))
-        return Layer(self.draft.scaled(x, factor, shift), layer.batch)
+        return layer.at(self.draft.scaled(x, factor, shift))
 
     def _linear(self, node: fx.Node, source: fx.Node, weight: Tensor, bias: Tensor | None) -> Made:
         layer = self.layer(source)
-        if len(self.draft.shape(layer.node)) == 1 and layer.batch == 0:
+        if len(self.draft.shape(layer.node)) == 1 and (layer.batch, layer.parts) == (0, None):
             return [Linear(weight=weight, bias=weight.new_zeros(len(weight)) if bias is None else bias)]
         if layer.batch == self.values[source].dim() - 1:
             self._refuse(f"{node.name} over the batch")
-        return Layer(self.draft.linear(layer.node, weight, bias), layer.batch)
+        return layer.at(self.draft.linear(layer.node, weight, bias))
 
     def _reduced(self, name: str, node: fx.Node, source: fx.Node, **given: Any) -> Made:
         """The mean or the sum over dimensions."""
@@ -483,7 +282,7 @@ class Reader:
         if given["dtype"] is not None and given["dtype"] != like.dtype:
             self._refuse(f"a {name} in another precision")
         own = self._own(node, source, None if given["dim"] == () else given["dim"])
-        if name == "mean" and len(shape) == 3 and own == [-2, -1] and layer.batch == 0:
+        if name == "mean" and len(shape) == 3 and own == [-2, -1] and (layer.batch, layer.parts) == (0, None):
             return maps.mean_of_map(shape, like, keepdim=given["keepdim"])
         gone = {dim % len(shape) for dim in own}
         kept = tuple(1 if at in gone else size for at, size in enumerate(shape))
@@ -491,8 +290,12 @@ class Reader:
         total = self.draft.summed(layer.node, gone, like.new_full((), 1 / count if name == "mean" else 1.0))
         batch = layer.batch - sum(at < layer.batch for at in gone)
         if given["keepdim"]:
-            return Layer(self.draft.reshaped(total, kept), layer.batch)
-        return Layer(total, batch) if len(gone) < len(shape) else self._refuse(f"{node.name}, one number for an image")
+            return layer.at(self.draft.reshaped(total, kept))
+        return (
+            Layer(total, batch, layer.parts)
+            if len(gone) < len(shape)
+            else self._refuse(f"{node.name}, one number for an image")
+        )
 
     # --- two layers ---------------------------------------------------------------------------------------------------
 
@@ -512,7 +315,7 @@ class Reader:
         value = self.values[other] if isinstance(other, fx.Node) else other
         value = value.to(like) if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype).to(like)
         layer = self._spread(node, source)
-        constant = alike(value.expand_as(self.values[node]), layer.batch)
+        constant = alike(value.expand_as(self.values[node]), layer.batch, layer.parts)
         if constant is None:
             self._refuse("another constant for each image")
         one, zero = torch.ones_like(constant), torch.zeros_like(constant)
@@ -531,26 +334,26 @@ class Reader:
                 inverse = self.draft.put(
                     Smooth(function=functions.RECIPROCAL), [layer.node], self.draft.shape(layer.node)
                 )
-                layer, factor, shift = Layer(inverse, layer.batch), constant, zero
-        return Layer(self.draft.scaled(layer.node, factor, shift), layer.batch)
+                layer, factor, shift = layer.at(inverse), constant, zero
+        return layer.at(self.draft.scaled(layer.node, factor, shift))
 
     def _of_two(self, name: str, node: fx.Node, first: fx.Node, second: fx.Node) -> Made:
         one, other = self.layer(first), self.layer(second)
         like = self.values[first]
         if name == "mul" and first is second:
             shape = self.draft.shape(one.node)
-            return Layer(self.draft.put(Smooth(function=functions.SQUARE), [one.node], shape), one.batch)
+            return one.at(self.draft.put(Smooth(function=functions.SQUARE), [one.node], shape))
         if name in ("add", "sub"):
             one, other = self._spread(node, first, 0), self._spread(node, second, 1)
-            if one.batch != other.batch:
+            if not one.like(other):
                 self._refuse("a step that mixes the batch")
             shape = self.draft.shape(one.node)
             minus = like.new_zeros(())
             second_node = self.draft.scaled(other.node, minus - 1, minus) if name == "sub" else other.node
-            return Layer(self.draft.put(Add(), [one.node, second_node], shape), one.batch)
+            return one.at(self.draft.put(Add(), [one.node, second_node], shape))
         if name == "div":
             shape = self.draft.shape(other.node)
-            other = Layer(self.draft.put(Smooth(function=functions.RECIPROCAL), [other.node], shape), other.batch)
+            other = other.at(self.draft.put(Smooth(function=functions.RECIPROCAL), [other.node], shape))
         a, b, out = elementwise_terms(like.dim(), self.values[second].dim())
         return contracted(self.draft, [a, b], [one, other], out, like)
 
@@ -590,10 +393,10 @@ class Reader:
             self._refuse("dropout in train mode")
         if len(sources) != 3:
             self._refuse("attention to constants")
-        batch = self._batch(*sources)
+        layer = self._batch(*sources)
         like = self.values[sources[0]]
         query, key, value = (self.layer(each).node for each in sources)
-        if len({self.draft.shape(each)[:-2] for each in (query, key, value)}) > 1 or batch > like.dim() - 3:
+        if len({self.draft.shape(each)[:-2] for each in (query, key, value)}) > 1 or layer.batch > like.dim() - 3:
             self._refuse("attention with broadcasting")
         scale = 1 / sqrt(like.shape[-1]) if given["scale"] is None else float(given["scale"])
-        return Layer(self.draft.attention(query, key, value, scale, like), batch)
+        return layer.at(self.draft.attention(query, key, value, scale, like))

@@ -10,14 +10,15 @@ from overproof.bounds.composed import Draft
 from overproof.bounds.course import CannotRunError, followed
 from overproof.bounds.fold import folded
 from overproof.bounds.graph import Graph
+from overproof.bounds.layers import Layer
 from overproof.bounds.movement import Move
 from overproof.bounds.operators import Shape
-from overproof.bounds.products import Layer
 from overproof.bounds.region import Bounds
 from overproof.bounds.steps import Reader
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
+from overproof.models.unchanged import unchanged
 from overproof.wording import one_line
 
 _UNITS = 1024  # in the last place, which sums of as many values as a layer has may be wrong by
@@ -49,14 +50,14 @@ class Traced:
         constants.env = dict(self.values)
         reader = Reader(self.course, constants.env, draft, self.moved, running=running)
         reader.found[image] = Layer(numbers, 0)
-        for node in (step for step in steps if step.op != "placeholder"):  # options that have a default
+        for node in reader.needed(step for step in steps if step.op != "placeholder"):  # options that have a default
             if reader.sources(node):
                 reader.read(node)
             else:
                 constants.env[node] = constants.run_node(node)  # parameters may have changed
         (logits,) = output.args
         found = reader.found.get(logits) if isinstance(logits, fx.Node) else None
-        if not isinstance(found, Layer) or found.batch != 0 or len(draft.shape(found.node)) != 1:
+        if not isinstance(found, Layer) or (found.batch, found.parts) != (0, None) or len(draft.shape(found.node)) != 1:
             raise InputError("bounds need a network whose output is one tensor of logits, [N, K]")
         return folded(draft.nodes, found.node)
 
@@ -65,15 +66,17 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
     """Trace a network for images of ``shape`` = (C, H, W).
 
     Raises ``InputError`` where its course depends on its input, or it has an operator without bounds, naming where;
-    and where the graph does not compute what the network does.
+    and where the graph does not compute what the network does. What the network stores in itself is taken back.
     """
     backbone = network.backbone if isinstance(network, Classifier) else network
     kind = type(backbone).__name__
     like = next(iter(network.parameters()), torch.zeros(0))
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
-    with torch.no_grad(), in_mode(network, training=False):
+    with torch.no_grad(), unchanged(network), in_mode(network, training=False):
         try:
-            course, values = followed(backbone, network.normalised(image) if isinstance(network, Classifier) else image)
+            shown = network.normalised(image) if isinstance(network, Classifier) else image
+            with unchanged(network):  # what it stores on the way is no value that it could compute with
+                course, values = followed(backbone, shown)
         except CannotRunError as problem:
             size, why = "x".join(map(str, shape)), (str(problem).splitlines() or ["it asserts otherwise"])[0]
             raise InputError(f"{kind} cannot be run on images of {size}: {why}") from problem
@@ -84,15 +87,20 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         layers = [Bounds(image, image)]
         for node in graph.nodes[1:]:
             layers.append(graph.forward(node, layers))
-        wanted = network(image)
-        apart = network(image[:1])
-    if not isinstance(wanted, Tensor) or not isinstance(apart, Tensor):
-        raise InputError(f"bounds cannot follow {kind}: it keeps values from one call to the next")
+        wanted, again, apart = network(image), network(image), network(image[:1])
     # Outputs may cancel to nothing but rounding, whose size is that of the largest value on the way.
     most = max(float(layer.centre.abs().nan_to_num(posinf=0.0).max()) for layer in layers)
-    near = 1e-3 * float(wanted.abs().max().nan_to_num(posinf=0.0)) + _UNITS * torch.finfo(image.dtype).eps * most
-    if not torch.allclose(layers[-1].centre, wanted.to(like), rtol=1e-3, atol=near, equal_nan=True):
+    scale = float(wanted.abs().max().nan_to_num(posinf=0.0)) if isinstance(wanted, Tensor) else 0.0
+    near = 1e-3 * scale + _UNITS * torch.finfo(image.dtype).eps * most
+
+    def same(one: Any, other: Any) -> bool:
+        tensors = isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape
+        return tensors and torch.allclose(one.to(like), other.to(like), rtol=1e-3, atol=near, equal_nan=True)
+
+    if not same(wanted, again):
+        raise InputError(f"bounds cannot follow {kind}: it keeps values from one call to the next")
+    if not same(layers[-1].centre, wanted):
         raise InputError(f"bounds cannot follow {kind}: its graph computes something else than the network does")
-    if not torch.allclose(apart, wanted[:1], rtol=1e-3, atol=near, equal_nan=True):
+    if not same(apart, wanted[:1]):
         raise InputError(f"bounds cannot follow {kind}: what it computes of an image depends on the others of a batch")
     return traced

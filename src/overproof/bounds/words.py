@@ -131,6 +131,10 @@ MOVES = {
     *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold"),
     *("cat", "concat", "concatenate", "stack", "hstack", "vstack"),
 }
+AS = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
+"""Steps that take the kind or the shape of a second tensor, whatever its values are."""
+LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"}
+"""Steps that give constants of the kind of a tensor, whatever its values are."""
 JOINING = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
 MOVING = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
 PADDING = (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ConstantPad2d, nn.ZeroPad2d)
