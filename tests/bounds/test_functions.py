@@ -25,6 +25,7 @@ FUNCTIONS = (
     functions.RECIPROCAL,
     functions.RSQRT,
     functions.SQRT,
+    functions.ROOT,
     functions.LOG,
     softplus(),
     elu(1.0),

@@ -68,7 +68,85 @@ def a_mask_for_each_window(_, x):
     return (cut.sigmoid() + mask.repeat(n, 1, 1)).view(n, -1)
 
 
+def maps_of_windows(self, x):
+    """Convolutions and pooling of windows that are carried as if they were images."""
+    n, c = x.shape[:2]
+    cut = x.view(n, c, 2, 2, 4).transpose(1, 2).reshape(-1, c, 2, 4)
+    cut = F.conv2d(cut, self.kernel, torch.ones(3).to(x), padding=1).relu()
+    return F.max_pool2d(F.avg_pool2d(cut, 3, 1, 1), 2).view(n, 2, 3, 1, 2).flatten(1)
+
+
+def lines(self, x):
+    tokens = F.conv1d(x.flatten(2), self.kernel[:, :, 0], padding=1, stride=2)
+    return F.avg_pool1d(tokens, 3, 2, 1, count_include_pad=False)
+
+
+def with_a_mask(places):
+    def step(_, x):
+        tokens = x.flatten(2).transpose(1, 2).view(x.shape[0], 16, 2, 2).transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=places(x))
+
+    return step
+
+
+def one_head_of_keys(_, x):
+    """Keys and values that all heads share."""
+    tokens = x.flatten(2).transpose(1, 2).view(x.shape[0], 16, 2, 2).transpose(1, 2)
+    return F.scaled_dot_product_attention(tokens, tokens[:, :1], tokens[:, 1:])
+
+
+def grouped_heads(_, x):
+    tokens = x.flatten(2).transpose(1, 2)
+    tokens = torch.stack([tokens, 2 * tokens, -tokens, tokens.flip(-1)], 1)
+    return F.scaled_dot_product_attention(tokens, tokens[:, :2], tokens[:, 1:3], enable_gqa=True)
+
+
+def responses(_, x):
+    """The response normalisation of ConvNeXt V2."""
+    length = x.norm(p=2, dim=(2, 3), keepdim=True)
+    return x + x * (length / (length.mean(dim=1, keepdim=True) + 1e-6))
+
+
+def over_its_deviation(_, x):
+    """As EvoNorm does."""
+    groups = x.view(x.shape[0], 2, 2, 4, 4)
+    deviation = groups.var(dim=(2, 3, 4), unbiased=False, keepdim=True).add(1e-3).sqrt()
+    return x * x.sigmoid() / deviation.expand(groups.shape).reshape(x.shape)
+
+
 FORMS = {
+    "maps of windows": maps_of_windows,
+    "lines": lines,
+    "attention with a bias": with_a_mask(lambda x: torch.linspace(-2, 2, 256).view(16, 16).to(x)),
+    "attention with places left out": with_a_mask(lambda x: torch.arange(256).view(16, 16) % 3 > 0),
+    "attention to what came before": lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "one head of keys": one_head_of_keys,
+    "groups of heads": grouped_heads,
+    "norms of maps": responses,
+    "over the deviation": over_its_deviation,
+    "norm": lambda _, x: torch.linalg.vector_norm(x, dim=1),
+    "normalize": lambda _, x: F.normalize(x - 0.4, dim=-1),
+    "normalize near zero": lambda _, x: F.normalize(x * 1e-3, dim=1, eps=1e-2),
+    "var": lambda _, x: x.var((2, 3), keepdim=True) * x,
+    "std": lambda _, x: torch.std(x, dim=1),
+    "bilinear": lambda _, x: F.interpolate(x, size=(7, 3), mode="bilinear"),
+    "bilinear, corners": lambda _, x: F.interpolate(x, scale_factor=1.7, mode="bilinear", align_corners=True),
+    "bicubic": lambda _, x: F.interpolate(x, size=(5, 6), mode="bicubic", antialias=True),
+    "nearest": lambda _, x: F.interpolate(x, scale_factor=2),
+    "prelu": lambda self, x: F.prelu(x - 0.2, self.places[0, 0]),
+    "steep prelu": lambda _, x: F.prelu(x - 0.2, torch.tensor([-0.5]).to(x)),
+    "patches": lambda _, x: F.unfold(x, 3, padding=1, stride=2),
+    "a larger pool": lambda _, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2),
+    "a pool with margins": lambda _, x: F.max_pool2d(F.pad(x, (2, 0, 1, 1), value=-torch.inf), 3, 1),
+    "adaptive max": lambda _, x: F.adaptive_max_pool2d(x, (2, 1)),
+    "transposed convolution": lambda self, x: F.conv_transpose2d(x, self.kernel.transpose(0, 1), stride=2, padding=1),
+    "BatchNorm of tokens": lambda _, x: F.batch_norm(
+        x.flatten(2).transpose(1, 2).flatten(0, 1), torch.ones(4).to(x), torch.arange(1.0, 5).to(x)
+    ).view(x.shape),
+    "addcmul": lambda _, x: torch.addcmul(x, x, torch.arange(4.0).to(x)),
+    "addmm": lambda self, x: torch.baddbmm(x.flatten(2), self.matrix.expand(x.shape[0], -1, -1), x.flatten(2), beta=2),
+    "lerp": lambda _, x: torch.lerp(x, x.relu(), 0.3),
+    "the larger one": lambda _, x: torch.maximum(x, 0.3 - x) + torch.minimum(x, x.flip(1)),
     "windows": windows,
     "heads in the batch": heads_in_the_batch,
     "a mask for each window": a_mask_for_each_window,
@@ -312,7 +390,7 @@ def test_a_part_that_is_overwritten_is_refused():
         return self.head(y.flatten(1))
 
     network = settled(Course(forward, conv=nn.Conv2d(2, 2, 1), head=nn.Linear(32, 3)))
-    with pytest.raises(InputError, match="does not support item assignment"):
+    with pytest.raises(InputError, match="it assigns to a part of a value"):
         trace(network, SHAPE)
 
 

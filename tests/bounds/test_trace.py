@@ -518,7 +518,7 @@ class Named(nn.Module):
     ("module", "kind"),
     [
         (nn.Hardshrink(), "Hardshrink"),
-        (nn.ConvTranspose2d(4, 4, 1), "ConvTranspose2d"),
+        (nn.Softsign(), "Softsign"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "Conv2d with circular padding"),
         (nn.Conv2d(4, 4, 2, padding="same"), "Conv2d with one-sided padding"),
         (nn.Softplus(beta=-1.0), "softplus with beta -1"),
@@ -535,7 +535,7 @@ def test_an_operator_without_bounds_is_named_with_its_place(module, kind):
     ("step", "words"),
     [
         (lambda _, x: torch.sin(x), "sin: no bounds for sin"),
-        (lambda _, x: torch.maximum(x, -x), "maximum: no bounds for maximum"),
+        (lambda _, x: torch.hypot(x, -x), "hypot: no bounds for hypot"),
         (lambda _, x: x.amax(1), "amax: no bounds for amax"),
         (lambda _, x: x.softmax(0), "softmax: no bounds for softmax over the batch"),
         (lambda _, x: x.mean((0, 2)), "mean: no bounds for mean over the batch"),
@@ -550,7 +550,15 @@ def test_an_operator_without_bounds_is_named_with_its_place(module, kind):
         (lambda _, x: torch.einsum("bchw,dchw->bd", x, x), "einsum: no bounds for a step that mixes the batch"),
         (lambda _, x: torch.einsum("bcii->bci", x), "einsum: no bounds for a diagonal"),
         (lambda _, x: torch.where(x > 0, x, 0.1 * x), "gt: no bounds for gt"),
-        (lambda _, x: F.scaled_dot_product_attention(x, x, x, is_causal=True), "no bounds for attention with a mask"),
+        (
+            lambda _, x: F.scaled_dot_product_attention(x, x, x, x),
+            "no bounds for attention to constants, or with a mask made",
+        ),
+        (lambda _, x: x.norm(p=1, dim=1), "no bounds for a norm other than the Euclidean one"),
+        (lambda _, x: F.normalize(x, p=1.0), "no bounds for normalize with another norm"),
+        (lambda _, x: x.var(0), "no bounds for var over the batch"),
+        (lambda _, x: F.adaptive_max_pool2d(x, 3), "no bounds for adaptive max pooling to a size that does not divide"),
+        (lambda _, x: F.pad(x, (1, 1, 1, 1), value=-torch.inf).sigmoid(), "no bounds for padding with infinity"),
         (lambda _, x: x * torch.arange(2.0).view(2, 1, 1, 1), "mul: no bounds for another constant for each image"),
     ],
 )

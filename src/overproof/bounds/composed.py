@@ -9,7 +9,7 @@ from torch import Tensor
 
 from overproof.bounds.activations import ReLU
 from overproof.bounds.bilinear import Bilinear
-from overproof.bounds.functions import RSQRT, SQUARE
+from overproof.bounds.functions import ROOT, RSQRT, SQUARE
 from overproof.bounds.graph import Node
 from overproof.bounds.operators import Add, Contract, Gather, Operator, Reshape, Scale, Shape
 from overproof.bounds.probabilities import Softmax
@@ -80,6 +80,45 @@ class Draft:
             out, over, weight, size = "y", over + "y", weight[..., None], (1,)
         return self.put(Contract(terms=(letters, over, out), weight=weight, bias=factor.new_zeros(())), [x], size)
 
+    def totalled(self, x: int, gone: Collection[int], factor: Tensor) -> int:
+        """Add the sums over the dimensions ``gone``, times a factor, these dimensions kept with the size 1."""
+        kept = tuple(1 if at in gone else size for at, size in enumerate(self.shape(x)))
+        return self.reshaped(self.summed(x, gone, factor), kept)
+
+    def spread(self, x: int, shape: Shape, like: Tensor) -> int:
+        """Add the layer broadcast to a shape."""
+        own = self.shape(x)
+        index = torch.arange(prod(own), device=like.device).view(own).expand(shape)
+        return x if own == shape else self.gathered(x, index)
+
+    def variance(self, x: int, gone: Collection[int], correction: float, like: Tensor) -> int:
+        """Add the variances over the dimensions ``gone``, kept with the size 1."""
+        shape = self.shape(x)
+        count = prod(shape[at] for at in gone)
+        less = self.spread(self.totalled(x, gone, like.new_full((), -1 / count)), shape, like)
+        square = self.put(Smooth(function=SQUARE), [self.put(Add(), [x, less], shape)], shape)
+        return self.totalled(square, gone, like.new_full((), 1 / (count - correction)))
+
+    def length(self, x: int, gone: Collection[int], like: Tensor) -> int:
+        """Add the Euclidean norms over the dimensions ``gone``, kept with the size 1."""
+        square = self.put(Smooth(function=SQUARE), [x], self.shape(x))
+        return self.rooted(self.totalled(square, gone, like.new_ones(())))
+
+    def rooted(self, x: int) -> int:
+        """Add the square root of a layer that is nowhere below zero, though its bounds may be."""
+        return self.put(Smooth(function=ROOT), [x], self.shape(x))
+
+    def unit(self, x: int, gone: Collection[int], eps: float, like: Tensor) -> int:
+        """Add ``x / max(norm, eps)``, the Euclidean norm over the dimensions ``gone``."""
+        shape = self.shape(x)
+        square = self.totalled(self.put(Smooth(function=SQUARE), [x], shape), gone, like.new_ones(()))
+        least = self.clipped(square, eps**2, inf, like)
+        inverse = self.put(Smooth(function=RSQRT), [least], self.shape(least))
+        letters = _LETTERS[: len(shape)]
+        kept = "".join(letter for at, letter in enumerate(letters) if at not in gone)
+        inverse = self.reshaped(inverse, tuple(size for at, size in enumerate(shape) if at not in gone))
+        return self.put(Bilinear(terms=(letters, kept, letters), limit=1.0), [x, inverse], shape)
+
     def normalised(self, x: int, rows: int, eps: float, like: Tensor, *, centred: bool = True) -> int:
         """Add ``(x - mean) / sqrt(variance + eps)`` for each of ``rows`` equal parts, in the layer's own shape.
 
@@ -100,14 +139,16 @@ class Draft:
         limit = sqrt(size - 1) if centred else sqrt(size)
         return self.reshaped(self.put(Bilinear(terms=("ab", "a", "ab"), limit=limit), [x, root], (rows, size)), shape)
 
-    def attention(self, query: int, key: int, value: int, scale: float, like: Tensor) -> int:
-        """Add ``softmax(scale * query key^T) value`` over the last two dimensions, ``[..., T, F]`` each."""
+    def attention(
+        self, query: int, key: int, value: int, scale: float, like: Tensor, mask: Tensor | None = None
+    ) -> int:
+        """Add ``softmax(scale * query key^T + mask) value`` over the last two dimensions, ``[..., T, F]`` each."""
         *before, count, _ = self.shape(query)
         lead = _LETTERS[: len(before)]
         others, size = self.shape(key)[-2], self.shape(value)[-1]
         weights = (*before, count, others)
         scores = self.put(Bilinear(terms=(lead + "vy", lead + "wy", lead + "vw")), [query, key], weights)
-        scores = self.scaled(scores, like.new_full((), scale), like.new_zeros(()))
+        scores = self.scaled(scores, like.new_full((), scale), like.new_zeros(()) if mask is None else mask)
         shares = self.put(Softmax(dim=-1), [scores], weights)
         mixed = Bilinear(terms=(lead + "vw", lead + "wx", lead + "vx"))
         return self.put(mixed, [shares, value], (*before, count, size))

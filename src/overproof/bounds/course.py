@@ -1,11 +1,13 @@
 """A network's course for images of one shape, and what each of its steps gives for a batch of two."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from typing_extensions import override
+
+from overproof.bounds.rewritten import rewritten
 
 Values = dict[fx.Node, Any]
 
@@ -35,6 +37,9 @@ class _Value(fx.Proxy):
     @property
     def _known(self) -> Any:
         return self.tracer.live[self.node]
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        raise TypeError("it assigns to a part of a value")
 
     def size(self, dim: int | None = None) -> Any:
         return self._known.shape if dim is None else self._known.shape[dim]
@@ -71,6 +76,9 @@ class _Tracer(fx.Tracer):
 
     @override
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> fx.Proxy:
+        written = rewritten(kind, target, args, kwargs)
+        if written is not None:
+            return cast("fx.Proxy", written())
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **named)
         self._running, before = True, self._running
         try:
@@ -81,6 +89,13 @@ class _Tracer(fx.Tracer):
             self._running = before
         return proxy
 
+    @override
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Return the network and its image alone: options of its forward have their defaults, as without a course."""
+        return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
+
     def _ask(self, node: fx.Node) -> Any:
         """Return what a step gives; a parameter becomes a step where it is used first."""
         if node not in self.live:
@@ -90,7 +105,7 @@ class _Tracer(fx.Tracer):
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return node.args[0] if node.args else self.image
+            return self.image
         if node.op == "get_attr":
             found: Any = self.root
             for part in str(node.target).split("."):

@@ -146,6 +146,12 @@ SQRT = Function(
     concave=(Piece(0.0, inf, lambda x: 0.5 * x.rsqrt()),),
     undefined=(-inf, 0.0),
 )
+ROOT = Function(  # of what is nowhere below zero, though its bounds may be
+    name="root",
+    value=lambda x: x.clamp(min=0).sqrt(),
+    convex=(Piece(-inf, 0.0, torch.zeros_like),),
+    concave=(Piece(-inf, 0.0, torch.zeros_like), Piece(0.0, inf, lambda x: 0.5 * x.rsqrt())),
+)
 LOG = Function(
     name="log", value=torch.log, convex=(), concave=(Piece(0.0, inf, torch.reciprocal),), undefined=(-inf, 0.0)
 )

@@ -133,14 +133,31 @@ def largest(
     dilation: Any,
     ceil_mode: bool,
     return_indices: bool,
+    frame: tuple[int, ...] = (),
 ) -> MaxPool:
-    """Return max pooling."""
+    """Return max pooling of a map; ``frame`` are margins (left, right, top, bottom) of minus infinity around it.
+
+    ``before`` counts them, though the map that is pooled is without them.
+    """
     if return_indices:
         raise NoBoundsError("max pooling with return_indices")
     kernel, margin, apart = pair(kernel_size), pair(padding), pair(dilation)
     step = pair(stride or kernel)
     beyond = _beyond(before, after, kernel, step, margin, apart) if ceil_mode else (0, 0)
+    if frame:
+        left, right, top, bottom = frame
+        if min(frame) < 0 or margin != (0, 0):
+            raise NoBoundsError("max pooling with padding twice")
+        margin, beyond = (top, left), (beyond[0] + bottom - top, beyond[1] + right - left)
     return MaxPool(kernel=kernel, stride=step, padding=margin, dilation=apart, beyond=beyond)
+
+
+def largest_to_size(before: Shape, after: Shape, *, return_indices: bool, **given: Any) -> MaxPool:
+    """Return max pooling to a size."""
+    if before[1] % after[1] or before[2] % after[2] or return_indices:
+        raise NoBoundsError("adaptive max pooling to a size that does not divide the map, or with its places")
+    kernel = before[1] // after[1], before[2] // after[2]
+    return MaxPool(kernel=kernel, stride=kernel)
 
 
 def padded(margins: Any) -> Pad:

@@ -1,7 +1,7 @@
 """Steps of a network's course that only move values, and constants that they put beside them."""
 
 from collections.abc import Callable, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -23,11 +23,14 @@ class Mover(Steps):
     def _moves(self, node: fx.Node, sources: Sequence[fx.Node], name: str) -> Made | None:
         """Return what a step gives that only moves values, None for any other step."""
         module = self.course.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and not isinstance(module, (*MOVING, *PADDING)):
+        if module is not None and not isinstance(module, (*MOVING, *PADDING, nn.Upsample)):
             return None
         padding = isinstance(module, PADDING) or name == "pad"
         attribute = name == "getattr" and isinstance(self.values[node], Tensor)
-        nearest = name == "interpolate" and node.kwargs.get("mode", "nearest") in ("nearest", "nearest-exact")
+        nearest = isinstance(module, nn.Upsample) or name == "interpolate"
+        mode = getattr(module, "mode", node.kwargs.get("mode", "nearest")) if nearest else ""
+        if nearest and mode not in ("nearest", "nearest-exact"):
+            return None
         if module is None and not (padding or attribute or nearest or name in MOVES):
             return None
         if padding and (plain := self._zeros(node, module)) is not None:
@@ -42,6 +45,10 @@ class Mover(Steps):
         layers = list(dict.fromkeys(sources))
         constant = name in JOINING and not whole
         filling = self._filling(node, module) if padding else 0.0
+        if filling == -inf and self.values[node].dim() == 4 and all(map(self._pools, node.users)):
+            self._batch(*sources)
+            self.framed[node] = tuple(padding_of(node, module, self.values)[0])
+            return self.layer(sources[0])
         if not isfinite(filling):
             raise NoBoundsError("padding with infinity")
         constant = constant or filling != 0
@@ -57,6 +64,12 @@ class Mover(Steps):
         if shift is None:
             raise NoBoundsError("another constant for each image")
         return layer.at(self.draft.scaled(layer.node, like.new_ones(()), shift))
+
+    def _pools(self, node: fx.Node) -> bool:
+        """Whether a step takes the largest values under windows, which padding with minus infinity does not change."""
+        if node.op == "call_module":
+            return isinstance(self.course.get_submodule(str(node.target)), nn.MaxPool2d)
+        return name_of(node) == "max_pool2d"
 
     def _moved(
         self, node: fx.Node, number: int, layers: Sequence[fx.Node], function: Callable[..., Any]
@@ -105,7 +118,11 @@ class Mover(Steps):
                 if margins is not None:
                     filled = {"value": ELSEWHERE if elsewhere else value} if mode == "constant" else {}
                     return F.pad(args[0], margins, mode, **filled)
+                if isinstance(module, nn.Unfold):
+                    return module(args[0] - ELSEWHERE) + ELSEWHERE if elsewhere else module(args[0])
                 return module(*args, **kwargs) if module is not None else None
+            if node.op == "call_function" and name_of(node) == "unfold" and elsewhere:  # zeros come in at the edges
+                return node.target(args[0] - ELSEWHERE, *args[1:], **kwargs) + ELSEWHERE  # type: ignore[operator]
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return node.target(*args, **kwargs)  # type: ignore[operator]

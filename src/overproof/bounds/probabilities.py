@@ -7,6 +7,7 @@ at their tangents (after Shi et al. 2020, Robustness Verification for Transforme
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from overproof.bounds.region import Bounds
 from overproof.bounds.rows import Rows
 
 _MOST = 300.0  # difference of scores beyond which a probability is held by its range alone: exp(600) is a number yet
+_NO_SCORE = -1e30
 _UNITS = 64  # of float64's last place, of the largest number met: what rounding may do to a height
 
 
@@ -74,6 +76,16 @@ class Softmax(Activation):
             part = _through(below[own], planes.below[number]) + _through(above[own], planes.above[number])
             pulled = pulled.index_put((own,), part)
         return [rows.plus(shift.flatten(1).sum(dim=1)).with_weight(pulled.movedim(-1, self.dim))]
+
+
+def added_to_scores(mask: Tensor, like: Tensor) -> Tensor:
+    """Return what a mask of attention adds to scores; for minus infinity, a number that no score makes up for.
+
+    Where it is the lowest of all, a probability of zero stays one; scores near it have no bounds but 0 and 1.
+    """
+    if mask.dtype == torch.bool:
+        mask = like.new_zeros(()).expand(mask.shape).masked_fill(~mask, -inf)
+    return mask.to(like).clamp(min=_NO_SCORE)
 
 
 def _through(weight: Tensor, planes: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class Steps:
         self.course, self.values, self.draft, self.running = course, values, draft, running
         self.moved = moved
         self.found: dict[fx.Node, Layer | tuple[Layer | None, ...]] = {}
+        self.framed: dict[fx.Node, tuple[int, ...]] = {}  # maps that are in the draft without their margins of -inf
 
     def needed(self, steps: Iterable[fx.Node]) -> list[fx.Node]:
         """Return the steps that the output depends on, in their order, and those that write into others' values."""
@@ -72,9 +73,10 @@ class Steps:
     def _given(self, node: fx.Node, *options: tuple[str, Any]) -> dict[str, Any]:
         """Return a function's options by name, defaults included; the first argument is the layer itself."""
         named = dict(options)
-        if len(node.args) > 1 + len(options) or not set(node.kwargs) <= {*named, "inplace"}:
+        by_name = {name: value for name, value in node.kwargs.items() if name != "out" or value is not None}
+        if len(node.args) > 1 + len(options) or not set(by_name) <= {*named, "inplace"}:
             self._refuse(f"{node.name} with these options")
-        named |= {name: value for (name, _), value in zip(options, node.args[1:], strict=False)} | node.kwargs
+        named |= {name: value for (name, _), value in zip(options, node.args[1:], strict=False)} | by_name
         named.pop("inplace", None)
         return {name: fx.map_arg(value, lambda other: self.values[other]) for name, value in named.items()}
 

@@ -1,21 +1,21 @@
 """What each step of a network's course is: operators added to the draft of a graph, or a refusal in a sentence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf, sqrt
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from overproof.bounds import functions, maps
+from overproof.bounds import functions, maps, resampling
 from overproof.bounds.activations import ReLU
 from overproof.bounds.curves import curved
 from overproof.bounds.layers import Layer, Made, Operand, alike
 from overproof.bounds.maps import NoBoundsError
 from overproof.bounds.movement import BatchMixedError
 from overproof.bounds.moving import Mover
-from overproof.bounds.operators import Add, Linear, Operator, Pad, Reshape, Scale
-from overproof.bounds.probabilities import Softmax
+from overproof.bounds.operators import Add, Linear, Operator, Pad, Reshape, Scale, Shape
+from overproof.bounds.probabilities import Softmax, added_to_scores
 from overproof.bounds.products import (
     contracted,
     einsum_terms,
@@ -72,9 +72,11 @@ class Reader(Mover):
         return made if isinstance(made, Layer | tuple) else self._chained(node, sources, made)
 
     def _chained(self, node: fx.Node, sources: Sequence[fx.Node], operators: Sequence[Operator]) -> Layer:
-        batch = self._batch(*sources)
-        after = self._after(node, batch)
-        read = [self.layer(other).node for other in sources]
+        layer = self._batch(*sources)
+        return layer.at(self._put([self.layer(other).node for other in sources], operators, self._after(node, layer)))
+
+    def _put(self, read: Sequence[int], operators: Sequence[Operator], after: Shape) -> int:
+        """Add operators one after another; the last one gives a layer of shape ``after``."""
         for operator in operators:
             shape = after
             if isinstance(operator, Reshape):
@@ -82,7 +84,7 @@ class Reader(Mover):
             elif isinstance(operator, Pad):
                 shape = operator.around(self.draft.shape(read[0]))
             read = [self.draft.put(operator, read, shape)]
-        return batch.at(read[0])
+        return read[0]
 
     def _part(self, node: fx.Node, sources: Sequence[fx.Node]) -> Layer | tuple[Layer | None, ...]:
         """Return one or some of several tensors that a step gave."""
@@ -120,12 +122,14 @@ class Reader(Mover):
         match name:
             case "relu":
                 return [ReLU()]
+            case "prelu":
+                return self._leaky(source, like, **given)
             case "leaky_relu":
                 slope = given["negative_slope"]
                 if not 0 <= slope < 1:
                     self._refuse(f"LeakyReLU with slope {slope:g}, which is not in [0, 1)")
                 return [ReLU(leak=slope)]
-            case "relu6" | "hardtanh" | "clamp" | "hardsigmoid":
+            case "relu6" | "hardtanh" | "clamp" | "clamp_min" | "clamp_max" | "hardsigmoid":
                 return self._clipped(name, source, like, **given)
             case "gelu" | "softplus" | "logsigmoid" | "elu" | "celu" | "selu" | "pow":
                 return curved(name, like, **given)
@@ -137,29 +141,70 @@ class Reader(Mover):
                 return self._linear(node, source, **given)
             case "mean" | "sum":
                 return self._reduced(name, node, source, **given)
+            case "var" | "std" | "norm" | "linalg_vector_norm":
+                return self._measured(name, node, source, **given)
+            case "normalize":
+                return self._unit(node, source, **given)
+            case "dropout":
+                return self._refuse("dropout in train mode") if given["training"] else []
         return self._on_maps(name, node, source, given)
 
     def _on_maps(self, name: str, node: fx.Node, source: fx.Node, given: dict[str, Any]) -> Made:
-        """Return a layer on maps, whose first dimension is the batch."""
-        self._batch(source, first=True)
-        before, after, like = (
-            tuple(self.values[source].shape[1:]),
-            self._after(node, self.layer(source)),
-            self.values[node],
-        )
+        """Return a layer on maps, or on lines, whose first dimension is the batch."""
+        layer, value, like = self.layer(source), self.values[source], self.values[node]
+        if layer.batch != 0 or not isinstance(like, Tensor):
+            raise NoBoundsError("a step on layers whose first dimension is not the batch")
+        if name == "batch_norm":
+            return self._batch_norm(node, value.dim() - 1, **given)
+        if value.dim() != (3 if name.endswith("1d") else 4) and name != "interpolate":
+            self._refuse(f"{node.name} of other than a batch")
+        before, after = tuple(value.shape[1:]), tuple(like.shape[1:])
+        parts = layer.parts
+        if parts is not None:  # of an image: their channels one after another
+            before, after = ((parts * shape[0], *shape[1:]) for shape in (before, after))
+            given = resampling.for_parts(name, given, parts)
+        lines = name.endswith("1d")
+        if lines:
+            before, after = ((shape[0], 1, shape[1]) for shape in (before, after))
+        made = self._on_map(name, node, source, before, after, like, given)
+        if parts is None and not lines and not callable(made):
+            return made
+        framed = self.draft.shape(layer.node)[-2:] if source in self.framed else before[1:]
+        x = self.draft.reshaped(layer.node, (before[0], *framed))
+        x = made(x) if callable(made) else self._put([x], made, after)
+        return layer.at(self.draft.reshaped(x, self._after(node, layer)))
+
+    def _on_map(
+        self,
+        name: str,
+        node: fx.Node,
+        source: fx.Node,
+        before: Shape,
+        after: Shape,
+        like: Tensor,
+        given: dict[str, Any],
+    ) -> Sequence[Operator] | Callable[[int], int]:
+        """Return the operators of a layer on one map, or what adds it to the draft."""
         match name:
-            case "dropout":
-                return self._refuse("dropout in train mode") if given["training"] else []
+            case "interpolate":
+                return lambda x: resampling.resized(self.draft, x, like, **given)
+            case "conv_transpose2d":
+                return lambda x: resampling.transposed(self.draft, x, after, **given)
+            case "conv1d":
+                return [resampling.conv1d(**given)]
+            case "avg_pool1d":
+                return resampling.average1d(before, after, like, **given)
             case "avg_pool2d":
                 return maps.average(before, after, like, **given)
             case "adaptive_avg_pool2d":
                 return maps.adaptive(before, after, like)
+            case "adaptive_max_pool2d":
+                return [maps.largest_to_size(before, after, **given)]
             case "max_pool2d":
-                return [maps.largest(before, after, **given)]
+                return [maps.largest(before, after, frame=self.framed.get(source, ()), **given)]
             case "conv2d":
                 return [maps.conv(**given)]
-            case _:
-                return self._batch_norm(node, len(before), **given)
+        return self._refuse(name)
 
     def _module(self, module: nn.Module, node: fx.Node, sources: Sequence[fx.Node]) -> Made:
         kind = type(module)
@@ -179,7 +224,8 @@ class Reader(Mover):
                 return self._refuse("dropout in train mode")
             return []
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            self._batch(*sources, first=True)
+            if self._batch(*sources).batch != 0:
+                raise NoBoundsError("a step on layers whose first dimension is not the batch")
             return self._batch_norm(
                 node,
                 self.values[sources[0]].dim() - 1,
@@ -227,14 +273,21 @@ class Reader(Mover):
             x, high = self.draft.scaled(x, like.new_full((), 1 / 6), like.new_full((), 0.5)), 1.0
         elif name == "hardtanh":
             low, high = given["min_val"], given["max_val"]
-        elif name == "clamp":
+        elif name.startswith("clamp"):
             if any(isinstance(each, Tensor) and each.numel() > 1 for each in given.values()):
                 self._refuse("clamp to other limits for each value")
-            low = -inf if given["min"] is None else float(given["min"])
-            high = inf if given["max"] is None else float(given["max"])
+            low = -inf if given.get("min") is None else float(given["min"])
+            high = inf if given.get("max") is None else float(given["max"])
         if not low <= high:
             self._refuse(f"{name} to [{low:g}, {high:g}]")
         return layer.at(self.draft.clipped(x, low, high, like))
+
+    def _leaky(self, source: fx.Node, like: Tensor, weight: Tensor) -> Layer:
+        layer = self._batch(source)
+        if weight.numel() > 1 and layer.batch != 0:
+            self._refuse("PReLU on layers whose first dimension is not the batch")
+        slope = weight.reshape(-1, *(1,) * (like.dim() - 2)) if weight.numel() > 1 else weight
+        return layer.at(resampling.leaky(self.draft, layer.node, slope, like))
 
     def _softmax(self, node: fx.Node, source: fx.Node, dim: Any, **given: Any) -> Sequence[Operator]:
         if given["dtype"] is not None and given["dtype"] != self.values[source].dtype:
@@ -264,7 +317,7 @@ class Reader(Mover):
             return layer.at(x)
         weight = like.new_ones(()) if weight is None else weight
         bias = like.new_zeros(()) if bias is None else bias
-        factor, shift = (each.reshape(*each.shape, *(1,) * (end if each.dim() else 0)) for each in (weight, bias))
+        factor, shift = (each.reshape((*each.shape, *(1,) * (end if each.dim() else 0))) for each in (weight, bias))
         return layer.at(self.draft.scaled(x, factor, shift))
 
     def _linear(self, node: fx.Node, source: fx.Node, weight: Tensor, bias: Tensor | None) -> Made:
@@ -279,23 +332,60 @@ class Reader(Mover):
         """The mean or the sum over dimensions."""
         layer, like = self.layer(source), self.values[source]
         shape = self.draft.shape(layer.node)
-        if given["dtype"] is not None and given["dtype"] != like.dtype:
-            self._refuse(f"a {name} in another precision")
+        self._same_kind(name, like, given["dtype"])
         own = self._own(node, source, None if given["dim"] == () else given["dim"])
-        if name == "mean" and len(shape) == 3 and own == [-2, -1] and (layer.batch, layer.parts) == (0, None):
+        if name == "mean" and len(shape) == 3 and own == [-2, -1] and self._ordinary(source):
             return maps.mean_of_map(shape, like, keepdim=given["keepdim"])
         gone = {dim % len(shape) for dim in own}
-        kept = tuple(1 if at in gone else size for at, size in enumerate(shape))
-        count = torch.Size(shape).numel() // torch.Size(kept).numel()
-        total = self.draft.summed(layer.node, gone, like.new_full((), 1 / count if name == "mean" else 1.0))
+        count = torch.Size(shape[at] for at in gone).numel()
+        total = self.draft.totalled(layer.node, gone, like.new_full((), 1 / count if name == "mean" else 1.0))
+        return self._without(layer.at(total), gone, node, keepdim=given["keepdim"])
+
+    def _measured(self, name: str, node: fx.Node, source: fx.Node, **given: Any) -> Layer:
+        """A variance, a standard deviation or a Euclidean norm over dimensions."""
+        layer, like = self.layer(source), self.values[source]
+        self._same_kind(name, like, given.get("dtype"))
+        dims, correction = given["dim"], given.get("correction")
+        if isinstance(dims, bool):  # of torch's own kind of overloading: the first option is ``unbiased``
+            self._refuse(f"{name} with these options")
+        gone = {
+            dim % len(self.draft.shape(layer.node)) for dim in self._own(node, source, None if dims == () else dims)
+        }
+        if name in ("norm", "linalg_vector_norm"):
+            if given.get("p", given.get("ord")) not in ("fro", 2, None):
+                self._refuse("a norm other than the Euclidean one")
+            x = self.draft.length(layer.node, gone, like)
+        else:
+            unbiased = given["unbiased"] is None or given["unbiased"]
+            correction = float(unbiased) if correction is None else float(correction)
+            if torch.Size(self.draft.shape(layer.node)[at] for at in gone).numel() <= correction:
+                self._refuse(f"{name} of too few values")
+            x = self.draft.variance(layer.node, gone, correction, like)
+            x = self.draft.rooted(x) if name == "std" else x
+        return self._without(layer.at(x), gone, node, keepdim=given["keepdim"])
+
+    def _unit(self, node: fx.Node, source: fx.Node, **given: Any) -> Layer:
+        layer, like = self.layer(source), self.values[source]
+        eps = float(given["eps"])
+        if given["p"] != 2 or eps**2 < torch.finfo(like.dtype).tiny:
+            self._refuse("normalize with another norm than the Euclidean one, or without eps")
+        gone = {dim % len(self.draft.shape(layer.node)) for dim in self._own(node, source, given["dim"])}
+        return layer.at(self.draft.unit(layer.node, gone, eps, like))
+
+    def _without(self, layer: Layer, gone: Collection[int], node: fx.Node, *, keepdim: bool) -> Layer:
+        """Return a layer without its dimensions ``gone``, whose size is 1, unless they are kept."""
+        shape = self.draft.shape(layer.node)
+        if keepdim:
+            return layer
+        if len(gone) == len(shape):
+            self._refuse(f"{node.name}, one number for an image")
+        left = tuple(size for at, size in enumerate(shape) if at not in gone)
         batch = layer.batch - sum(at < layer.batch for at in gone)
-        if given["keepdim"]:
-            return layer.at(self.draft.reshaped(total, kept))
-        return (
-            Layer(total, batch, layer.parts)
-            if len(gone) < len(shape)
-            else self._refuse(f"{node.name}, one number for an image")
-        )
+        return Layer(self.draft.reshaped(layer.node, left), batch, layer.parts)
+
+    def _same_kind(self, name: str, like: Tensor, dtype: torch.dtype | None) -> None:
+        if dtype is not None and dtype != like.dtype:
+            self._refuse(f"a {name} in another precision")
 
     # --- two layers ---------------------------------------------------------------------------------------------------
 
@@ -387,16 +477,37 @@ class Reader(Mover):
 
     def _attention(self, node: fx.Node, sources: Sequence[fx.Node]) -> Layer:
         given = self._given(node, *FUNCTIONS["scaled_dot_product_attention"])
-        if given["attn_mask"] is not None or given["is_causal"] or given["enable_gqa"]:
-            self._refuse("attention with a mask or with groups of heads")
         if given["dropout_p"]:
             self._refuse("dropout in train mode")
-        if len(sources) != 3:
-            self._refuse("attention to constants")
-        layer = self._batch(*sources)
-        like = self.values[sources[0]]
-        query, key, value = (self.layer(each).node for each in sources)
-        if len({self.draft.shape(each)[:-2] for each in (query, key, value)}) > 1 or layer.batch > like.dim() - 3:
-            self._refuse("attention with broadcasting")
+        # Its layers may be given by name, and what is no layer of the image is a constant.
+        named = dict(zip(("query", "key", "value"), node.args, strict=False)) | node.kwargs
+        three: Any = [named[name] for name in ("query", "key", "value")]
+        if len(sources) != 3 or not set(sources) <= set(three) or not all(each in self.found for each in three):
+            self._refuse("attention to constants, or with a mask made of the image")
+        layer, like = self._batch(*three), self.values[three[0]]
+        if layer.batch > like.dim() - 3:
+            self._refuse("attention over the batch")
+        lead, count = like.shape[:-2], like.shape[-3]
+        nodes = []
+        for number, each in enumerate(three):
+            own, groups = self.values[each].shape, 1
+            if given["enable_gqa"] and own[-3] != count:
+                groups = count // own[-3]
+            (move,) = self._moved(
+                node,
+                number,
+                [each],
+                lambda x, groups=groups: x.repeat_interleave(groups, -3).expand(*lead, *x.shape[-2:]),
+            )
+            nodes.append(self._taken(move, [each]).node)
         scale = 1 / sqrt(like.shape[-1]) if given["scale"] is None else float(given["scale"])
-        return layer.at(self.draft.attention(query, key, value, scale, like))
+        mask = given["attn_mask"]
+        size = (*lead, like.shape[-2], self.values[three[1]].shape[-2])
+        if given["is_causal"]:
+            mask = torch.ones(size[-2:], dtype=torch.bool, device=like.device).tril()
+        if mask is not None:
+            mask = alike(added_to_scores(mask, like).expand(size), layer.batch, layer.parts)
+            if mask is None:
+                self._refuse("another mask for each image")
+        query, key, value = nodes
+        return layer.at(self.draft.attention(query, key, value, scale, like, mask))

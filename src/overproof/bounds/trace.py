@@ -50,7 +50,7 @@ class Traced:
         constants.env = dict(self.values)
         reader = Reader(self.course, constants.env, draft, self.moved, running=running)
         reader.found[image] = Layer(numbers, 0)
-        for node in reader.needed(step for step in steps if step.op != "placeholder"):  # options that have a default
+        for node in reader.needed(steps):
             if reader.sources(node):
                 reader.read(node)
             else:
@@ -81,7 +81,9 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
             size, why = "x".join(map(str, shape)), (str(problem).splitlines() or ["it asserts otherwise"])[0]
             raise InputError(f"{kind} cannot be run on images of {size}: {why}") from problem
         except Exception as problem:  # whatever a foreign forward does with a value that is not there yet
-            raise InputError(f"bounds cannot follow {kind}: {one_line(str(problem))}") from problem
+            raise InputError(
+                f"bounds cannot follow {kind}: {one_line(str(problem)) or type(problem).__name__}"
+            ) from problem
         traced = Traced(network, course, values)
         graph = traced.graph(running=True)
         layers = [Bounds(image, image)]

@@ -8,9 +8,10 @@ from overproof.bounds import functions
 from overproof.bounds.functions import Function
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, LayerNorm, GroupNorm, ReLU and its kin, sigmoid, tanh, GELU, SiLU and other smooth "
-    "functions, average, adaptive average and max pooling, sums, products and quotients of layers, matrix products, "
-    "softmax and attention without a mask, whatever only moves values, and dropout in eval mode"
+    "Conv2d and its kin, Linear, BatchNorm, LayerNorm, GroupNorm, ReLU and its kin, sigmoid, tanh, GELU, SiLU and "
+    "other smooth functions, average, adaptive average and max pooling, other sizes of maps, sums, products and "
+    "quotients of layers, variances and norms, matrix products, softmax and attention, whatever only moves values, and "
+    "dropout in eval mode"
 )
 _CONV = (("weight", None), ("bias", None), ("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 FUNCTIONS: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -34,6 +35,38 @@ FUNCTIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     ),
     "dropout": (("p", 0.5), ("training", True)),
     "pad": (("pad", None), ("mode", "constant"), ("value", None)),
+    "interpolate": (
+        ("size", None),
+        ("scale_factor", None),
+        ("mode", "nearest"),
+        ("align_corners", None),
+        ("recompute_scale_factor", None),
+        ("antialias", False),
+    ),
+    "conv_transpose2d": (
+        ("weight", None),
+        ("bias", None),
+        ("stride", 1),
+        ("padding", 0),
+        ("output_padding", 0),
+        ("groups", 1),
+        ("dilation", 1),
+    ),
+    "conv1d": _CONV,
+    "avg_pool1d": (
+        ("kernel_size", None),
+        ("stride", None),
+        ("padding", 0),
+        ("ceil_mode", False),
+        ("count_include_pad", True),
+    ),
+    "adaptive_max_pool2d": (("output_size", None), ("return_indices", False)),
+    "prelu": (("weight", None),),
+    "var": (("dim", None), ("unbiased", None), ("keepdim", False), ("correction", None)),
+    "std": (("dim", None), ("unbiased", None), ("keepdim", False), ("correction", None)),
+    "norm": (("p", "fro"), ("dim", None), ("keepdim", False), ("dtype", None)),
+    "linalg_vector_norm": (("ord", 2), ("dim", None), ("keepdim", False), ("dtype", None)),
+    "normalize": (("p", 2.0), ("dim", 1), ("eps", 1e-12)),
     "mean": (("dim", None), ("keepdim", False), ("dtype", None)),
     "sum": (("dim", None), ("keepdim", False), ("dtype", None)),
     "gelu": (("approximate", "none"),),
@@ -42,6 +75,8 @@ FUNCTIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "celu": (("alpha", 1.0),),
     "hardtanh": (("min_val", -1.0), ("max_val", 1.0)),
     "clamp": (("min", None), ("max", None)),
+    "clamp_min": (("min", None),),
+    "clamp_max": (("max", None),),
     "pow": (("exponent", None),),
     "softmax": (("dim", None), ("_stacklevel", 3), ("dtype", None)),
     "layer_norm": (("normalized_shape", None), ("weight", None), ("bias", None), ("eps", 1e-5)),
@@ -119,6 +154,16 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     nn.Conv2d: ("conv2d", (*(name for name, _ in _CONV), "padding_mode")),
     nn.AvgPool2d: ("avg_pool2d", tuple(name for name, _ in FUNCTIONS["avg_pool2d"])),
     nn.AdaptiveAvgPool2d: ("adaptive_avg_pool2d", ()),
+    nn.AdaptiveMaxPool2d: ("adaptive_max_pool2d", ("return_indices",)),
+    nn.Upsample: ("interpolate", ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")),
+    nn.UpsamplingBilinear2d: ("interpolate", ("size", "scale_factor", "mode", "align_corners")),
+    nn.ConvTranspose2d: (
+        "conv_transpose2d",
+        ("weight", "bias", "stride", "padding", "output_padding", "groups", "dilation", "padding_mode"),
+    ),
+    nn.Conv1d: ("conv1d", (*(name for name, _ in _CONV), "padding_mode")),
+    nn.AvgPool1d: ("avg_pool1d", ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
+    nn.PReLU: ("prelu", ("weight",)),
     nn.MaxPool2d: ("max_pool2d", tuple(name for name, _ in FUNCTIONS["max_pool2d"])),
 }
 """Modules that do what a function does, with the attributes that are its options."""
@@ -136,7 +181,7 @@ AS = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
 LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"}
 """Steps that give constants of the kind of a tensor, whatever its values are."""
 JOINING = {"cat", "concat", "concatenate", "stack", "hstack", "vstack"}
-MOVING = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+MOVING = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Unfold)
 PADDING = (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ConstantPad2d, nn.ZeroPad2d)
 IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
