@@ -383,15 +383,75 @@ def test_a_step_in_place_through_a_view_is_refused_where_others_read_the_memory(
         trace(settled(network), SHAPE)
 
 
-def test_a_part_that_is_overwritten_is_refused():
-    def forward(self, x):
-        y = self.conv(x)
-        y[:, 0] = 0
-        return self.head(y.flatten(1))
+def a_part(self, x):
+    x[:, 0] = 0.5
+    return x
 
-    network = settled(Course(forward, conv=nn.Conv2d(2, 2, 1), head=nn.Linear(32, 3)))
-    with pytest.raises(InputError, match="it assigns to a part of a value"):
-        trace(network, SHAPE)
+
+def a_part_of_itself(self, x):
+    x[:, 1:, 1:] = x[:, :-1, 1:] + x[:, 1:, :1].relu()
+    return x
+
+
+def another_layer(self, x):
+    y = x * 2
+    y[..., 0] = x[..., 1]
+    y[:, :, 0, 1:] = torch.arange(3.0)
+    return y + x
+
+
+def relu_for_all(self, x):
+    """What is read later is what was written."""
+    before = x.sigmoid()
+    F.relu(x, inplace=True)
+    return before + x
+
+
+def a_view_that_was_read(self, x):
+    view = x.flatten(2)
+    before = view.sigmoid()
+    x.add_(1).relu_()
+    return before.view(x.shape) * x
+
+
+def the_image(self, x):
+    return x.mul_(2).relu() + x
+
+
+@pytest.mark.parametrize(
+    "step", [a_part, a_part_of_itself, another_layer, relu_for_all, the_image, a_view_that_was_read]
+)
+def test_what_is_written_into_is_read_as_it_is_then(step):
+    try:
+        trace(network_of(step), SHAPE)
+    except InputError as refusal:
+        assert step is a_view_that_was_read and "in place" in str(refusal)
+        return
+    assert_held(network_of(step))
+
+
+def a_view_that_is_read_later(self, x):
+    view = x.flatten(2)
+    x.relu_()
+    return view + x.flatten(2)
+
+
+def a_view_of_a_view(self, x):
+    view, other = x.flatten(2), x.transpose(1, 2)
+    view[:, 0] = 0
+    return other + 1
+
+
+def two_names(self, x):
+    other = x.relu_()
+    other.mul_(2)
+    return x + other
+
+
+@pytest.mark.parametrize("step", [a_view_that_is_read_later, a_view_of_a_view, two_names])
+def test_what_is_read_under_another_name_is_refused(step):
+    with pytest.raises(InputError, match="in place on a value that others read"):
+        trace(network_of(step), SHAPE)
 
 
 def test_what_depends_on_the_other_images_of_a_batch_is_refused():

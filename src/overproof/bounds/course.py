@@ -1,5 +1,6 @@
 """A network's course for images of one shape, and what each of its steps gives for a batch of two."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ class _Value(fx.Proxy):
         return self.tracer.live[self.node]
 
     def __setitem__(self, place: Any, value: Any) -> None:
-        raise TypeError("it assigns to a part of a value")
+        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
 
     def size(self, dim: int | None = None) -> Any:
         return self._known.shape if dim is None else self._known.shape[dim]

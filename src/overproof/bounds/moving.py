@@ -65,6 +65,36 @@ class Mover(Steps):
             raise NoBoundsError("another constant for each image")
         return layer.at(self.draft.scaled(layer.node, like.new_ones(()), shift))
 
+    def _assigned(self, node: fx.Node) -> Layer:
+        """Return a layer, or a constant, parts of which are given other values."""
+        target, place, _ = node.args
+        assert isinstance(target, fx.Node)
+        layers = list(dict.fromkeys(self.sources(node)))
+        inside: list[fx.Node] = []
+        fx.map_arg(place, inside.append)
+        if any(each in self.found for each in inside) or target not in self.found:
+            raise NoBoundsError("a place that depends on the image, or parts of a constant that do")
+        if self._overwrites_others(node, target):
+            raise NoBoundsError("a step in place on a value that others read")
+
+        def run(*tensors: Tensor, elsewhere: bool = True) -> Tensor:
+            given = dict(zip(layers, tensors, strict=True))
+            found = given[target].clone()
+            at: Any
+            value: Any
+            at, value = fx.map_arg((place, node.args[2]), lambda other: given.get(other, self.values[other]))
+            constant = node.args[2] not in given
+            found[at] = ELSEWHERE if constant and elsewhere else value
+            return found
+
+        (move,) = self._moved(node, 0, layers, run)
+        layer, like = self._taken(move, layers), self.values[target]
+        none = [torch.zeros_like(self.values[other]) for other in layers]
+        shift = alike(run(*none, elsewhere=False), move.batch, move.parts)
+        if shift is None:
+            raise NoBoundsError("another constant for each image")
+        return layer.at(self.draft.scaled(layer.node, like.new_ones(()), shift)) if shift.any() else layer
+
     def _pools(self, node: fx.Node) -> bool:
         """Whether a step takes the largest values under windows, which padding with minus infinity does not change."""
         if node.op == "call_module":

@@ -112,20 +112,35 @@ class Steps:
         if node.op == "call_module":
             return bool(getattr(self.course.get_submodule(str(node.target)), "inplace", False))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        augmented = name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow")
+        augmented = name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "setitem")
         return (name.endswith("_") and not name.endswith("__")) or augmented or bool(node.kwargs.get("inplace"))
 
-    def _read_by_others(self, step: fx.Node) -> bool:
-        """Whether a value, or one that may lie in the same memory, is read more than once."""
-        while True:
-            if len(step.users) > 1:
+    def _shares(self, step: fx.Node) -> bool:
+        """Whether what a step gives may lie in the memory of what it reads first."""
+        if step.op == "placeholder" or not step.all_input_nodes:
+            return False
+        module = self.course.get_submodule(str(step.target)) if step.op == "call_module" else None
+        moves = isinstance(module, (*MOVING, *IDLE)) or name_of(step) in (MOVES | SAME | {"dropout", "getattr"})
+        return moves or self._in_place(step)
+
+    def _overwrites_others(self, step: fx.Node, before: fx.Node) -> bool:
+        """Whether a step in place changes what is read later under another name than the value it writes into.
+
+        The value itself stands for what was written from then on.
+        """
+        root = before
+        while self._shares(root):
+            root = root.all_input_nodes[0]
+        waiting = [root]
+        while waiting:
+            one = waiting.pop()
+            if one is not before and any(step < user for user in one.users):
                 return True
-            module = self.course.get_submodule(str(step.target)) if step.op == "call_module" else None
-            shares = isinstance(module, (*MOVING, *IDLE)) or name_of(step) in (MOVES | SAME | {"dropout", "getattr"})
-            before = self.sources(step) if step.op != "placeholder" else []
-            if not shares or not before:
-                return False
-            step = before[0]
+            # What is taken from that memory later is taken as it is then.
+            waiting += [
+                user for user in one.users if user < step and self._shares(user) and user.all_input_nodes[0] is one
+            ]
+        return False
 
     def _refuse(self, what: str) -> NoReturn:
         raise NoBoundsError(what)

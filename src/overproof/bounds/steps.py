@@ -51,14 +51,18 @@ class Reader(Mover):
             raise InputError(f"{self.place(node)}: no bounds for {what}; supported are {SUPPORTED}") from None
         if made is not None:
             self.found[node] = made
+            if self._in_place(node):
+                self.found[node.all_input_nodes[0]] = made
 
     def _made(self, node: fx.Node) -> Layer | tuple[Layer | None, ...] | None:
         sources, name, value = self.sources(node), name_of(node), self.values[node]
         parts: list[Any] = []
         torch.utils._pytree.tree_map(parts.append, value)
+        if name == "setitem":
+            return self._assigned(node)
         if not any(isinstance(part, Tensor) for part in parts):  # a size, or a part of a shape, is no layer
             return self._refuse(f"{node.name}, a number made of a layer") if isinstance(value, float) else None
-        if self._in_place(node) and self._read_by_others(sources[0]):
+        if self._in_place(node) and self._overwrites_others(node, node.all_input_nodes[0]):
             raise NoBoundsError("a step in place on a value that others read")
         if any(isinstance(self.found[other], tuple) for other in sources):
             return self._part(node, sources)

@@ -76,7 +76,7 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         try:
             shown = network.normalised(image) if isinstance(network, Classifier) else image
             with unchanged(network):  # what it stores on the way is no value that it could compute with
-                course, values = followed(backbone, shown)
+                course, values = followed(backbone, shown.clone())
         except CannotRunError as problem:
             size, why = "x".join(map(str, shape)), (str(problem).splitlines() or ["it asserts otherwise"])[0]
             raise InputError(f"{kind} cannot be run on images of {size}: {why}") from problem
@@ -89,7 +89,8 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         layers = [Bounds(image, image)]
         for node in graph.nodes[1:]:
             layers.append(graph.forward(node, layers))
-        wanted, again, apart = network(image), network(image), network(image[:1])
+        # Each has images of its own, since some write into what they are given.
+        wanted, again, apart = (network(images.clone()) for images in (image, image, image[:1]))
     # Outputs may cancel to nothing but rounding, whose size is that of the largest value on the way.
     most = max(float(layer.centre.abs().nan_to_num(posinf=0.0).max()) for layer in layers)
     scale = float(wanted.abs().max().nan_to_num(posinf=0.0)) if isinstance(wanted, Tensor) else 0.0
