@@ -135,6 +135,10 @@ FORMS = {
     "nearest": lambda _, x: F.interpolate(x, scale_factor=2),
     "prelu": lambda self, x: F.prelu(x - 0.2, self.places[0, 0]),
     "steep prelu": lambda _, x: F.prelu(x - 0.2, torch.tensor([-0.5]).to(x)),
+    "overlapping patches": lambda _, x: F.fold(
+        F.unfold(x, 3, padding=1, stride=2).relu(), (4, 4), 3, padding=1, stride=2
+    ),
+    "the largest of a map": lambda _, x: x.amax((1, 3)) + x.amin((2, 3), keepdim=True).flatten(1),
     "patches": lambda _, x: F.unfold(x, 3, padding=1, stride=2),
     "a larger pool": lambda _, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 3, 2),
     "a pool with margins": lambda _, x: F.max_pool2d(F.pad(x, (2, 0, 1, 1), value=-torch.inf), 3, 1),

@@ -536,7 +536,7 @@ def test_an_operator_without_bounds_is_named_with_its_place(module, kind):
     [
         (lambda _, x: torch.sin(x), "sin: no bounds for sin"),
         (lambda _, x: torch.hypot(x, -x), "hypot: no bounds for hypot"),
-        (lambda _, x: x.amax(1), "amax: no bounds for amax"),
+        (lambda _, x: x.amax(0), "amax: no bounds for amax over the batch"),
         (lambda _, x: x.softmax(0), "softmax: no bounds for softmax over the batch"),
         (lambda _, x: x.mean((0, 2)), "mean: no bounds for mean over the batch"),
         (lambda _, x: x.mean((1, 2, 3)).view(-1, 1), "mean: no bounds for mean, one number for an image"),

@@ -25,6 +25,7 @@ def test_options_are_torch_s_in_its_order_with_its_defaults(name):
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
 def test_a_module_has_the_attributes_that_are_read(kind):
     needed = {nn.LayerNorm: (4,), nn.RMSNorm: (4,), nn.GroupNorm: (2, 4), nn.Linear: (2, 3), nn.Conv2d: (1, 1, 1)}
+    needed |= {nn.Fold: (2, 1)}
     needed |= dict.fromkeys((nn.Conv1d, nn.ConvTranspose2d), (1, 1, 1))
     pools = dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool2d), (2,))
     module = kind(*(needed | pools).get(kind, ()))

@@ -1,6 +1,6 @@
 """Steps on maps that are more than one operator: other sizes, transposed convolutions, maps of one dimension."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overproof.bounds import maps
-from overproof.bounds.activations import ReLU
+from overproof.bounds.activations import MaxPool, ReLU
 from overproof.bounds.composed import Draft
 from overproof.bounds.maps import NoBoundsError, pair
 from overproof.bounds.operators import Add, Contract, Conv, Operator, Shape
@@ -62,6 +62,38 @@ def transposed(
     turned = weight.view(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1).flip(2, 3)
     shift = weight.new_zeros(len(turned)) if bias is None else bias
     return draft.put(Conv(weight=turned, bias=shift[:, None, None], dilation=apart, groups=groups), [x], after)
+
+
+def folded(draft: Draft, x: int, after: Shape, like: Tensor, **given: Any) -> int:
+    """Add a map that is the sum of overlapping patches (``F.fold``): a transposed convolution of ones."""
+    kernel, apart, margin, step = (pair(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
+    count = [(after[1 + i] + 2 * margin[i] - apart[i] * (kernel[i] - 1) - 1) // step[i] + 1 for i in (0, 1)]
+    beyond = [after[1 + i] - (count[i] - 1) * step[i] + 2 * margin[i] - apart[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
+    size = kernel[0] * kernel[1]
+    weight = torch.eye(size).to(like).view(size, 1, *kernel).repeat(after[0], 1, 1, 1)
+    return transposed(
+        draft,
+        draft.reshaped(x, (after[0] * size, *count)),
+        after,
+        weight=weight,
+        stride=step,
+        padding=margin,
+        output_padding=beyond,
+        groups=after[0],
+        dilation=apart,
+    )
+
+
+def largest_over(draft: Draft, x: int, gone: Collection[int], like: Tensor) -> int:
+    """Add the largest values over the dimensions ``gone``, kept with the size 1."""
+    shape = draft.shape(x)
+    kept = tuple(1 if at in gone else size for at, size in enumerate(shape))
+    count = torch.Size(shape[at] for at in gone).numel()
+    order = [at for at in range(len(shape)) if at not in gone] + sorted(gone)
+    index = torch.arange(torch.Size(shape).numel(), device=like.device).view(shape).permute(order).reshape(1, -1, count)
+    x = draft.gathered(x, index)
+    x = draft.put(MaxPool(kernel=(1, count), stride=(1, count)), [x], (1, index.shape[1], 1))
+    return draft.reshaped(x, kept)
 
 
 def conv1d(*, weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, **given: Any) -> Conv:

@@ -147,6 +147,11 @@ class Reader(Mover):
                 return self._reduced(name, node, source, **given)
             case "var" | "std" | "norm" | "linalg_vector_norm":
                 return self._measured(name, node, source, **given)
+            case "amax" | "amin":
+                return self._largest(name, node, source, **given)
+            case "fold":
+                layer, after = self._batch(source, first=True), self._after(node, self.layer(source))
+                return layer.at(resampling.folded(self.draft, layer.node, after, like, **given))
             case "normalize":
                 return self._unit(node, source, **given)
             case "dropout":
@@ -366,6 +371,16 @@ class Reader(Mover):
                 self._refuse(f"{name} of too few values")
             x = self.draft.variance(layer.node, gone, correction, like)
             x = self.draft.rooted(x) if name == "std" else x
+        return self._without(layer.at(x), gone, node, keepdim=given["keepdim"])
+
+    def _largest(self, name: str, node: fx.Node, source: fx.Node, **given: Any) -> Layer:
+        layer, like = self.layer(source), self.values[source]
+        own = self._own(node, source, None if given["dim"] == () else given["dim"])
+        gone = {dim % len(self.draft.shape(layer.node)) for dim in own}
+        minus, none = -like.new_ones(()), like.new_zeros(())
+        x = self.draft.scaled(layer.node, minus, none) if name == "amin" else layer.node
+        x = resampling.largest_over(self.draft, x, gone, like)
+        x = self.draft.scaled(x, minus, none) if name == "amin" else x
         return self._without(layer.at(x), gone, node, keepdim=given["keepdim"])
 
     def _unit(self, node: fx.Node, source: fx.Node, **given: Any) -> Layer:

@@ -66,6 +66,9 @@ FUNCTIONS: dict[str, tuple[tuple[str, Any], ...]] = {
     "std": (("dim", None), ("unbiased", None), ("keepdim", False), ("correction", None)),
     "norm": (("p", "fro"), ("dim", None), ("keepdim", False), ("dtype", None)),
     "linalg_vector_norm": (("ord", 2), ("dim", None), ("keepdim", False), ("dtype", None)),
+    "amax": (("dim", ()), ("keepdim", False)),
+    "amin": (("dim", ()), ("keepdim", False)),
+    "fold": (("output_size", None), ("kernel_size", None), ("dilation", 1), ("padding", 0), ("stride", 1)),
     "normalize": (("p", 2.0), ("dim", 1), ("eps", 1e-12)),
     "mean": (("dim", None), ("keepdim", False), ("dtype", None)),
     "sum": (("dim", None), ("keepdim", False), ("dtype", None)),
@@ -163,6 +166,7 @@ MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
     ),
     nn.Conv1d: ("conv1d", (*(name for name, _ in _CONV), "padding_mode")),
     nn.AvgPool1d: ("avg_pool1d", ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")),
+    nn.Fold: ("fold", ("kernel_size", "dilation", "padding", "stride")),
     nn.PReLU: ("prelu", ("weight",)),
     nn.MaxPool2d: ("max_pool2d", tuple(name for name, _ in FUNCTIONS["max_pool2d"])),
 }
