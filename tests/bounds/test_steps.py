@@ -234,6 +234,15 @@ def test_a_step_is_held_by_every_bound(step):
     assert_held(network_of(step))
 
 
+def test_a_step_in_another_precision_is_bounded_in_the_network_s():
+    """Bounds are for real arithmetic: what such a step rounds is left out, constants have one precision."""
+    network = network_of(lambda self, x: F.linear(F.gelu(x.float() * 2).clamp(-1, 1), self.matrix.float()).to(x.dtype))
+    graph, x = trace(network, SHAPE).graph(), uniform(2, *SHAPE)
+    torch.testing.assert_close(value(graph, x), network(x), rtol=1e-5, atol=1e-5)
+    for method in METHODS:
+        assert bound(graph, Region.around(x, 0.01), logits(2, 3), method).lower.dtype == torch.float64
+
+
 @pytest.mark.parametrize("step", ["GELU", "softmax", "LayerNorm", "attention", "squeeze and excite", "power"])
 def test_in_l2_as_well(step):
     network = network_of(FORMS[step])

@@ -1,7 +1,7 @@
 """Steps of a network that are several operators: normalisation of layers, attention, values kept within limits."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf, prod, sqrt
 
 import torch
@@ -27,9 +27,14 @@ class Draft:
 
     nodes: list[Node] = field(default_factory=list)
     place: str = ""
+    kind: torch.dtype | None = None  # of all constants, where a network computes some steps in another precision
 
     def put(self, operator: Operator | None, inputs: Sequence[int], shape: Shape) -> int:
         """Add one operator."""
+        if operator is not None and self.kind is not None:
+            parts = (getattr(operator, part.name) for part in fields(operator))
+            if any(isinstance(x, Tensor) and x.is_floating_point() and x.dtype != self.kind for x in parts):
+                operator = operator.to(self.kind)
         self.nodes.append(Node(operator, tuple(inputs), shape, self.place))
         return len(self.nodes) - 1
 

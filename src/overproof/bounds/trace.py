@@ -40,7 +40,7 @@ class Traced:
         network itself would compute something else, unless ``running`` says that this is meant.
         """
         image, *steps, output = self.course.graph.nodes
-        draft = Draft(place="image")
+        draft = Draft(place="image", kind=self.values[image].dtype)
         numbers = draft.put(None, (), tuple(self.values[image].shape[1:]))
         draft.place = "normalise"
         if isinstance(self.network, Classifier) and self.network.normalises:

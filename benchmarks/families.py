@@ -1,0 +1,121 @@
+"""``python -m benchmarks.families``: which families of timm's networks can be bounded; why the others cannot.
+
+Of every module of timm the network with the fewest parameters is taken, without its weights. Its BatchNorms have the
+statistics of random images, and its bounds by intervals must hold for images of the region. Writes
+``benchmarks/results/families.json``. Needs the extra ``zoo``.
+"""
+
+import json
+import warnings
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overproof.bounds.crown import bound
+from overproof.bounds.region import Region
+from overproof.bounds.spec import logits
+from overproof.bounds.trace import trace
+from overproof.environment import hardware, versions
+from overproof.errors import InputError
+from overproof.models.classifier import parameter_count
+
+RESULTS = Path(__file__).parent / "results"
+CLASSES, SIZES, LARGEST = 10, (64, 96, 128, 160), 100_000_000
+RADII = (1e-5, 1e-3)
+
+
+def smallest(family: str) -> tuple[str, int]:
+    """Return the network of a module of timm with the fewest parameters, and their number."""
+    import timm
+
+    found = []
+    for name in timm.list_models(module=family):
+        with torch.device("meta"):
+            try:
+                found.append((parameter_count(timm.create_model(name, num_classes=CLASSES)), name))
+            except (RuntimeError, NotImplementedError):  # it computes with its weights while it is made
+                continue
+    count, name = min(found)
+    return name, count
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
+    """Return a network in eval mode, its BatchNorms settled, and an image of the smallest size that it takes."""
+    import timm
+
+    torch.manual_seed(0)
+    try:
+        network = timm.create_model(name, num_classes=CLASSES, img_size=SIZES[0])
+        sizes = SIZES[:1]
+    except TypeError:  # of any size, or of one alone
+        network = timm.create_model(name, num_classes=CLASSES)
+        sizes = (*SIZES, network.default_cfg["input_size"][-1])
+    network.eval()
+    for size in sizes:
+        x = torch.rand(8, 3, size, size)
+        try:
+            with torch.no_grad():
+                network(x[:2])
+        except (RuntimeError, AssertionError, ValueError):
+            if size == sizes[-1]:
+                raise
+            continue
+        break
+    norms = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    for part in norms:
+        part.train()
+        part.momentum = None
+    with torch.no_grad():
+        network(x)
+    return network.eval(), x[:1]
+
+
+def tried(name: str) -> dict[str, Any]:
+    """Return whether a network is bounded, and whether its bounds hold; or the sentence that refuses it."""
+    network, x = built(name)
+    network, x = network.double(), x.double()  # intervals of a deep network may be wider than any float32
+    row: dict[str, Any] = {"network": name, "parameters": parameter_count(network), "pixels": x.shape[-1]}
+    try:
+        graph = trace(network, tuple(x.shape[1:])).graph()
+    except InputError as problem:
+        return row | {"refused": str(problem).partition("; supported are")[0]}
+    held, finite = True, True
+    for eps in RADII:
+        away = torch.cat([torch.rand(4, *x.shape[1:]).to(x) * 2 - 1, torch.randn(4, *x.shape[1:]).to(x).sign()])
+        with torch.no_grad():
+            bounds = bound(graph, Region.around(x, eps), logits(1, CLASSES).to(x), "ibp")
+            reached = network((x + eps * away).clamp(0, 1))
+        lower = bounds.lower.nan_to_num(nan=-inf, neginf=-inf)
+        upper = bounds.upper.nan_to_num(nan=inf, posinf=inf)
+        slack = 1e-9 * reached.abs().max()  # what float64 may round in a network as deep as this
+        held &= bool(((reached >= lower - slack) & (reached <= upper + slack)).all())
+        finite &= eps > min(RADII) or bool((lower.isfinite() & upper.isfinite()).all())
+    return row | {"held": held, "finite": finite}
+
+
+def main() -> None:
+    """Try every family, and write and print the rows."""
+    import timm
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = {}
+    for family in timm.list_modules():
+        name, count = smallest(family)
+        row: dict[str, Any] = {"network": name, "parameters": count, "refused": "not tried: it is too large"}
+        if count <= LARGEST:
+            try:
+                row = tried(name)
+            except (RuntimeError, AssertionError, ValueError, TypeError, KeyError) as problem:
+                row["refused"] = f"not tried: it takes no batch of images ({type(problem).__name__})"
+        rows[family] = row
+        print(family, json.dumps(row), flush=True)
+    place = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "timm": timm.__version__}
+    (RESULTS / "families.json").write_text(json.dumps({"families": rows, **place}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
