@@ -47,30 +47,31 @@ def built(name: str) -> tuple[nn.Module, Tensor]:
     import timm
 
     torch.manual_seed(0)
-    try:
-        network = timm.create_model(name, num_classes=CLASSES, img_size=SIZES[0])
-        sizes = SIZES[:1]
-    except TypeError:  # of any size, or of one alone
-        network = timm.create_model(name, num_classes=CLASSES)
-        sizes = (*SIZES, network.default_cfg["input_size"][-1])
-    network.eval()
-    for size in sizes:
-        x = torch.rand(8, 3, size, size)
+    for options, sizes in (({"img_size": SIZES[0]}, SIZES[:1]), ({}, SIZES)):
         try:
-            with torch.no_grad():
-                network(x[:2])
-        except (RuntimeError, AssertionError, ValueError):
-            if size == sizes[-1]:
-                raise
+            network = timm.create_model(name, num_classes=CLASSES, **options).eval()
+        except TypeError:  # it takes images of any size, or of one alone
             continue
-        break
+        for size in (*sizes, *(() if options else (network.default_cfg["input_size"][-1],))):
+            x = torch.rand(8, 3, size, size)
+            try:
+                with torch.no_grad():
+                    network(x[:2])
+            except (RuntimeError, AssertionError, ValueError):
+                continue
+            return _settled(network, x), x[:1]
+    raise ValueError(f"{name} runs on images of none of these sizes")
+
+
+def _settled(network: nn.Module, x: Tensor) -> nn.Module:
+    """Return the network in eval mode, its BatchNorms with the statistics of images."""
     norms = [part for part in network.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     for part in norms:
         part.train()
         part.momentum = None
     with torch.no_grad():
         network(x)
-    return network.eval(), x[:1]
+    return network.eval()
 
 
 def tried(name: str) -> dict[str, Any]:
@@ -96,25 +97,35 @@ def tried(name: str) -> dict[str, Any]:
     return row | {"held": held, "finite": finite}
 
 
+def row_of(family: str) -> dict[str, Any]:
+    """Return the row of a family: of its smallest network, unless that is too large."""
+    name, count = smallest(family)
+    row: dict[str, Any] = {"network": name, "parameters": count}
+    if count > LARGEST:
+        return row | {"refused": "not tried: it is too large"}
+    try:
+        return tried(name)
+    except (RuntimeError, AssertionError, ValueError, TypeError, KeyError) as problem:
+        return row | {"refused": f"not tried: it does not run on images of these sizes ({type(problem).__name__})"}
+
+
 def main() -> None:
-    """Try every family, and write and print the rows."""
+    """Try what the file does not hold yet of these versions, and write and print the rows."""
     import timm
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = {}
-    for family in timm.list_modules():
-        name, count = smallest(family)
-        row: dict[str, Any] = {"network": name, "parameters": count, "refused": "not tried: it is too large"}
-        if count <= LARGEST:
-            try:
-                row = tried(name)
-            except (RuntimeError, AssertionError, ValueError, TypeError, KeyError) as problem:
-                row["refused"] = f"not tried: it takes no batch of images ({type(problem).__name__})"
-        rows[family] = row
-        print(family, json.dumps(row), flush=True)
     place = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "timm": timm.__version__}
-    (RESULTS / "families.json").write_text(json.dumps({"families": rows, **place}, indent=1) + "\n")
+    file = RESULTS / "families.json"
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    rows = before["families"] if {key: before.get(key) for key in place} == place else {}
+    families = timm.list_modules()
+    for family in families:
+        if family not in rows:
+            rows[family] = row_of(family)
+            print(family, json.dumps(rows[family]), flush=True)
+            found = {each: rows[each] for each in families if each in rows}
+            file.write_text(json.dumps({"families": found, "of": len(families), **place}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def results_page() -> str:
         slopes=slopes_table(DOCS.parent / "benchmarks" / "results" / "slopes.json"),
         footprint=footprint_table(DOCS.parent / "benchmarks" / "results" / "footprint.json"),
         allocation=allocation_table(DOCS.parent / "benchmarks" / "results" / "allocation.json"),
+        families=families_table(DOCS.parent / "benchmarks" / "results" / "families.json"),
         roundtrips=roundtrips_table(DOCS.parent / "benchmarks" / "results" / "roundtrips.json"),
         search=search_table(DOCS.parent / "benchmarks" / "results" / "search.json"),
         verifier=verifier_table(DOCS.parent / "benchmarks" / "results" / "verifier.json"),
@@ -199,6 +200,20 @@ def roundtrips_table(file: Path) -> str:
             f"| {name} | {one['parameters']:,} | {off:.0e} | {same} | {one['bytes_int8'] / one['bytes']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def families_table(file: Path) -> str:
+    """Return which families of timm's networks are bounded, and why others are not."""
+    found = json.loads(file.read_text())
+    lines = ["| family | network | parameters | pixels | bounded |", "|" + "---|" * 5]
+    for family, one in found["families"].items():
+        said = "yes" if one.get("finite") else "yes, but infinite"
+        bounded = one.get("refused") or (said if one["held"] else "**wrongly**")
+        lines.append(f"| {family} | {one['network']} | {one['parameters']:,} | {one.get('pixels', '')} | {bounded} |")
+    count = sum("refused" not in one for one in found["families"].values())
+    tried = f"{len(found['families'])} that were tried, of {found['of']}"
+    said = f"{count} of {tried}; timm {found['timm']}, torch {found['versions']['torch']}."
+    return "\n".join([*lines, "", said])
 
 
 def published_table(file: Path) -> str:
@@ -373,6 +388,14 @@ fitted to the digits (32x32), as ONNX, as a `torch.export` program and in INT8 (
 bodies are harder on INT8 than trained ones; of the vision transformer it leaves nothing.
 
 {roundtrips}
+
+## Networks of timm that are bounded
+
+`python -m benchmarks.families`: of every family of timm the network with the fewest parameters, of random weights, its
+BatchNorms settled on random images. Bounds by intervals are finite for a tiny radius and hold for images of the region;
+what refuses a network names the step.
+
+{families}
 
 ## As a verifier
 
