@@ -20,7 +20,7 @@ from overproof.bounds.region import Bounds
 from overproof.bounds.rows import Rows
 
 _MOST = 300.0  # difference of scores beyond which a probability is held by its range alone: exp(600) is a number yet
-_NO_SCORE = -1e30
+NO_SCORE = -1e30
 _UNITS = 64  # of float64's last place, of the largest number met: what rounding may do to a height
 
 
@@ -85,7 +85,7 @@ def added_to_scores(mask: Tensor, like: Tensor) -> Tensor:
     """
     if mask.dtype == torch.bool:
         mask = like.new_zeros(()).expand(mask.shape).masked_fill(~mask, -inf)
-    return mask.to(like).clamp(min=_NO_SCORE)
+    return mask.to(like).clamp(min=NO_SCORE)
 
 
 def _through(weight: Tensor, planes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from overproof.bounds.graph import Graph
 from overproof.bounds.layers import Layer
 from overproof.bounds.movement import Move
 from overproof.bounds.operators import Shape
+from overproof.bounds.probabilities import NO_SCORE
 from overproof.bounds.region import Bounds
 from overproof.bounds.steps import Reader
 from overproof.errors import InputError
@@ -92,7 +93,10 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         # Each has images of its own, since some write into what they are given.
         wanted, again, apart = (network(images.clone()) for images in (image, image, image[:1]))
     # Outputs may cancel to nothing but rounding, whose size is that of the largest value on the way.
-    most = max(float(layer.centre.abs().nan_to_num(posinf=0.0).max()) for layer in layers)
+    sizes = [layer.centre.abs().nan_to_num(posinf=0.0) for layer in layers]
+    most = max(
+        float(size.masked_fill(size > -NO_SCORE / 2, 0).max()) for size in sizes
+    )  # but for what a mask leaves out
     scale = float(wanted.abs().max().nan_to_num(posinf=0.0)) if isinstance(wanted, Tensor) else 0.0
     near = 1e-3 * scale + _UNITS * torch.finfo(image.dtype).eps * most
 
