@@ -53,7 +53,8 @@ format: $(READY)
 docs: $(READY)  ## the pages that are made from code
 	$(BIN)/python docs/generate.py
 
-site: docs  ## the documentation as pages that open from the file system: site/index.html
+site: docs  ## the documentation as pages that open from the file system: site/index.html; with npm, diagrams are drawn
+	command -v npm > /dev/null && npm install --prefix docs/browser --no-audit --no-fund --loglevel=error || true
 	$(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## every speed claim as a ratio, how cost grows, peak memory; writes benchmarks/results/

@@ -33,7 +33,7 @@ from benchmarks.textbook import step as scripted_step
 from overproof.environment import hardware, versions
 from overproof.methods.catalogue import methods as catalogue
 from overproof.methods.witness import search_of
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.precision import computes_bf16
 from overproof.signature import Signature
 

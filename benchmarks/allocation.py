@@ -22,11 +22,11 @@ from benchmarks.reference import images, network
 from benchmarks.steps import CIFAR, ard, loop
 from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.suites import Suite, standard
 from overproof.bounds.crown import bound
 from overproof.bounds.spec import margins
 from overproof.environment import hardware, versions
-from overproof.evaluation.trial import Suite, standard
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.signature import Signature
 
 RESULT = Path(__file__).parent / "results" / "allocation.json"

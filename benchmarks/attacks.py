@@ -11,10 +11,10 @@ from benchmarks.reference import images, network
 from benchmarks.steps import network as drawn
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.suites import AttackSpec, Suite, standard
 from overproof.data.images import Batch
 from overproof.evaluation.attacked import prepare
-from overproof.evaluation.engine import assail
-from overproof.evaluation.trial import Suite, Trial, standard
+from overproof.evaluation.engine import run_attacks
 from overproof.models.classifier import Classifier
 from overproof.models.precision import choose_precision
 from overproof.models.weights import freeze
@@ -42,7 +42,7 @@ def attacked(batch: int) -> Iterator[tuple[str, Work, Work]]:
         x = torch.rand(batch, 3, 32, 32)
         with torch.no_grad():
             y = model(x).argmax(dim=1)
-        suite = Suite(name="one", attacks=(Trial(name="apgd-ce", attack=APGD(eps=threat.eps, steps=5)),))
+        suite = Suite(name="one", attacks=(AttackSpec(name="apgd-ce", attack=APGD(eps=threat.eps, steps=5)),))
         yield (
             f"{name}, {batch} images, APGD-CE, 5 steps",
             partial(_theirs, model, x, y, threat, ["apgd-ce"], 5),
@@ -53,7 +53,7 @@ def attacked(batch: int) -> Iterator[tuple[str, Work, Work]]:
 def ours(model: Classifier, x: Tensor, y: Tensor, suite: Suite) -> None:
     """Take the images through the suite as an evaluation does, in the precision that ``auto`` takes."""
     precision = choose_precision("auto", x.device, model)
-    for _ in assail(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0):
+    for _ in run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0):
         pass
 
 

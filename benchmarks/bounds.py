@@ -34,9 +34,9 @@ from overproof.environment import hardware, versions
 from overproof.methods import method as methods
 from overproof.methods.ibp import IBP
 from overproof.methods.natural import Natural
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
 from overproof.models.weights import build
 from overproof.signature import Signature
 from overproof.training.loop import Loop

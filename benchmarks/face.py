@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.ratio import ratio
-from overproof.attacks import APGD, PGD, Goal, Square
+from overproof.attacks import APGD, PGD, Misclassification, Square
 from overproof.environment import hardware, versions
 from overproof.functional import cross_entropy
 
@@ -45,11 +45,11 @@ def calls() -> Iterator[tuple[str, Callable[[], object], Callable[[], object]]]:
     yield "PGD, 10 steps", lambda: pgd(model, x, y), lambda: pgd(model, x, lambda p: cross_entropy(model(p), y))
     # So small a radius that nobody leaves the search: the work does not depend on the draws.
     apgd, square = APGD(eps="1/25500", steps=10), Square(eps="1/25500", queries=30)
-    yield "APGD, 10 steps", lambda: apgd(model, x, y), lambda: apgd(model, x, Goal.on(model, y))
+    yield "APGD, 10 steps", lambda: apgd(model, x, y), lambda: apgd(model, x, Misclassification.on(model, y))
     yield (
         "Square, 30 queries",
         lambda: square(model, x, y),
-        lambda: square(model, x, Goal.on(model, y, loss="margin")),
+        lambda: square(model, x, Misclassification.on(model, y, loss="margin")),
     )
 
 

@@ -17,12 +17,12 @@ import torch
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.images import Batch
 from overproof.environment import hardware, versions
 from overproof.evaluation.attacked import prepare
-from overproof.evaluation.engine import assail
-from overproof.evaluation.trial import Suite, Trial
-from overproof.models.catalogue import named
+from overproof.evaluation.engine import run_attacks
+from overproof.models.architectures.catalogue import named
 from overproof.models.weights import build
 from overproof.signature import Signature
 
@@ -40,8 +40,8 @@ def side(which: str, name: str) -> None:
         y = torch.cat([model(part) for part in torch.split(x, 50)]).argmax(dim=1)
     eps = Radius("1/2550")  # so small that hardly any image is broken, which is the larger case
     if which == "ours":
-        trial = Trial(name="apgd-ce", attack=APGD(eps=eps, steps=STEPS))
-        for _ in assail(prepare(model), Batch(x, y), Suite(name="one", attacks=(trial,)), seed=0, number=0):
+        trial = AttackSpec(name="apgd-ce", attack=APGD(eps=eps, steps=STEPS))
+        for _ in run_attacks(prepare(model), Batch(x, y), Suite(name="one", attacks=(trial,)), seed=0, number=0):
             pass
     elif which == "theirs":
         from pyautoattack import AutoAttack
@@ -63,10 +63,10 @@ def peaks(name: str) -> dict[str, int]:
 
 def records() -> dict[str, float]:
     """Return the seconds of an evaluation and those of it that went into files."""
+    from overproof.commands.evaluate import evaluate
+    from overproof.commands.train import train
     from overproof.evaluation.store import Store
-    from overproof.run import Run
-    from overproof.verbs.evaluate import evaluate
-    from overproof.verbs.train import train
+    from overproof.runs.folder import Run
 
     spent = [0.0]
 

@@ -38,6 +38,7 @@ from benchmarks.steps import (
     textbook_step,
 )
 from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.suites import SUITES
 from overproof.bounds.crown import bound
 from overproof.bounds.region import Region
 from overproof.bounds.spec import margins
@@ -47,11 +48,10 @@ from overproof.data.sources import Folder
 from overproof.data.streaming import Loading
 from overproof.environment import hardware, pick_device, versions
 from overproof.evaluation.attacked import judge
-from overproof.evaluation.trial import SUITES
 from overproof.methods.catalogue import methods as catalogue
 from overproof.methods.natural import Natural
+from overproof.models.inference.fused import held_still, replayed_when_still
 from overproof.models.precision import tensor_float
-from overproof.models.still import held_still, replayed_when_still
 from overproof.models.weights import build, freeze
 from overproof.training.performance import Performance
 

@@ -28,9 +28,9 @@ from overproof.environment import hardware, versions
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.methods.pgd_at import PGDAT
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.resnet import ResNet
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.resnet import ResNet
 from overproof.models.weights import build, freeze
 from overproof.signature import Signature
 from overproof.training.loop import Loop

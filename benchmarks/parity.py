@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from benchmarks.reference import images, network
 from overproof.attacks.ball import Radius, Threat
+from overproof.attacks.suites import Suite, standard
 from overproof.data.images import Batch, balanced_subset, pixels
 from overproof.environment import hardware, versions
 from overproof.evaluation.attacked import prepare
-from overproof.evaluation.engine import assail
-from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.trial import Suite, standard
+from overproof.evaluation.engine import run_attacks
 from overproof.models.precision import choose_precision
-from overproof.run import Run
+from overproof.runs.folder import Run
+from overproof.statistics import Proportion
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -92,8 +92,8 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch: int, 
             "ratio": round(their_seconds / our_seconds, 3) if our_seconds else None,
         }
         found |= {
-            "ours": Evidence(claim="ours", passed=int(ours.sum()), of=len(y)).plain(),
-            "theirs": Evidence(claim="pyautoattack", passed=int(theirs.sum()), of=len(y)).plain(),
+            "ours": Proportion(claim="ours", passed=int(ours.sum()), of=len(y)).plain(),
+            "theirs": Proportion(claim="pyautoattack", passed=int(theirs.sum()), of=len(y)).plain(),
             "points": round(100 * float(ours.sum() - theirs.sum()) / len(y), 2),
             "speed": round(
                 sum(one["their_seconds"] for one in found["attacks"].values())
@@ -114,7 +114,7 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch: int, 
 
 
 def _ours(model: nn.Module, x: Tensor, y: Tensor, suite: Suite, precision: Any) -> Tensor:
-    *_, marks = assail(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
+    *_, marks = run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
     return marks["survived"][:, 0] & (marks["prediction"] == y)
 
 

@@ -14,20 +14,20 @@ import torch
 from benchmarks.steps import shortened
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
+from overproof.attacks.suites import AttackSpec
 from overproof.data.augment import Augment
 from overproof.data.loader import Loader
 from overproof.data.sources import Digits
 from overproof.environment import hardware, versions
 from overproof.evaluation.attacked import judge
-from overproof.evaluation.evidence import Spread
-from overproof.evaluation.trial import Trial
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.methods.pgd_at import PGDAT
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
 from overproof.models.weights import build, freeze
+from overproof.statistics import Spread
 from overproof.training.loop import Loop
 from overproof.training.optimisation import AdamW, Training
 
@@ -55,7 +55,7 @@ def trained(
 
 def robust(network: Classifier) -> float:
     """Return the accuracy under PGD-10."""
-    return judge(network, TEST, (Trial(name="pgd-10", attack=PGD(eps=EPS, steps=10)),)).worst.share
+    return judge(network, TEST, (AttackSpec(name="pgd-10", attack=PGD(eps=EPS, steps=10)),)).worst.share
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from overproof.commands.certify import certify
+from overproof.commands.evaluate import evaluate
 from overproof.environment import hardware, versions
+from overproof.runs.resolve import resolve
 from overproof.signature import Signature
-from overproof.verbs.certify import certify
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.resolve import resolve
 
 RESULTS = Path(__file__).parent / "results"
 MNIST = Signature(channels=1, height=28, width=28, classes=10)

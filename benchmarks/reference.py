@@ -5,8 +5,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
 from overproof.signature import Signature
 
 FOLDER = Path(__file__).parents[1] / "tests" / "reference" / "attacks"

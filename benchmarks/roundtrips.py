@@ -15,23 +15,23 @@ from torch import Tensor, nn
 
 from overproof.data.images import pixels
 from overproof.data.sources import Digits
+from overproof.diagnostics.parity import same_logits
 from overproof.environment import hardware, versions
 from overproof.errors import InputError
-from overproof.evaluation.parity import same_logits
 from overproof.formats.onnx import to_onnx
 from overproof.formats.program import read_program, to_program
 from overproof.formats.quantize import quantised
-from overproof.models.architecture import Architecture
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier, parameter_count
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.onnx_file import OnnxFile
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
+from overproof.models.external.onnx_file import OnnxFile
 from overproof.models.weights import build
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from overproof.commands.evaluate import evaluate
+from overproof.commands.train import train
 from overproof.environment import hardware, versions
-from overproof.evaluation.evidence import Spread
 from overproof.recipe import parse
-from overproof.run import Run
-from overproof.shipped import find_recipe
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.train import train
+from overproof.runs.folder import Run
+from overproof.runs.shipped import find_recipe
+from overproof.statistics import Spread
 
 RESULT = Path(__file__).parent / "results" / "schedules.json"
 RAMPS = (0.0, 0.5, 1.0)

@@ -20,10 +20,10 @@ import torch
 
 from overproof.bounds import split
 from overproof.bounds.slopes import Climb
+from overproof.certification import verifier
+from overproof.certification.query import Answer
+from overproof.commands import decide
 from overproof.environment import hardware, versions
-from overproof.evaluation import verifier
-from overproof.evaluation.query import Answer
-from overproof.verbs import decide
 
 FILE = Path(__file__).parent / "results" / "search.json"
 QUERIES = (10, 14, 22, 32)

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks.steps import CIFAR, ard, loop
 from overproof.environment import hardware, versions
-from overproof.models.convnet import ConvNet
-from overproof.models.resnet import ResNet
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.resnet import ResNet
 from overproof.signature import Signature
 
 RESULT = Path(__file__).parent / "results" / "slopes.json"

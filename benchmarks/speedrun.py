@@ -14,13 +14,13 @@ from typing import Any
 
 from studies.course import commit
 
+from overproof.commands.evaluate import evaluate
+from overproof.commands.train import train
 from overproof.environment import hardware, pick_device, versions
 from overproof.files import write_atomically
 from overproof.recipe import read
-from overproof.run import Run
-from overproof.shipped import find_recipe
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.train import train
+from overproof.runs.folder import Run
+from overproof.runs.shipped import find_recipe
 
 RESULT = Path(__file__).parent / "results" / "speedrun.json"
 EXAMPLES = 1000

@@ -17,12 +17,12 @@ from overproof.methods.ard import ARD
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.witness import search_of
-from overproof.models.architecture import Architecture
-from overproof.models.catalogue import named
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.catalogue import named
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
+from overproof.models.inference.fused import held_still
 from overproof.models.mode import in_mode
-from overproof.models.still import held_still
 from overproof.models.weights import build, channels_last, freeze
 from overproof.signature import Signature
 from overproof.training.cost import passes

@@ -2,7 +2,7 @@
 
 One forward and one backward pass, with one thread and with one per core, in turn. Two runs that each keep a core do
 twice the work of one run on one thread, so a speed-up well below the number of cores says: train several at a time.
-``verbs/workers.py`` holds the bound that follows. The fastest of many rounds counts, which other work on the machine
+``runs/workers.py`` holds the bound that follows. The fastest of many rounds counts, which other work on the machine
 touches least.
 """
 
@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from overproof.environment import hardware, versions
-from overproof.models.architecture import Architecture
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.resnet import ResNet
 from overproof.models.cost import multiply_adds
-from overproof.models.resnet import ResNet
 from overproof.models.weights import build, channels_last
+from overproof.runs.workers import cores
 from overproof.signature import Signature
-from overproof.verbs.workers import cores
 
 RESULT = Path(__file__).parent / "results" / "threads.json"
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from overproof.commands.instances import iter_decide
 from overproof.environment import hardware, versions
-from overproof.verbs.instances import deciding
 
 FILE = Path(__file__).parent / "results" / "verifier.json"
 TOOLS = ("alpha-beta-CROWN", "VeriNet", "oval", "ERAN", "Marabou", "nnenum", "venus2", "Debona")
@@ -64,7 +64,7 @@ def main() -> None:
     words.add_argument("--out", type=Path, default=Path("verifier"))
     given = words.parse_args()
     instances = given.folder / "instances.csv"
-    for one in deciding(instances, given.out, seconds=given.seconds, resume=(given.out / "results.csv").is_file()):
+    for one in iter_decide(instances, given.out, seconds=given.seconds, resume=(given.out / "results.csv").is_file()):
         print(one, flush=True)
     asked = json.loads((given.out / "results.json").read_text())
     found = {

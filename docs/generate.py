@@ -10,10 +10,10 @@ from typing import Any
 from api_pages import api_pages
 from reference_pages import files_page, recipe_page
 
-from overproof.evaluation.evidence import Spread
 from overproof.methods.catalogue import methods
 from overproof.recipe import plain
-from overproof.shipped import recipe_folder, recipe_names
+from overproof.runs.shipped import recipe_folder, recipe_names
+from overproof.statistics import Spread
 from overproof.training.cost import passes
 
 DOCS = Path(__file__).parent

@@ -7,12 +7,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+MERMAID = ROOT / "docs" / "browser" / "node_modules" / "mermaid" / "dist" / "mermaid.min.js"
 ELSEWHERE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages of a folder below its entry."""
+    """Put the pages of a folder below its entry; diagrams are drawn by a script of the site's own, where it is here."""
     config.nav = [_listed(entry) for entry in config.nav]
+    if MERMAID.is_file():
+        config.extra_javascript.append("assets/mermaid.min.js")
     return config
 
 
@@ -33,13 +36,17 @@ def on_files(files: Files, config: Any) -> Files:
             text = text.replace(f"]({other})", f"]({name})")
         text = text.replace("](notebooks/distil_and_prove.ipynb)", "](notebook.md)")
         files.append(File.generated(config, page, content=text))
+    if MERMAID.is_file():
+        files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
     notebook = ROOT / "docs" / "notebooks" / "distil_and_prove.ipynb"
     files.append(File.generated(config, "notebook.md", content=notebook_page(json.loads(notebook.read_text()))))
     return files
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Name the theme's search dialog for those who hear the page."""
+    """Name the theme's search dialog for those who hear the page; show diagrams as text where nothing draws them."""
+    if not MERMAID.is_file():  # the theme would fetch a script from elsewhere
+        output = output.replace('class="mermaid"', 'class="diagram"')
     return output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )

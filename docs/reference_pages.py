@@ -10,12 +10,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from overproof.attacks.ball import Radius
+from overproof.commands.certify import certify
+from overproof.commands.evaluate import evaluate
+from overproof.commands.train import train
 from overproof.methods.method import Method
-from overproof.models.architecture import Architecture
+from overproof.models.architectures.architecture import Architecture
 from overproof.recipe import Recipe, alternatives, hints, parse, plain
-from overproof.verbs.certify import certify
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.train import train
 
 TOY = """
 name: toy

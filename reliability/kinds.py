@@ -20,24 +20,24 @@ from pyarrow import parquet
 from safetensors.torch import save
 
 from overproof.attacks.ball import Threat
+from overproof.commands.compare import compare
+from overproof.commands.evaluate import evaluate
+from overproof.commands.export import export
+from overproof.commands.train import train
 from overproof.data.encoded import EncodedSet
 from overproof.data.sources import Folder, Npz, Parquet
 from overproof.errors import InputError
 from overproof.formats.queries import Point, Query
 from overproof.formats.vnnlib import check_version_2, disagreement, robustness
-from overproof.models.layouts import find_weights
-from overproof.models.mlp import MLP
-from overproof.models.onnx_file import OnnxFile
-from overproof.models.untrusted import read_untrusted
+from overproof.models.architectures.mlp import MLP
+from overproof.models.external.checkpoints import find_weights
+from overproof.models.external.onnx_file import OnnxFile
+from overproof.models.external.untrusted import read_untrusted
 from overproof.models.weights import load_model
 from overproof.recipe import dump, parse, read, read_suite
-from overproof.run import Run
+from overproof.runs.folder import Run
 from overproof.signature import Signature
 from overproof.training.checkpoint import load_checkpoint
-from overproof.verbs.compare import compare
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.export import export
-from overproof.verbs.train import train
 from reliability.mutations import as_json, of_archive, of_bytes, of_lines, of_message, of_tree
 
 RECIPE = """

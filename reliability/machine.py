@@ -23,10 +23,10 @@ from unittest import mock
 
 import torch
 
+from overproof.commands.train import train
 from overproof.data.sources import Digits, Folder
 from overproof.files import write_atomically
 from overproof.recipe import parse
-from overproof.verbs.train import train
 from reliability.stages import RECIPE, STAGES, contents, forked, left_over, waited, warm
 
 _LEFT = 4096  # bytes on the small disk

@@ -11,13 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from overproof.commands.certify import certify
+from overproof.commands.evaluate import evaluate
+from overproof.commands.export import export
+from overproof.commands.train import train
 from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.recipe import parse
-from overproof.verbs.certify import certify
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.export import export
-from overproof.verbs.train import train
 
 RECIPE = """
 name: toy

@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from overproof.evaluation.evidence import Spread
+from overproof.statistics import Spread
 from studies.grid import FOLDER, Study, read_study
 from studies.result import RESULTS, result_file
 

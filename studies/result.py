@@ -9,7 +9,7 @@ from typing import Any
 from overproof.errors import InputError
 from overproof.files import make_folder, write_atomically
 from overproof.recipe import leaves, plain
-from overproof.run import Run
+from overproof.runs.folder import Run
 from studies.course import record_of
 from studies.grid import Cell, Column, Study, Trained, cells, examined, trained
 

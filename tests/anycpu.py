@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from overproof.verbs.workers import cores
+from overproof.runs.workers import cores
 
 # What compares two ways of computing a training, or expects something of its outcome; name other folders behind "--".
 TESTS = (
@@ -20,8 +20,8 @@ TESTS = (
     "tests/integrations",
     "tests/methods",
     "tests/training",
-    "tests/verbs/test_many_processes.py",
-    "tests/verbs/test_train_ends.py",
+    "tests/commands/test_many_processes.py",
+    "tests/commands/test_train_ends.py",
 )
 TORCH = {"default": "COMPATIBLE", "avx2": "AVX2", "avx512": "AVX512"}  # with MKL's name of the same
 ONEDNN = {"avx2": "AVX2", "avx512": "AVX512_CORE", "bf16": "AVX512_CORE_BF16", "amx": "DEFAULT"}

@@ -17,6 +17,8 @@ from torch import distributed
 from overproof.processes import Processes
 
 pytest.register_assert_rewrite("overproof.testing")
+from tests.small_runs import finished, squares, toy  # noqa: E402, F401 - fixtures
+
 from overproof.testing import toys  # noqa: E402
 
 # Tiny tensors gain nothing from a second thread; `make anycpu` asks for one.
@@ -72,14 +74,14 @@ def in_turn(monkeypatch):
     """Do the quickstart's tasks one after the other in this process: another process would import torch first."""
 
     def performing(tasks, function, *, jobs=None):
-        from overproof.verbs import quickstart
-        from overproof.verbs.workers import Heard
+        from overproof.commands import quickstart
+        from overproof.runs.workers import Heard
 
         for task in tasks:
             yield Heard(task)
             yield Heard(task, ended=True, result=json.loads(json.dumps(quickstart.work(**task.words))))
 
-    monkeypatch.setattr("overproof.verbs.quickstart.performing", performing)
+    monkeypatch.setattr("overproof.commands.quickstart.performing", performing)
 
 
 @pytest.fixture

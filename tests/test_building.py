@@ -10,8 +10,8 @@ from overproof.data.sources import Digits, Source
 from overproof.errors import InputError
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
-from overproof.models.architecture import Architecture
-from overproof.models.external import External
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.external.module import External
 from overproof.recipe import differences, dump, identity, of_tree, parse, read, read_suite, read_values
 from overproof.trust import Code
 from overproof.unloaded import UnloadedAttack, UnloadedAugment, UnloadedMethod, UnloadedSource

@@ -25,7 +25,10 @@ def test_names_are_those_of_their_homes_and_no_others():
         get("Orderd")
 
 
-@pytest.mark.parametrize("package", ["attacks", "bounds", "data", "evaluation", "methods", "models", "training"])
+@pytest.mark.parametrize(
+    "package",
+    ["attacks", "bounds", "certification", "data", "diagnostics", "evaluation", "methods", "models", "training"],
+)
 def test_importing_a_package_imports_none_of_it(package):
     found = loaded_by(f"import overproof.{package}")
     assert "torch" not in found
@@ -40,6 +43,6 @@ def test_an_attack_needs_torch_and_little_else():
     """What ``from overproof.attacks import PGD`` imports beyond torch is ours, or of the standard library."""
     found = loaded_by("from overproof.attacks import PGD") - loaded_by("import torch")
     rooms = {".".join(name.split(".")[:2]) for name in found if name.startswith("overproof.")}
-    assert not rooms & {"overproof.evaluation", "overproof.training", "overproof.methods", "overproof.verbs"}
+    assert not rooms & {"overproof.evaluation", "overproof.training", "overproof.methods", "overproof.commands"}
     others = {name.split(".")[0] for name in found} - {"overproof"} - sys.stdlib_module_names
     assert others <= {"typing_extensions"}

@@ -9,18 +9,18 @@ from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
+from overproof.attacks.suites import AttackSpec
 from overproof.data.augment import Augment
 from overproof.data.encoded import Form
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet
 from overproof.errors import InputError
-from overproof.evaluation.trial import Trial
 from overproof.methods.ard import ARD
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
-from overproof.models.resnet import ResNet
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.resnet import ResNet
 from overproof.recipe import (
     Evaluation,
     Recipe,
@@ -34,7 +34,7 @@ from overproof.recipe import (
     plain,
     read,
 )
-from overproof.shipped import find_recipe, recipe_names
+from overproof.runs.shipped import find_recipe, recipe_names
 from overproof.training.averaging import EMA, SWA
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
 
@@ -117,7 +117,9 @@ class TestRoundTrip:
         evaluation=st.builds(
             Evaluation,
             attacks=st.lists(
-                st.builds(Trial, name=st.sampled_from("ab"), attack=attacks), min_size=1, unique_by=lambda t: t.name
+                st.builds(AttackSpec, name=st.sampled_from("ab"), attack=attacks),
+                min_size=1,
+                unique_by=lambda t: t.name,
             )
             .map(tuple)
             .filter(bool),

@@ -5,9 +5,9 @@ import torch
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.base import BaseAttack
+from overproof.attacks.suites import ATTACKS, SUITES
 from overproof.building import METHODS
 from overproof.errors import InputError
-from overproof.evaluation.trial import ATTACKS, SUITES
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.registry import Registry, a_class_of, is_word
@@ -209,10 +209,10 @@ def test_which_names_are_words(name, expected):
 
 
 SUITE = """
-from overproof.evaluation import Suite, Trial
+from overproof.attacks import AttackSpec, Suite
 def mine(threat):
     '''Return one trial.'''
-    return Suite(name="mine", attacks=(Trial(name="pgd"),))
+    return Suite(name="mine", attacks=(AttackSpec(name="pgd"),))
 def empty(threat): return Suite(name="empty", attacks=())
 def nothing(threat): ...
 def broken(threat): return 1 / 0

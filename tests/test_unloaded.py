@@ -3,11 +3,11 @@ import torch
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.base import BaseAttack
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.building import plain
 from overproof.data.augment import Augment
 from overproof.data.sources import Source
 from overproof.errors import InputError
-from overproof.evaluation.trial import Suite, Trial
 from overproof.methods.method import Method, Step
 from overproof.unloaded import unloaded
 
@@ -36,6 +36,6 @@ def test_whoever_needs_it_hears_why():
 def test_an_attack_is_missed_before_the_suite_begins():
     attack = unloaded(BaseAttack, TEXT, "why")
     assert (attack.norm, str(attack.eps)) == ("l2", "1/4")
-    suite = Suite(name="s", attacks=(Trial(name="a", attack=attack),))
+    suite = Suite(name="s", attacks=(AttackSpec(name="a", attack=attack),))
     with pytest.raises(InputError, match=r"^why$"):
         suite.under(Threat(norm="l2", eps="1/4"))

@@ -9,12 +9,14 @@ from typing import Any
 
 from benchmarks.mutation.fork import OPTIONS
 
-PACKAGES = ("attacks", "bounds", "methods", "evaluation")
+PACKAGES = ("attacks", "bounds", "methods", "evaluation", "certification", "diagnostics")
 GROUPS = {
     "attacks": ("tests/attacks", "tests/contracts/every_attack.py", "tests/reference/test_attacks.py"),
     "bounds": ("tests/bounds", "tests/reference/test_bounds.py", "tests/reference/test_pair.py"),
     "methods": ("tests/methods", "tests/contracts/every_method.py", "tests/reference/test_methods.py"),
     "evaluation": ("tests/evaluation",),
+    "certification": ("tests/certification",),
+    "diagnostics": ("tests/diagnostics",),
 }
 
 

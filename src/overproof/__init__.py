@@ -1,6 +1,6 @@
 """Distil small robust image classifiers, attack them, prove what can be proved, and ship them.
 
-The verbs of the command line are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
+The commands are functions here: ``train``, ``evaluate``, ``certify``, ``compare``, ``export``,
 ``quickstart``, ``clean``, ``import_teacher``, ``check_teacher``; ``decide`` is the verifier of ``certify --query``;
 ``load`` returns the network of a run or of the Hub.
 Names are imported when they are first used, so that ``import overproof`` costs next to nothing.
@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING
 from overproof.lazy import lazily
 
 if TYPE_CHECKING:
+    from overproof.commands.certify import certify
+    from overproof.commands.check_teacher import check_teacher
+    from overproof.commands.clean import clean
+    from overproof.commands.compare import compare
+    from overproof.commands.decide import decide
+    from overproof.commands.evaluate import evaluate
+    from overproof.commands.export import export
+    from overproof.commands.import_teacher import import_teacher
+    from overproof.commands.quickstart import quickstart
+    from overproof.commands.train import train
     from overproof.errors import InputError
     from overproof.recipe import Recipe, read
-    from overproof.run import Run, load
-    from overproof.verbs.certify import certify
-    from overproof.verbs.check_teacher import check_teacher
-    from overproof.verbs.clean import clean
-    from overproof.verbs.compare import compare
-    from overproof.verbs.decide import decide
-    from overproof.verbs.evaluate import evaluate
-    from overproof.verbs.export import export
-    from overproof.verbs.import_teacher import import_teacher
-    from overproof.verbs.quickstart import quickstart
-    from overproof.verbs.train import train
+    from overproof.runs.folder import Run, load
 
 __version__ = "0.10.0"
 
 _HOMES = {
     "InputError": "overproof.errors",
     "Recipe": "overproof.recipe",
-    "Run": "overproof.run",
-    "certify": "overproof.verbs.certify",
-    "check_teacher": "overproof.verbs.check_teacher",
-    "clean": "overproof.verbs.clean",
-    "compare": "overproof.verbs.compare",
-    "decide": "overproof.verbs.decide",
-    "evaluate": "overproof.verbs.evaluate",
-    "export": "overproof.verbs.export",
-    "import_teacher": "overproof.verbs.import_teacher",
-    "load": "overproof.run",
-    "quickstart": "overproof.verbs.quickstart",
+    "Run": "overproof.runs.folder",
+    "certify": "overproof.commands.certify",
+    "check_teacher": "overproof.commands.check_teacher",
+    "clean": "overproof.commands.clean",
+    "compare": "overproof.commands.compare",
+    "decide": "overproof.commands.decide",
+    "evaluate": "overproof.commands.evaluate",
+    "export": "overproof.commands.export",
+    "import_teacher": "overproof.commands.import_teacher",
+    "load": "overproof.runs.folder",
+    "quickstart": "overproof.commands.quickstart",
     "read": "overproof.recipe",
-    "train": "overproof.verbs.train",
+    "train": "overproof.commands.train",
 }
 
 __all__ = [

@@ -18,17 +18,17 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.radius import ReadField
+from overproof.attacks.suites import ATTACKS
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Folder, Hub, Npz, Parquet, Source
 from overproof.data.words import described
 from overproof.errors import InputError, nearest
-from overproof.evaluation.trial import ATTACKS
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
-from overproof.models.architecture import Architecture
-from overproof.models.catalogue import FAMILIES, NAMED, named
-from overproof.models.external import External
-from overproof.models.imports import raised
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.catalogue import FAMILIES, NAMED, named
+from overproof.models.external.imports import raised
+from overproof.models.external.module import External
 from overproof.plain_yaml import Plain, parse_yaml
 from overproof.registry import Registry, a_class_of, is_word
 from overproof.trust import Code, entry_points

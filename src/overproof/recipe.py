@@ -1,4 +1,4 @@
-"""The recipe: one frozen tree of every room's options, and its YAML text.
+"""The recipe: one frozen tree of every package's options, and its YAML text.
 
 The packages own plain frozen dataclasses; ``building`` makes values of text.
 """
@@ -14,6 +14,7 @@ import yaml
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import PGD
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.building import SOURCES as SOURCES
 from overproof.building import alternatives as alternatives
 from overproof.building import build as build
@@ -25,10 +26,9 @@ from overproof.data.augment import Augment
 from overproof.data.sources import Source
 from overproof.data.streaming import Loading
 from overproof.errors import InputError
-from overproof.evaluation.trial import Suite, Trial
 from overproof.methods.method import Method
-from overproof.models.architecture import Architecture
-from overproof.models.external import external_of
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.external.module import external_of
 from overproof.plain_yaml import Plain, parse_yaml, read_yaml
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
@@ -81,7 +81,7 @@ class Selection:
     fraction: float = 0.1
     examples: int = 1000
     every: int = 1
-    trial: Trial = field(default_factory=lambda: Trial(name="pgd-10", attack=PGD(steps=10)))
+    trial: AttackSpec = field(default_factory=lambda: AttackSpec(name="pgd-10", attack=PGD(steps=10)))
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -92,10 +92,10 @@ class Selection:
             raise ValueError(f"examples and every must be at least 1, got {self.examples} and {self.every}")
 
 
-def _default_trials() -> tuple[Trial, ...]:
+def _default_trials() -> tuple[AttackSpec, ...]:
     return (
-        Trial(name="fgsm", attack=PGD(steps=1, start="none")),
-        Trial(name="pgd-20", attack=PGD(steps=20, restarts=3)),
+        AttackSpec(name="fgsm", attack=PGD(steps=1, start="none")),
+        AttackSpec(name="pgd-20", attack=PGD(steps=20, restarts=3)),
     )
 
 
@@ -103,7 +103,7 @@ def _default_trials() -> tuple[Trial, ...]:
 class Evaluation:
     """What the test split is attacked with: trials, on ``examples`` images, classes in proportion (0: all)."""
 
-    attacks: tuple[Trial, ...] = field(default_factory=_default_trials)
+    attacks: tuple[AttackSpec, ...] = field(default_factory=_default_trials)
     examples: int = 0
     batch: int = 500
 
@@ -125,7 +125,7 @@ class Recipe:
 
     ``teachers`` maps a role of the method to a run folder, a Hub repository (``org/name``), ``timm:NAME`` or
     ``robustbench:NAME``, each with ``#sha256=...`` behind it or not. Attacks inherit of ``threat`` what they leave out.
-    ``init`` names weights that the student begins with (see ``verbs.initial``): ``pretrained``, ``teacher:ROLE``, a
+    ``init`` names weights that the student begins with (see ``runs.initial``): ``pretrained``, ``teacher:ROLE``, a
     run, a checkpoint file, ``timm:NAME``, ``torchvision:NAME`` or ``package.module:factory``.
     ``trackers`` are told what every epoch found; they change nothing in a run.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from overproof.errors import InputError, nearest
-from overproof.models.imports import importable, imported, thing
+from overproof.models.external.imports import importable, imported, thing
 from overproof.models.mode import default_type_kept
 from overproof.trust import Code, Point, entry_points, listed, module_word, source_of
 

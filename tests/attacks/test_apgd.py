@@ -6,7 +6,7 @@ from torch import nn
 
 from overproof.attacks.apgd import APGD, _Dense, _Sparse
 from overproof.attacks.ball import Radius, ball
-from overproof.attacks.goal import Goal
+from overproof.attacks.objectives import Misclassification
 from overproof.functional import margin
 
 NORMS = ("linf", "l2", "l1")
@@ -56,7 +56,7 @@ def surface(x):
 
 def climbing(search, y, loss="margin", **options):
     """Return a goal in which nothing is ever broken."""
-    return replace(Goal.on(search, y, loss=loss, **options), judge=None)
+    return replace(Misclassification.on(search, y, loss=loss, **options), judge=None)
 
 
 def zeros(n):
@@ -132,7 +132,7 @@ def test_it_breaks_just_beyond_the_nearest_boundary_and_never_before(norm, class
         one, label = x[i : i + 1], y[i : i + 1]
         # Under l1 up to two pixels share what one could use better (see above).
         for times, broken in ((1.3 if norm == "l1" else 1.02, True), (0.999, False)):
-            goal = Goal.on(model, label, loss="margin", target=(label + 1 + nearest[i : i + 1]) % classes)
+            goal = Misclassification.on(model, label, loss="margin", target=(label + 1 + nearest[i : i + 1]) % classes)
             x_adv = APGD(norm=norm, eps=Radius(times * float(least[i])), steps=steps)(model, one, goal)
             assert (model(x_adv).argmax(dim=1) != label).item() == broken
 
@@ -348,7 +348,7 @@ def mixed(n=12):
 def test_a_broken_example_costs_nothing_more_and_its_point_is_the_one_that_broke(norm, eps):
     model, x, y = mixed()
     search, attack = Watched(model), APGD(norm=norm, eps=Radius(eps), steps=20)
-    goal = Goal.on(search, y)
+    goal = Misclassification.on(search, y)
     x_adv = attack(model, x, goal)
     broken = model(x_adv).argmax(dim=1) != y
     assert broken.any() and not broken.all()
@@ -372,7 +372,7 @@ def test_restarts_run_on_the_survivors_alone(norm, eps):
     model, x, y = mixed()
     found = []
     for restarts in (1, 3):
-        goal = Goal.on(model, y)
+        goal = Misclassification.on(model, y)
         torch.manual_seed(3)
         x_adv = APGD(norm=norm, eps=Radius(eps), steps=5, restarts=restarts)(model, x, goal)
         found.append((x_adv, model(x_adv).argmax(dim=1) != y, goal.cost.forward))
@@ -394,7 +394,7 @@ def test_a_restart_breaks_what_the_first_ascent_did_not():
     x = torch.full((40, 1, 1, 1), 0.5).double()
     broken = []
     for restarts in (1, 8):
-        goal = Goal.on(search, zeros(40), loss="margin")
+        goal = Misclassification.on(search, zeros(40), loss="margin")
         x_adv = APGD(eps=Radius("0.4"), steps=3, restarts=restarts)(nn.Identity(), x, goal)
         broken.append(int((search(x_adv).argmax(dim=1) != 0).sum()))
     assert 10 <= broken[0] <= 30 and broken[1] == 40
@@ -423,7 +423,7 @@ def test_it_returns_the_best_point_it_visited_in_the_ball(norm, steps):
 
 def test_an_example_broken_at_the_start_is_done_at_once():
     model, x, y = mixed()
-    goal = Goal.on(model, (y + 1) % 3)
+    goal = Misclassification.on(model, (y + 1) % 3)
     x_adv = APGD(eps=Radius("1e-4"), restarts=3)(model, x, goal)
     assert goal.cost.forward.tolist() == [1] * 12
     assert (model(x_adv).argmax(dim=1) != (y + 1) % 3).all()
@@ -473,7 +473,7 @@ def test_modes_come_back_when_the_network_raises(tiny_classifier, tiny_batch, mo
         raise RuntimeError("no logits today")
 
     with pytest.raises(RuntimeError, match="no logits today"):
-        APGD(steps=2)(student, tiny_batch.x, Goal.on(search, tiny_batch.y))
+        APGD(steps=2)(student, tiny_batch.x, Misclassification.on(search, tiny_batch.y))
     assert modes(student) == before
 
 
@@ -486,7 +486,7 @@ def test_a_flat_score_does_no_harm(norm):
 
 @every_norm
 def test_no_example_is_no_work(norm):
-    goal = Goal.on(hills, zeros(0))
+    goal = Misclassification.on(hills, zeros(0))
     assert APGD(norm=norm, eps=EPS[norm], steps=3)(nn.Identity(), torch.rand(0, 2, 3, 3), goal).shape == (0, 2, 3, 3)
 
 

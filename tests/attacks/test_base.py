@@ -10,8 +10,8 @@ from torch import nn
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import ball
 from overproof.attacks.fab import FAB
-from overproof.attacks.goal import Goal
 from overproof.attacks.hopskipjump import HopSkipJump
+from overproof.attacks.objectives import Misclassification
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.errors import InputError
@@ -72,7 +72,7 @@ def test_labels_give_what_the_inner_call_gives(attack, x):
     if isinstance(attack, PGD):
         inner = called(attack, model, x, lambda p: cross_entropy(model(p), y))
     else:
-        inner = called(attack, model, x, Goal.on(model, y))
+        inner = called(attack, model, x, Misclassification.on(model, y))
     assert torch.equal(called(attack, model, x, y), inner)
     assert torch.equal(called(attack, model, x, y=y), inner)
 
@@ -80,7 +80,7 @@ def test_labels_give_what_the_inner_call_gives(attack, x):
 @every_attack
 def test_what_is_climbed_may_be_named(attack, x):
     model, attack = network().eval(), wide(attack)
-    goal = Goal.on(model, right(model, x))
+    goal = Misclassification.on(model, right(model, x))
     assert torch.equal(called(attack, model, x, objective=goal), called(attack, model, x, goal))
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from overproof.attacks.ball import Radius, ball
 from overproof.attacks.fab import FAB
-from overproof.attacks.goal import Goal
+from overproof.attacks.objectives import Misclassification
 from overproof.errors import InputError
 from overproof.functional import difference, margin
 
@@ -43,7 +43,7 @@ def attacked(norm, eps, model, x, y, target=None):
     """Attack one example after the other, each with its own eps, for a few steps; return what was found."""
     found = []
     for i, radius in enumerate(eps.tolist()):
-        goal = Goal.on(model, y[i : i + 1], target=None if target is None else target[i : i + 1])
+        goal = Misclassification.on(model, y[i : i + 1], target=None if target is None else target[i : i + 1])
         found.append(FAB(norm=norm, eps=Radius(radius), steps=12)(model, x[i : i + 1], goal))
     return torch.cat(found)
 
@@ -161,7 +161,7 @@ def test_it_walks_as_algorithm_1_does(norm, targeted, options, tiny_classifier, 
     target = (y + 1) % 4 if targeted else None
     attack = FAB(norm=norm, eps=Radius("1e-9"), steps=8, **options)
     watched = Watched(model)
-    attack(model, x, Goal.on(watched, y, target=target))
+    attack(model, x, Misclassification.on(watched, y, target=target))
     walked = torch.stack(watched.points[:: 1 if targeted else 3])
     assert len(watched.points) == (8 if targeted else 24)
     went_back = 0
@@ -183,7 +183,7 @@ def test_of_many_examples_some_break_and_all_stay_sound(norm, targeted, tiny_cla
     y[:3] = (y[:3] + 1) % 4  # wrong from the start
     eps = Radius({"linf": "0.02", "l2": "0.2", "l1": "1"}[norm])
     target = (y + 1) % 4 if targeted else None
-    found = FAB(norm=norm, eps=eps, steps=10)(model, x, Goal.on(model, y, target=target))
+    found = FAB(norm=norm, eps=eps, steps=10)(model, x, Misclassification.on(model, y, target=target))
     broken = sound(norm, eps, model, x, y, found)
     assert torch.equal(found[:3], x[:3])
     assert broken[:3].all() and 3 < int(broken.sum()) < len(x)
@@ -195,21 +195,24 @@ def test_neither_the_seed_nor_the_company_nor_the_chunk_matters(norm, tiny_class
     y = model(x).argmax(dim=1)
     attack = FAB(norm=norm, eps=Radius({"linf": "0.05", "l2": "0.5", "l1": "3"}[norm]), steps=10)
     state = torch.get_rng_state()
-    found = attack(model, x, Goal.on(model, y))
+    found = attack(model, x, Misclassification.on(model, y))
     assert torch.equal(torch.get_rng_state(), state)
     assert (found != x).any()
     torch.manual_seed(99)
-    assert torch.equal(attack(model, x, Goal.on(model, y)), found)
-    torch.testing.assert_close(attack(model, x, replace(Goal.on(model, y), chunk=4)), found)
+    assert torch.equal(attack(model, x, Misclassification.on(model, y)), found)
+    torch.testing.assert_close(attack(model, x, replace(Misclassification.on(model, y), chunk=4)), found)
     for i in range(len(x)):
-        torch.testing.assert_close(attack(model, x[i : i + 1], Goal.on(model, y[i : i + 1])), found[i : i + 1])
+        torch.testing.assert_close(
+            attack(model, x[i : i + 1], Misclassification.on(model, y[i : i + 1])), found[i : i + 1]
+        )
 
 
 def test_the_loss_of_the_goal_does_not_matter(tiny_classifier, tiny_batch):
     model, x = tiny_classifier().eval(), tiny_batch.x
     y = model(x).argmax(dim=1)
     one, other = (
-        FAB(eps=Radius("0.05"), steps=5)(model, x, Goal.on(model, y, loss=loss)) for loss in ("dlr", "margin")
+        FAB(eps=Radius("0.05"), steps=5)(model, x, Misclassification.on(model, y, loss=loss))
+        for loss in ("dlr", "margin")
     )
     assert torch.equal(one, other) and (one != x).any()
 
@@ -221,7 +224,7 @@ def test_a_flat_network_is_left_alone(norm, targeted):
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.tensor([2.0, 1.0, 0.0])
     x, y = torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64)
-    goal = Goal.on(model, y, target=y + 1 if targeted else None)
+    goal = Misclassification.on(model, y, target=y + 1 if targeted else None)
     assert torch.equal(FAB(norm=norm, steps=3)(model, x, goal), x)
 
 
@@ -249,7 +252,7 @@ def test_numbers_that_are_none_do_no_harm_to_the_neighbours(norm):
         marked = (z.detach().flatten(1)[:, :1] - x[1].flatten()[0]).abs() < 1e-9
         return logits.masked_fill(marked, torch.nan)
 
-    goal = replace(Goal.on(model, y), search=search)
+    goal = replace(Misclassification.on(model, y), search=search)
     found = attack(model, x, goal)
     assert found.isfinite().all()
     others = torch.tensor([0, 2, 3, 4])
@@ -260,13 +263,13 @@ def test_a_target_that_is_the_label_and_a_goal_without_a_judge_find_nothing(tiny
     model, x = tiny_classifier().eval(), tiny_batch.x
     y = model(x).argmax(dim=1)
     attack = FAB(eps=Radius("0.5"), steps=3)
-    assert torch.equal(attack(model, x, Goal.on(model, y, target=y)), x)
-    assert torch.equal(attack(model, x, replace(Goal.on(model, y), judge=None)), x)
+    assert torch.equal(attack(model, x, Misclassification.on(model, y, target=y)), x)
+    assert torch.equal(attack(model, x, replace(Misclassification.on(model, y), judge=None)), x)
 
 
 def test_no_examples_are_no_work(tiny_classifier):
     model, nothing = tiny_classifier(), torch.empty(0, 3, 8, 8)
-    assert FAB()(model, nothing, Goal.on(model, torch.empty(0, dtype=torch.int64))).shape == nothing.shape
+    assert FAB()(model, nothing, Misclassification.on(model, torch.empty(0, dtype=torch.int64))).shape == nothing.shape
 
 
 def test_a_misclassified_image_at_exactly_eps_counts():
@@ -277,8 +280,8 @@ def test_a_misclassified_image_at_exactly_eps_counts():
 
     x, y = torch.full((1, 1, 1, 1), 0.25, dtype=torch.float64), torch.ones(1, dtype=torch.int64)
     attack = FAB(eps=Radius("1/4"), overshoot=1.0, steps=1)
-    assert torch.equal(attack(nn.Identity(), x, Goal.on(tie, y)), x + 0.25)
-    assert torch.equal(replace(attack, steps=3)(nn.Identity(), x, Goal.on(tie, y)), x + 0.25)
+    assert torch.equal(attack(nn.Identity(), x, Misclassification.on(tie, y)), x + 0.25)
+    assert torch.equal(replace(attack, steps=3)(nn.Identity(), x, Misclassification.on(tie, y)), x + 0.25)
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -296,7 +299,7 @@ def test_who_is_broken_costs_nothing_more_and_only_who_is_outside_is_asked_twice
     y[0] = (y[0] + 1) % classes
     eps = Radius(1.06 * float(away.min()))
     assert away.max() > 2 * eps
-    goal = Goal.on(model, y, target=target if targeted else None)
+    goal = Misclassification.on(model, y, target=target if targeted else None)
     FAB(norm=norm, eps=eps, steps=10)(model, x, goal)
     # Wrong from the start; broken by the first step; out of reach, and outside the ball at each step but the first.
     planes = 1 if targeted else classes - 1
@@ -317,7 +320,7 @@ def test_the_images_the_weights_and_every_mode_stay(tiny_classifier, tiny_batch,
         during.append(modes(model))
         return model(z)
 
-    found = FAB(steps=2)(model, x, replace(Goal.on(model, tiny_batch.y), search=search))
+    found = FAB(steps=2)(model, x, replace(Misclassification.on(model, tiny_batch.y), search=search))
     assert not found.requires_grad and found.data_ptr() != x.data_ptr()
     assert torch.equal(x, tiny_batch.x) and x.grad is None
     assert modes(model) == before and during and not any(any(seen.values()) for seen in during)
@@ -331,7 +334,7 @@ def test_the_images_the_weights_and_every_mode_stay(tiny_classifier, tiny_batch,
 def test_a_network_of_one_class_is_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1))
     with pytest.raises(InputError, match=r"^FAB needs a network of at least two classes"):
-        FAB()(model, torch.rand(2, 3, 4, 4), Goal.on(model, torch.zeros(2, dtype=torch.int64)))
+        FAB()(model, torch.rand(2, 3, 4, 4), Misclassification.on(model, torch.zeros(2, dtype=torch.int64)))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from overproof.attacks.ball import Radius, ball
-from overproof.attacks.goal import Goal
 from overproof.attacks.hopskipjump import HopSkipJump, _noise, _normal, _Oracle, _step
+from overproof.attacks.objectives import Misclassification
 
 NORMS = ("l2", "linf")
 DUAL = {"linf": 1, "l2": 2}
@@ -45,7 +45,7 @@ def at_distance(plane, norm, distance, n=6):
 
 def hunt(attack, model, x, seed=3):
     torch.manual_seed(seed)
-    goal = Goal.on(model, torch.zeros(len(x), dtype=torch.int64))
+    goal = Misclassification.on(model, torch.zeros(len(x), dtype=torch.int64))
     return attack(model, x, goal), goal
 
 
@@ -231,7 +231,7 @@ def test_no_noise_is_drawn_once_every_example_has_some():
 
 def oracle_of(plane, x, norm, *, eps=1e-9, queries=10**6):
     """Return an oracle whose ball is too small for anything to be found."""
-    return _Oracle(x, Goal.on(plane, torch.zeros(len(x), dtype=torch.int64)), ball(norm, eps), queries)
+    return _Oracle(x, Misclassification.on(plane, torch.zeros(len(x), dtype=torch.int64)), ball(norm, eps), queries)
 
 
 # --- cost -------------------------------------------------------------------------------------------------------------
@@ -283,8 +283,8 @@ def test_a_model_that_is_never_broken_costs_the_tries_of_the_start():
 def test_without_a_judge_nothing_is_broken():
     plane = Plane(torch.randn(1, 8, 8))
     x = at_distance(plane, "l2", 0.1)
-    one = Goal.on(plane, torch.zeros(6, dtype=torch.int64))
-    blind = Goal(search=plane, judge=None, y=one.y, index=one.index, cost=one.cost)
+    one = Misclassification.on(plane, torch.zeros(6, dtype=torch.int64))
+    blind = Misclassification(search=plane, judge=None, y=one.y, index=one.index, cost=one.cost)
     assert torch.equal(HopSkipJump(norm="l2", eps=Radius("1"))(plane, x, blind), x)
 
 
@@ -328,7 +328,11 @@ def test_it_asks_nothing_but_whether_an_image_is_broken():
     results = []
     for scale in (1.0, 1e-3):
         torch.manual_seed(0)
-        results.append(HopSkipJump(norm="l2", eps=Radius("0.4"))(plane, x, Goal.on(lambda z, s=scale: s * plane(z), y)))
+        results.append(
+            HopSkipJump(norm="l2", eps=Radius("0.4"))(
+                plane, x, Misclassification.on(lambda z, s=scale: s * plane(z), y)
+            )
+        )
     assert torch.equal(*results)
     assert broken(plane, results[0]).all()
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from overproof.attacks.ball import Radius, ball
-from overproof.attacks.goal import Goal
+from overproof.attacks.objectives import Misclassification
 from overproof.attacks.square import Square, Windows, _corner, _stripes, _tiles, _transfer, eta
 from overproof.functional import margin
 
@@ -63,7 +63,7 @@ def never_broken(weight):
 
 def hunt(attack, model, x, y=None, seed=3):
     torch.manual_seed(seed)
-    goal = Goal.on(model, torch.zeros(len(x), dtype=torch.int64) if y is None else y)
+    goal = Misclassification.on(model, torch.zeros(len(x), dtype=torch.int64) if y is None else y)
     return attack(model, x, goal), goal
 
 
@@ -260,8 +260,8 @@ def test_a_start_without_a_score_is_left():
     model = Undefined(torch.randn(1, 8, 8))
     # The judge calls a NaN logit the largest; without a judge nothing is broken.
     y = torch.zeros(4, dtype=torch.int64)
-    start = Goal.on(model, y)
-    goal = Goal(search=model, judge=None, y=y, index=start.index, cost=start.cost)
+    start = Misclassification.on(model, y)
+    goal = Misclassification(search=model, judge=None, y=y, index=start.index, cost=start.cost)
     x_adv = Square(eps=EPS["linf"], queries=2)(model, edges((1, 8, 8), 4), goal)
     assert torch.equal(x_adv, model.asked[1])
 
@@ -340,7 +340,7 @@ def test_it_searches_in_eval_mode_and_gives_every_mode_back(tiny_classifier, tin
     model, (x, y) = tiny_classifier(), tiny_batch
     model.backbone[1].eval()
     before, kept, clean = modes(model), {name: value.clone() for name, value in model.state_dict().items()}, x.clone()
-    Square(queries=5)(model, x, Goal.on(model, y))
+    Square(queries=5)(model, x, Misclassification.on(model, y))
     assert modes(model) == before
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     assert torch.equal(x, clean)
@@ -355,7 +355,7 @@ def test_it_climbs_the_margin_whatever_the_goal_was_after(norm):
     results = []
     for loss in ("cross_entropy", "margin"):
         torch.manual_seed(0)
-        goal = Goal.on(model, torch.zeros(5, dtype=torch.int64), loss=loss)
+        goal = Misclassification.on(model, torch.zeros(5, dtype=torch.int64), loss=loss)
         results.append(Square(norm=norm, eps=EPS[norm], queries=50)(model, x, goal))
     assert torch.equal(*results)
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from overproof.attacks.pgd import PGD
 from overproof.bounds.compute import compute_bounds
+from overproof.certification.on_tensors import certify
 from overproof.errors import InputError
-from overproof.evaluation.proofs import certify
 
 METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 

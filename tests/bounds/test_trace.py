@@ -14,16 +14,16 @@ from overproof.bounds.region import Region
 from overproof.bounds.spec import logits
 from overproof.bounds.trace import trace
 from overproof.errors import InputError
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.dm_wide import DMWideResNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.plain_resnet import PlainResNet
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.dm_wide import DMWideResNet
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.plain_resnet import PlainResNet
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 from .networks import Course, random_network, settled, uniform, value

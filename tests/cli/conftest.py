@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from overproof import cli
-from overproof.verbs.train import train
+from overproof.commands.train import train
 
 TOY = """
 name: toy

@@ -23,7 +23,7 @@ class TestCertify:
         assert "crown_ibp" in out
 
     def test_beside_a_teacher_every_option_reaches_it(self, run_cli, finished, tmp_path, monkeypatch):
-        from overproof.evaluation import faithful
+        from overproof.certification import pair as faithful
 
         # How hard the search is, is tested with the search.
         monkeypatch.setattr(faithful, "attack_pair", partial(faithful.attack_pair, steps=3, restarts=1))

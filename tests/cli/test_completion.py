@@ -3,11 +3,11 @@ import sys
 
 import pytest
 
+from overproof.attacks.suites import SUITES
 from overproof.cli import app, completion
-from overproof.evaluation.trial import SUITES
-from overproof.shipped import recipe_names
-from overproof.verbs.export import TARGETS
-from overproof.verbs.inventory import _LISTS
+from overproof.commands.export import TARGETS
+from overproof.commands.inventory import _LISTS
+from overproof.runs.shipped import recipe_names
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests.models.onnx_files import chain, file
-from tests.verbs.small_queries import IDENTITY, NET, query
+from tests.commands.small_queries import IDENTITY, NET, query
+from tests.models.external.onnx_files import chain, file
 
-from overproof.verbs.instances import RESULTS
+from overproof.commands.instances import RESULTS
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ class TestQuery:
         assert err.startswith("overproof: ") and said in err and err.count("\n") == 1
 
     def test_an_error_of_ours_is_error_too(self, folder, run_cli, monkeypatch, capsys):
-        from overproof.verbs import decide
+        from overproof.commands import decide
 
         def fails(*_, **__):
             raise ZeroDivisionError
@@ -79,7 +79,7 @@ class TestQuery:
         assert capsys.readouterr().out == "error\n"
 
     def test_memory_that_ran_out_is_error(self, folder, run_cli, monkeypatch):
-        from overproof.verbs import decide
+        from overproof.commands import decide
 
         def fails(*_, **__):
             raise MemoryError

@@ -15,7 +15,7 @@ HOSTILE = "\x1b[31mR\x1b]0;pwn\x07[/b]:x:\u202e"
 
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
-    from overproof.verbs.evaluate import evaluate
+    from overproof.commands.evaluate import evaluate
 
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(trained, folder)

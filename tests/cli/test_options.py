@@ -1,10 +1,10 @@
 from typing import get_args
 
 from overproof.attacks.ball import Norm
+from overproof.certification.cascade import Reach
 from overproof.cli.options import BoundName, BoundPrecision, NormName, PrecisionName
-from overproof.evaluation.certified import Reach
+from overproof.commands import options
 from overproof.models.precision import Precision
-from overproof.verbs import options
 
 
 def values(words):

@@ -14,7 +14,7 @@ from rich.console import Console
 from overproof.cli import progress
 from overproof.cli.progress import Follower, show_course
 from overproof.errors import InputError
-from overproof.verbs.summary import Beginning
+from overproof.runs.summary import Beginning
 
 
 @dataclass

@@ -1,4 +1,4 @@
-from overproof.verbs import quickstart as quickstart_verb
+from overproof.commands import quickstart as quickstart_verb
 
 
 class TestQuickstart:

@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from overproof.recipe import read
-from overproof.shipped import find_recipe
+from overproof.runs.shipped import find_recipe
 
 
 class TestShow:

@@ -14,10 +14,10 @@ from tests.formats.fake_hub import FakeHub, serving
 from torch import nn
 
 import overproof
+from overproof.commands.compare import write_report
 from overproof.formats.hub import write_repository
 from overproof.report.provenance import commands, missing
-from overproof.verbs.compare import write_report
-from overproof.verbs.findings import findings
+from overproof.runs.reader import findings
 
 NETS = """
     import torch

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tests.models.checkpoints import saved, with_code
+from tests.models.external.checkpoints import saved, with_code
 from torch import nn
 
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build
 from overproof.signature import Signature
 

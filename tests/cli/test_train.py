@@ -72,7 +72,7 @@ class TestTrain:
             raise KeyboardInterrupt
             yield
 
-        monkeypatch.setattr("overproof.verbs.train.training_events", interrupted)
+        monkeypatch.setattr("overproof.commands.train.iter_train", interrupted)
         code, out, err = run_cli("train", recipe, "--out", tmp_path / "run")
         assert (code, out) == (130, "")
         assert err == f"stopped; the last checkpoint is in {tmp_path / 'run' / 'checkpoint'}, continue with --resume\n"
@@ -84,7 +84,7 @@ class TestTrain:
             pytest.fail("the signal was not heeded")
             yield
 
-        monkeypatch.setattr("overproof.verbs.train.training_events", terminated)
+        monkeypatch.setattr("overproof.commands.train.iter_train", terminated)
         before = signal.getsignal(number)
         for rank in ("0", "1"):  # each process says it: the first may be the one that is gone
             monkeypatch.setenv("RANK", rank)
@@ -99,7 +99,7 @@ class TestTrain:
             raise InputError("went on")
             yield
 
-        monkeypatch.setattr("overproof.verbs.train.training_events", hung_up)
+        monkeypatch.setattr("overproof.commands.train.iter_train", hung_up)
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         try:
             assert run_cli("train", recipe, "--out", tmp_path / "run")[2] == "overproof: went on\n"
@@ -112,7 +112,7 @@ class TestTrain:
             raise kind("so it is")
             yield
 
-        monkeypatch.setattr("overproof.verbs.train.training_events", fails)
+        monkeypatch.setattr("overproof.commands.train.iter_train", fails)
         said = {}
         for rank in ("0", "1"):
             monkeypatch.setenv("RANK", rank)

@@ -9,8 +9,8 @@ from torch import nn
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, ball
 from overproof.attacks.fab import FAB
-from overproof.attacks.goal import Goal
 from overproof.attacks.hopskipjump import HopSkipJump
+from overproof.attacks.objectives import Misclassification
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.data.images import Batch
@@ -132,7 +132,7 @@ def test_where_nothing_is_drawn_an_example_does_not_see_the_others(attack, tiny_
 @every_attack
 def test_it_may_be_sent_towards_a_target(attack):
     model, batch = Crossroads(attack.norm, attack.eps), Crossroads.batch()
-    goal = Goal.on(model, batch.y, loss="margin")
+    goal = Misclassification.on(model, batch.y, loss="margin")
     if not isinstance(attack, FAB | HopSkipJump):
         goal = replace(goal, judge=None)  # else it ends with the first wrong class on its way
 
@@ -175,7 +175,7 @@ def test_chunks_change_nothing(attack, tiny_classifier, tiny_batch):
         return model(x)
 
     def found(chunk, target, judge):
-        goal = Goal.on(asked, batch.y, loss="margin", target=target)
+        goal = Misclassification.on(asked, batch.y, loss="margin", target=target)
         goal = replace(goal, judge=judge, chunk=chunk)
         sizes.clear()
         torch.manual_seed(5)
@@ -222,7 +222,7 @@ def test_it_climbs(attack, model, tiny_batch):
 @every_hunt
 def test_a_flat_network_does_no_harm_and_is_not_broken(attack, model, tiny_batch):
     y = torch.zeros_like(tiny_batch.y)  # what all equal logits say
-    goal = Goal.on(lambda x: 0 * model(x), y, loss="margin")
+    goal = Misclassification.on(lambda x: 0 * model(x), y, loss="margin")
     assert_inside(attack, attack(model, tiny_batch.x, goal), tiny_batch.x)
     assert (goal.cost.forward > 1).all()  # nobody was done early
 
@@ -231,9 +231,9 @@ def test_a_flat_network_does_no_harm_and_is_not_broken(attack, model, tiny_batch
 def test_what_the_goal_says_is_broken_is_returned_broken(attack, model, tiny_batch):
     """Each example that was ever broken inside the ball comes back as an image that is."""
     batch, told = rightly(model, tiny_batch), torch.zeros(6, dtype=torch.bool)
-    goal = Goal.on(model, batch.y, loss="margin")
+    goal = Misclassification.on(model, batch.y, loss="margin")
 
-    class Telling(Goal):
+    class Telling(Misclassification):
         def _broken(self, logits, x):
             broken = super()._broken(logits, x)
             # Rounding: a corner of the ball may measure a little more than eps.
@@ -252,7 +252,7 @@ def test_what_the_goal_says_is_broken_is_returned_broken(attack, model, tiny_bat
 def test_cost_is_counted_and_an_image_that_is_wrong_already_costs_next_to_nothing(attack, model, tiny_batch):
     y = predictions(model, tiny_batch.x)
     wrong = torch.arange(6) % 2 == 0
-    goal = Goal.on(model, torch.where(wrong, (y + 1) % 4, y), loss="margin")
+    goal = Misclassification.on(model, torch.where(wrong, (y + 1) % 4, y), loss="margin")
     attack(model, tiny_batch.x, goal)
     forward, backward = goal.cost.forward, goal.cost.backward
     assert (forward >= 1).all() and (backward <= forward).all()
@@ -265,7 +265,7 @@ def test_cost_is_counted_and_an_image_that_is_wrong_already_costs_next_to_nothin
 @every_hunt
 def test_without_a_judge_nothing_is_broken_and_nothing_stops(attack, model, tiny_batch):
     batch = rightly(model, tiny_batch)
-    goal = replace(Goal.on(model, batch.y, loss="margin"), judge=None)
+    goal = replace(Misclassification.on(model, batch.y, loss="margin"), judge=None)
     x_adv = attack(model, batch.x, goal)
     assert_inside(attack, x_adv, batch.x)
     passes = goal.cost.forward

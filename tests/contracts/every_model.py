@@ -5,17 +5,17 @@ import torch
 from torch import fx
 
 from overproof.models.adapted import Adapted
-from overproof.models.architecture import Signature
-from overproof.models.catalogue import FAMILIES
-from overproof.models.convnet import ConvNet
-from overproof.models.dm_wide import DMWideResNet
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.plain_resnet import PlainResNet
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
-from overproof.models.wide import WideResNet
+from overproof.models.architectures.architecture import Signature
+from overproof.models.architectures.catalogue import FAMILIES
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.dm_wide import DMWideResNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.plain_resnet import PlainResNet
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
 from overproof.testing import ArchitectureContract
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)

@@ -13,8 +13,8 @@ from overproof.data.images import (
     stratified_subset,
 )
 from overproof.errors import InputError
-from overproof.evaluation.evidence import Evidence
 from overproof.signature import Signature
+from overproof.statistics import Proportion
 
 
 def made(labels, classes=None):
@@ -247,7 +247,7 @@ class TestStratifiedSubset:
 
         def covered(subset):
             found = (right[subset(images, 50, seed)] for seed in range(1000))
-            intervals = [Evidence(claim="", passed=int(part.sum()), of=50).interval for part in found]
+            intervals = [Proportion(claim="", passed=int(part.sum()), of=50).interval for part in found]
             return sum(low <= float(right.double().mean()) <= high for low, high in intervals)
 
         assert covered(stratified_subset) >= 950

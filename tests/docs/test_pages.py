@@ -13,12 +13,12 @@ import typer.main
 import yaml
 
 from overproof.cli import app
+from overproof.commands.sweep import read_sweep
 from overproof.methods.rslad import RSLAD
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build, freeze
-from overproof.shipped import find_recipe
+from overproof.runs.shipped import find_recipe
 from overproof.signature import Signature
-from overproof.verbs.sweep import read_sweep
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = [page for page in (ROOT / "docs").glob("**/*.md") if "node_modules" not in page.parts]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from overproof.data.sources import Digits
 from overproof.formats.onnx import described, to_onnx
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build
 from overproof.signature import Signature
 

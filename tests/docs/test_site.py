@@ -84,6 +84,16 @@ def test_links_of_pages_from_elsewhere_lead_to_pages(site):
     assert 'href="architecture.html"' in (site / "contributing.html").read_text()
 
 
+def test_diagrams_are_drawn_by_the_sites_own_script_or_are_text(site):
+    """The theme fetches a script from elsewhere for the class ``mermaid``, unless the page brought one."""
+    page = (site / "architecture.html").read_text()
+    own = (site / "assets" / "mermaid.min.js").is_file()
+    assert own == (ROOT / "docs" / "browser" / "node_modules" / "mermaid").is_dir()
+    assert page.count('class="mermaid"' if own else 'class="diagram"') == 5
+    assert ("assets/mermaid.min.js" in page) == own
+    assert own or 'class="mermaid"' not in page
+
+
 def test_the_notebook_is_a_page_with_its_code(site):
     cells = json.loads((ROOT / "docs" / "notebooks" / "distil_and_prove.ipynb").read_text())["cells"]
     text = re.sub(r"<[^>]*>", "", (site / "notebook.html").read_text())

@@ -13,8 +13,8 @@ from tests.formats.fake_hub import FakeHub, serving
 from torch import nn
 
 import overproof
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze, save_model
 from overproof.signature import Signature
 

@@ -18,11 +18,11 @@ from pyarrow import parquet
 from torch import nn
 
 from overproof import cli
-from overproof.models.convnet import ConvNet
-from overproof.models.plain_resnet import PlainResNet
-from overproof.models.resnet import ResNet
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.plain_resnet import PlainResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.weights import build
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -112,9 +112,9 @@ def test_the_python_of_the_start(tmp_path, monkeypatch, capsys):
 
 
 def _short(recipe, out):
+    from overproof.commands.train import train
     from overproof.recipe import read
-    from overproof.shipped import find_recipe
-    from overproof.verbs.train import train
+    from overproof.runs.shipped import find_recipe
 
     return train(read(find_recipe(recipe), ["training.epochs=1", "training.precision=fp32"]), out, device="cpu")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from overproof.evaluation.answers import check_answers, is_constant, is_guessing, majority_share
-from overproof.evaluation.evidence import Evidence
+from overproof.statistics import Proportion
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -60,4 +60,4 @@ def test_guessing_is_suspect():
     [(38, 100, 0.38, True), (47, 100, 0.38, True), (49, 100, 0.38, False), (1, 2, 0.5, False), (10, 100, 0.5, True)],
 )
 def test_few_examples_say_little(passed, of, majority, guessing):
-    assert is_guessing(Evidence(claim="", passed=passed, of=of), majority) is guessing
+    assert is_guessing(Proportion(claim="", passed=passed, of=of), majority) is guessing

@@ -4,21 +4,21 @@ from torch import nn
 
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
+from overproof.attacks.suites import AttackSpec
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
 from overproof.evaluation.attacked import judge, prepare
-from overproof.evaluation.trial import Trial
 from overproof.functional import margin
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.fast import Fast
-from overproof.models.mlp import MLP
+from overproof.models.inference.fast import Fast
 from overproof.models.weights import build
 from overproof.signature import Signature
 
 CLASSES = ("a", "b", "c", "d")
-FGSM = Trial(name="fgsm", attack=PGD(steps=1, start="none", eps=Radius("6/255")))
-STILL = Trial(name="still", attack=PGD(steps=10, start="none", eps=Radius("6/255")))
-DRAWN = Trial(name="drawn", attack=PGD(steps=3, restarts=3, eps=Radius("6/255")))
+FGSM = AttackSpec(name="fgsm", attack=PGD(steps=1, start="none", eps=Radius("6/255")))
+STILL = AttackSpec(name="still", attack=PGD(steps=10, start="none", eps=Radius("6/255")))
+DRAWN = AttackSpec(name="drawn", attack=PGD(steps=3, restarts=3, eps=Radius("6/255")))
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_evidence_says_what_it_is_for_and_what_it_cost(model, images):
 
 
 def test_an_attack_of_no_size_leaves_the_clean_accuracy(model, images):
-    tiny = Trial(name="tiny", attack=PGD(eps=Radius("1e-9"), steps=3))
+    tiny = AttackSpec(name="tiny", attack=PGD(eps=Radius("1e-9"), steps=3))
     found = judge(model, images, (tiny,))
     assert torch.equal(found.survived["tiny"], found.correct)
 
@@ -110,7 +110,7 @@ def test_on_a_linear_model_survival_is_decided_by_the_exact_worst_case(loss, cla
         gaps.append(lead - worst_case("linf", slope, x, 0.05))
     exact = torch.stack(gaps).amin(dim=0)
     assert 10 < (exact > 0).sum() < 50
-    trial = Trial(name="pgd", attack=PGD(eps=Radius("0.05"), steps=20, restarts=3), loss=loss)
+    trial = AttackSpec(name="pgd", attack=PGD(eps=Radius("0.05"), steps=20, restarts=3), loss=loss)
     survived = judge(model, examples, (trial,)).survived["pgd"]
     assert survived[exact > 1e-5].all()  # what cannot be broken is not
     assert not survived[exact < -1e-5].any()  # and what can be broken is
@@ -140,7 +140,7 @@ def test_without_a_random_start_the_batch_size_does_not_matter(batch, model, ima
 
 
 def test_draws_are_functions_of_the_seed_and_not_of_what_was_drawn_before(model, images):
-    trial = Trial(name="one", attack=PGD(steps=1, eps=Radius("6/255")))
+    trial = AttackSpec(name="one", attack=PGD(steps=1, eps=Radius("6/255")))
     starts = []
     for seed in (1, 1, 2):
         torch.rand(len(starts))
@@ -155,13 +155,15 @@ def test_draws_are_functions_of_the_seed_and_not_of_what_was_drawn_before(model,
 
 def test_restarts_are_spent_on_those_still_standing(model, images):
     model.backbone = counted = Counted(model.backbone)
-    found = judge(model, images, (Trial(name="drawn", attack=PGD(steps=3, restarts=2, eps=Radius("6/255"))),), batch=40)
+    found = judge(
+        model, images, (AttackSpec(name="drawn", attack=PGD(steps=3, restarts=2, eps=Radius("6/255"))),), batch=40
+    )
     # A clean pass, then per restart three gradients and a verdict.
     assert counted.sizes[0] == 40
     assert counted.sizes[1:5] == [30] * 4
     standing = counted.sizes[5]
     assert counted.sizes[5:] == [standing] * 4
-    once = judge(model, images, (Trial(name="drawn", attack=PGD(steps=3, eps=Radius("6/255"))),), batch=40)
+    once = judge(model, images, (AttackSpec(name="drawn", attack=PGD(steps=3, eps=Radius("6/255"))),), batch=40)
     assert standing == once.attacks["drawn"].passed < 30
     assert found.attacks["drawn"].passed <= standing
 
@@ -169,7 +171,7 @@ def test_restarts_are_spent_on_those_still_standing(model, images):
 def test_every_restart_starts_elsewhere(model, images):
     shown = []
     model.register_forward_pre_hook(lambda _, args: shown.append(args[0].detach().clone()))
-    judge(model, images, (Trial(name="weak", attack=PGD(steps=1, restarts=2, eps=Radius("1e-4"))),), batch=40)
+    judge(model, images, (AttackSpec(name="weak", attack=PGD(steps=1, restarts=2, eps=Radius("1e-4"))),), batch=40)
     # A clean pass, then per restart the start and the end; nothing breaks, so both restarts see the same images.
     assert [len(x) for x in shown] == [40, 30, 30, 30, 30]
     assert (shown[1] - shown[3]).abs().amax() > 1e-5
@@ -177,7 +179,7 @@ def test_every_restart_starts_elsewhere(model, images):
 
 def test_when_nothing_stands_nothing_is_asked(model, images):
     model.backbone = counted = Counted(model.backbone)
-    strong = Trial(name="strong", attack=PGD(steps=20, restarts=50, eps=Radius("1")))
+    strong = AttackSpec(name="strong", attack=PGD(steps=20, restarts=50, eps=Radius("1")))
     found = judge(model, images, (strong,), batch=40)
     assert found.worst.passed == 0
     assert len(counted.sizes) < 1 + 10 * 21
@@ -236,11 +238,11 @@ def test_the_slack_lets_the_judge_see_whatever_the_copy_may_have_wrong(own, prec
 
 def test_a_transfer_attack_needs_somebody_to_search_on(model, images):
     with pytest.raises(InputError, match=r"^attack 'away' searches on a teacher, and there is none$"):
-        judge(model, images, (Trial(name="away", surrogate=True),))
+        judge(model, images, (AttackSpec(name="away", surrogate=True),))
 
 
 def test_transfer_attacks_climb_the_surrogate(model, images, tiny_classifier):
-    trial = Trial(name="transfer", attack=PGD(steps=5, eps=Radius("16/255")), surrogate=True)
+    trial = AttackSpec(name="transfer", attack=PGD(steps=5, eps=Radius("16/255")), surrogate=True)
     surrogate = tiny_classifier(seed=5).eval()
     found = judge(model, images, (trial,), surrogate=surrogate)
     assert int(found.marks["backward"].sum()) == 5 * int(found.correct.sum())

@@ -7,9 +7,9 @@ from torch import nn
 from overproof.attacks.ball import ball
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
+from overproof.attacks.suites import AttackSpec
 from overproof.errors import InputError
 from overproof.evaluation.autoattack import AutoAttack
-from overproof.evaluation.trial import Trial
 
 EPS = 0.05
 
@@ -56,14 +56,14 @@ def test_figures_are_those_of_the_images(norm, x, modes):
 def test_the_generator_and_the_seed(x):
     model = network()
     y = labels(model, x)
-    attack = AutoAttack(model, eps=EPS, suite=(Trial(name="one", attack=PGD(steps=1)),))
+    attack = AutoAttack(model, eps=EPS, suite=(AttackSpec(name="one", attack=PGD(steps=1)),))
     torch.manual_seed(5)
     first = attack.evaluate(x, y)
     after = torch.rand(2)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(2), after)
     assert torch.equal(attack.evaluate(x, y).x_adv, first.x_adv)
-    other = AutoAttack(model, eps=EPS, suite=(Trial(name="one", attack=PGD(steps=1)),), seed=1).evaluate(x, y)
+    other = AutoAttack(model, eps=EPS, suite=(AttackSpec(name="one", attack=PGD(steps=1)),), seed=1).evaluate(x, y)
     assert not torch.equal(other.x_adv, first.x_adv)
 
 
@@ -95,7 +95,7 @@ def test_a_function_and_attacks_without_gradients(x):
         with torch.no_grad():
             return model(pixels)
 
-    result = AutoAttack(blind, eps=0.2, suite=(Trial(name="square", attack=Square(queries=60)),)).evaluate(x, y)
+    result = AutoAttack(blind, eps=0.2, suite=(AttackSpec(name="square", attack=Square(queries=60)),)).evaluate(x, y)
     assert result.robust_accuracy < result.clean_accuracy
     with pytest.raises(InputError, match="apgd-ce needs gradients and the model gives none"):
         AutoAttack(blind, eps=EPS).evaluate(x, y)

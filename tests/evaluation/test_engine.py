@@ -11,18 +11,18 @@ from overproof.attacks.ball import Norm, Radius, ball
 from overproof.attacks.fab import FAB
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.engine import Subject, _longest, assail, count_passes
-from overproof.evaluation.trial import Suite, Trial
+from overproof.evaluation.engine import Subject, _longest, count_passes, run_attacks
 from overproof.functional import margin
 
 EPS = Radius("6/255")
-WEAK = Trial(name="weak", attack=PGD(steps=1, start="none", eps=Radius("2/255")))
-DRAWN = Trial(name="drawn", attack=PGD(steps=2, restarts=2, eps=EPS))
-APGD_T = Trial(name="apgd-t", attack=APGD(steps=5, eps=EPS), loss="dlr", targets=2)
-FAB_T = Trial(name="fab-t", attack=FAB(steps=5, eps=EPS), loss="margin", targets=1)
-SQUARE = Trial(name="square", attack=Square(queries=20, eps=EPS), loss="margin")
+WEAK = AttackSpec(name="weak", attack=PGD(steps=1, start="none", eps=Radius("2/255")))
+DRAWN = AttackSpec(name="drawn", attack=PGD(steps=2, restarts=2, eps=EPS))
+APGD_T = AttackSpec(name="apgd-t", attack=APGD(steps=5, eps=EPS), loss="dlr", targets=2)
+FAB_T = AttackSpec(name="fab-t", attack=FAB(steps=5, eps=EPS), loss="margin", targets=1)
+SQUARE = AttackSpec(name="square", attack=Square(queries=20, eps=EPS), loss="margin")
 TRIALS = (WEAK, DRAWN, APGD_T, FAB_T, SQUARE)
 SURVIVORS = Suite(name="survivors", attacks=TRIALS, survivors=True)
 INDEPENDENT = Suite(name="independent", attacks=TRIALS)
@@ -74,7 +74,7 @@ def subject(model, **options):
 
 
 def attacked(who, block, suite, *, seed=0, number=0, marks=None):
-    *_, found = assail(who, block, suite, seed=seed, number=number, marks=marks)
+    *_, found = run_attacks(who, block, suite, seed=seed, number=number, marks=marks)
     return found
 
 
@@ -97,13 +97,13 @@ def same(first, second):
 @pytest.mark.parametrize("suite", [SURVIVORS, INDEPENDENT], ids=lambda suite: suite.name)
 def test_interrupted_after_any_pass_it_comes_to_the_same_bits(model, block, suite):
     whole = attacked(subject(model), block, suite, number=3)
-    stops = [copied(marks) for marks in assail(subject(model), block, suite, seed=0, number=3)]
+    stops = [copied(marks) for marks in run_attacks(subject(model), block, suite, seed=0, number=3)]
     assert len(stops) == count_passes(suite, 4) == 1 + 1 + 2 + 2 + 1 + 1
     assert [int(marks["passes"]) for marks in stops] == list(range(len(stops)))
     for marks in stops[:-1]:
         torch.rand(7)  # another process has drawn something else before
         assert same(attacked(subject(model), block, suite, number=3, marks=marks), whole)
-    assert list(assail(subject(model), block, suite, seed=0, number=3, marks=stops[-1])) == []
+    assert list(run_attacks(subject(model), block, suite, seed=0, number=3, marks=stops[-1])) == []
 
 
 def test_other_blocks_before_it_change_nothing(model, block):
@@ -120,16 +120,18 @@ def test_seeds_blocks_trials_and_passes_draw_differently(model, block):
         return x
 
     for seed, number in ((0, 0), (0, 0), (1, 0), (0, 1)):
-        attacked(subject(model), block, alone(Trial(name="a", attack=Told(answer=look))), seed=seed, number=number)
+        attacked(subject(model), block, alone(AttackSpec(name="a", attack=Told(answer=look))), seed=seed, number=number)
     assert torch.equal(starts[0], starts[1])
-    two = alone(Trial(name="a", attack=Told(answer=look), targets=2), Trial(name="b", attack=Told(answer=look)))
+    two = alone(
+        AttackSpec(name="a", attack=Told(answer=look), targets=2), AttackSpec(name="b", attack=Told(answer=look))
+    )
     attacked(subject(model), block, two)
     assert len({tuple(start.tolist()) for start in starts}) == 3 + 2  # the first pass of trial a was drawn before
 
 
 def test_every_pass_adds_its_seconds_to_its_trial(model, block):
     started = monotonic()
-    spent = [marks["seconds"].clone() for marks in assail(subject(model), block, INDEPENDENT, seed=0, number=0)]
+    spent = [marks["seconds"].clone() for marks in run_attacks(subject(model), block, INDEPENDENT, seed=0, number=0)]
     columns = [0, 1, 2, 2, 3, 3, 4, 5]  # of the clean pass and of each trial's passes
     before = torch.zeros(1 + len(TRIALS), dtype=torch.float64)
     assert spent[-1].sum() <= monotonic() - started
@@ -170,7 +172,7 @@ def test_a_later_pass_sees_what_the_earlier_ones_left(model, block):
     grey = model(torch.full((1, 3, 8, 8), 0.5)).argmax()
     others = (model(block.x).argmax(dim=1) == block.y) & (block.y != grey)
     rest = Batch(block.x[others], block.y[others])
-    trial = Trial(name="one", attack=Told(answer=break_one, eps=Radius("1")), targets=3)
+    trial = AttackSpec(name="one", attack=Told(answer=break_one, eps=Radius("1")), targets=3)
     marks = attacked(subject(model), rest, alone(trial))
     assert seen == [len(rest.y), len(rest.y) - 1, len(rest.y) - 2]
     assert torch.equal(marks["survived"][:, 0], torch.arange(len(rest.y)) >= 3)
@@ -183,7 +185,7 @@ def test_targets_are_the_likeliest_wrong_classes_in_their_order(model, block):
         towards.append(goal.target)
         return x
 
-    attacked(subject(model), block, alone(Trial(name="t", attack=Told(answer=look), targets=9)))
+    attacked(subject(model), block, alone(AttackSpec(name="t", attack=Told(answer=look), targets=9)))
     logits = model(block.x)
     correct = logits.argmax(dim=1) == block.y
     ranking = logits[correct].argsort(dim=1, descending=True)
@@ -203,7 +205,7 @@ def test_a_block_that_is_wrong_already_costs_nothing(model, block):
 def test_one_example_and_a_suite_without_attacks(model, block):
     one = Batch(block.x[1:2], block.y[1:2])
     assert attacked(subject(model), one, SURVIVORS)["survived"].shape == (1, len(TRIALS))
-    (marks,) = assail(subject(model), block, alone(), seed=0, number=0)
+    (marks,) = run_attacks(subject(model), block, alone(), seed=0, number=0)
     assert marks["survived"].shape == (24, 0)
     assert count_passes(alone(), 4) == 1
 
@@ -234,7 +236,7 @@ def test_the_worst_of_several_points_is_kept_with_its_own_norm(model, block):
     points = [(right.x + shift).clamp(0, 1) for shift in shifts]
     margins = torch.stack([margin(model(x), right.y) for x in (right.x, *points)])
     told = [
-        Trial(name=str(index), attack=Told(answer=lambda x, goal, point=point: point, eps=Radius("0.1")))
+        AttackSpec(name=str(index), attack=Told(answer=lambda x, goal, point=point: point, eps=Radius("0.1")))
         for index, point in enumerate(points)
     ]
     marks = attacked(subject(model), right, alone(*told))
@@ -271,12 +273,12 @@ def test_a_search_that_leaves_the_ball_or_the_pixels_breaks_nothing(answer, bloc
             return torch.stack([same.float(), (~same).float()], dim=1)
 
     clean = Batch(x, torch.zeros(24, dtype=torch.int64))
-    marks = attacked(subject(Touchy()), clean, alone(Trial(name="liar", attack=Told(answer=answer))))
+    marks = attacked(subject(Touchy()), clean, alone(AttackSpec(name="liar", attack=Told(answer=answer))))
     assert marks["survived"].all()
     assert torch.equal(marks["image"], x)
     assert (marks["norm"] == 0).all()
     assert (marks["margin"] == 1).all()
-    inside = Trial(name="honest", attack=Told(answer=lambda x, goal: (x + EPS).clamp(0, 1)))
+    inside = AttackSpec(name="honest", attack=Told(answer=lambda x, goal: (x + EPS).clamp(0, 1)))
     assert not attacked(subject(Touchy()), clean, alone(inside))["survived"].any()
 
 
@@ -295,15 +297,15 @@ def test_a_point_on_the_sphere_counts_in_spite_of_rounding(norm, block):
             return torch.stack([0.5 - moved, moved], dim=1)
 
     clean = Batch(x, torch.zeros(24, dtype=torch.int64))
-    assert not attacked(subject(Far()), clean, alone(Trial(name="edge", attack=answer)))["survived"].any()
+    assert not attacked(subject(Far()), clean, alone(AttackSpec(name="edge", attack=answer)))["survived"].any()
     longer = replace(answer, eps=Radius(0.999 * area.size(found - x).amin().item()))
-    assert attacked(subject(Far()), clean, alone(Trial(name="edge", attack=longer)))["survived"].all()
+    assert attacked(subject(Far()), clean, alone(AttackSpec(name="edge", attack=longer)))["survived"].all()
 
 
 @pytest.mark.parametrize(("norm", "units"), [("linf", 1), ("l2", 192**0.5), ("l1", 192)])
 def test_what_rounding_may_add_to_eps(norm, units):
     # Half a unit in the last place of float32 at 1 in every pixel: such a vector's length in the norm.
-    trial = Trial(name="edge", attack=Told(answer=lambda x, goal: x, norm=norm, eps=Radius("1/2")))
+    trial = AttackSpec(name="edge", attack=Told(answer=lambda x, goal: x, norm=norm, eps=Radius("1/2")))
     longest = _longest(trial, torch.zeros(4, 3, 8, 8))
     assert longest == pytest.approx(0.5 * (1 + 1e-6) + units * 2**-24, rel=1e-12)
 
@@ -323,7 +325,7 @@ def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, 
     shown = {"surrogate": [], "judge": []}
     for name, network in (("surrogate", surrogate), ("judge", model)):
         network.register_forward_pre_hook(lambda _, args, name=name: shown[name].append(len(args[0])))
-    trial = Trial(name="transfer", attack=PGD(steps=4, start="none", eps=EPS), surrogate=True)
+    trial = AttackSpec(name="transfer", attack=PGD(steps=4, start="none", eps=EPS), surrogate=True)
     marks = attacked(subject(model, surrogate=surrogate), block, alone(trial))
     correct = marks["prediction"] == block.y
     standing = int(correct.sum())
@@ -337,7 +339,7 @@ def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, 
 
 
 def test_transfer_without_a_surrogate_is_refused(model, block):
-    trial = Trial(name="transfer-pgd", attack=PGD(), surrogate=True)
+    trial = AttackSpec(name="transfer-pgd", attack=PGD(), surrogate=True)
     with pytest.raises(InputError, match=r"^attack 'transfer-pgd' searches on a teacher, and there is none$"):
         attacked(subject(model), block, alone(trial))
 
@@ -375,7 +377,7 @@ def test_one_logit_that_is_no_number_is_one_too_many(value, model, block):
 
 def test_so_are_those_that_an_attack_runs_into(model, block):
     correct = model(block.x).argmax(dim=1) == block.y
-    grey = Trial(name="grey", attack=Told(answer=lambda x, goal: torch.full_like(x, 0.5), eps=Radius("1")))
+    grey = AttackSpec(name="grey", attack=Told(answer=lambda x, goal: torch.full_like(x, 0.5), eps=Radius("1")))
     network = Undefined(model, lambda x: (x == 0.5).flatten(1).all(dim=1))
     with pytest.raises(InputError) as caught:
         attacked(subject(network), block, alone(grey))
@@ -410,7 +412,7 @@ def test_a_search_that_runs_out_of_memory_starts_again_with_the_same_draws(model
             raise torch.OutOfMemoryError("no room")
         return x
 
-    marks = attacked(subject(narrow, chunk=24), block, alone(Trial(name="hungry", attack=Told(answer=hungry))))
+    marks = attacked(subject(narrow, chunk=24), block, alone(AttackSpec(name="hungry", attack=Told(answer=hungry))))
     assert len(drawn) == 3
     assert all(torch.equal(draw, drawn[0]) for draw in drawn)
     assert marks["survived"].all()
@@ -442,17 +444,17 @@ def test_a_subject_is_its_own_search_and_judge_unless_it_says_more(model):
     ],
 )
 def test_what_an_attack_returns_is_images_like_those_it_was_given(model, block, answer, said):
-    suite = Suite(name="odd", attacks=(Trial(name="told", attack=Told(answer=answer)),))
+    suite = Suite(name="odd", attacks=(AttackSpec(name="told", attack=Told(answer=answer)),))
     with pytest.raises(InputError, match=rf"^attack 'told' {said}"):
-        list(assail(Subject(judge=model, search=model), block, suite, seed=0, number=0))
+        list(run_attacks(Subject(judge=model, search=model), block, suite, seed=0, number=0))
 
 
 def test_a_graph_that_an_attack_leaves_on_its_images_goes_no_further(model, block):
     attack = Told(answer=lambda x, goal: x * torch.ones((), requires_grad=True))
-    *_, marks = assail(
+    *_, marks = run_attacks(
         Subject(judge=model, search=model),
         block,
-        Suite(name="odd", attacks=(Trial(name="told", attack=attack),)),
+        Suite(name="odd", attacks=(AttackSpec(name="told", attack=attack),)),
         seed=0,
         number=0,
     )

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from overproof.commands.evaluate import evaluate
 from overproof.evaluation.shards import Shard
-from overproof.verbs.evaluate import evaluate
 
 NETWORK = """
 import torch

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from overproof.formats.onnx import to_onnx
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.weights import build
 from overproof.signature import Signature
 

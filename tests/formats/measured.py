@@ -1,9 +1,9 @@
 """A small run of the digits that was trained, attacked and certified."""
 
+from overproof.commands.certify import certify
+from overproof.commands.evaluate import evaluate
+from overproof.commands.train import train
 from overproof.recipe import parse
-from overproof.verbs.certify import certify
-from overproof.verbs.evaluate import evaluate
-from overproof.verbs.train import train
 
 TOY = """
 name: toy

@@ -15,8 +15,8 @@ from tests.formats.measured import measured_run
 import overproof
 from overproof.errors import InputError
 from overproof.formats.hub import EVIDENCE, fetch, push, repository_id, write_repository
-from overproof.results import CERTIFICATE, EVALUATION
-from overproof.run import Run, find_run, load
+from overproof.runs.folder import Run, find_run, load
+from overproof.runs.results import CERTIFICATE, EVALUATION
 
 ALL = {"README.md", "certificate.json", "config.json", "evaluation.json", "model.safetensors", "recipe.yaml"}
 

@@ -6,20 +6,20 @@ import torch
 from benchmarks.roundtrips import TIMM, digits, network
 from torch import nn
 
+from overproof.diagnostics.parity import same_logits
 from overproof.errors import InputError
-from overproof.evaluation.parity import same_logits
 from overproof.formats.onnx import described, own_words, to_onnx
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.plain_resnet import PlainResNet
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.onnx_file import OnnxFile
-from overproof.models.plain_resnet import PlainResNet
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
+from overproof.models.external.onnx_file import OnnxFile
 from overproof.models.weights import build
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from overproof.diagnostics.parity import same_logits
 from overproof.errors import InputError
-from overproof.evaluation.parity import same_logits
 from overproof.formats.program import read_program, to_program
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature

@@ -7,7 +7,7 @@ import torch
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
 from overproof.formats.quantize import calibration_pixels, quantised
-from overproof.models.onnx_file import OnnxFile
+from overproof.models.external.onnx_file import OnnxFile
 
 METHODS = ("minmax", "entropy", "percentile")
 

@@ -7,7 +7,7 @@ import torch
 from overproof.errors import InputError
 from overproof.formats import robustbench
 from overproof.formats.robustbench import model_info, register, timm_name
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build, save_model
 from overproof.signature import Signature
 

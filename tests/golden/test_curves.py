@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.exact import in_float64
 
+from overproof.commands.train import train
 from overproof.recipe import parse
-from overproof.run import Run
-from overproof.verbs.train import train
+from overproof.runs.folder import Run
 
 CURVES = Path(__file__).with_name("curves.json")
 TEACHER = "natural"

@@ -16,7 +16,7 @@ class Module:
     tree: ast.Module
 
     @property
-    def room(self):
+    def package(self):
         """The first part of its name: a folder, or a file at the top."""
         return self.path.parts[0].removesuffix(".py")
 

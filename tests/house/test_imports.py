@@ -1,4 +1,4 @@
-"""Whoever knows less yields to whoever knows more: the order in which rooms may import each other."""
+"""The order in which packages may import each other: upward only, and no circle."""
 
 import ast
 import sys
@@ -18,51 +18,51 @@ GROUND = {
     "processes",
     "reading",
     "signature",
+    "statistics",
     "stopping",
     "trust",
     "wording",
 }
 BASE = GROUND | {"models", "data"}
-LAW = {
+BELOW = {
     # The ground floor; a file here may use another one, but nothing above it.
     **dict.fromkeys(GROUND, GROUND),
     # Data and models share a signature and nothing else.
     "models": GROUND | {"models"},
     "data": GROUND | {"data"},
-    "attacks": BASE | {"attacks"},
+    # Names that mean classes, of this package or another one.
+    "registry": GROUND | {"models"},
+    "attacks": BASE | {"registry", "attacks"},
     # A region is the ball of an attack.
     "bounds": BASE | {"attacks", "bounds"},
     "methods": BASE | {"attacks", "bounds", "methods"},
     "training": BASE | {"attacks", "bounds", "methods", "training"},
     # The examiner does not know how the student was taught.
-    "evaluation": BASE | {"attacks", "bounds", "evaluation"},
+    "evaluation": BASE | {"attacks", "evaluation"},
+    "certification": BASE | {"attacks", "bounds", "evaluation", "certification"},
+    "diagnostics": BASE | {"attacks", "evaluation", "diagnostics"},
     "report": GROUND | {"evaluation", "report"},
     # A model card shows the report's tables.
-    "formats": BASE | {"attacks", "bounds", "evaluation", "report", "formats"},
+    "formats": BASE | {"attacks", "evaluation", "certification", "diagnostics", "report", "formats"},
     # Other people's training loops around a method.
     "integrations": BASE | {"attacks", "bounds", "methods", "training", "integrations"},
 }
-# Names that mean classes, of this package or another one; an attack suite is found by its name where it is evaluated.
-LAW["registry"] = GROUND | {"models"}
-LAW["evaluation"] |= {"registry"}
-# The house's front: options and folders, then the verbs, then the words.
-ROOMS = set(LAW)
-LAW |= {
-    "unloaded": ROOMS | {"unloaded"},
-    "building": ROOMS | {"unloaded", "building"},
-    "recipe": ROOMS | {"unloaded", "building", "recipe"},
+# Options and folders, then the commands, then the command line.
+PACKAGES = set(BELOW)
+BELOW |= {
+    "unloaded": PACKAGES | {"unloaded"},
+    "building": PACKAGES | {"unloaded", "building"},
+    "recipe": PACKAGES | {"unloaded", "building", "recipe"},
     # What users test their own classes with.
-    "testing": ROOMS | {"unloaded", "building", "testing"},
-    "run": ROOMS | {"recipe", "run"},
-    "shipped": GROUND | {"shipped"},
-    "results": GROUND | {"results"},
-    "verbs": ROOMS | {"building", "recipe", "results", "run", "shipped", "verbs"},
-    "cli": ROOMS | {"recipe", "results", "run", "shipped", "verbs", "cli"},
+    "testing": PACKAGES | {"unloaded", "building", "testing"},
+    "runs": PACKAGES | {"building", "recipe", "runs"},
+    "commands": PACKAGES | {"building", "recipe", "runs", "commands"},
+    "cli": PACKAGES | {"recipe", "runs", "commands", "cli"},
     "__main__": {"cli"},
-    "__init__": ROOMS | {"lazy", "recipe", "run", "shipped", "verbs"},
+    "__init__": PACKAGES | {"recipe", "runs", "commands"},
 }
 AT_THE_TOP = {"numpy", "pydantic", "rich", "safetensors", "torch", "typer", "typing_extensions", "yaml"}
-"""Packages that any module of the room may import at once; every other one waits inside the function that needs it."""
+"""Packages that any module may import at once; every other one waits inside the function that needs it."""
 
 
 def imported(tree):
@@ -76,7 +76,7 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def rooms_imported(tree):
+def packages_imported(tree):
     return {name.split(".")[1] for name in imported(tree) if name.startswith("overproof.")}
 
 
@@ -95,13 +95,13 @@ def at_the_top(tree):
     return {name.split(".")[0] for node in runtime_body(tree) for name in imported(node)}
 
 
-def test_every_room_has_a_law(modules):
-    assert {module.room for module in modules} <= set(LAW)
+def test_every_package_has_its_place(modules):
+    assert {module.package for module in modules} <= set(BELOW)
 
 
 def is_face(module):
     """Tell a package's list of public names, which imports none of them by itself."""
-    return module.path.name == "__init__.py" and module.room not in ("__init__", "cli")
+    return module.path.name == "__init__.py" and module.package not in ("__init__", "cli")
 
 
 def test_a_package_imports_nothing_before_a_name_is_asked_for(modules):
@@ -112,33 +112,33 @@ def test_a_package_imports_nothing_before_a_name_is_asked_for(modules):
         assert names <= {"typing", "typing.TYPE_CHECKING", "overproof.lazy", "overproof.lazy.lazily"}, module.path
 
 
-def test_rooms_import_only_rooms_that_know_less(modules):
+def test_packages_import_only_those_below_them(modules):
     broken = [
         f"{module.path} imports {name}"
         for module in modules
-        if not is_face(module)  # an attack suite is called beside the attacks, and lives where it is evaluated
-        for name in sorted(rooms_imported(module.tree) & set(LAW))
-        if name not in LAW[module.room]
+        if not is_face(module)  # AutoAttack is called beside the attacks, and lives where it is evaluated
+        for name in sorted(packages_imported(module.tree) & set(BELOW))
+        if name not in BELOW[module.package]
     ]
     assert broken == []
 
 
-def test_the_law_itself_has_an_order():
-    """No two rooms may import each other; the ground floor and the front are single files."""
-    for room, allowed in LAW.items():
-        for other in allowed - {room}:
-            assert room in GROUND or room not in LAW[other], f"{room} and {other} may import each other"
+def test_the_order_has_no_circle():
+    """No two packages may import each other; the files of the ground floor may."""
+    for package, allowed in BELOW.items():
+        for other in allowed - {package}:
+            assert package in GROUND or package not in BELOW[other], f"{package} and {other} may import each other"
 
 
 def test_the_examiner_does_not_know_the_teacher(modules):
     for module in modules:
-        if module.room == "evaluation":
-            assert not rooms_imported(module.tree) & {"methods", "training"}
+        if module.package in ("evaluation", "certification", "diagnostics"):
+            assert not packages_imported(module.tree) & {"methods", "training"}
 
 
 def test_nothing_imports_the_command_line(modules):
     importers = [
-        str(module.path) for module in modules if module.room != "cli" and "cli" in rooms_imported(module.tree)
+        str(module.path) for module in modules if module.package != "cli" and "cli" in packages_imported(module.tree)
     ]
     assert importers == ["__main__.py"]
 
@@ -146,16 +146,16 @@ def test_nothing_imports_the_command_line(modules):
 def test_optional_packages_wait_inside_functions(modules):
     allowed = AT_THE_TOP | {"overproof"} | sys.stdlib_module_names
     early = {
-        str(module.path): at_the_top(module.tree) - allowed - ({"pytest"} if module.room == "testing" else set())
+        str(module.path): at_the_top(module.tree) - allowed - ({"pytest"} if module.package == "testing" else set())
         for module in modules
     }
     assert {path: names for path, names in early.items() if names} == {}
 
 
 def test_the_command_line_waits_with_everything_that_needs_torch(modules):
-    front = [module for module in modules if module.room == "cli"]
+    front = [module for module in modules if module.package == "cli"]
     assert len(front) > 5
     for module in front:
         assert at_the_top(module.tree) - sys.stdlib_module_names <= {"overproof", "rich", "typer"}, module.path
         top = ast.Module([node for node in module.tree.body if isinstance(node, ast.ImportFrom)], [])
-        assert rooms_imported(top) <= {"errors", "stopping", "wording", "cli"}, module.path
+        assert packages_imported(top) <= {"errors", "stopping", "wording", "cli"}, module.path

@@ -10,7 +10,7 @@ def places(modules, name):
 
 
 def test_one_backward_and_one_optimiser_step(modules):
-    ours = [module for module in modules if module.room != "testing"]  # contract tests do what the loop does
+    ours = [module for module in modules if module.package != "testing"]  # contract tests do what the loop does
     assert places(ours, "backward") == ["training/step.py"]
     assert places(modules, "step") == ["training/step.py"]
 
@@ -28,7 +28,7 @@ def test_only_searches_ask_autograd(modules):
     ]
     assert {path for path in found if not path.startswith("attacks/")} <= {
         "methods/awp.py",
-        "models/replay.py",
+        "models/inference/cuda_graph.py",
         "bounds/slopes.py",
         "bounds/split.py",
     }
@@ -61,7 +61,7 @@ def yields_inside_with(tree):
 
 def test_a_method_holds_nothing_while_it_yields(modules):
     """A generator that is dropped between two yields would not give back what a ``with`` borrowed."""
-    found = {str(module.path): yields_inside_with(module.tree) for module in modules if module.room == "methods"}
+    found = {str(module.path): yields_inside_with(module.tree) for module in modules if module.package == "methods"}
     assert {path: names for path, names in found.items() if names} == {}
 
 
@@ -84,15 +84,15 @@ def test_the_search_for_held_yields_finds_one():
 
 
 def test_no_host_synchronisation_in_methods_and_attacks(modules):
-    rooms = [module for module in modules if module.room in ("methods", "attacks")]
-    assert len(rooms) > 10
+    found = [module for module in modules if module.package in ("methods", "attacks")]
+    assert len(found) > 10
     for name in ("item", "cpu", "tolist", "numpy", "synchronize"):
-        assert places(rooms, name) == [], name
+        assert places(found, name) == [], name
 
 
 def test_only_the_command_line_prints(modules):
     for module in modules:
-        if module.room not in FRONT:
+        if module.package not in FRONT:
             assert module.calls("print") == [], module.path
             assert "sys.stdout" not in module.text, module.path
             assert "sys.stderr" not in module.text, module.path

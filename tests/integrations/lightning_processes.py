@@ -17,7 +17,7 @@ from overproof.methods.awp import AWP
 from overproof.methods.b_mtard import BMTARD
 from overproof.methods.mtard import MTARD
 from overproof.methods.saad import SAAD
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.weights import build, freeze
 from overproof.training.optimisation import SGD, Constant, Training
 

@@ -21,7 +21,7 @@ from overproof.methods.b_mtard import BMTARD
 from overproof.methods.catalogue import methods
 from overproof.methods.fast_ard import FastARD
 from overproof.methods.natural import Natural
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.weights import build, freeze
 from overproof.processes import Part, Processes
 from overproof.training.averaging import EMA

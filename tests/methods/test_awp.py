@@ -20,7 +20,7 @@ from overproof.methods.pgd_at import PGDAT
 from overproof.methods.rrm import RRM
 from overproof.methods.trades import TRADES
 from overproof.models.adapted import Adapted
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build, freeze
 
 from .by_hand import SIGNATURE, counting, descend, looked, only, step_of, total

@@ -8,7 +8,7 @@ from overproof.data.augment import Augment
 from overproof.data.images import ImageSet
 from overproof.data.loader import Loader
 from overproof.methods.free_at import FreeAT
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build
 from overproof.training.loop import Loop
 from overproof.training.optimisation import Training

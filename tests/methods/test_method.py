@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, dataclass
 import pytest
 
 from overproof.methods.method import Method
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 
 
 @dataclass(frozen=True, kw_only=True)

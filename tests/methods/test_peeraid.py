@@ -6,13 +6,13 @@ from safetensors.torch import load_file
 
 import overproof
 from overproof.attacks.pgd import PGD
+from overproof.attacks.suites import AttackSpec
+from overproof.commands.train import train, training
 from overproof.data.sources import Digits
-from overproof.evaluation.trial import Trial
 from overproof.methods.peeraid import PeerAiD
-from overproof.models.mlp import MLP
+from overproof.models.architectures.mlp import MLP
 from overproof.recipe import Recipe, Selection
 from overproof.training.optimisation import SGD, Training
-from overproof.verbs.train import train, training
 
 from .by_hand import ADV, X, ce, climbs, counting, equal, gradients, kl, looked, only, step_of, tell
 
@@ -119,7 +119,7 @@ def recipe():
         student=MLP(hidden=(16,)),
         method=PeerAiD(inner=PGD(steps=1, start="normal")),
         training=Training(epochs=3, batch=128, optimiser=SGD(lr=0.05), precision="fp32"),
-        selection=Selection(examples=20, trial=Trial(name="fgsm", attack=PGD(steps=1, start="none"))),
+        selection=Selection(examples=20, trial=AttackSpec(name="fgsm", attack=PGD(steps=1, start="none"))),
     )
 
 

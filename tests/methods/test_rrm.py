@@ -6,22 +6,22 @@ from torch import nn
 
 import overproof
 from overproof.attacks.pgd import PGD
+from overproof.attacks.suites import AttackSpec
+from overproof.commands.train import train
 from overproof.data.sources import Digits
 from overproof.errors import InputError
-from overproof.evaluation.trial import Trial
 from overproof.methods.natural import Natural
 from overproof.methods.rrm import RRM
 from overproof.models.adapted import Adapted
-from overproof.models.catalogue import FAMILIES
+from overproof.models.architectures.catalogue import FAMILIES
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.recipe import Recipe, Selection
-from overproof.run import Run
+from overproof.runs.folder import Run
 from overproof.signature import Signature
 from overproof.training.optimisation import SGD, Training
-from overproof.verbs.train import train
 
 from .by_hand import SIGNATURE, X, ce, descend, equal, gradients, network, only, step_of, total
 
@@ -130,7 +130,7 @@ def recipe(name, method, student, teachers=None):
         teachers=teachers or {},
         method=method,
         training=Training(epochs=2, batch=128, optimiser=SGD(lr=0.05), precision="fp32"),
-        selection=Selection(examples=20, trial=Trial(name="fgsm", attack=PGD(steps=1, start="none"))),
+        selection=Selection(examples=20, trial=AttackSpec(name="fgsm", attack=PGD(steps=1, start="none"))),
     )
 
 
@@ -173,7 +173,7 @@ def test_widths_that_agree_leave_the_student_as_it_is(teacher, tmp_path):
 def test_a_teacher_without_a_linear_layer_is_one_sentence(teacher, tmp_path, monkeypatch):
     signature = Digits().load("test").signature
     convolution = Classifier(nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), signature)
-    monkeypatch.setattr("overproof.verbs.stage.load_teacher", lambda *_, **__: freeze(convolution))
+    monkeypatch.setattr("overproof.runs.trainer.load_teacher", lambda *_, **__: freeze(convolution))
     with pytest.raises(InputError) as problem:
         train(recipe("student", RRM(), MLP(), {"robust": teacher}), tmp_path / "student", device="cpu")
     sentence = str(problem.value)

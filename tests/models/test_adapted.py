@@ -5,17 +5,17 @@ from torch import nn
 
 from overproof.functional import cross_entropy
 from overproof.models.adapted import Adapted
-from overproof.models.catalogue import FAMILIES
+from overproof.models.architectures.catalogue import FAMILIES
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.dm_wide import DMWideResNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier, parameter_count
-from overproof.models.convnet import ConvNet
-from overproof.models.dm_wide import DMWideResNet
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
 from overproof.models.weights import build, from_plain, load_model, save_model
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.batchnorm import least_batch
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
 from overproof.models.weights import build
 from overproof.signature import Signature
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier, linear_layer, parameter_count
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=8, width=8, classes=5)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from overproof.models.architectures.wide import WideResNet
 from overproof.models.cost import multiply_adds
 from overproof.models.weights import build
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 IMAGE = Signature(channels=3, height=8, width=6, classes=4)

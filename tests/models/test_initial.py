@@ -8,7 +8,7 @@ from torch import nn
 from overproof.errors import InputError
 from overproof.methods.rrm import RRM
 from overproof.models.adapted import Adapted
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.initial import named_in_order, take_over
 from overproof.models.weights import build
 from overproof.signature import Signature

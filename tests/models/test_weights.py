@@ -10,18 +10,18 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.models.adapted import Adapted
-from overproof.models.catalogue import FAMILIES
-from overproof.models.convnet import ConvNet
-from overproof.models.dm_wide import DMWideResNet
-from overproof.models.external import External
-from overproof.models.mlp import MLP
-from overproof.models.mobilenetv2 import MobileNetV2
-from overproof.models.plain_resnet import PlainResNet
-from overproof.models.preact import PreActResNet
-from overproof.models.resnet import ResNet
-from overproof.models.vgg import VGG
+from overproof.models.architectures.catalogue import FAMILIES
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.dm_wide import DMWideResNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.mobilenetv2 import MobileNetV2
+from overproof.models.architectures.plain_resnet import PlainResNet
+from overproof.models.architectures.preact import PreActResNet
+from overproof.models.architectures.resnet import ResNet
+from overproof.models.architectures.vgg import VGG
+from overproof.models.architectures.wide import WideResNet
+from overproof.models.external.module import External
 from overproof.models.weights import build, channels_last, freeze, from_plain, load_model, save_model, unshared
-from overproof.models.wide import WideResNet
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=4)

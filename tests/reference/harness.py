@@ -20,7 +20,7 @@ from overproof.attacks.ball import Linf
 from overproof.attacks.pgd import PGD, Objective
 from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.architecture import Backbone
+from overproof.models.architectures.architecture import Backbone
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 

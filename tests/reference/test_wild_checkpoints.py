@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from overproof.commands.import_teacher import import_teacher
 from overproof.data.sources import Parquet
-from overproof.models.architecture import Architecture
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
-from overproof.models.plain_resnet import PlainResNet
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
+from overproof.models.architectures.plain_resnet import PlainResNet
 from overproof.recipe import build
-from overproof.verbs.import_teacher import import_teacher
 
 SHARED = Path(__file__).parents[3] / "shared"
 WILD = SHARED / "reference/wild/checkpoints"

@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from overproof.commands.decide import decide, read_query
+from overproof.commands.instances import read_instances
 from overproof.formats.properties import Sizes, property_of
-from overproof.verbs.decide import decide, read_query
-from overproof.verbs.instances import read_instances
 
 WILD = Path(__file__).parents[3] / "shared/reference/wild/queries"
 pytestmark = pytest.mark.skipif(not WILD.is_dir(), reason="needs the published files")

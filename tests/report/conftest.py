@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 
-from overproof.evaluation.evidence import Evidence
 from overproof.report.findings import Findings
 from overproof.report.pictures import Pictures
+from overproof.statistics import Proportion
 
 
 def evidence(passed, of):
-    return Evidence(claim="it holds", passed=passed, of=of, seconds=1.0).plain()
+    return Proportion(claim="it holds", passed=passed, of=of, seconds=1.0).plain()
 
 
 BASE = {

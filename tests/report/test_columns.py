@@ -4,11 +4,11 @@ from io import StringIO
 
 import pytest
 
-from overproof.evaluation.evidence import Evidence
 from overproof.report.columns import FIXED, Cell, columns_of, marks_of
 from overproof.report.findings import Findings
 from overproof.report.table import tables
 from overproof.report.text import as_csv
+from overproof.statistics import Proportion
 
 
 def figures(found):
@@ -44,7 +44,7 @@ def test_what_was_not_run_is_absent(finding):
 
 def test_intervals_are_wilsons_and_w_robust_has_half_of_both(finding):
     found = figures(finding())
-    clean, worst = (Evidence(claim="", passed=passed, of=200).interval for passed in (180, 100))
+    clean, worst = (Proportion(claim="", passed=passed, of=200).interval for passed in (180, 100))
     assert found["clean"].interval == clean
     assert found["worst case"].interval == worst
     assert found["W-Robust"].interval == pytest.approx(((clean[0] + worst[0]) / 2, (clean[1] + worst[1]) / 2))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from overproof.commands.train import train
 from overproof.recipe import parse, read
-from overproof.shipped import find_recipe, recipe_names
+from overproof.runs.shipped import find_recipe, recipe_names
 from overproof.signature import Signature
-from overproof.verbs.train import train
 
 SHAPES = {
     "fashion-mnist": Signature(channels=1, height=28, width=28, classes=10),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from overproof.models import MLP, Architecture
-from overproof.models.external import External
+from overproof.models.external.module import External
 from overproof.testing import ArchitectureContract
 
 

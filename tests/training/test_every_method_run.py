@@ -16,7 +16,7 @@ from overproof.methods.catalogue import methods
 from overproof.methods.natural import Natural
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.witness import search_of
-from overproof.models.convnet import ConvNet
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.mode import in_mode
 from overproof.models.weights import build, freeze
 from overproof.training import pace

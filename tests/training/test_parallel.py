@@ -24,8 +24,8 @@ from overproof.methods.mtard import MTARD
 from overproof.methods.natural import Natural
 from overproof.methods.rrm import RRM
 from overproof.methods.saad import SAAD
+from overproof.models.architectures.resnet import ResNet
 from overproof.models.classifier import Classifier
-from overproof.models.resnet import ResNet
 from overproof.models.weights import freeze
 from overproof.processes import ALONE, Processes
 from overproof.signature import Signature

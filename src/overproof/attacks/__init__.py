@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from overproof.attacks.ball import Threat
     from overproof.attacks.base import BaseAttack
     from overproof.attacks.fab import FAB
-    from overproof.attacks.goal import Goal
     from overproof.attacks.hopskipjump import HopSkipJump
+    from overproof.attacks.objectives import Misclassification
     from overproof.attacks.pgd import PGD
     from overproof.attacks.radius import Length, NormField, OptionalLength, Radius
     from overproof.attacks.square import Square
+    from overproof.attacks.suites import AttackSpec, Suite
     from overproof.evaluation.autoattack import AutoAttack, AutoAttackResult
 
 _HOMES = {
@@ -28,7 +29,7 @@ _HOMES = {
     "AutoAttackResult": "overproof.evaluation.autoattack",
     "BaseAttack": "overproof.attacks.base",
     "FAB": "overproof.attacks.fab",
-    "Goal": "overproof.attacks.goal",
+    "Misclassification": "overproof.attacks.objectives",
     "HopSkipJump": "overproof.attacks.hopskipjump",
     "Length": "overproof.attacks.radius",
     "NormField": "overproof.attacks.radius",
@@ -36,23 +37,27 @@ _HOMES = {
     "PGD": "overproof.attacks.pgd",
     "Radius": "overproof.attacks.radius",
     "Square": "overproof.attacks.square",
+    "Suite": "overproof.attacks.suites",
     "Threat": "overproof.attacks.ball",
+    "AttackSpec": "overproof.attacks.suites",
 }
 
 __all__ = [
     "APGD",
     "FAB",
     "PGD",
+    "AttackSpec",
     "AutoAttack",
     "AutoAttackResult",
     "BaseAttack",
-    "Goal",
     "HopSkipJump",
     "Length",
+    "Misclassification",
     "NormField",
     "OptionalLength",
     "Radius",
     "Square",
+    "Suite",
     "Threat",
 ]
 

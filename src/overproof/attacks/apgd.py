@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from overproof.attacks.ball import Ball, ball, per_example
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Goal, Loss
+from overproof.attacks.objectives import Loss, Misclassification
 from overproof.attacks.radius import Length, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
@@ -39,7 +39,7 @@ class APGD(BaseAttack):
             raise InputError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
     @override
-    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         search, x = self._staged if self.norm == "l1" else self._dense, x.detach()
         with in_mode(model, training=False):
@@ -50,13 +50,13 @@ class APGD(BaseAttack):
                     found.keep_better(standing, search(x[standing], goal.at(standing)))
         return found.x
 
-    def _dense(self, x: Tensor, goal: Goal) -> "_Found":
+    def _dense(self, x: Tensor, goal: Misclassification) -> "_Found":
         area = ball(self.norm, self.eps)
         draw = torch.empty_like(x).uniform_(-1, 1) if self.norm == "linf" else torch.randn_like(x)
         start = area.project(x + draw * per_example(self.eps / area.size(draw).clamp_min(1e-12), x), x)
         return _ascend(_Dense(area, self.steps), x, start, goal)
 
-    def _staged(self, x: Tensor, goal: Goal) -> "_Found":
+    def _staged(self, x: Tensor, goal: Misclassification) -> "_Found":
         """Ascend in balls of 3, 2 and 1 eps: pixels are found in a wide one, and most of them given up again.
 
         A point outside the ball of one eps breaks nothing, so the judge waits for the last stage. The stages take 0.3,
@@ -113,7 +113,7 @@ class _Rule(ABC):
         """Return how many steps lie between one look back and the next, until the steps are used up."""
 
 
-def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Goal) -> _Found:
+def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _Found:
     score, gradient, broken = goal.climb(start)
     found = _Found(start.clone(), score.clone(), torch.zeros_like(broken))
     memory = {"row": torch.arange(len(x), device=x.device), "x": x, "at": start, "before": start}
@@ -132,7 +132,7 @@ def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Goal) -> _Found:
     return found
 
 
-def _without_broken(found: _Found, memory: Memory, goal: Goal) -> tuple[Memory, Goal]:
+def _without_broken(found: _Found, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
     """Write the broken points down; return memory and goal of the examples that stand."""
     broken = memory["broken"]
     if not broken.any():
@@ -143,7 +143,7 @@ def _without_broken(found: _Found, memory: Memory, goal: Goal) -> tuple[Memory, 
     return {name: part[keep] for name, part in memory.items()}, goal.at(keep)
 
 
-def _advance(point: Tensor, memory: Memory, goal: Goal) -> None:
+def _advance(point: Tensor, memory: Memory, goal: Misclassification) -> None:
     """Move to the point and see how high it is."""
     climbed = goal.climb(point)
     if "rises" in memory:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, overload
 import torch
 from torch import Tensor, nn
 
-from overproof.attacks.goal import Goal, Logits, Loss
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
+from overproof.attacks.objectives import Logits, Loss, Misclassification
 from overproof.attacks.radius import Length, Norm, NormField, Radius
 from overproof.errors import InputError, nearest
 
@@ -37,7 +37,7 @@ class BaseAttack(ABC):
     least_dimensions: ClassVar[int] = 2
     """Of a batch of pixels."""
     needs_goal: ClassVar[bool] = True
-    """Whether it must know which images are misclassified, and so takes no other objective than a ``Goal``."""
+    """Whether it must know which images are misclassified: it takes no objective but a ``Misclassification``."""
 
     @overload
     def __call__(
@@ -78,9 +78,9 @@ class BaseAttack(ABC):
             raise InputError("an attack needs the labels y of the images, or an objective, and not both")
         if target is not None or loss is not None:
             raise InputError("target and loss belong to labels; an objective already says what is climbed")
-        if self.needs_goal and not isinstance(given, Goal):
+        if self.needs_goal and not isinstance(given, Misclassification):
             raise InputError(
-                f"{self._kind} must know which images are misclassified: give it labels y, or a Goal as the objective"
+                f"{self._kind} must know which images are misclassified: give it labels y, or a Misclassification"
             )
         return self.search(model, x, given)
 
@@ -112,7 +112,7 @@ class BaseAttack(ABC):
                 return like_pixels(pixels, x)
             network = AskedNetwork(model, x, gradients=self.gradients)
             network.check_classes(labels, wanted)
-            goal = Goal.on(network, labels, loss=climbed, target=wanted)
+            goal = Misclassification.on(network, labels, loss=climbed, target=wanted)
             found = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))
             return like_pixels(found, x)
 
@@ -141,6 +141,6 @@ def _classes(y: Tensor, like: Tensor) -> Tensor:
     return found.clone() if found.is_inference() else found
 
 
-def _score_of(goal: Goal, network: nn.Module) -> Objective:
+def _score_of(goal: Misclassification, network: nn.Module) -> Objective:
     """Return the goal's score as a plain objective: who climbs it need not be told who is misclassified."""
     return lambda x: goal.score(network(x))

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from overproof.attacks.ball import Ball, ball
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Climb, Goal
+from overproof.attacks.objectives import Climb, Misclassification
 from overproof.attacks.radius import Length, Norm, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
@@ -55,7 +55,7 @@ class FAB(BaseAttack):
             raise InputError(f"backstep is a share between 0 and 1, got {self.backstep}")
 
     @override
-    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
         """Return images like ``x``, detached: the broken one within eps and [0, 1] where one was found, else ``x``.
 
         Raises ``InputError`` where there is no target and the network has only one class.
@@ -63,7 +63,7 @@ class FAB(BaseAttack):
         with in_mode(model, training=False):
             return self._walk(x.detach(), goal.climbing("margin"))
 
-    def _walk(self, x: Tensor, goal: Goal) -> Tensor:
+    def _walk(self, x: Tensor, goal: Misclassification) -> Tensor:
         found = x.clone()
         if not len(x):
             return found
@@ -88,7 +88,7 @@ class FAB(BaseAttack):
             found[row[near[broken]]] = point[near[broken]]
         return found
 
-    def _back(self, area: Ball, clean: Tensor, point: Tensor, goal: Goal) -> Tensor:
+    def _back(self, area: Ball, clean: Tensor, point: Tensor, goal: Misclassification) -> Tensor:
         """Return the points, those broken outside the ball moved back towards the clean image.
 
         Only who is outside is asked: inside, the pass that shows where the boundary is tells who is broken, too.
@@ -119,7 +119,7 @@ class FAB(BaseAttack):
         return torch.lerp(*ends, share).clamp_(0, 1).view_as(point)
 
 
-def _targets(x: Tensor, goal: Goal) -> Tensor:
+def _targets(x: Tensor, goal: Misclassification) -> Tensor:
     """Return the classes whose boundaries count, int64 ``[M, N]``: the goal's target, or every class but the label."""
     if goal.target is not None:
         return goal.target[None]

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from overproof.attacks.ball import Ball, ball
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Goal
+from overproof.attacks.objectives import Misclassification
 from overproof.attacks.radius import Length, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
@@ -53,7 +53,7 @@ class HopSkipJump(BaseAttack):
             raise InputError(f"queries and samples must be at least 1, got {self.queries} and {self.samples}")
 
     @override
-    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
         """Return images like ``x``, detached, inside the ball and inside [0, 1]: broken ones, or ``x`` itself."""
         with in_mode(model, training=False), torch.no_grad():
             return self._walk(_Oracle(x.detach(), goal, ball(self.norm, self.eps), self.queries))
@@ -98,7 +98,7 @@ class HopSkipJump(BaseAttack):
 class _Oracle:
     """Says whether images are broken, within a budget per example, and keeps the first broken one inside the ball."""
 
-    def __init__(self, x: Tensor, goal: Goal, area: Ball, queries: int) -> None:
+    def __init__(self, x: Tensor, goal: Misclassification, area: Ball, queries: int) -> None:
         self.x, self.area, self.found = x, area, x.clone()
         self.left = torch.full((len(x),), queries, device=x.device)
         self._goal, self._done = goal, torch.zeros(len(x), dtype=torch.bool, device=x.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from overproof.attacks.goal import Logits
+from overproof.attacks.objectives import Logits
 from overproof.errors import InputError
 from overproof.memory import ran_out
 

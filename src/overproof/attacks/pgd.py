@@ -11,12 +11,12 @@ from typing_extensions import override
 from overproof.attacks.ball import ball, per_example
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.base import Objective as Objective
-from overproof.attacks.goal import Goal, Loss
+from overproof.attacks.objectives import Loss, Misclassification
 from overproof.attacks.radius import Length, Norm, NormField, OptionalLength, Radius, check_eps
 from overproof.data.draws import drawn
 from overproof.errors import InputError
+from overproof.models.inference.fused import held_still
 from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
-from overproof.models.still import held_still
 
 
 class Attack(Protocol):
@@ -104,7 +104,7 @@ class PGD(BaseAttack):
         """Return what the model is searched in; what an evaluation's goal decides is decided by the model as it is."""
         if self.mode == "train":
             return nullcontext()
-        return in_mode(model, training=False) if isinstance(objective, Goal) else held_still(model)
+        return in_mode(model, training=False) if isinstance(objective, Misclassification) else held_still(model)
 
     def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""
@@ -146,7 +146,7 @@ class PGD(BaseAttack):
 
 def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the score ``[N]`` and its gradient with respect to the pixels; the weights' ``.grad`` stays untouched."""
-    if isinstance(objective, Goal):  # it knows how much memory there is
+    if isinstance(objective, Misclassification):  # it knows how much memory there is
         score, gradient, _ = objective.unjudged().climb(x_adv)
         return score, gradient
     with torch.enable_grad():
@@ -160,7 +160,7 @@ def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
 
 def _height(x_adv: Tensor, objective: Objective) -> Tensor:
     """Return the score ``[N]`` without a gradient."""
-    if isinstance(objective, Goal):
+    if isinstance(objective, Misclassification):
         return objective.unjudged().assess(x_adv)[0]
     with no_gradient():
         return objective(x_adv)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Goal
+from overproof.attacks.objectives import Misclassification
 from overproof.attacks.radius import Length, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
@@ -49,7 +49,7 @@ class Square(BaseAttack):
             raise InputError(f"p_init is a share of the image, in (0, 1], got {self.p_init}")
 
     @override
-    def search(self, model: nn.Module, x: Tensor, goal: Goal) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         with in_mode(model, training=False), torch.no_grad():
             return self._search(x.detach(), goal.climbing("margin")).view_as(x)
@@ -68,7 +68,7 @@ class Square(BaseAttack):
             side += 1 - side % 2
         return min(side, height, width)
 
-    def _search(self, x: Tensor, goal: Goal) -> Tensor:
+    def _search(self, x: Tensor, goal: Misclassification) -> Tensor:
         """Return the ends of the search, flat ``[N, C * H * W]``."""
         shape = x.shape[1:]
         start, propose = (_stripes, _corner) if self.norm == "linf" else (_tiles, _transfer)

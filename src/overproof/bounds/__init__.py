@@ -12,13 +12,13 @@ from overproof.lazy import lazily
 if TYPE_CHECKING:
     from overproof.bounds.compute import compute_bounds
     from overproof.bounds.region import Bounds, Region
-    from overproof.evaluation.proofs import CertifyResult, certify
+    from overproof.certification.on_tensors import CertifyResult, certify
 
 _HOMES = {
     "Bounds": "overproof.bounds.region",
-    "CertifyResult": "overproof.evaluation.proofs",
+    "CertifyResult": "overproof.certification.on_tensors",
     "Region": "overproof.bounds.region",
-    "certify": "overproof.evaluation.proofs",
+    "certify": "overproof.certification.on_tensors",
     "compute_bounds": "overproof.bounds.compute",
 }
 

@@ -1,4 +1,4 @@
-"""The verbs, put together: reads words, calls them; bad input is one line and exit status 2."""
+"""The commands, put together: reads words, calls them; bad input is one line and exit status 2."""
 
 import os
 import platform
@@ -42,8 +42,8 @@ def _overproof(
     """Distil small robust image classifiers, attack them, prove what can be proved, and ship them."""
 
 
-for verb in (quickstart, train, evaluate, certify, compare, export, clean):
-    app.command()(verb)
+for command in (quickstart, train, evaluate, certify, compare, export, clean):
+    app.command()(command)
 app.command(name="list")(list_)
 app.add_typer(recipe, name="recipe")
 app.add_typer(teacher, name="teacher")

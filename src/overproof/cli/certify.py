@@ -22,7 +22,7 @@ from overproof.cli.options import (
 from overproof.cli.progress import show_course
 
 if TYPE_CHECKING:
-    from overproof.verbs.certify import Certifying
+    from overproof.commands.certify import CertificationEvent
 
 
 def certify(
@@ -114,14 +114,14 @@ def certify(
     if other is not None or jobs is not None:
         given = "--jobs" if jobs is not None else repr(other)
         raise typer.BadParameter(f"{given} is for --query and --instances.")
-    from overproof.results import CERTIFICATE
-    from overproof.verbs.certify import certifying
-    from overproof.verbs.compare import write_report
-    from overproof.verbs.resolve import results_folder
-    from overproof.verbs.sources import with_layout
+    from overproof.commands.certify import iter_certify
+    from overproof.commands.compare import write_report
+    from overproof.runs.resolve import results_folder
+    from overproof.runs.results import CERTIFICATE
+    from overproof.runs.sources import with_layout
 
     run = with_layout(run, None if layout is None else layout.value)
-    course = certifying(
+    course = iter_certify(
         run,
         teacher=teacher,
         eps=eps,
@@ -154,7 +154,7 @@ def certify(
             say(f"report: {write_report(folder)}")
 
 
-def _told(item: "Certifying") -> tuple[str, str]:
+def _told(item: "CertificationEvent") -> tuple[str, str]:
     """Return the stage, and what is known of the examples."""
     return item.stage, f"verified {item.verified} %{item.where and f'; {item.where}'}"
 

@@ -19,7 +19,7 @@ def clean(
 
     Example: overproof clean runs/mnist-ard runs/mnist-teacher --dry-run
     """
-    from overproof.verbs.clean import clean as cleaned
+    from overproof.commands.clean import clean as cleaned
 
     found = cleaned(*runs, unfinished=unfinished, dry_run=dry_run)
     removed = "would be removed" if dry_run else "removed"

@@ -33,10 +33,10 @@ def compare(
 
     Example: overproof compare runs/mnist-* --out report.html --markdown table.md
     """
+    from overproof.commands.compare import compare as compare_runs
     from overproof.report.text import CAPTION
-    from overproof.verbs.compare import compare as verb
 
-    found = verb(
+    found = compare_runs(
         runs,
         out=out,
         csv=csv,

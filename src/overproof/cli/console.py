@@ -17,7 +17,7 @@ from overproof.wording import visible
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from overproof.results import Kind
+    from overproof.runs.results import Kind
 
 
 class _Stream:

@@ -24,7 +24,7 @@ def decide_query(
         if not networks:
             raise InputError("say which ONNX file the query is about: overproof certify NET.onnx --query QUERY")
         _refuse(unfit, "--query")
-        from overproof.verbs.decide import decide
+        from overproof.commands.decide import decide
 
         assert query is not None
         with stoppable("no query was decided"):
@@ -55,11 +55,11 @@ def decide_instances(
 ) -> None:
     """Print a line for each instance as it ends, then how many had which result; ``unfit`` words are refused."""
     _refuse(unfit, "--instances")
-    from overproof.verbs.instances import RESULTS, deciding
+    from overproof.commands.instances import RESULTS, iter_decide
 
     counts, took = Counter[str](), 0.0
     with stoppable("finished instances are kept, continue with --resume"):
-        course = deciding(
+        course = iter_decide(
             instances,
             out,
             jobs=jobs,

@@ -49,14 +49,14 @@ def evaluate(
 
     Example: overproof evaluate runs/mnist-ard --attacks standard --examples 1000
     """
-    from overproof.results import EVALUATION
-    from overproof.verbs.compare import write_report
-    from overproof.verbs.evaluate import evaluating
-    from overproof.verbs.resolve import results_folder
-    from overproof.verbs.sources import with_layout
+    from overproof.commands.compare import write_report
+    from overproof.commands.evaluate import iter_evaluate
+    from overproof.runs.resolve import results_folder
+    from overproof.runs.results import EVALUATION
+    from overproof.runs.sources import with_layout
 
     run = with_layout(run, None if layout is None else layout.value)
-    course = evaluating(
+    course = iter_evaluate(
         run,
         attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),
         eps=eps,

@@ -38,8 +38,8 @@ def export(
 
     Example: overproof export runs/mnist-ard --to int8 --calibration percentile
     """
-    from overproof.verbs.export import exporting
-    from overproof.verbs.sources import with_layout
+    from overproof.commands.export import exporting
+    from overproof.runs.sources import with_layout
 
     options = {
         "opset": opset,

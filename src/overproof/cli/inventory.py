@@ -13,7 +13,7 @@ def list_(what: Annotated[str, typer.Argument(metavar="|".join(LISTS), autocompl
 
     Example: overproof list methods
     """
-    from overproof.verbs.inventory import inventory
+    from overproof.commands.inventory import inventory
 
     for name, line in inventory(what):
         out_console.print(f"{name:<18} {line}" if line else name, soft_wrap=True)

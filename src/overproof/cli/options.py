@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the words that they may be."""
+"""Options that several commands share, and the words that they may be."""
 
 from enum import StrEnum
 from typing import Annotated

@@ -15,11 +15,11 @@ from rich.text import Text
 from overproof.cli.console import out_console, say, warn
 
 if TYPE_CHECKING:
-    from overproof.verbs.certify import Certifying
-    from overproof.verbs.evaluate import Attacking
-    from overproof.verbs.summary import Beginning
+    from overproof.commands.certify import CertificationEvent
+    from overproof.commands.evaluate import EvaluationEvent
+    from overproof.runs.summary import Beginning
 
-T = TypeVar("T", "Attacking", "Certifying")
+T = TypeVar("T", "EvaluationEvent", "CertificationEvent")
 
 _DRAWN = 2  # times a second, which also moves the clock while one step takes long
 _LINE_SECONDS = 60.0  # between two lines where there is no terminal
@@ -121,7 +121,7 @@ def show_course(
     told: "Callable[[T], tuple[str, str]]",
 ) -> "dict[str, Any]":
     """Follow an examination: the stage and the figure ``told`` of an item; off a terminal also a line per stage."""
-    from overproof.verbs.summary import Beginning
+    from overproof.runs.summary import Beginning
 
     with Follower(title) as follower:
         last, begun = "", False

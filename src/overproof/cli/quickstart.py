@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from overproof.cli.console import out_console, say, stoppable
 
 if TYPE_CHECKING:
-    from overproof.verbs.quickstart import Outcome
+    from overproof.commands.quickstart import Outcome
 
 
 def quickstart(
@@ -19,7 +19,7 @@ def quickstart(
 
     Example: overproof quickstart --out runs/first
     """
-    from overproof.verbs.quickstart import quickstart_steps
+    from overproof.commands.quickstart import quickstart_steps
 
     with stoppable("finished runs are kept, and the same command continues"):
         for step in quickstart_steps(out):

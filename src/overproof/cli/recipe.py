@@ -27,7 +27,7 @@ def show(
     """
     from overproof.reading import read_text
     from overproof.recipe import dump, read
-    from overproof.shipped import find_recipe
+    from overproof.runs.shipped import find_recipe
 
     file = find_recipe(name)
     say((dump(read(file, sets or [])) if full or sets else read_text(file)).rstrip("\n"))
@@ -45,7 +45,7 @@ def copy(
     from overproof.errors import InputError
     from overproof.files import make_folder, write_atomically
     from overproof.reading import read_bytes
-    from overproof.shipped import find_recipe
+    from overproof.runs.shipped import find_recipe
 
     source = find_recipe(name)
     place = Path(source.name) if file is None else file / source.name if file.is_dir() else file

@@ -11,7 +11,7 @@ from overproof.cli.options import SOURCE, Data, Device, Layout, NormName, TrustC
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
-    from overproof.evaluation.suitability import Suitability
+    from overproof.diagnostics.teacher_check import TeacherCheck
 
 teacher = typer.Typer(no_args_is_help=True, help="Bring a teacher from elsewhere, and check that it can teach.")
 
@@ -38,7 +38,7 @@ def import_(
 
     Example: overproof teacher import model_cifar_wrn.pt --model wrn-34-10 --data uoft-cs/cifar10
     """
-    from overproof.verbs.import_teacher import import_teacher
+    from overproof.commands.import_teacher import import_teacher
 
     run = import_teacher(
         file,
@@ -75,8 +75,8 @@ def check(
 
     Example: overproof teacher check runs/cifar10-teacher --examples 200 --student runs/cifar10-at
     """
-    from overproof.verbs.check_teacher import check_teacher
-    from overproof.verbs.sources import with_layout
+    from overproof.commands.check_teacher import check_teacher
+    from overproof.runs.sources import with_layout
 
     run = with_layout(run, None if layout is None else layout.value)
     with stoppable("nothing was written"):
@@ -134,7 +134,7 @@ def _list(values: "list[float]") -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _print_found(found: "Suitability", content: "dict[str, Any]") -> None:
+def _print_found(found: "TeacherCheck", content: "dict[str, Any]") -> None:
     threat, data = content["threat"], content["data"]
     grid = Grid(
         title=f"{content['run']}; {data['name']}, {data['examples']} of {data['of']} test images", title_justify="left"

@@ -14,9 +14,9 @@ from overproof.cli.progress import Follower
 from overproof.errors import InputError
 
 if TYPE_CHECKING:
-    from overproof.verbs.summary import Beginning
-    from overproof.verbs.sweep import Sweep
-    from overproof.verbs.train import News
+    from overproof.commands.sweep import Sweep
+    from overproof.commands.train import TrainingEvent
+    from overproof.runs.summary import Beginning
 
 
 def train(
@@ -54,11 +54,11 @@ def train(
 
     Example: overproof train mnist/ard --set training.epochs=10
     """
+    from overproof.commands.sweep import Sweep, read_sweep
+    from overproof.commands.train import default_folder, iter_train
     from overproof.report.overfitting import overfitting
-    from overproof.run import Run
-    from overproof.shipped import find_recipe
-    from overproof.verbs.sweep import Sweep, read_sweep
-    from overproof.verbs.train import default_folder, training_events
+    from overproof.runs.folder import Run
+    from overproof.runs.shipped import find_recipe
 
     file = find_recipe(recipe)
     found = read_sweep(file, sets or (), trust_code=trust_code)
@@ -86,7 +86,7 @@ def train(
         settled = found.cell(cell).recipe
         folder = (out or found.folder) / found.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume") as stop:
-        events = training_events(
+        events = iter_train(
             settled,
             folder,
             resume=resume,
@@ -105,8 +105,8 @@ def train(
 
 
 def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str], options: dict[str, Any]) -> None:
+    from overproof.commands.sweep import sweeping
     from overproof.report.overfitting import overfitting
-    from overproof.verbs.sweep import sweeping
 
     with stoppable("finished cells and checkpoints are kept, continue with --resume"):
         for ended in sweeping(sweep, out, jobs=jobs, sets=sets, **options):
@@ -115,9 +115,9 @@ def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str
     say(f"run folders: {out}/*")
 
 
-def _follow(events: "Iterator[Beginning | News]", title: str) -> None:
+def _follow(events: "Iterator[Beginning | TrainingEvent]", title: str) -> None:
     """Show a line per epoch, and where the run is: on a terminal a bar and the losses of the moment below it."""
-    from overproof.verbs.summary import Beginning
+    from overproof.runs.summary import Beginning
 
     with Follower(title) as follower:
         speed = _Speed()
@@ -156,7 +156,7 @@ class _Speed:
         return self._speed
 
 
-def _moment(item: "News", speed: float) -> str:
+def _moment(item: "TrainingEvent", speed: float) -> str:
     """Return the losses and the learning rate of the epoch that is running, the speed, and the best epoch so far."""
     line = f"{_terms(item)}, lr {item.learning_rate:.2g}"
     if speed:
@@ -167,7 +167,7 @@ def _moment(item: "News", speed: float) -> str:
     return f"{line}; best epoch {item.best.epoch}: {best}"
 
 
-def _epoch_line(item: "News") -> str:
+def _epoch_line(item: "TrainingEvent") -> str:
     line = f"epoch {item.progress.epoch}/{item.epochs}: {_terms(item)}, lr {item.learning_rate:.2g}"
     if item.validation is None:
         return line
@@ -175,5 +175,5 @@ def _epoch_line(item: "News") -> str:
     return f"{line}; held out: clean {100 * found.clean:.1f} %, robust {100 * found.robust:.1f} %"
 
 
-def _terms(item: "News") -> str:
+def _terms(item: "TrainingEvent") -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in item.progress.means.items())

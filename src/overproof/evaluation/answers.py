@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.reliability import Level, Sign
+from overproof.evaluation.check import Check, Level
+from overproof.statistics import Proportion
 
 NEARLY = 0.95
 """Share of all answers above which one class is nearly the only answer."""
@@ -17,7 +17,7 @@ def majority_share(labels: Tensor) -> float:
     return float(labels.bincount().amax()) / len(labels)
 
 
-def is_guessing(correct: Evidence, majority: float) -> bool:
+def is_guessing(correct: Proportion, majority: float) -> bool:
     """Tell whether so many correct answers are no more than the ``majority`` share that a constant answer gets.
 
     Few examples say little: the interval must also leave out the middle between guessing and perfection.
@@ -32,17 +32,17 @@ def is_constant(predictions: Tensor, labels: Tensor) -> bool:
     On data of one class in twenty others a good network answers it nearly always as well: it is then right more often
     than a constant answer would be, beyond the 95 % interval.
     """
-    correct = Evidence(claim="correct", passed=int((predictions == labels).sum()), of=len(labels))
+    correct = Proportion(claim="correct", passed=int((predictions == labels).sum()), of=len(labels))
     return majority_share(predictions) >= NEARLY and correct.interval[0] <= majority_share(labels)
 
 
-def check_answers(predictions: Tensor, labels: Tensor, classes: Sequence[str]) -> Sign:
+def check_answers(predictions: Tensor, labels: Tensor, classes: Sequence[str]) -> Check:
     """Return the check of what a network answers on clean images, int64 ``[N]`` each; ``classes`` are their names.
 
     A constant or nearly constant answer fails: no attack can change what does not depend on the image, so its robust
     accuracy is its clean one and says nothing. Suspect is a clean accuracy of guessing.
     """
-    correct = Evidence(claim="correct", passed=int((predictions == labels).sum()), of=len(labels))
+    correct = Proportion(claim="correct", passed=int((predictions == labels).sum()), of=len(labels))
     often, favourite = _most_frequent(predictions)
     present, majority = _most_frequent(labels)
     of = len(labels)
@@ -58,7 +58,7 @@ def check_answers(predictions: Tensor, labels: Tensor, classes: Sequence[str]) -
             f"its clean accuracy, {correct.share:.1%}, is no better than always answering {_name(classes, majority)} "
             f"({present / of:.1%})"
         )
-    return Sign(
+    return Check(
         name="answers",
         level=level,
         finding=finding,

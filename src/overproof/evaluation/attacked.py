@@ -5,16 +5,16 @@ from typing import Literal
 import torch
 from torch import nn
 
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.images import ImageSet
-from overproof.evaluation.engine import Subject, assail
+from overproof.evaluation.engine import Subject, run_attacks
+from overproof.evaluation.results import Verdicts
 from overproof.evaluation.shards import Shard
-from overproof.evaluation.trial import Suite, Trial
-from overproof.evaluation.verdicts import Verdicts
-from overproof.models.architecture import Backbone
+from overproof.models.architectures.architecture import Backbone
 from overproof.models.classifier import Classifier
-from overproof.models.fast import Fast
+from overproof.models.external.onnx_network import OnnxNetwork, in_torch
+from overproof.models.inference.fast import Fast
 from overproof.models.mode import in_mode
-from overproof.models.onnx_network import OnnxNetwork, in_torch
 
 # How near to 0 a searched margin must be, as a share of the largest logit, for the judge to be asked: the rounding of
 # folded weights in float32, and two units of the 8 bits that bf16 keeps.
@@ -47,7 +47,7 @@ def prepare(
 def judge(
     model: nn.Module,
     images: ImageSet,
-    trials: tuple[Trial, ...],
+    trials: tuple[AttackSpec, ...],
     *,
     batch: int = 500,
     seed: int = 0,
@@ -68,5 +68,5 @@ def judge(
         blocks = {}
         for number, block in enumerate(images.batches(batch)):
             if shard.mine(number):
-                *_, blocks[number] = assail(subject, block, suite, seed=seed, number=number)
+                *_, blocks[number] = run_attacks(subject, block, suite, seed=seed, number=number)
     return Verdicts.of(suite, shard.collected(blocks).values())

@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from overproof.attacks.ball import Threat
-from overproof.attacks.goal import Logits
 from overproof.attacks.labelled import like_pixels
+from overproof.attacks.objectives import Logits
 from overproof.attacks.radius import AnyNorm
+from overproof.attacks.suites import SUITES, AttackSpec, Suite
 from overproof.data.images import stratified_subset
 from overproof.errors import InputError, nearest
-from overproof.evaluation.admission import admit, need_gradients
 from overproof.evaluation.attacked import prepare
-from overproof.evaluation.engine import assail
-from overproof.evaluation.evidence import Evidence
-from overproof.evaluation.given import check_given, device_of, given_classifier, given_images, undisturbed
+from overproof.evaluation.engine import run_attacks
+from overproof.evaluation.in_memory import check_given, device_of, given_classifier, given_images, undisturbed
+from overproof.evaluation.input_checks import admit, need_gradients
+from overproof.evaluation.results import Verdicts
 from overproof.evaluation.tables import Rows, html_table, text_table
-from overproof.evaluation.trial import SUITES, Suite, Trial
-from overproof.evaluation.verdicts import Verdicts
 from overproof.models.precision import choose_precision
+from overproof.statistics import Proportion
 
 SuiteName = Literal["standard", "quick", "shipped", "mtard", "rrm", "rrm-l2"]
 _SHOWN = 256  # images that the checks before an evaluation see
@@ -66,7 +66,7 @@ class AutoAttackResult:
         return self.verdicts.worst.interval
 
     @property
-    def attacks(self) -> dict[str, Evidence]:
+    def attacks(self) -> dict[str, Proportion]:
         """Accuracy after each attack in a suite on survivors, else under each alone, with its time in seconds."""
         return self.verdicts.attacks
 
@@ -110,7 +110,7 @@ class AutoAttack:
     """A suite of attacks on a network: AutoAttack's ``standard`` (Croce and Hein 2020), or another one by name.
 
     The model is any ``nn.Module`` or function from pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``. ``suite`` is
-    a name (``standard``, ``quick``, ...), a ``Suite`` or a sequence of ``Trial``; transfer attacks climb the
+    a name (``standard``, ``quick``, ...), a ``Suite`` or a sequence of ``AttackSpec``; transfer attacks climb the
     ``surrogate``. Draws depend on the ``seed`` and on an image's place, ``batch`` images are attacked together.
     Networks of ours are searched in a fast form of ``precision``; every success is confirmed by the model itself in
     float32. Verdicts are those of ``overproof evaluate`` on the same images with the same seed and batch.
@@ -121,7 +121,7 @@ class AutoAttack:
         model: Logits,
         norm: AnyNorm = "linf",
         eps: str | float = "8/255",
-        suite: SuiteName | Suite | tuple[Trial, ...] = "standard",
+        suite: SuiteName | Suite | tuple[AttackSpec, ...] = "standard",
         *,
         seed: int = 0,
         batch: int = 500,
@@ -167,7 +167,7 @@ class AutoAttack:
             subject = prepare(network, precision=precision, surrogate=self.surrogate)
             blocks = []
             for number, block in enumerate(images.batches(batch)):
-                *_, marks = assail(subject, block, self.suite, seed=self.seed, number=number)
+                *_, marks = run_attacks(subject, block, self.suite, seed=self.seed, number=number)
                 blocks.append(marks)
         verdicts = Verdicts.of(self.suite, blocks)
         # The marks keep the worst point of every image; only where it is misclassified is it a result.
@@ -180,12 +180,12 @@ class AutoAttack:
         )
 
 
-def _figures(found: Evidence) -> list[str]:
+def _figures(found: Proportion) -> list[str]:
     low, high = found.interval
     return [f"{100 * found.share:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
-def _suite(suite: str | Suite | tuple[Trial, ...], threat: Threat) -> Suite:
+def _suite(suite: str | Suite | tuple[AttackSpec, ...], threat: Threat) -> Suite:
     if isinstance(suite, Suite):
         return suite.under(threat)
     if isinstance(suite, str):
@@ -193,8 +193,8 @@ def _suite(suite: str | Suite | tuple[Trial, ...], threat: Threat) -> Suite:
             raise InputError(f"there is no suite {suite!r}{nearest(suite, SUITES)}")
         return SUITES[suite](threat)
     trials = tuple(suite)
-    if not all(isinstance(trial, Trial) for trial in trials):
-        raise InputError("a suite is its name, a Suite, or a sequence of Trial(name=..., attack=...)")
+    if not all(isinstance(trial, AttackSpec) for trial in trials):
+        raise InputError("a suite is its name, a Suite, or a sequence of AttackSpec(name=..., attack=...)")
     return Suite(name="chosen", attacks=trials).under(threat)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from overproof.errors import InputError
-from overproof.evaluation.evidence import Evidence
 from overproof.functional import cross_entropy
+from overproof.statistics import Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Agreement:
     difference, its excess; both in [0, 1].
     """
 
-    same: Evidence
+    same: Proportion
     under: float
     over: float
 
@@ -126,7 +126,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor, *, classes: Tensor
     lead = (teacher.softmax(dim=1) - student.softmax(dim=1)).gather(1, c[:, None])
     same = student.argmax(dim=1) == teacher.argmax(dim=1)
     return Agreement(
-        same=Evidence(claim="student and teacher predict the same class", passed=int(same.sum()), of=len(same)),
+        same=Proportion(claim="student and teacher predict the same class", passed=int(same.sum()), of=len(same)),
         under=float(lead.clamp_min(0).mean()),
         over=float((-lead).clamp_min(0).mean()),
     )

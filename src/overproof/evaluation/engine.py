@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from overproof.attacks.ball import ball
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Cost, Goal, Logits, ranked_target
+from overproof.attacks.objectives import Cost, Logits, Misclassification, ranked_target
+from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.marks import Marks
-from overproof.evaluation.trial import Suite, Trial
+from overproof.evaluation.state import ExampleState
 from overproof.functional import margin
 from overproof.memory import within_memory
 
@@ -38,15 +38,15 @@ class Subject:
     chunk: int = 1024
 
 
-def assail(
+def run_attacks(
     subject: Subject,
     block: Batch,
     suite: Suite,
     *,
     seed: int,
     number: int,
-    marks: Marks | None = None,
-) -> Iterator[Marks]:
+    marks: ExampleState | None = None,
+) -> Iterator[ExampleState]:
     """Take block ``number`` through the suite and yield its marks after every pass, the same dict each time.
 
     Draws depend on ``(seed, trial, pass, number)`` alone: the passes may be done in another process, or go on from
@@ -78,11 +78,11 @@ def assail(
 
 
 def count_passes(suite: Suite, classes: int) -> int:
-    """Return how many times ``assail`` yields for a block of fresh examples."""
+    """Return how many times ``run_attacks`` yields for a block of fresh examples."""
     return 1 + sum(1 for trial in suite.attacks for _ in trial.passes(classes))
 
 
-def _begin(subject: Subject, *, block: Batch, suite: Suite) -> Marks:
+def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
     started = monotonic()
     logits = _judged(subject, block.x)
     _check_finite(logits, "clean images")
@@ -105,7 +105,7 @@ def _begin(subject: Subject, *, block: Batch, suite: Suite) -> Marks:
     return marks
 
 
-def _standing(marks: Marks, suite: Suite, column: int) -> Tensor:
+def _standing(marks: ExampleState, suite: Suite, column: int) -> Tensor:
     """Return which examples a trial is let loose on, bool ``[B]``."""
     correct = marks["prediction"] == marks["label"]
     before = marks["survived"][:, : column + 1] if suite.survivors else marks["survived"][:, column : column + 1]
@@ -115,7 +115,7 @@ def _standing(marks: Marks, suite: Suite, column: int) -> Tensor:
 class _Pass(NamedTuple):
     """One search over the rows of a block: trial, search, rank of the target class (0: none), column, rows, seed."""
 
-    trial: Trial
+    trial: AttackSpec
     search: BaseAttack
     rank: int
     column: int
@@ -123,14 +123,14 @@ class _Pass(NamedTuple):
     seed: int
 
 
-def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> None:
+def _attack(subject: Subject, *, block: Batch, marks: ExampleState, task: _Pass) -> None:
     """Make one pass and write down what came of it."""
     trial, search, rank, column, rows, seed = task
     torch.manual_seed(seed)
     x, y = block.x[rows], block.y[rows]
     target = ranked_target(marks["clean_logits"][rows], y, rank) if rank else None
     cost = Cost(len(rows), y.device)
-    goal = Goal(
+    goal = Misclassification(
         search=subject.surrogate if trial.surrogate and subject.surrogate is not None else subject.search,
         judge=None if trial.surrogate else subject.judge,
         y=y,
@@ -147,7 +147,7 @@ def _attack(subject: Subject, *, block: Batch, marks: Marks, task: _Pass) -> Non
     _judge(subject, marks, trial, column, rows, x, found)
 
 
-def try_images(subject: Subject, block: Batch, marks: Marks, suite: Suite, rows: Tensor, images: Tensor) -> None:
+def try_images(subject: Subject, block: Batch, marks: ExampleState, suite: Suite, rows: Tensor, images: Tensor) -> None:
     """Put images ``[R, C, H, W]`` that were found before to the first trial's account, in place.
 
     ``rows`` int64 ``[R]`` are the examples that they are for. An image outside the trial's ball or of another size
@@ -162,7 +162,9 @@ def try_images(subject: Subject, block: Batch, marks: Marks, suite: Suite, rows:
         _judge(subject, marks, suite.attacks[0], 0, at, block.x[at], images[part].to(block.x))
 
 
-def _judge(subject: Subject, marks: Marks, trial: Trial, column: int, rows: Tensor, x: Tensor, found: Tensor) -> None:
+def _judge(
+    subject: Subject, marks: ExampleState, trial: AttackSpec, column: int, rows: Tensor, x: Tensor, found: Tensor
+) -> None:
     """Write down what the network says of images that were found for rows of a block, whose clean images are ``x``.
 
     Whatever the search believed, an example is misclassified when the judge says so of an image in the ball and in
@@ -180,7 +182,7 @@ def _judge(subject: Subject, marks: Marks, trial: Trial, column: int, rows: Tens
         marks[name][rows[worse]] = value[worse]
 
 
-def _images(found: object, x: Tensor, trial: Trial) -> Tensor:
+def _images(found: object, x: Tensor, trial: AttackSpec) -> Tensor:
     """Return what an attack found; raise ``InputError`` unless they are images like ``x``, in number, size and type."""
     if not isinstance(found, Tensor):
         raise InputError(f"attack {trial.name!r} returned an object of type {type(found).__name__}, not images")
@@ -198,7 +200,7 @@ def _within_memory(subject: Subject, work: Callable[[Subject], T]) -> tuple[T, S
     return found, replace(subject, chunk=chunk)
 
 
-def _longest(trial: Trial, x: Tensor) -> float:
+def _longest(trial: AttackSpec, x: Tensor) -> float:
     """Return eps and what rounding ``x + delta`` to float32 may add: half a unit in the last place of each pixel."""
     pixels = x[0].numel()
     rounding = {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[trial.attack.norm] * 2**-24

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from overproof.evaluation.marks import Marks
+from overproof.evaluation.state import ExampleState
 from overproof.processes import Processes
 
 
@@ -14,7 +14,7 @@ class Shard(Processes):
         """Whether this process takes block ``number``."""
         return number % self.count == self.rank
 
-    def collected(self, blocks: dict[int, Marks]) -> dict[int, Marks]:
+    def collected(self, blocks: dict[int, ExampleState]) -> dict[int, ExampleState]:
         """Return the blocks of all processes, the same in each of them; tensors on the CPU."""
         if self.count == 1:
             return blocks

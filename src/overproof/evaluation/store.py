@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load, save
 
 from overproof.errors import InputError
-from overproof.evaluation.marks import Marks
+from overproof.evaluation.state import ExampleState
 from overproof.files import make_folder, write_atomically
 from overproof.reading import read_bytes, read_object
 
@@ -56,7 +56,7 @@ class Store:
                     f"{self._setting[name]}); finish it as it was, or begin again with --overwrite"
                 )
 
-    def load(self, number: int) -> Marks | None:
+    def load(self, number: int) -> ExampleState | None:
         """Return what was written of a block; None where nothing was, only half of it, or what was altered since."""
         file = self._file(number)
         if not file.is_file():
@@ -70,7 +70,7 @@ class Store:
             return None
         return marks if said == _digest(marks) else None
 
-    def save(self, number: int, marks: Marks, *, whole: bool) -> None:
+    def save(self, number: int, marks: ExampleState, *, whole: bool) -> None:
         """Write a block: always when it is ``whole``, else when its last writing is some seconds ago."""
         now = monotonic()
         if whole or now - self._written.setdefault(number, now) >= _PATIENCE:
@@ -86,7 +86,7 @@ class Store:
         return self.folder / f"{number:06d}.safetensors"
 
 
-def _digest(marks: Marks) -> str:
+def _digest(marks: ExampleState) -> str:
     """Return the SHA-256 over the marks' names, types, shapes and numbers."""
     body = sha256()
     for name, value in sorted(marks.items()):

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from overproof.evaluation.evidence import Evidence
 from overproof.plain_yaml import parse_yaml
 from overproof.report.table import footing
 from overproof.report.text import fence_around, in_code, in_markdown
+from overproof.statistics import Proportion
 from overproof.wording import visible
 
 Facts = Mapping[str, Any]
@@ -97,7 +97,7 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
         yield "Nothing was measured: trust it with nothing before `overproof evaluate` and `overproof certify`.\n"
     if evaluation is not None:
         figures = {"clean": evaluation["clean"], **evaluation["attacks"], "worst": evaluation["worst"]}
-        found = {name: Evidence(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
+        found = {name: Proportion(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
         lines = [f"| {in_markdown(name)} | {one} | {one.of} |" for name, one in found.items()]
         suite = in_code(str(evaluation["suite"]["name"]))
         yield f"Attacked: {in_markdown(footing(evaluation))}; suite {suite}, seed {evaluation['seed']}.\n"
@@ -106,7 +106,7 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
         yield from _verdicts(evaluation)
     if certificate is not None:
         threat, data, proven = certificate["threat"], certificate["data"], certificate["verified"]
-        certified = Evidence(claim=proven["claim"], passed=proven["passed"], of=proven["of"])
+        certified = Proportion(claim=proven["claim"], passed=proven["passed"], of=proven["of"])
         how = "by bounds" if certificate["kind"] == "bounds" else "of the network smoothed with noise, not of itself"
         yield (
             f"Proven {how}: correct everywhere within {threat['norm']} eps {threat['eps']} on {certified} % of "

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overproof.certification.query import Case
 from overproof.errors import InputError
-from overproof.evaluation.query import Case
 from overproof.formats.queries import Expression, Point, Query, indexed, number, shown
 from overproof.reading import parsing
 

@@ -11,7 +11,7 @@ from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.witness import recorded, search_of
-from overproof.models.architecture import Architecture
+from overproof.models.architectures.architecture import Architecture
 from overproof.models.classifier import Classifier
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from overproof.data.images import Batch
-from overproof.models.architecture import Architecture
+from overproof.models.architectures.architecture import Architecture
 from overproof.models.classifier import Classifier
 from overproof.processes import WHOLE, Part
 

@@ -10,7 +10,7 @@ from overproof.functional import cosine, cross_entropy
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays
 from overproof.models.adapted import Adapted
-from overproof.models.architecture import Architecture
+from overproof.models.architectures.architecture import Architecture
 from overproof.models.classifier import Classifier
 from overproof.models.weights import outline
 

@@ -5,38 +5,38 @@ from typing import TYPE_CHECKING
 from overproof.lazy import lazily
 
 if TYPE_CHECKING:
-    from overproof.models.architecture import Architecture, Backbone
+    from overproof.models.architectures.architecture import Architecture, Backbone
+    from overproof.models.architectures.convnet import ConvNet
+    from overproof.models.architectures.dm_wide import DMWideResNet
+    from overproof.models.architectures.mlp import MLP
+    from overproof.models.architectures.mobilenetv2 import MobileNetV2
+    from overproof.models.architectures.plain_resnet import PlainResNet
+    from overproof.models.architectures.preact import PreActResNet
+    from overproof.models.architectures.resnet import ResNet
+    from overproof.models.architectures.vgg import VGG
+    from overproof.models.architectures.wide import WideResNet
     from overproof.models.classifier import Classifier, parameter_count
-    from overproof.models.convnet import ConvNet
     from overproof.models.cost import multiply_adds
-    from overproof.models.dm_wide import DMWideResNet
-    from overproof.models.mlp import MLP
-    from overproof.models.mobilenetv2 import MobileNetV2
+    from overproof.models.external.onnx_file import OnnxFile
     from overproof.models.mode import in_mode, no_gradient
-    from overproof.models.onnx_file import OnnxFile
-    from overproof.models.plain_resnet import PlainResNet
-    from overproof.models.preact import PreActResNet
-    from overproof.models.resnet import ResNet
-    from overproof.models.vgg import VGG
     from overproof.models.weights import build, freeze, load_model, save_model
-    from overproof.models.wide import WideResNet
     from overproof.signature import Signature
 
 _HOMES = {
-    "Architecture": "overproof.models.architecture",
-    "Backbone": "overproof.models.architecture",
+    "Architecture": "overproof.models.architectures.architecture",
+    "Backbone": "overproof.models.architectures.architecture",
     "Classifier": "overproof.models.classifier",
-    "ConvNet": "overproof.models.convnet",
-    "DMWideResNet": "overproof.models.dm_wide",
-    "MLP": "overproof.models.mlp",
-    "MobileNetV2": "overproof.models.mobilenetv2",
-    "OnnxFile": "overproof.models.onnx_file",
-    "PlainResNet": "overproof.models.plain_resnet",
-    "PreActResNet": "overproof.models.preact",
-    "ResNet": "overproof.models.resnet",
+    "ConvNet": "overproof.models.architectures.convnet",
+    "DMWideResNet": "overproof.models.architectures.dm_wide",
+    "MLP": "overproof.models.architectures.mlp",
+    "MobileNetV2": "overproof.models.architectures.mobilenetv2",
+    "OnnxFile": "overproof.models.external.onnx_file",
+    "PlainResNet": "overproof.models.architectures.plain_resnet",
+    "PreActResNet": "overproof.models.architectures.preact",
+    "ResNet": "overproof.models.architectures.resnet",
     "Signature": "overproof.signature",
-    "VGG": "overproof.models.vgg",
-    "WideResNet": "overproof.models.wide",
+    "VGG": "overproof.models.architectures.vgg",
+    "WideResNet": "overproof.models.architectures.wide",
     "build": "overproof.models.weights",
     "freeze": "overproof.models.weights",
     "in_mode": "overproof.models.mode",

@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from overproof.models.architecture import Architecture, Backbone
+from overproof.models.architectures.architecture import Architecture, Backbone
+from overproof.models.architectures.convnet import ConvNet
 from overproof.models.classifier import linear_layer
-from overproof.models.convnet import ConvNet
 from overproof.signature import Signature
 
 

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from overproof.errors import InputError
 from overproof.memory import ran_out
-from overproof.models.imports import raised, thing
+from overproof.models.external.imports import raised, thing
 from overproof.models.mode import default_type_kept
 
 BATCHES = (2, 1, 3)  # images: a search goes on with whatever is left, one image or an odd number

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from overproof.models.architecture import Backbone
+from overproof.models.architectures.architecture import Backbone
 from overproof.signature import Signature
 
 

@@ -18,11 +18,11 @@ from overproof.environment import memory
 from overproof.errors import InputError, nearest
 from overproof.files import write_atomically
 from overproof.memory import ran_out
-from overproof.models.architecture import Architecture
-from overproof.models.catalogue import FAMILIES
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.architectures.catalogue import FAMILIES
 from overproof.models.classifier import Classifier
-from overproof.models.external import External, external_of, source_of_code
-from overproof.models.imports import importable
+from overproof.models.external.imports import importable
+from overproof.models.external.module import External, external_of, source_of_code
 from overproof.models.mode import put_into_mode
 from overproof.reading import field, is_file, parsing, read_bytes, read_object, reason
 from overproof.signature import Signature

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from overproof.evaluation.evidence import Evidence
 from overproof.report.findings import Findings, Plain
+from overproof.statistics import Proportion
 from overproof.wording import one_line
 
 Unit = Literal["share", "number", "count", "minutes"]
@@ -25,7 +25,7 @@ class Cell:
     @classmethod
     def of(cls, found: Plain, *, note: str = "") -> "Cell":
         """Return the share that a piece of evidence, as JSON holds it, stands for; its interval is Wilson's."""
-        evidence = Evidence(claim=found["claim"], passed=found["passed"], of=found["of"])
+        evidence = Proportion(claim=found["claim"], passed=found["passed"], of=found["of"])
         return cls(value=evidence.share, interval=evidence.interval, note=note)
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from overproof.evaluation.evidence import Evidence
 from overproof.report.pictures import Pictures
+from overproof.statistics import Proportion
 from overproof.wording import one_line
 
 Plain = Mapping[str, Any]
@@ -38,7 +38,7 @@ class Other:
 
 
 def _share(found: Plain) -> str:
-    return str(Evidence(claim=found["claim"], passed=found["passed"], of=found["of"])) + " %"
+    return str(Proportion(claim=found["claim"], passed=found["passed"], of=found["of"])) + " %"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

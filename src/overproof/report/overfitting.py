@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from overproof.evaluation.evidence import Evidence, difference_interval
+from overproof.statistics import Proportion, difference_interval
 
 Record = Mapping[str, Any]
 
@@ -37,6 +37,6 @@ def _drop(best: Record, last: Record, of: int) -> str:
     costs = f"robust overfitting costs {drop:.1f} points"
     if not of:
         return costs
-    before, after = (Evidence(claim="robust", passed=round(of * one["robust"]), of=of) for one in (best, last))
+    before, after = (Proportion(claim="robust", passed=round(of * one["robust"]), of=of) for one in (best, last))
     low, high = (100 * end for end in difference_interval(before, after))
     return f"{costs} [{low:.1f}, {high:.1f}]" + (", which so few images cannot tell from noise" if low <= 0 else "")

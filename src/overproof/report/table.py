@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
-from overproof.evaluation.evidence import Spread
 from overproof.report.columns import FIXED, Cell, Column, columns_of, marks_of
 from overproof.report.findings import Findings, Plain
+from overproof.statistics import Spread
 from overproof.wording import one_line
 
 _HEADLINE = ("ece", "agreement", "gap")  # and a certificate, whose column depends on its radius

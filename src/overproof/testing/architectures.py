@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from overproof.building import build as build_value
 from overproof.building import plain
-from overproof.models.architecture import Architecture
-from overproof.models.external import External
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.external.module import External
 from overproof.models.weights import build
 from overproof.signature import Signature
 from overproof.testing.toys import moved

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from overproof.attacks.ball import Radius, ball
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.goal import Goal, Loss
+from overproof.attacks.objectives import Loss, Misclassification
 from overproof.attacks.radius import Norm
 from overproof.building import build as build_value
 from overproof.building import plain
@@ -121,7 +121,7 @@ class AttackContract:
         """Of a network that answers the same to everything it returns images in the ball, and each was looked at."""
         batch = tiny_batch()
         y = torch.zeros_like(batch.y)  # what all equal logits say
-        goal = Goal.on(lambda x: 0 * model(x), y, loss="margin")
+        goal = Misclassification.on(lambda x: 0 * model(x), y, loss="margin")
         assert_inside(attack, attack(model, batch.x, objective=goal), batch.x)
         assert (goal.cost.forward > 0).all()
 
@@ -159,7 +159,7 @@ def found_by(
     """Return what is found for a score; one that must know who is misclassified is told."""
     torch.manual_seed(seed)
     if attack.needs_goal:
-        return attack(model, batch.x, objective=Goal.on(model, batch.y, loss=score))
+        return attack(model, batch.x, objective=Misclassification.on(model, batch.y, loss=score))
     return attack(model, batch.x, objective=lambda x: _SCORES[score](model(x), batch.y))
 
 

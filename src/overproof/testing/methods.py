@@ -15,9 +15,9 @@ from overproof.building import build as build_value
 from overproof.building import plain
 from overproof.data.images import Batch
 from overproof.methods.method import Method, Step
+from overproof.models.architectures.convnet import ConvNet
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.convnet import ConvNet
-from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.signature import Signature
 from overproof.testing.toys import make_step, modes, tiny_batch

@@ -14,8 +14,8 @@ from overproof.data.augment import Augment
 from overproof.data.images import ImageSet
 from overproof.data.loader import Loader
 from overproof.methods.method import Method
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.training.loop import Loop
 from overproof.training.optimisation import Training

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from overproof.models.still import replayed_when_still
+from overproof.models.inference.fused import replayed_when_still
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
+from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
-from overproof.models.mlp import MLP
 from overproof.models.weights import build, freeze
 from overproof.signature import Signature
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from overproof.data.draws import drawing, seed_at
 from overproof.errors import AgreedError
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.imports import thing
+from overproof.models.external.imports import thing
 from overproof.training.optimisation import Training
 
 Ask = Callable[[Iterator[Terms]], Terms | None]

@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from overproof.attacks import PGD, BaseAttack, Length, NormField, Threat
-from overproof.evaluation import Suite, Trial
+from overproof.attacks import PGD, AttackSpec, BaseAttack, Length, NormField, Suite, Threat
 from overproof.models import in_mode
 
 
@@ -44,5 +43,5 @@ class Corners(BaseAttack):
 
 def bare_hands(threat: Threat) -> Suite:
     """Return 100 random corners, then ten steps of PGD on those that are left."""
-    corners = Trial(name="corners-100", attack=Corners(queries=100, eps=threat.eps), loss="margin")
-    return Suite(name="bare-hands", survivors=True, attacks=(corners, Trial(name="pgd-10", attack=PGD(steps=10))))
+    corners = AttackSpec(name="corners-100", attack=Corners(queries=100, eps=threat.eps), loss="margin")
+    return Suite(name="bare-hands", survivors=True, attacks=(corners, AttackSpec(name="pgd-10", attack=PGD(steps=10))))

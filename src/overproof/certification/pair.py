@@ -1,0 +1,309 @@
+"""A student beside its teacher: what an attack shows from below and bounds prove from above, joined into brackets.
+
+Around an image that the teacher classifies correctly, as class c: can the two predict different classes, and how far
+can their confidences in c be apart? The questions are those of "Faithful Knowledge Distillation" (Lamb et al. 2023,
+arXiv 2306.04431); definitions and certificates are the project's own specification, not the paper's. A student is
+(eps, gamma)-faithful around an image where the two agree in the whole region and the gap is at most gamma.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overproof.bounds.afford import NotAffordedError
+from overproof.bounds.crown import Means, Method, intermediate
+from overproof.bounds.graph import Graph, Layers, joined
+from overproof.bounds.pair import Couple, coupled, widest
+from overproof.bounds.region import Region
+from overproof.bounds.split import Budget
+from overproof.certification.cascade import (
+    FALSIFIED,
+    NO_NUMBER,
+    NO_ROOM,
+    UNKNOWN,
+    UNSOUND,
+    VERIFIED,
+    Plan,
+    Proposal,
+    Reach,
+    batch_size,
+    certify_block,
+    slack,
+    splits,
+)
+from overproof.certification.pair_attack import affordable, attack_pair
+from overproof.data.images import Batch
+from overproof.errors import InputError
+from overproof.evaluation.state import ExampleState
+from overproof.memory import piecewise, ran_out
+from overproof.models.classifier import Classifier
+
+_ATTACK = 0.5  # of the time that the student's own certificate left is at most the attack's
+_MOST = 0.7  # of the time that is left is given to one means, so that something can follow it
+_MORE = 1.25  # times what was given is what something takes that was given up
+_ROOT = 8  # pulls of the whole region, for a search that climbs twice
+_NEAR = 0.005  # a bracket of the gap that is this narrow is not split further
+SIDES = ("under", "over")
+"""The student less sure than the teacher, and surer."""
+_METHOD: dict[Reach, Method] = {
+    "ibp": "ibp",
+    "crown_ibp": "crown_ibp",
+    "crown": "crown",
+    "alpha": "crown",
+    "split": "crown",
+}
+_CHEAPER: dict[Method, tuple[Method, ...]] = {
+    "ibp": ("ibp",),
+    "crown_ibp": ("crown_ibp", "ibp"),
+    "crown": ("crown", "crown_ibp", "ibp"),
+}
+"""What is tried, the dearest first: the next one where there is no time for it."""
+PAIR_MEANS = ("attack", "crown_ibp", "crown", "split", "agreement")
+"""What there may be no time for; bit n of ``unafforded`` is the n-th."""
+KINDS = ("attacked", "separate", "joint", "proven")
+"""What is known of a gap: attained, and proved in three forms, the last of which is the best."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A teacher and a student: as networks for the attack, as proposals and as one graph for the bounds.
+
+    ``costs`` are the seconds per example that means took, by their names, or would have taken at least.
+    """
+
+    teacher: Classifier
+    student: Classifier
+    own: Proposal  # the teacher's
+    both: Graph
+    costs: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, teacher: Classifier, student: Classifier, own: Proposal, graph: Graph) -> "Pair":
+        """Put together a teacher, its proposal, and a student and its graph; ``InputError`` for different tasks."""
+        if teacher.signature != student.signature:
+            raise InputError(f"the teacher is for {teacher.signature}, the student for {student.signature}")
+        return cls(teacher, student, own, joined(own.graph, graph))
+
+
+def compare_block(
+    pair: Pair, block: Batch, plan: Plan, student: ExampleState, *, seed: int, number: int
+) -> Iterator[ExampleState]:
+    """Bracket the pair on block ``number`` and yield the marks after every step, the same dict each time.
+
+    ``student`` holds the marks of the student's own certificate. The marks, per example: ``correct`` (the teacher's
+    prediction; others do not count), ``under`` (teacher less student) and ``over`` (the opposite), each as
+    ``_attacked``, ``_separate``, ``_joint`` and ``_proven`` (the best, split included) float ``[B]``; ``agreement`` is
+    a verdict: verified where both networks are, falsified where the attack found a disagreement, whose image is
+    ``image``; ``problem`` int64 ``[B]`` says why a gap is an error, and nothing is proved of it; ``cost`` float64
+    ``[B]``, seconds; ``unafforded`` int64 ``[B]``, in whose bit n stands whether there was no time for the n-th of
+    ``PAIR_MEANS``, or for all of it. An example has the plan's seconds for this and for the student's own certificate.
+    Upper bounds include the rounding slack. Where the teacher is wrong, values are NaN.
+    """
+    given = _ATTACK * float((plan.seconds - student["cost"]).clamp(min=0).sum())
+    fewer = affordable(pair.teacher, pair.student, block, given)
+    cut: dict[str, Any] = {} if fewer is None else {"steps": fewer[0], "restarts": fewer[1], "seconds": given}
+    found = attack_pair(pair.teacher, pair.student, block, plan.threat, seed=seed, number=number, **cut)
+    correct, like = found.correct, found.under
+    marks: ExampleState = {
+        "correct": correct,
+        "under_attacked": found.under,
+        "over_attacked": found.over,
+        **{f"{side}_{kind}": _unproved(like) for side in SIDES for kind in KINDS[1:]},
+        "agreement": torch.where(correct & ~found.agrees, FALSIFIED, UNKNOWN),
+        "image": found.x_disagree,
+        "problem": torch.zeros_like(block.y),
+        "unafforded": correct.long() * (fewer is not None),
+        "cost": torch.full_like(correct, bool(correct.any()) * found.seconds / len(correct), dtype=torch.float64),
+    }
+    yield marks
+    course = _Course(pair, block, plan, student, marks)
+    yield from course.gaps()
+    yield from course.agreement(seed, number)
+
+
+def _unproved(like: Tensor) -> Tensor:
+    """Return 1, what two confidences cannot exceed; NaN where nothing is asked."""
+    return torch.where(like.isnan(), like, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    pair: Pair
+    block: Batch
+    plan: Plan
+    student: ExampleState
+    marks: ExampleState
+
+    def gaps(self) -> Iterator[ExampleState]:
+        """Bound the gaps part by part, and split where the bracket is wide."""
+        size = batch_size(self.pair.both)
+        for rows in torch.split(self.marks["correct"].nonzero().flatten(), size):
+            left: list[_Known] = []
+            with torch.no_grad():
+                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
+            yield self.marks
+            if self.plan.reach == "split" and splits(self.pair.both):
+                for known in left:
+                    for place in (self.marks["problem"][known.rows] == 0).nonzero():  # [1] each
+                        with torch.no_grad():
+                            self._split(known.at(place))
+                        yield self.marks
+
+    def agreement(self, seed: int, number: int) -> Iterator[ExampleState]:
+        """Certify the teacher where that decides whether the two agree: where the student keeps the class."""
+        undecided = self.marks["correct"] & (self.marks["agreement"] == UNKNOWN)
+        rows = (undecided & (self.student["verdict"] == VERIFIED)).nonzero().flatten()
+        if not len(rows):
+            return
+        left = self.plan.seconds - self._spent(rows)
+        self._not_afforded("agreement", rows[left <= 0])
+        rows, left = rows[left > 0], left[left > 0]
+        if not len(rows):
+            return
+        block = Batch(self.block.x[rows], self.block.y[rows])
+        plan = replace(self.plan, seconds=float(left.mean()))
+        for found in certify_block(self.pair.own, block, plan, seed=seed, number=number):
+            self.marks["agreement"][rows[found["verdict"] == VERIFIED]] = VERIFIED
+            yield self.marks
+        self.marks["cost"][rows] += found["cost"]
+
+    def _spent(self, rows: Tensor) -> Tensor:
+        """Return the seconds that these examples have taken, on their student and on the pair, ``[n]``."""
+        return self.student["cost"][rows] + self.marks["cost"][rows]
+
+    def _left(self, rows: Tensor) -> float:
+        """Return the seconds that are left for the examples at ``rows`` together."""
+        return float((self.plan.seconds - self._spent(rows)).clamp(min=0).sum())
+
+    def _not_afforded(self, means: str, rows: Tensor) -> None:
+        self.marks["unafforded"][rows] |= 1 << PAIR_MEANS.index(means)
+
+    def _bounded(self, rows: Tensor, left: list["_Known"]) -> None:
+        """Write down what is proved of the gaps at ``rows``; add to ``left`` what is known of them."""
+        started, region = monotonic(), self._region(rows)
+        boxes = intermediate(self.pair.both, region, "ibp")
+        rounding = _rounding(boxes)
+        self._took(rows, started)
+        known = None
+        for method in _CHEAPER[_METHOD[self.plan.reach]]:
+            started = monotonic()
+            known = self._coupled(method, rows, region, boxes, rounding)
+            self._took(rows, started)
+            if known is not None:
+                break
+            self._not_afforded(method, rows)
+        assert known is not None  # intervals are always afforded
+        found = known.found
+        for kind, gap in (("separate", found.separate), ("joint", found.joint), ("proven", found.joint)):
+            self._prove(rows, f"under_{kind}", gap.upper + rounding)
+            self._prove(rows, f"over_{kind}", rounding - gap.lower)
+        bad = [self.marks[f"{side}_attacked"][rows] > self.marks[f"{side}_proven"][rows] for side in SIDES]
+        self._fail(rows[bad[0] | bad[1]], UNSOUND)
+        self._fail(rows[(found.joint.lower + found.joint.upper).isnan()], NO_NUMBER)
+        left.append(known)
+
+    def _took(self, rows: Tensor, started: float) -> None:
+        self.marks["cost"][rows] += (monotonic() - started) / len(rows)
+
+    def _coupled(
+        self, method: Method, rows: Tensor, region: Region, boxes: Layers, rounding: Tensor
+    ) -> "_Known | None":
+        """Return what a means proves of the gaps; None where there is no time for it."""
+        given, count, costs = _MOST * self._left(rows), len(rows), self.pair.costs
+        if method == "ibp":
+            found = coupled(self.pair.both, region, self.block.y[rows], boxes, Means(method="ibp"))
+            return _Known(rows, region, boxes, found, rounding)
+        if given <= 0 or costs.get(method, 0.0) * count > given:
+            return None
+        started = monotonic()
+        means = Means(method=method, until=started + given)
+        try:
+            layers = intermediate(self.pair.both, region, means) if method == "crown" else boxes
+            began = monotonic()
+            found = coupled(self.pair.both, region, self.block.y[rows], layers, means)
+        except NotAffordedError:
+            costs[method] = max(costs.get(method, 0.0), _MORE * given / count)
+            return None
+        for name, since in ((method, started), ("coupled", began)):
+            costs[name] = min(costs.get(name, inf), (monotonic() - since) / count)
+        return _Known(rows, region, layers, found, rounding)
+
+    def _split(self, known: "_Known") -> None:
+        """Split one example for each side whose bracket is wide, half of the time that is left for each."""
+        row = known.rows
+        wide = [
+            side
+            for side in SIDES
+            if float(self.marks[f"{side}_proven"][row] - self.marks[f"{side}_attacked"][row]) > _NEAR
+        ]
+        if not wide:
+            return
+        for number, side in enumerate(wide):
+            started, seconds = monotonic(), self._left(row) / (len(wide) - number)
+            # Intervals alone were afforded, or the root of the search takes too long.
+            if _ROOT * self.pair.costs.get("coupled", inf) > seconds:
+                self._not_afforded("split", row)
+                return
+            try:
+                found = widest(
+                    self.pair.both,
+                    known.region,
+                    self.block.y[row],
+                    known.layers,
+                    known.found,
+                    over=side == "over",
+                    goal=float(self.marks[f"{side}_attacked"][row] + _NEAR - known.rounding),
+                    budget=Budget(seconds=seconds),
+                )
+                self._prove(row, f"{side}_proven", known.rounding + found.worst)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
+                if not ran_out(problem):
+                    raise  # what was proved before stays
+            self._took(row, started)
+        bad = [self.marks[f"{side}_attacked"][row] > self.marks[f"{side}_proven"][row] for side in SIDES]
+        self._fail(row[bad[0] | bad[1]], UNSOUND)
+
+    def _region(self, rows: Tensor) -> Region:
+        threat = self.plan.threat
+        assert threat.norm != "l1"
+        return Region.around(self.block.x[rows], float(threat.eps), threat.norm)
+
+    def _prove(self, rows: Tensor, name: str, value: Tensor) -> None:
+        self.marks[name][rows] = torch.minimum(self.marks[name][rows], value)
+
+    def _fail(self, rows: Tensor, problem: int) -> None:
+        self.marks["problem"][rows] = problem
+        for name in (f"{side}_{kind}" for side in SIDES for kind in KINDS[1:]):
+            self.marks[name][rows] = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known of the examples at ``rows``: bounds of the layers and of the gaps, ``rounding`` ``[n]``."""
+
+    rows: Tensor
+    region: Region
+    layers: Layers
+    found: Couple
+    rounding: Tensor
+
+    def at(self, keep: Tensor) -> "_Known":
+        """Return what is known of those at ``keep``."""
+        layers = [bounds.at(keep) for bounds in self.layers]
+        found = Couple(*(getattr(self.found, one.name).at(keep) for one in fields(self.found)))
+        return _Known(self.rows[keep], self.region.at(keep), layers, found, self.rounding[keep])
+
+
+def _rounding(layers: Layers) -> Tensor:
+    """Return by how much the rounding of both networks' margins may falsify the difference of confidences, ``[N]``.
+
+    A confidence moves by at most a quarter of what its margins move by; a few units in the last place of 1 come on top.
+    """
+    both = slack(layers)
+    return both / 2 + 16 * torch.finfo(both.dtype).eps

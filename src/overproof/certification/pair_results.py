@@ -1,0 +1,97 @@
+"""What the brackets of many pairs of predictions add up to: attacked from below, proven from above."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overproof.certification.cascade import FALSIFIED, PROBLEMS, VERDICTS, VERIFIED, not_afforded
+from overproof.certification.pair import KINDS, PAIR_MEANS, SIDES
+from overproof.certification.pair_attack import GAMMAS
+from overproof.errors import InputError
+from overproof.evaluation.state import ExampleState, joined
+from overproof.statistics import Proportion
+
+
+@dataclass(frozen=True, eq=False)
+class GapBounds:
+    """The marks of the blocks of a comparison (see ``compare_block``), one after the other, on the CPU."""
+
+    marks: ExampleState
+
+    @classmethod
+    def of(cls, blocks: Iterable[ExampleState]) -> "GapBounds":
+        """Join the marks of blocks, in the order given; at least one.
+
+        Raises ``InputError`` where the teacher is right about no image.
+        """
+        marks = joined(blocks)
+        if not marks["correct"].any():
+            raise InputError(
+                f"the teacher is right about none of {len(marks['correct'])} images, so there is nothing to imitate"
+            )
+        return cls(marks)
+
+    def gap(self, kind: str) -> Tensor:
+        """Return the larger of both sides, ``[N]`` in [0, 1]; ``kind`` is ``attacked``, ``separate``, ..."""
+        return torch.maximum(*(self.marks[f"{side}_{kind}"] for side in SIDES))
+
+    def plain(self, gammas: Sequence[float] = GAMMAS, budget: float = 0.0) -> dict[str, Any]:
+        """Return the figures as JSON values, over the examples that the teacher classifies correctly.
+
+        ``gap``, ``under`` and ``over`` are means, attacked (lower bounds) and proven (upper bounds) in three forms:
+        each network apart, both jointly, and the best, splitting included. Shares are counted twice: ``proven``, and
+        ``standing``, not refuted by the attack; the true one lies between. ``not_afforded`` are sentences on what there
+        was no time for within the ``budget``. Raises ``InputError`` for a gamma outside
+        [0, 1].
+        """
+        if any(not 0 <= gamma <= 1 for gamma in gammas):
+            raise InputError(f"a gamma is a difference of confidences, in [0, 1], got {list(gammas)}")
+        where = self.marks["correct"]
+        agreement, seconds = self.marks["agreement"][where], float(self.marks["cost"].sum())
+        proven, standing = agreement == VERIFIED, agreement != FALSIFIED
+        lower, upper = self.gap("attacked")[where], self.gap("proven")[where]
+
+        def counted(claim: str, sure: Tensor, possible: Tensor) -> dict[str, Any]:
+            sides = {"proven": sure, "standing": possible}
+            return {
+                word: Proportion(
+                    claim=f"{claim}: {word}", passed=int(passed.sum()), of=len(passed), seconds=seconds
+                ).plain()
+                for word, passed in sides.items()
+            }
+
+        return {
+            "examples": int(where.sum()),
+            "of": len(where),
+            "gap": {kind: float(self.gap(kind)[where].double().mean()) for kind in KINDS},
+            **{
+                side: {kind: float(self.marks[f"{side}_{kind}"][where].double().mean()) for kind in KINDS}
+                for side in SIDES
+            },
+            "agreement": counted("same class in the whole region", proven, standing),
+            "curve": [
+                {"gamma": gamma}
+                | counted(
+                    f"same class and a gap of at most {gamma:g}", proven & (upper <= gamma), standing & (lower <= gamma)
+                )
+                for gamma in sorted(set(gammas))
+            ],
+            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_MEANS, self.marks, budget)],
+            "errors": int((self.marks["problem"] > 0).sum()),
+            "seconds": round(seconds, 3),
+        }
+
+    def lines(self) -> list[dict[str, Any] | None]:
+        """Return one record of JSON values per example, None where the teacher is wrong."""
+        brackets = {f"{side}_{kind}": self.marks[f"{side}_{kind}"].tolist() for side in SIDES for kind in KINDS}
+        columns = {
+            **brackets,
+            "agreement": [VERDICTS[code] for code in self.marks["agreement"].tolist()],
+            "seconds": [round(value, 6) for value in self.marks["cost"].tolist()],
+            "problem": [PROBLEMS[code] for code in self.marks["problem"].tolist()],
+        }
+        records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return [one if counts else None for one, counts in zip(records, self.marks["correct"].tolist(), strict=True)]

@@ -1,0 +1,264 @@
+"""``train`` over a grid: a base recipe and axes of edits; one run folder per cell, each trained by its own process."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from overproof.commands.clean import is_finished
+from overproof.data.sources import Source
+from overproof.environment import pick_device
+from overproof.errors import InputError, nearest
+from overproof.models.architectures.architecture import Architecture
+from overproof.models.cost import multiply_adds
+from overproof.plain_yaml import read_yaml
+from overproof.reading import is_file
+from overproof.recipe import Recipe, differences, of_tree
+from overproof.runs.folder import Run
+from overproof.runs.shipped import find_recipe
+from overproof.runs.workers import ONE_CORE, cores
+from overproof.wording import check_path_name
+
+_KEYS = ("name", "base", "axes")
+_MOST_CELLS = 10_000
+_LOOK_SECONDS = 0.1
+_UNFIT = r"[^\w.+-]+"  # for a folder's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One recipe of a sweep; ``name`` says its values, and is its folder's name."""
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The cells of a grid file, the last axis changing fastest."""
+
+    file: Path
+    name: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs go when nobody says: ``runs/<its name>``."""
+        return Path("runs") / self.name
+
+    def cell(self, number: int) -> Cell:
+        """Return a cell by its number from 0 on; raise ``InputError`` where there is none."""
+        if not 0 <= number < len(self.cells):
+            raise InputError(f"{self.file}: there is no cell {number}; its {len(self.cells)} are numbered from 0")
+        return self.cells[number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A cell's process has ended; ``problem`` is its last line where it failed, else empty."""
+
+    number: int
+    cell: Cell
+    run: Run
+    problem: str = ""
+
+
+def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> Sweep | Recipe:
+    """Read a grid file and validate every cell, or return the recipe that the file is. Raises ``InputError``.
+
+    ``sets`` are edits of the base, as of any recipe; ``trust_code`` is that of ``recipe.read``.
+    """
+    text = read_yaml(file)
+    if not isinstance(text, dict) or "axes" not in text:
+        return of_tree(text, sets, where=str(file), folder=file.parent, trust_code=trust_code)
+    for key in text:
+        if key not in _KEYS:
+            raise InputError(f"{file}: unknown key {key!r} of a sweep{nearest(str(key), _KEYS)}")
+    if not isinstance(text.get("base"), str):
+        raise InputError(f"{file}: base names the recipe to start from, a file or a shipped one")
+    beside = file.parent / text["base"]
+    base, name = beside if is_file(beside) else find_recipe(text["base"]), str(text.get("name", file.stem))
+    try:
+        check_path_name(name)
+    except ValueError as problem:
+        raise InputError(f"{file}.name: {problem}") from problem
+    axes, tree, places = _axes(file, text["axes"]), read_yaml(base), (base.parent, file.parent)
+    if (count := prod(map(len, axes.values()))) > _MOST_CELLS:
+        raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its axes")
+    cells = []
+    for values in product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        edits = [f"{path}={json.dumps(value)}" for path, value in chosen.items()]
+        called = _called(chosen)
+        edits.append(f"name={json.dumps(f'{name}/{called}')}")
+        try:
+            recipe = of_tree(tree, sets, edits=edits, where=str(base), folder=places, trust_code=trust_code)
+        except InputError as problem:
+            raise InputError(f"{file}: cell {called}: {problem}") from problem
+        cells.append(Cell(name=called, recipe=recipe))
+    twice = [called for called, times in Counter(cell.name for cell in cells).items() if times > 1]
+    if twice:
+        raise InputError(f"{file}: two cells are called {twice[0]}; their values must differ in more than punctuation")
+    return Sweep(file=file, name=name, cells=tuple(cells))
+
+
+def sweeping(
+    sweep: Sweep,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    sets: Sequence[str] = (),
+    resume: bool = False,
+    device: str = "auto",
+    keep_checkpoint: bool = False,
+    trust_code: bool = False,
+) -> Iterator[Ended]:
+    """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
+
+    ``jobs`` is ``fitting_jobs`` where nobody says. Raises ``InputError`` before the first cell where a folder is in the
+    way, and after the last one where a cell failed. A caller that stops early stops the cells too; their checkpoints
+    remain. ``keep_checkpoint`` is that of ``train``.
+    """
+    _check(sweep, out, jobs, resume)
+    jobs = fitting_jobs(sweep, device) if jobs is None else jobs
+    waiting = deque(enumerate(sweep.cells))
+    words = [word for edit in sets for word in ("--set", edit)]
+    wishes = {"--resume": resume, "--keep-checkpoint": keep_checkpoint, "--trust-code": trust_code}
+    words += [word for word, wished in wishes.items() if wished]
+    free, running, failed = list(range(jobs))[::-1], list[_Job](), list[str]()
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, cell = waiting.popleft()
+                if finished(Run(out / cell.name), cell.recipe):
+                    yield Ended(number=number, cell=cell, run=Run(out / cell.name))
+                else:
+                    running.append(_start(sweep, number, out, words, _place(device, free[-1]), free.pop(), jobs))
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.slot)
+                cell, problem = sweep.cells[job.number], job.problem()
+                failed += [cell.name] if problem else []
+                yield Ended(number=job.number, cell=cell, run=Run(out / cell.name), problem=problem)
+            time.sleep(_LOOK_SECONDS if running else 0)
+    finally:
+        for job in running:
+            job.process.terminate()
+        for job in running:
+            job.process.wait()
+            job.said.close()
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(sweep.cells)} cells failed ({', '.join(failed)}); --resume tries them again"
+        )
+
+
+def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
+    """Return how many cells are best trained at a time: one per GPU; on a CPU one per core where a core is enough.
+
+    Up to ``ONE_CORE`` two cells with a thread each do more than one with two. Of a larger student a single cell is
+    trained with all cores, which needs the memory of one.
+    """
+    if pick_device(device).type == "cuda":
+        most = torch.cuda.device_count() if device == "auto" else 1
+    else:
+        tried = {(cell.recipe.data, cell.recipe.student, cell.recipe.training.batch) for cell in sweep.cells}
+        most = cores() if all(_one_core_is_enough(*one) for one in tried) else 1
+    return max(1, min(most, len(sweep.cells)))
+
+
+def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool:
+    try:
+        signature = data.open("train").signature
+        with torch.device("meta"):
+            return batch * multiply_adds(student.build(signature), signature) <= ONE_CORE
+    except (InputError, NotImplementedError):  # the cell itself says what is wrong; what has no shapes is not counted
+        return False
+
+
+def finished(run: Run, recipe: Recipe) -> bool:
+    """Whether a run of this very recipe has reached its end."""
+    return is_finished(run, recipe.training.epochs) and not differences(run.recipe(), recipe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A cell's process, and what it says."""
+
+    number: int
+    slot: int
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+
+    def problem(self) -> str:
+        """Return the last line of a process that ended badly, else an empty text; asked once."""
+        with self.said:
+            self.said.seek(0)
+            lines = self.said.read().decode(errors="replace").strip().splitlines()
+        if self.process.returncode == 0:
+            return ""
+        return lines[-1] if lines else f"exit status {self.process.returncode}"
+
+
+def _start(sweep: Sweep, number: int, out: Path, options: Sequence[str], device: str, slot: int, jobs: int) -> _Job:
+    words = ["train", str(sweep.file), "--cell", str(number), "--out", str(out), "--device", device, *options]
+    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job; a full pipe would stop the process
+    process = subprocess.Popen(
+        [sys.executable, "-m", "overproof", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=subprocess.STDOUT,
+        # Processes that each take all cores take turns.
+        env={"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ},
+    )
+    return _Job(number=number, slot=slot, process=process, said=said)
+
+
+def _place(device: str, slot: int) -> str:
+    """Return the device of a worker: they share several GPUs evenly where nobody says otherwise."""
+    count = torch.cuda.device_count() if device == "auto" else 0
+    return f"cuda:{slot % count}" if count > 1 else device
+
+
+def _axes(file: Path, text: Any) -> Mapping[str, list[Any]]:
+    if not isinstance(text, dict) or not text:
+        raise InputError(f"{file}: axes map paths to lists of values, for example seed: [0, 1, 2]")
+    for path, values in text.items():
+        if path == "name":
+            raise InputError(f"{file}: axes.name: cells are named after their values; leave it out")
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{file}: axes.{path}: expected a list of values, got {values!r}")
+    return {str(path): values for path, values in text.items()}
+
+
+def _called(chosen: Mapping[str, Any]) -> str:
+    """Return ``seed=0,steps=10``: the last word of each path, or all of it where two end alike."""
+    ends = Counter(path.rpartition(".")[2] for path in chosen)
+    words = []
+    for path, value in chosen.items():
+        end = path.rpartition(".")[2]
+        text = value if isinstance(value, str) else json.dumps(value)
+        words.append(f"{path if ends[end] > 1 else end}={re.sub(_UNFIT, '-', text).strip('-')}")
+    return ",".join(words)[:200]
+
+
+def _check(sweep: Sweep, out: Path, jobs: int | None, resume: bool) -> None:
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a sweep starts processes of its own; to train one cell with several, name it with --cell")
+    begun = [out / cell.name for cell in sweep.cells if (out / cell.name).exists()]
+    if begun and not resume:
+        raise InputError(f"{begun[0]}: exists already; continue the sweep with --resume or choose another --out")

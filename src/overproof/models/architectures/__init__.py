@@ -1,0 +1,1 @@
+"""Architectures: one file per family, and the names the field has for them."""

@@ -1,0 +1,1 @@
+"""Networks that other people made: modules, zoos, checkpoints and ONNX files."""
