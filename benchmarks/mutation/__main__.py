@@ -7,7 +7,6 @@ seeded sample of mutants per package (none twice, but with ``--again`` those tha
 
 import argparse
 import json
-import math
 import os
 import random
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from benchmarks.mutation import cover, fork
 from benchmarks.mutation.mutants import Mutant, changed, mutants
+from overproof.statistics import Proportion
 
 RESULTS = Path(__file__).parent.parent / "results" / "mutation.json"
 SEED = 19
@@ -52,16 +52,6 @@ def spans(root: Path, mutant: Mutant) -> Iterator[tuple[int, int]]:
     ]
     yield from sorted(around, key=lambda span: span[1] - span[0])
     yield 1, len(source.splitlines())
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's interval for a share."""
-    if not count:
-        return 0.0, 1.0
-    share, scale = hits / count, 1 + z**2 / count
-    centre = (share + z**2 / (2 * count)) / scale
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / scale
-    return centre - half, centre + half
 
 
 def work(root: Path, mutant: Mutant, tests: list[str]) -> Callable[[], int]:
@@ -138,7 +128,7 @@ def report(root: Path, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "tried": len(tried),
             "killed": killed,
             "score": round(killed / max(len(tried), 1), 4),
-            "interval": [round(end, 4) for end in wilson(killed, len(tried))],
+            "interval": [round(end, 4) for end in Proportion(claim="killed", passed=killed, of=len(tried)).interval],
             "survivors": [
                 f"{record['at']} {record['before']}  ->  {record['after']}" for record in tried if record["lived"]
             ],

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import NormalDist, mean, stdev
 from typing import Any
 
-_Z = 1.959963984540054  # 97.5 % quantile of the standard normal
+Z_95 = NormalDist().inv_cdf(0.975)
+"""What the halves of a 95 % interval are in standard deviations of a normal estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +33,10 @@ class Proportion:
         """The Wilson 95 % interval of the share (Wilson 1927), in [0, 1]; (0, 1) without examples."""
         if not self.of:
             return 0.0, 1.0
-        n, p = self.of, self.share
-        centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        # At the ends the formula gives 0 and 1 exactly but for rounding.
-        low = 0.0 if self.passed == 0 else centre - half
-        high = 1.0 if self.passed == n else centre + half
-        return low, high
+        from scipy.stats import binomtest
+
+        found = binomtest(self.passed, self.of).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(found.low), float(found.high)
 
     def __add__(self, other: "Proportion") -> "Proportion":
         if other.claim != self.claim:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.bounds.coupling import couple, narrowed
 from torch import nn
 
 from overproof.bounds import pair as module
@@ -13,7 +14,7 @@ from overproof.bounds import softmax
 from overproof.bounds import split as splitting
 from overproof.bounds.crown import METHODS, Means, bound, intermediate
 from overproof.bounds.graph import joined
-from overproof.bounds.pair import Couple, couple, coupled, narrowed, specs
+from overproof.bounds.pair import Couple, coupled, specs
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import Climb
 from overproof.bounds.split import Budget, split

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from overproof.attacks.ball import Radius, Threat, ball
-from overproof.certification.pair_attack import GAMMAS, PairAttack, attack_pair, faithfulness
+from overproof.certification.pair_attack import attack_pair
 from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
@@ -281,62 +281,6 @@ def test_a_teacher_that_is_right_about_nothing(tiny_classifier, tiny_batch):
     y = (teacher.eval()(tiny_batch.x).argmax(dim=1) + 1) % 4
     found = attack_pair(teacher, tiny_classifier(1), Batch(tiny_batch.x, y), threat(), **QUICK)
     assert not found.correct.any() and found.gap.isnan().all()
-    with pytest.raises(InputError, match="right about none of 6 images"):
-        faithfulness(found)
-
-
-# --- the sum ----------------------------------------------------------------------------------------------------------
-
-
-def by_hand(under, over, agrees, correct, student_correct, seconds=1.0):
-    x = torch.zeros(len(under), 1, 1, 1)
-    masks = [torch.tensor(mask) for mask in (correct, student_correct)]
-    return PairAttack(*masks, torch.tensor(under), torch.tensor(over), torch.tensor(agrees), x, x, x, seconds)
-
-
-FOUND = by_hand(
-    [0.1, 0.3, -0.05, 0.6, math.nan],
-    [0.0, 0.02, 0.15, -0.4, math.nan],
-    [True, False, True, False, False],
-    [True, True, True, True, False],
-    [True, True, True, False, True],
-)
-
-
-def test_the_sum_by_hand():
-    found = faithfulness(FOUND, (0.5, 0.05, 0.12, 0.2, 1.0))
-    assert found.gap == pytest.approx((0.1 + 0.3 + 0.15 + 0.6) / 4)
-    assert found.under == pytest.approx((0.1 + 0.3 - 0.05 + 0.6) / 4)
-    assert found.over == pytest.approx((0.0 + 0.02 + 0.15 - 0.4) / 4)
-    assert (found.agreement.passed, found.agreement.of) == (2, 4)
-    assert (found.agreement_of_right.passed, found.agreement_of_right.of) == (2, 3)
-    assert [(gamma, one.passed, one.of) for gamma, one in found.curve.items()] == [
-        (0.05, 0, 4),
-        (0.12, 1, 4),
-        (0.2, 2, 4),
-        (0.5, 2, 4),  # two disagree, whatever gamma is
-        (1.0, 2, 4),
-    ]
-    plain = json.loads(json.dumps(found.plain()))
-    assert plain["gap"] == found.gap and plain["agreement"]["passed"] == 2
-    assert [point["gamma"] for point in plain["curve"]] == [0.05, 0.12, 0.2, 0.5, 1.0]
-    assert [point["share"] for point in plain["curve"]] == [0, 0.25, 0.5, 0.5, 0.5]
-
-
-def test_the_curve_rises_to_the_agreement():
-    found = faithfulness(FOUND, [*GAMMAS, 1.0])
-    passed = [one.passed for one in found.curve.values()]
-    assert passed == sorted(passed) and passed[-1] == found.agreement.passed
-    assert set(faithfulness(FOUND).curve) == set(GAMMAS)
-
-
-def test_batches_join_to_the_whole():
-    joined = PairAttack.joined([FOUND, replace(FOUND, seconds=2.0)])
-    assert joined.seconds == 3.0 and len(joined.correct) == 10
-    assert torch.equal(joined.agrees, FOUND.agrees.repeat(2)) and joined.x_under.shape == (10, 1, 1, 1)
-    twice, once = faithfulness(joined), faithfulness(FOUND)
-    assert twice.gap == pytest.approx(once.gap)
-    assert twice.agreement == once.agreement + replace(once.agreement, seconds=2.0)
 
 
 # --- manners ----------------------------------------------------------------------------------------------------------
@@ -412,9 +356,3 @@ def test_outputs_that_are_not_finite_are_refused(role, tiny_classifier, tiny_bat
 def test_a_search_without_effort_is_refused(effort, tiny_classifier, tiny_batch):
     with pytest.raises(InputError, match="at least one step and one ascent"):
         attack_pair(tiny_classifier(0), tiny_classifier(1), tiny_batch, threat(), **effort)
-
-
-@pytest.mark.parametrize("gamma", [-0.1, 1.5, math.nan])
-def test_a_gamma_that_is_no_difference_of_confidences_is_refused(gamma):
-    with pytest.raises(InputError, match="a gamma is a difference of confidences"):
-        faithfulness(FOUND, (0.1, gamma))

@@ -2,9 +2,7 @@
 
 import ast
 
-import pytest
 from benchmarks.mutation import cover
-from benchmarks.mutation.__main__ import wilson
 from benchmarks.mutation.mutants import changed, mutants
 
 SOURCE = '''"""What it does."""
@@ -84,11 +82,3 @@ def test_the_tests_of_the_narrowest_span_are_chosen_those_of_the_mirror_first():
     # A line of the import: whatever runs the lines around it, and the package's other tests.
     assert known.of("bounds/x.py", [(2, 3), (2, 5), (1, 9)], 10) == ["tests/contracts/a", *mirror]
     assert known.of("bounds/x.py", [(2, 3), (8, 9)], 4) == mirror
-
-
-def test_the_interval_is_wilsons():
-    # Its ends are the shares p from which the found one is 1.96 standard deviations away.
-    for hits, count in ((0, 10), (7, 10), (150, 150)):
-        for end in wilson(hits, count):
-            assert (hits / count - end) ** 2 == pytest.approx(1.96**2 * end * (1 - end) / count, abs=1e-12)
-    assert wilson(0, 0) == (0, 1)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from overproof.functional import cross_entropy, difference, dlr, margin, targeted_dlr
 
@@ -171,14 +171,6 @@ class Misclassification:
         self.cost.forward[self.index] += 1
         if backward:
             self.cost.backward[self.index] += 1
-
-
-class Hunt(Protocol):
-    """An attack of an evaluation: what it needs beyond an ``Attack`` is to know when an example is broken."""
-
-    def __call__(self, model: nn.Module, x: Tensor, goal: Misclassification, /) -> Tensor:
-        """Return perturbed images like ``x``, detached, inside the ball and in [0, 1], broken ones among them."""
-        ...
 
 
 def ranked_target(logits: Tensor, y: Tensor, rank: int) -> Tensor:

@@ -5,14 +5,13 @@ the signs and all formulas are the project's own specification of faithful imita
 arXiv 2306.04431), whose construction we do not know.
 """
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import Means, Method, by_interval, forms, intermediate, least, minimum, spec_rows
-from overproof.bounds.graph import Graph, Layers, joined
+from overproof.bounds.crown import Means, by_interval, forms, least, minimum, spec_rows
+from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.softmax import (
     difference_box,
@@ -46,20 +45,13 @@ class Couple:
     joint: Bounds
 
 
-def couple(teacher: Graph, student: Graph, region: Region, classes: Tensor, means: Means | Method = "crown") -> Couple:
-    """Bound the pair over the region; ``classes`` is int64 ``[N]``, the class c of each example.
-
-    Joint information comes as bounds on the differences of margins, and as linear cuts between the two logsumexps
-    (see ``softmax``); each is one more pass through the final layers only.
-    """
-    means = Means(method=means) if isinstance(means, str) else means
-    both = joined(teacher, student)
-    layers = intermediate(both, region, means)
-    return coupled(both, region, classes, layers, means)
-
-
 def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means: Means) -> Couple:
-    """Return what ``couple`` does, from the joined graph and bounds of its layers."""
+    """Bound the pair over the region, from the joined graph and bounds of its layers.
+
+    ``classes`` is int64 ``[N]``, the class c of each example. Joint information comes as bounds on the differences of
+    margins, and as linear cuts between the two logsumexps (see ``softmax``); each is one more pass through the final
+    layers only.
+    """
     t_out, s_out = both.nodes[-1].inputs
     own = margins(classes, both.classes // 2).to(region.box.lower)
     up, down = spec_rows(torch.cat([-own, own], dim=1)), spec_rows(torch.cat([own, -own], dim=1))
@@ -87,32 +79,6 @@ def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means:
 def _both_sides(least: Tensor) -> Bounds:
     """Return bounds from the least values ``[N, 2, K - 1]`` of quantities and of their negatives."""
     return Bounds(least[:, 0], -least[:, 1])
-
-
-def narrowed(
-    both: Graph, region: Region, classes: Tensor, layers: Layers, found: Couple, budget: Budget, enough: float = 0.0
-) -> Couple:
-    """Return what is known of one example with better joint bounds, by splitting ReLUs of both networks.
-
-    First the side on which the gap may be larger, until it is no larger than the other or ``enough`` or the time is up;
-    then the other side, as far as it pays, and so on.
-    """
-    started = time.monotonic()
-    sides = {False: float(found.joint.upper), True: -float(found.joint.lower)}
-    finished: set[bool] = set()
-    while (over := max(sides, key=lambda one: sides[one])) not in finished and sides[over] > enough:
-        left = budget.seconds - (time.monotonic() - started)
-        if left <= 0:
-            break
-        goal = max(enough, 0.95 * sides[not over])
-        within = replace(budget, seconds=left)
-        proof = widest(both, region, classes, layers, found, over=over, goal=goal, budget=within)
-        sides[over] = min(sides[over], proof.worst)
-        if sides[over] > goal:
-            finished.add(over)
-    like = found.joint.lower
-    better = Bounds(torch.full_like(like, -sides[True]), torch.full_like(like, sides[False]))
-    return replace(found, joint=found.joint.within(better))
 
 
 def widest(

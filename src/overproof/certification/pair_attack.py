@@ -5,11 +5,10 @@ are the project's own (the paper's code is not public). Every value is attained 
 lower bound of a supremum, and each share of faithful examples an upper bound of the true one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import inf
 from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from overproof.errors import InputError
 from overproof.functional import difference, margin
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
-from overproof.statistics import Proportion
 
 GAMMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # where the curve is drawn if nothing else is asked for
 _MOMENTUM = 0.75  # on the reference pair one ascent with it finds what eight without do
@@ -54,73 +52,10 @@ class PairAttack:
     x_disagree: Tensor
     seconds: float = 0.0
 
-    @classmethod
-    def joined(cls, parts: Iterable["PairAttack"]) -> "PairAttack":
-        """Join what was found batch by batch, in the order given, on the CPU; at least one."""
-        found = list(parts)
-        names = [field.name for field in fields(cls) if field.name != "seconds"]
-        columns = {name: torch.cat([getattr(part, name).cpu() for part in found]) for name in names}
-        return cls(**columns, seconds=sum(part.seconds for part in found))
-
     @property
     def gap(self) -> Tensor:
         """The larger of ``under`` and ``over``, ``[N]``, in [0, 1]; NaN where the teacher is wrong."""
         return torch.maximum(self.under, self.over)
-
-    def lines(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return one record of JSON values per example; what does not count is None."""
-        names = ("correct", "student_correct", "agrees", "under", "over", "gap")
-        columns = zip(indices, *(getattr(self, name).tolist() for name in names), strict=True)
-        records = [dict(zip(("index", *names), row, strict=True)) for row in columns]
-        return [one if one["correct"] else one | dict.fromkeys(names[2:]) for one in records]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Faithfulness:
-    """What the attack on N pairs of predictions adds up to, over the examples that the teacher classifies correctly.
-
-    ``gap``, ``under`` and ``over`` are means, lower bounds of the true ones. ``agreement`` counts the examples without
-    a disagreement, ``agreement_of_right`` the same where the student is right about the image as well. ``curve`` counts
-    for each gamma the examples without a violation of (eps, gamma)-faithfulness, a disagreement or a gap above gamma.
-    All three are upper bounds of the true shares.
-    """
-
-    gap: float
-    under: float
-    over: float
-    agreement: Proportion
-    agreement_of_right: Proportion
-    curve: dict[float, Proportion]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the fields as JSON values; the curve as a list, in the order of the gammas."""
-        means = {"gap": self.gap, "under": self.under, "over": self.over}
-        counts = {"agreement": self.agreement.plain(), "agreement_of_right": self.agreement_of_right.plain()}
-        return means | counts | {"curve": [{"gamma": gamma} | one.plain() for gamma, one in self.curve.items()]}
-
-
-def faithfulness(found: PairAttack, gammas: Sequence[float] = GAMMAS) -> Faithfulness:
-    """Add up what was found; ``InputError`` for a gamma outside [0, 1] or a teacher that is right about no image."""
-    if any(not 0 <= gamma <= 1 for gamma in gammas):
-        raise InputError(f"a gamma is a difference of confidences, in [0, 1], got {list(gammas)}")
-    where = found.correct
-    if not where.any():
-        raise InputError(f"the teacher is right about none of {len(where)} images, so there is nothing to imitate")
-    gap, agrees, right = (values[where] for values in (found.gap, found.agrees, found.student_correct))
-    means = {name: float(getattr(found, name)[where].double().mean()) for name in ("gap", "under", "over")}
-
-    def evidence(claim: str, passed: Tensor) -> Proportion:
-        return Proportion(claim=claim, passed=int(passed.sum()), of=len(passed), seconds=found.seconds)
-
-    return Faithfulness(
-        **means,
-        agreement=evidence("no disagreement shown", agrees),
-        agreement_of_right=evidence("no disagreement shown where both are right", agrees[right]),
-        curve={
-            gamma: evidence(f"neither a disagreement nor a gap above {gamma:g} shown", agrees & (gap <= gamma))
-            for gamma in sorted(gammas)
-        },
-    )
 
 
 def attack_pair(

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
+from overproof.statistics import Z_95
 
 BATCHES = (1, 7, 64)
 _TOLERANCE = 1e-4  # of the largest logit, where that is above 1: the order in which float32 sums are taken
-_Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Paired:
             return -1.0, 1.0
         gained, lost, n = self.only_after + 0.5, self.only_before + 0.5, self.examples + 2
         centre = (gained - lost) / n
-        half = _Z * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+        half = Z_95 * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
         return max(centre - half, -1.0), min(centre + half, 1.0)
 
     def plain(self) -> dict[str, Any]:
