@@ -1,11 +1,14 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from overproof.attacks.objectives import Misclassification, ranked_target
+import overproof.attacks
+from overproof.attacks.objectives import Misclassification, as_objective, ranked_target
+from overproof.errors import InputError
 from overproof.functional import cross_entropy, difference, dlr, margin, targeted_dlr
 
 LOSSES = ("cross_entropy", "margin", "dlr")
@@ -320,3 +323,24 @@ def test_a_goal_is_untargeted_cross_entropy_unless_it_says_more():
     y = torch.zeros(2, dtype=torch.int64)
     goal = Misclassification.on(lambda x: x, y)
     assert (goal.loss, goal.target, goal.slack, goal.chunk) == ("cross_entropy", None, 0.0, 1024)
+
+
+class TestObjective:
+    def test_any_function_of_pixels_is_one(self):
+        objective = as_objective(lambda x: x.square().flatten(1).sum(dim=1))
+        x = torch.rand(3, 1, 2, 2)
+        score, gradient = objective.ascend(x)
+        torch.testing.assert_close(score, x.square().flatten(1).sum(dim=1))
+        torch.testing.assert_close(gradient, 2 * x)
+        assert torch.equal(objective.height(x), score)
+        assert not score.requires_grad and not objective.decides
+        assert as_objective(objective) is objective
+
+    def test_one_that_knows_no_pixels_is_a_sentence(self):
+        weight = torch.ones((), requires_grad=True)
+        with pytest.raises(InputError, match="does not depend on the pixels"):
+            as_objective(lambda x: weight.expand(len(x))).ascend(torch.rand(2, 1, 2, 2))
+
+    def test_no_attack_asks_for_the_type_of_an_objective(self):
+        for file in Path(overproof.attacks.__path__[0]).glob("*.py"):
+            assert file.stem == "objectives" or "isinstance(objective" not in file.read_text(), file

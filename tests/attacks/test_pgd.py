@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from overproof.attacks.ball import Radius, ball
-from overproof.attacks.pgd import PGD, ascent
+from overproof.attacks.objectives import as_objective
+from overproof.attacks.pgd import PGD
 from overproof.data.draws import drawing
 from overproof.functional import cross_entropy, margin
 from overproof.processes import Part, Processes
@@ -473,7 +474,7 @@ def test_its_repr_rebuilds_it():
 def test_ascent_is_the_score_and_its_slope():
     x = torch.rand(3, 2, 2, 2)
     with torch.no_grad():
-        score, gradient = ascent(x, lambda z: z.pow(3).flatten(1).sum(dim=1))
+        score, gradient = as_objective(lambda z: z.pow(3).flatten(1).sum(dim=1)).ascend(x)
     torch.testing.assert_close(score, x.pow(3).flatten(1).sum(dim=1))
     torch.testing.assert_close(gradient, 3 * x.square())
     assert not score.requires_grad and not gradient.requires_grad and not x.requires_grad

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from overproof.attacks.ball import Linf
-from overproof.attacks.pgd import PGD, Objective
+from overproof.attacks.objectives import Score
+from overproof.attacks.pgd import PGD
 from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.architectures.architecture import Backbone
@@ -169,7 +170,7 @@ def watched(student: Classifier, noise: Sequence[Tensor]) -> Iterator[Watch]:
         assert value.shape == x.shape and value.dtype == x.dtype
         return value
 
-    def attack(self: PGD, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def attack(self: PGD, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         nonlocal searching
         scores: list[Tensor] = []
 

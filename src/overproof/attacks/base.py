@@ -1,7 +1,6 @@
 """What every attack of ours is: a search that can be called with labels, on any network from pixels to logits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, overload
 
@@ -9,12 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
-from overproof.attacks.objectives import Logits, Loss, Misclassification
+from overproof.attacks.objectives import Logits, Loss, Misclassification, Score, as_objective
 from overproof.attacks.radius import Length, Norm, NormField, Radius
 from overproof.errors import InputError, nearest
 
-Objective = Callable[[Tensor], Tensor]
-"""Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
 _LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin", "dlr")
 
 
@@ -45,10 +42,10 @@ class BaseAttack(ABC):
     ) -> Tensor: ...
 
     @overload
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective, /) -> Tensor: ...
+    def __call__(self, model: nn.Module, x: Tensor, objective: Score, /) -> Tensor: ...
 
     @overload
-    def __call__(self, model: nn.Module, x: Tensor, *, objective: Objective) -> Tensor: ...
+    def __call__(self, model: nn.Module, x: Tensor, *, objective: Score) -> Tensor: ...
 
     def __call__(
         self,
@@ -78,7 +75,7 @@ class BaseAttack(ABC):
             raise InputError("an attack needs the labels y of the images, or an objective, and not both")
         if target is not None or loss is not None:
             raise InputError("target and loss belong to labels; an objective already says what is climbed")
-        if self.needs_goal and not isinstance(given, Misclassification):
+        if self.needs_goal and not as_objective(given).decides:
             raise InputError(
                 f"{self._kind} must know which images are misclassified: give it labels y, or a Misclassification"
             )
@@ -141,6 +138,6 @@ def _classes(y: Tensor, like: Tensor) -> Tensor:
     return found.clone() if found.is_inference() else found
 
 
-def _score_of(goal: Misclassification, network: nn.Module) -> Objective:
+def _score_of(goal: Misclassification, network: nn.Module) -> Score:
     """Return the goal's score as a plain objective: who climbs it need not be told who is misclassified."""
     return lambda x: goal.score(network(x))

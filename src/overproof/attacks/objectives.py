@@ -1,17 +1,76 @@
-"""What an evaluation's attack is after: a score to climb, the moment an example is broken, and what it has cost."""
+"""What an attack climbs: a score of pixels; for an evaluation also when an image is misclassified, and the passes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
+from overproof.errors import InputError
 from overproof.functional import cross_entropy, difference, dlr, margin, targeted_dlr
+from overproof.models.inference.fused import held_still
+from overproof.models.mode import in_mode, no_gradient
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Logits = Callable[[Tensor], Tensor]
 """Pixels ``[N, C, H, W]`` to logits ``[N, K]``."""
+
+
+Score = Callable[[Tensor], Tensor]
+"""Pixels ``[N, C, H, W]`` to a score ``[N]``; higher is worse for the model."""
+
+
+class Objective(ABC):
+    """A score ``[N]`` of pixels, higher is worse for the model, with what a search asks of it."""
+
+    decides: ClassVar[bool] = False
+    """Whether it knows which images are misclassified."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the score ``[N]`` of pixels ``[N, C, H, W]``; gradients flow."""
+
+    def ascend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the score ``[N]`` and its gradient with respect to the pixels; the weights' ``.grad`` stays as it is.
+
+        Raises ``InputError`` where the score does not depend on the pixels.
+        """
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            score = self(point)
+            (gradient,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
+        if gradient is None:
+            raise InputError("the objective does not depend on the pixels, so there is no gradient to follow")
+        return score.detach(), gradient
+
+    def height(self, x: Tensor) -> Tensor:
+        """Return the score ``[N]`` without a gradient."""
+        with no_gradient():
+            return self(x)
+
+    def holding(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return what a model in eval mode is searched in."""
+        return held_still(model)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreObjective(Objective):
+    """A function of pixels as an objective."""
+
+    score: Score
+
+    @override
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.score(x)
+
+
+def as_objective(given: Score) -> Objective:
+    """Return an objective as it is, and any other function of pixels as one."""
+    return given if isinstance(given, Objective) else ScoreObjective(given)
 
 
 class Climb(NamedTuple):
@@ -31,8 +90,8 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Misclassification:
-    """Have N images misclassified. Called with pixels it is an ``Objective``: a score ``[N]``, higher is nearer.
+class Misclassification(Objective):
+    """Have N images misclassified: the higher the score ``[N]``, the nearer.
 
     ``search`` gives the logits that are climbed, in whatever precision; ``judge`` the logits that decide, asked only
     about examples whose searched margin is at most ``slack`` times their largest logit. Without a judge (a search on a
@@ -46,6 +105,7 @@ class Misclassification:
     y: Tensor
     index: Tensor
     cost: Cost
+    decides: ClassVar[bool] = True
     loss: Loss = "cross_entropy"
     target: Tensor | None = None
     slack: float = 0.0
@@ -83,10 +143,25 @@ class Misclassification:
             return -cross_entropy(logits, self.target)
         return (targeted_dlr if self.loss == "dlr" else difference)(logits, self.y, self.target)
 
+    @override
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the score ``[N]`` of pixels ``[N, C, H, W]``; gradients flow."""
         self._count(backward=torch.is_grad_enabled())
         return self.score(self.search(x))
+
+    @override
+    def ascend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score and gradient, pass by pass over what fits into memory; no judge is asked."""
+        score, gradient, _ = self.unjudged().climb(x)
+        return score, gradient
+
+    @override
+    def height(self, x: Tensor) -> Tensor:
+        return self.unjudged().assess(x)[0]
+
+    @override
+    def holding(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return eval mode alone: what is decided is decided by the model as it is."""
+        return in_mode(model, training=False)
 
     def climb(self, x: Tensor) -> Climb:
         """Return score, gradient with respect to the pixels, and who is broken, of one pass over each chunk."""

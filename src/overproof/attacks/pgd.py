@@ -1,6 +1,6 @@
 """Projected gradient descent: the search every method trains with and every evaluation starts with."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -10,19 +10,17 @@ from typing_extensions import override
 
 from overproof.attacks.ball import ball, per_example
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.base import Objective as Objective
-from overproof.attacks.objectives import Loss, Misclassification
+from overproof.attacks.objectives import Loss, Objective, Score, as_objective
 from overproof.attacks.radius import Length, Norm, NormField, OptionalLength, Radius, check_eps
 from overproof.data.draws import drawn
 from overproof.errors import InputError
-from overproof.models.inference.fused import held_still
-from overproof.models.mode import compiled_for_pixels, in_mode, no_gradient
+from overproof.models.mode import compiled_for_pixels
 
 
 class Attack(Protocol):
     """Climbs an objective inside a ball while it holds the model still; never calls the model itself."""
 
-    def __call__(self, model: nn.Module, x: Tensor, objective: Objective, /) -> Tensor:
+    def __call__(self, model: nn.Module, x: Tensor, objective: Score, /) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         ...
 
@@ -72,12 +70,13 @@ class PGD(BaseAttack):
             raise InputError("best may return the start, so it needs clip_start: a start outside [0, 1] is no image")
 
     @override
-    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
-        with compiled_for_pixels(model), self._held(model, objective):
-            found, score = self._climb(x, objective)
+        climbed = as_objective(objective)
+        with compiled_for_pixels(model), nullcontext() if self.mode == "train" else climbed.holding(model):
+            found, score = self._climb(x, climbed)
             for _ in range(self.restarts - 1):
-                other, other_score = self._climb(x, objective)
+                other, other_score = self._climb(x, climbed)
                 found, score = _better(other, other_score, found, score)
         return found
 
@@ -100,12 +99,6 @@ class PGD(BaseAttack):
         eps = self.eps if share == 1 else Radius(share * self.eps)
         return replace(self, eps=eps, step=step, steps=steps, ramp=0.0, steps_ramp=0.0)
 
-    def _held(self, model: nn.Module, objective: Objective) -> AbstractContextManager[None]:
-        """Return what the model is searched in; what an evaluation's goal decides is decided by the model as it is."""
-        if self.mode == "train":
-            return nullcontext()
-        return in_mode(model, training=False) if isinstance(objective, Misclassification) else held_still(model)
-
     def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""
         area = ball(self.norm, self.eps)
@@ -120,7 +113,7 @@ class PGD(BaseAttack):
         memory = torch.zeros_like(x)
         best, best_score = x_adv, torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
         for _ in range(self.steps):
-            score, gradient = ascent(x_adv, objective)
+            score, gradient = objective.ascend(x_adv)
             if self.best:
                 best, best_score = _better(x_adv, score, best, best_score)
             if self.momentum:
@@ -129,7 +122,7 @@ class PGD(BaseAttack):
             direction = area.steepest(self._free(gradient, x_adv))
             x_adv = area.project(torch.add(x_adv, direction, alpha=length), x)
         if self.best or self.restarts > 1:
-            best, best_score = _better(x_adv, _height(x_adv, objective), best, best_score)
+            best, best_score = _better(x_adv, objective.height(x_adv), best, best_score)
         else:
             best = x_adv
         return best, best_score
@@ -142,28 +135,6 @@ class PGD(BaseAttack):
         if self.norm == "linf":
             return gradient
         return gradient.masked_fill(((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0)), 0)
-
-
-def ascent(x_adv: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Return the score ``[N]`` and its gradient with respect to the pixels; the weights' ``.grad`` stays untouched."""
-    if isinstance(objective, Misclassification):  # it knows how much memory there is
-        score, gradient, _ = objective.unjudged().climb(x_adv)
-        return score, gradient
-    with torch.enable_grad():
-        point = x_adv.detach().requires_grad_()
-        score = objective(point)
-        (gradient,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
-    if gradient is None:
-        raise InputError("the objective does not depend on the pixels, so there is no gradient to follow")
-    return score.detach(), gradient
-
-
-def _height(x_adv: Tensor, objective: Objective) -> Tensor:
-    """Return the score ``[N]`` without a gradient."""
-    if isinstance(objective, Misclassification):
-        return objective.unjudged().assess(x_adv)[0]
-    with no_gradient():
-        return objective(x_adv)
 
 
 def _better(x: Tensor, score: Tensor, best: Tensor, best_score: Tensor) -> tuple[Tensor, Tensor]:

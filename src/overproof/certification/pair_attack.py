@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.ball import Radius, Threat, per_example
-from overproof.attacks.pgd import PGD, Objective
+from overproof.attacks.objectives import Score
+from overproof.attacks.pgd import PGD
 from overproof.data.draws import seed_at
 from overproof.data.images import Batch
 from overproof.errors import InputError
@@ -146,7 +147,7 @@ class _Watch:
         with torch.no_grad():
             return _measured(self.teacher(x), self.student(x), self.c)
 
-    def climbing(self, score: "Score", *, under: bool) -> Objective:
+    def climbing(self, score: "PairScore", *, under: bool) -> Score:
         """Return the objective that an attack climbs: the student less sure than the teacher, or the opposite."""
 
         def climbed(x: Tensor) -> Tensor:
@@ -160,7 +161,7 @@ class _Watch:
         return climbed
 
 
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+PairScore = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits ``[N, K]`` of the network that is to be surer and of the other, classes c ``[N]`` -> ``[N]``."""
 
 
@@ -186,7 +187,7 @@ def _measured(teacher: Tensor, student: Tensor, c: Tensor) -> dict[str, Tensor]:
     return {"under": lead, "over": -lead, "disagree": apart}
 
 
-_SCORES: dict[str, Score] = {
+_SCORES: dict[str, PairScore] = {
     "confidence": _confidence,
     "log-odds": lambda surer, other, c: _doubt(other, c) - _doubt(surer, c),
     # Above 0 exactly where the first predicts c and the other does not; scales of logits do not matter to that.

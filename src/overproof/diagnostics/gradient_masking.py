@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.ball import Ball, Radius, Threat, ball
-from overproof.attacks.pgd import PGD, Objective, ascent
+from overproof.attacks.objectives import Score, as_objective
+from overproof.attacks.pgd import PGD
 from overproof.data.draws import seed_at
 from overproof.errors import InputError
 from overproof.evaluation.check import Check, Level
@@ -61,7 +62,7 @@ class _Subject:
             right: Tensor = self.model(x).argmax(dim=1) == self.y
         return right | ~x.isfinite().flatten(1).all(dim=1)
 
-    def survives(self, attack: PGD, score: Objective) -> Tensor:
+    def survives(self, attack: PGD, score: Score) -> Tensor:
         """Return who stands after a search on the score, bool ``[N]``."""
         if not len(self.y):
             return torch.zeros_like(self.y, dtype=torch.bool)
@@ -163,7 +164,7 @@ def _ends(found: _Subject) -> Check:
     """
     ends = (found.x == 0) | (found.x == 1)
     at, beside = (
-        (ascent(z, found.worse)[1].abs() * ends).flatten(1).amax(dim=1)
+        (as_objective(found.worse).ascend(z)[1].abs() * ends).flatten(1).amax(dim=1)
         for z in (found.x, found.x.clamp(_HAIR, 1 - _HAIR))
     )
     lost = Proportion(
@@ -185,7 +186,7 @@ def _linearity(found: _Subject) -> Check:
 
     Counted are images whose score rises by less than a tenth of it within a tenth of the radius.
     """
-    score, gradient = ascent(found.x, found.worse)
+    score, gradient = as_objective(found.worse).ascend(found.x)
     area = ball(found.threat.norm, found.threat.eps / 10)
     step = area.project(found.x + area.eps * area.steepest(gradient), found.x) - found.x
     promised = (gradient * step).flatten(1).sum(dim=1)
@@ -318,9 +319,9 @@ def _nothing(x: Tensor) -> Tensor:
     return 0 * x.flatten(1).sum(dim=1)
 
 
-def _steepness(x: Tensor, score: Objective) -> Tensor:
+def _steepness(x: Tensor, score: Score) -> Tensor:
     """Return the largest entry of each image's gradient, ``[N]``; NaN or infinite where an entry is."""
-    return ascent(x, score)[1].flatten(1).abs().amax(dim=1)
+    return as_objective(score).ascend(x)[1].flatten(1).abs().amax(dim=1)
 
 
 def _change(logits: Tensor, *others: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from overproof.attacks.ball import Threat
-from overproof.attacks.pgd import ascent
+from overproof.attacks.objectives import as_objective
 from overproof.clamp import clamp
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy
@@ -57,7 +57,7 @@ class FastARD(Method):
             adv = clamp(step.x + rows, 0, 1)
             gradient = None
             if self.ascend == "cross_entropy":
-                _, gradient = ascent(adv, lambda x: cross_entropy(step.student(x), step.y))
+                _, gradient = as_objective(lambda x: cross_entropy(step.student(x), step.y)).ascend(adv)
             distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale)
             terms = {"distil": self.alpha * distil.mean()}
             if self.alpha < 1:

@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from overproof.attacks.pgd import PGD, ascent
+from overproof.attacks.objectives import as_objective
+from overproof.attacks.pgd import PGD
 from overproof.functional import entropy, kl
 from overproof.methods.distillation import check_weights
 from overproof.methods.method import Method, Step, Terms
@@ -45,7 +46,7 @@ class SAAD(Method):
             answers.append(teacher(x))
             return answers[0].gather(1, step.y[:, None]).squeeze(1)
 
-        _, slope = ascent(step.x, own_logit)
+        _, slope = as_objective(own_logit).ascend(step.x)
         around = answers[0].detach()
 
         def gap(x: Tensor) -> Tensor:

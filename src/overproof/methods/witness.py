@@ -5,7 +5,8 @@ from typing import Protocol, cast
 
 from torch import Tensor, nn
 
-from overproof.attacks.pgd import PGD, Objective
+from overproof.attacks.objectives import Score
+from overproof.attacks.pgd import PGD
 from overproof.methods.method import Method
 from overproof.models.classifier import Classifier
 
@@ -16,7 +17,7 @@ class Recorded(PGD):
 
     found: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
-    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Search, and remember the images found."""
         adv = super().search(model, x, objective)
         self.found.append(adv)
@@ -27,7 +28,7 @@ class Recorded(PGD):
 class Repeated(Recorded):
     """A search that returns again what a recorded one found last."""
 
-    def search(self, model: nn.Module, x: Tensor, objective: Objective) -> Tensor:
+    def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Return the images found last."""
         del model, x, objective
         return self.found[-1]
