@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from overproof.attacks.ball import Radius, Threat
-from overproof.bounds.crown import Means, Method, bound, final, intermediate
+from overproof.bounds.crown import BoundOptions, Method, bound, final, intermediate
 from overproof.bounds.graph import Graph, joined
 from overproof.bounds.pair import couple, coupled, narrowed
 from overproof.bounds.region import Bounds, Region
@@ -202,11 +202,11 @@ def alpha_of(name: str, eps: float) -> Found:
     """
     labels, found = told("inputs")["labels"][:8], Found()
     for dtype in (torch.float32, torch.float64):
-        made, here, means = graph(name, dtype), region(eps, dtype, 8), Means(method="alpha")
+        made, here, means = graph(name, dtype), region(eps, dtype, 8), BoundOptions(method="alpha")
         results: dict[str, Bounds] = {}
 
         def work(
-            made: Graph = made, here: Region = here, means: Means = means, results: dict[str, Bounds] = results
+            made: Graph = made, here: Region = here, means: BoundOptions = means, results: dict[str, Bounds] = results
         ) -> None:
             layers = intermediate(made, here, means)
             for what, spec in (("margins", margins(labels, 10)), ("logits", logits(8, 10))):
@@ -270,7 +270,7 @@ def _attacked(eps: float) -> Bounds:
 
 def splitting(eps: float, method: Method, seconds: float) -> Found:
     """Return the mean bound after splitting, for so many seconds of the clock where the attack leaves room."""
-    dtype, means = torch.float32, Means(method=method)
+    dtype, means = torch.float32, BoundOptions(method=method)
     both, here = joined(graph(PAIR[0], dtype), graph(PAIR[1], dtype)), region(eps, dtype)
     classes, inner = told("pairs/" + "__".join(PAIR))["class"], _attacked(eps)
     before, after, clock, processor = [], [], [], []

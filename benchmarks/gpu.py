@@ -50,7 +50,7 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.evaluation.attacked import judge
 from overproof.methods.catalogue import methods as catalogue
 from overproof.methods.natural import Natural
-from overproof.models.inference.fused import held_still, replayed_when_still
+from overproof.models.inference.fused import fused_for_attack, use_cuda_graphs
 from overproof.models.precision import tensor_float
 from overproof.models.weights import build, freeze
 from overproof.training.performance import Performance
@@ -149,13 +149,13 @@ def replayed_as_asked(bench: Bench) -> dict[str, Any]:
     found = {}
     for precision, close in (("fp32", 1e-4), ("bf16", 2e-2)):
         plain, twin = network("resnet20", 0, bench.place), network("resnet20", 0, bench.place)
-        replayed_when_still(twin)
+        use_cuda_graphs(twin)
         x = noise(16, bench.place).images.float() / 255
         apart = 0.0
         for _ in range(3):
             sides = []
             for one in (plain, twin):
-                with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"), held_still(one):
+                with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"), fused_for_attack(one):
                     point = x.clone().requires_grad_()
                     logits = one(point)
                     sides.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), point)))

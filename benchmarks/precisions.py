@@ -43,11 +43,13 @@ def trained(
 ) -> Classifier:
     """Return the student of a run."""
     torch.manual_seed(seed)
-    networks = {name: build(NETWORK, TRAIN.signature) for name in ("student", *method.companions)}
+    networks = {name: build(NETWORK, TRAIN.signature) for name in ("student", *method.auxiliary_models)}
     student = networks.pop("student")
     training = Training(epochs=epochs, batch=32, optimiser=AdamW(lr=0.01), precision=precision)  # type: ignore[arg-type]
     roles = {role: teachers[role] for role in method.roles}
-    loop = Loop(method, student, roles, Loader(TRAIN, 32, Augment(crop=1), seed), training, seed, companions=networks)
+    loop = Loop(
+        method, student, roles, Loader(TRAIN, 32, Augment(crop=1), seed), training, seed, auxiliary_models=networks
+    )
     for _ in loop.run():
         pass
     return loop.student

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 
 from overproof.bounds import split
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.certification import verifier
 from overproof.certification.query import Answer
 from overproof.commands import decide
@@ -99,8 +99,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "layers bounded by CROWN alone": loose,
     "parts begin at CROWN's slopes": cold,
     "the greatest chord is split, none is tried": lambda: budget(tried=1),
-    "one step of slopes and prices a part": lambda: budget(climb=Climb(steps=1, rate=0.1)),
-    "ten steps of slopes and prices a part": lambda: budget(climb=Climb(steps=10, rate=0.1)),
+    "one step of slopes and prices a part": lambda: budget(climb=AlphaOptimizer(steps=1, rate=0.1)),
+    "ten steps of slopes and prices a part": lambda: budget(climb=AlphaOptimizer(steps=10, rate=0.1)),
 }
 
 

@@ -21,7 +21,7 @@ from overproof.models.architectures.architecture import Architecture
 from overproof.models.architectures.catalogue import named
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
-from overproof.models.inference.fused import held_still
+from overproof.models.inference.fused import fused_for_attack
 from overproof.models.mode import in_mode
 from overproof.models.weights import build, channels_last, freeze
 from overproof.signature import Signature
@@ -84,10 +84,10 @@ def loop(
     loader = Loader(noise(batch * steps, place, like), batch, augment, seed=0)
     training = Training(epochs=10**6, batch=batch, precision=precision, optimiser=SGD(lr=1e-4), schedule=Constant())
     teachers = {role: freeze(network(name, 1, place, like)) for role in method.roles}
-    companions = {other: network(name, 2, place, like) for other in method.companions}
+    auxiliary_models = {other: network(name, 2, place, like) for other in method.auxiliary_models}
     student = network(name, 0, place, like)
-    performance.prepare([student, *teachers.values(), *companions.values()], place)
-    return Loop(method, student, teachers, loader, training, seed=0, companions=companions)
+    performance.prepare([student, *teachers.values(), *auxiliary_models.values()], place)
+    return Loop(method, student, teachers, loader, training, seed=0, auxiliary_models=auxiliary_models)
 
 
 def loop_step(method: Method, name: str, batch: int, precision: str, steps: int = 1) -> Callable[[], object]:
@@ -151,7 +151,7 @@ def bare_passes(
     """Return a function that runs only the passes a method's cost counts, and the optimiser: the floor of its steps."""
     student = network(name, 0, place)
     others = {role: freeze(network(name, 1, place)) for role in method.roles}
-    peers = {other: network(name, 2, place) for other in method.companions}
+    peers = {other: network(name, 2, place) for other in method.auxiliary_models}
     for one in (student, *others.values(), *peers.values()):
         channels_last(one)
     learning = [*student.parameters(), *(value for peer in peers.values() for value in peer.parameters())]
@@ -172,7 +172,7 @@ def bare_passes(
                     for _ in range(cost[role].forward - cost[role].backward):
                         teacher(x)
             if steps:  # with the passes that a search makes of a network held still
-                with held_still(student):
+                with fused_for_attack(student):
                     for _ in range(steps):
                         _to_pixels(student, x)
             with torch.no_grad():
@@ -213,7 +213,7 @@ def search_passes(
     def search() -> None:
         with (
             torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"),
-            held_still(model) if still else in_mode(model, training=False),
+            fused_for_attack(model) if still else in_mode(model, training=False),
         ):
             for _ in range(10):
                 _to_pixels(model, x)

@@ -489,8 +489,8 @@ def fit(method, student, teachers, batches, optimiser, epochs):
 ```
 
 Wrap any network as `overproof.models.classifier.Classifier(network, signature)`, freeze teachers with
-`overproof.models.weights.freeze`, and put the student in train mode. A method with `companions` wants them in
-`Step(companions=...)` and their parameters in the optimiser.
+`overproof.models.weights.freeze`, and put the student in train mode. A method with `auxiliary_models` wants them in
+`Step(auxiliary_models=...)` and their parameters in the optimiser.
 
 ## Left out, and why
 

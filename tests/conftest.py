@@ -52,7 +52,7 @@ def tiny_batch():
 
 @pytest.fixture
 def make_step():
-    """Return a maker of what a method sees of one batch: a student in train mode, silent teachers, companions."""
+    """Return a maker of what a method sees of one batch: a student in train mode, silent teachers, auxiliary models."""
     return toys.make_step
 
 

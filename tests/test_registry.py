@@ -127,7 +127,10 @@ def test_a_name_that_nothing_has(install):
             f"{HEAD}@dataclass(frozen=True)\nclass Soft(Method):\n    kind: str\n    def losses(self, step): yield",
             "this method does not say its kind",
         ),
-        (SOFT.replace("roles = ()", "roles = 'robust'"), "roles and companions are tuples of names, such as roles = ("),
+        (
+            SOFT.replace("roles = ()", "roles = 'robust'"),
+            "roles and auxiliary models are tuples of names, such as roles = (",
+        ),
         (SOFT.replace('"soft"', '"kd"'), "its kind 'kd' is that of a method of overproof; choose another"),
         ("class Sof: ...", "own_x has no 'Soft' (did you mean 'Sof'?)"),
         ("import absent_package", "importing own_x raised ModuleNotFoundError: No module named 'absent_package'"),

@@ -42,8 +42,8 @@ _METHOD = a_class_of(Method, "method")
 
 def _check_method(found: Any) -> None:
     _METHOD(found)
-    if isinstance(found.roles, str) or isinstance(found.companions, str):
-        raise ValueError("roles and companions are tuples of names, such as roles = ('robust',)")
+    if isinstance(found.roles, str) or isinstance(found.auxiliary_models, str):
+        raise ValueError("roles and auxiliary models are tuples of names, such as roles = ('robust',)")
 
 
 METHODS = Registry[type[Method]]("overproof.methods", "method", methods, _check_method)

@@ -6,20 +6,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import Means, Method, intermediate
+from overproof.bounds.crown import BoundOptions, Method, intermediate
 from overproof.bounds.graph import Graph, Layers, joined
 from overproof.bounds.pair import Couple, coupled, widest
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.split import Budget
 
 
-def couple(teacher: Graph, student: Graph, region: Region, classes: Tensor, means: Means | Method = "crown") -> Couple:
+def couple(
+    teacher: Graph, student: Graph, region: Region, classes: Tensor, means: BoundOptions | Method = "crown"
+) -> Couple:
     """Bound the pair over the region; ``classes`` is int64 ``[N]``, the class c of each example.
 
     Joint information comes as bounds on the differences of margins, and as linear cuts between the two logsumexps
     (see ``softmax``); each is one more pass through the final layers only.
     """
-    means = Means(method=means) if isinstance(means, str) else means
+    means = BoundOptions(method=means) if isinstance(means, str) else means
     both = joined(teacher, student)
     layers = intermediate(both, region, means)
     return coupled(both, region, classes, layers, means)

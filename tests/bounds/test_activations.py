@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from overproof.bounds.activations import MaxPool, ReLU
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows, Window
+from overproof.bounds.rows import LinearBounds, Window
 
 from .networks import ROUNDING, normal, uniform
 
@@ -34,7 +34,9 @@ def sides():
 
 def one_by_one(weight):
     """Return rows, one for each of the intervals, with this weight there."""
-    return Rows(weight * torch.eye(len(SIDES), dtype=torch.float64), normal(len(SIDES)), torch.zeros(len(SIDES)).long())
+    return LinearBounds(
+        weight * torch.eye(len(SIDES), dtype=torch.float64), normal(len(SIDES)), torch.zeros(len(SIDES)).long()
+    )
 
 
 def along(before, count=201):
@@ -56,7 +58,7 @@ def test_relu_forward_is_the_function_at_both_ends(leak):
 @pytest.mark.parametrize("weight", [1.0, -1.0, 2.5, 0.0])
 def test_a_line_is_nowhere_above_the_function_and_touches_it(leak, weight):
     before, rows, z = sides(), one_by_one(weight), along(sides())
-    pulled = ReLU(leak=leak).pull(rows, [before])[0]
+    pulled = ReLU(leak=leak).propagate_backward(rows, [before])[0]
     line = z @ pulled.weight.T + pulled.bias
     truth = F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
@@ -80,7 +82,7 @@ def test_any_slope_between_the_pieces_holds_where_the_sign_is_open(leak):
     before, z = sides(), along(sides())
     rows = one_by_one(1.5)
     slope = leak + (1 - leak) * uniform(*rows.weight.shape, seed=3)
-    pulled = ReLU(leak=leak).pull(rows, [before], slope)[0]
+    pulled = ReLU(leak=leak).propagate_backward(rows, [before], slope)[0]
     line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
     for i, (low, high) in enumerate(SIDES):
@@ -94,15 +96,15 @@ def test_any_slope_between_the_pieces_holds_where_the_sign_is_open(leak):
 def test_slopes_that_no_leaky_relu_allows_do_no_harm(leak):
     """The climb moves slopes in [0, 1]; a line flatter than the leak would be above the function on the left."""
     before, z, rows = sides(), along(sides()), one_by_one(1.0)
-    pulled = ReLU(leak=leak).pull(rows, [before], torch.zeros_like(rows.weight))[0]
+    pulled = ReLU(leak=leak).propagate_backward(rows, [before], torch.zeros_like(rows.weight))[0]
     line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
 
 
 def test_slopes_do_not_touch_the_upper_side():
     before, rows = sides(), one_by_one(-1.0)
-    with_slopes = ReLU().pull(rows, [before], uniform(*rows.weight.shape))[0]
-    without = ReLU().pull(rows, [before])[0]
+    with_slopes = ReLU().propagate_backward(rows, [before], uniform(*rows.weight.shape))[0]
+    without = ReLU().propagate_backward(rows, [before])[0]
     assert torch.equal(with_slopes.weight, without.weight) and torch.equal(with_slopes.bias, without.bias)
 
 
@@ -115,12 +117,14 @@ def test_relu_pulls_windows_as_it_pulls_maps():
     centre = normal(3, *shape)
     before = Bounds(centre - uniform(3, *shape, seed=1), centre + uniform(3, *shape, seed=2))
     place = torch.tensor([[0, 0], [3, 1], [2, 3], [1, 1]])
-    rows = Rows(normal(4, 2, 3, 3, seed=3), normal(4), torch.tensor([0, 2, 1, 2]), Window(place, (1, 1), (1, 1)))
+    rows = LinearBounds(
+        normal(4, 2, 3, 3, seed=3), normal(4), torch.tensor([0, 2, 1, 2]), Window(place, (1, 1), (1, 1))
+    )
     rows = rows.with_weight(rows.weight * rows.values(torch.ones(1, *shape).double()))
     slope = uniform(*rows.weight.shape, seed=4)
     for choice, on_the_map in ((None, None), (slope, rows.with_weight(slope).dense(shape).weight)):
-        found = ReLU().pull(rows, [before], choice)[0]
-        twin = ReLU().pull(rows.dense(shape), [before], on_the_map)[0]
+        found = ReLU().propagate_backward(rows, [before], choice)[0]
+        twin = ReLU().propagate_backward(rows.dense(shape), [before], on_the_map)[0]
         torch.testing.assert_close(found.dense(shape).weight, twin.weight)
         torch.testing.assert_close(found.bias, twin.bias)
 
@@ -160,8 +164,8 @@ def test_max_pool_rows_are_nowhere_above(options, width):
     lower = normal(3, 2, 5, 6)
     before = Bounds(lower, lower + width * uniform(3, 2, 5, 6, seed=1))
     shape = function(lower).shape[1:]
-    rows = Rows(normal(12, *shape, seed=2), normal(12, seed=3), torch.arange(12) % 3)
-    pulled = made.pull(rows, [before])[0]
+    rows = LinearBounds(normal(12, *shape, seed=2), normal(12, seed=3), torch.arange(12) % 3)
+    pulled = made.propagate_backward(rows, [before])[0]
     assert pulled.weight.shape == (12, 2, 5, 6)
     for seed in range(100):
         x = before.lower + uniform(3, 2, 5, 6, low=-0.5, high=1.5, seed=seed).clamp(0, 1) * (
@@ -179,12 +183,12 @@ def test_max_pool_is_linear_where_one_input_always_wins():
     upper = torch.full((1, 1, 2, 4), 0.9, dtype=torch.float64)
     lower[..., 1, 1], upper[..., 1, 1] = 1.0, 5.0  # the first window has a winner, the second none
     for sign in (1.0, -1.0):
-        rows = Rows(
+        rows = LinearBounds(
             torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double().view(2, 1, 1, 2) * sign,
             torch.zeros(2).double(),
             torch.zeros(2).long(),
         )
-        pulled = made.pull(rows, [Bounds(lower, upper)])[0]
+        pulled = made.propagate_backward(rows, [Bounds(lower, upper)])[0]
         winner = torch.zeros(1, 2, 4).double()
         winner[0, 1, 1] = sign
         assert torch.equal(pulled.weight[0], winner) and pulled.bias[0] == 0
@@ -198,8 +202,8 @@ def test_max_pool_takes_windows_of_rows():
     made, _ = pool(POOLS["3x3 stride 2"])
     lower = normal(2, 2, 6, 6)
     before = Bounds(lower, lower + 0.4)
-    rows = Rows(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))
-    found, twin = (made.pull(each, [before])[0] for each in (rows, rows.dense((2, 3, 3))))
+    rows = LinearBounds(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))
+    found, twin = (made.propagate_backward(each, [before])[0] for each in (rows, rows.dense((2, 3, 3))))
     torch.testing.assert_close(found.weight, twin.weight)
     torch.testing.assert_close(found.bias, twin.bias)
 

@@ -3,7 +3,7 @@ import torch
 
 from overproof.bounds.bilinear import Bilinear
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows, Window
+from overproof.bounds.rows import LinearBounds, Window
 
 from .networks import ROUNDING, normal, uniform
 
@@ -69,8 +69,8 @@ def test_many_images_are_taken_in_portions(monkeypatch):
 def test_rows_are_nowhere_above(terms, first, second, width):
     a, b = box(first, width, 0), box(second, width, 7)
     shape = product(terms, a.lower, b.lower).shape[1:]
-    rows = Rows(normal(9, *shape, seed=3), normal(9, seed=4), torch.arange(9) % 3)
-    of_a, of_b = Bilinear(terms=terms).pull(rows, [a, b])
+    rows = LinearBounds(normal(9, *shape, seed=3), normal(9, seed=4), torch.arange(9) % 3)
+    of_a, of_b = Bilinear(terms=terms).propagate_backward(rows, [a, b])
     assert of_a.weight.shape == (9, *first) and of_b.weight.shape == (9, *second)
     for seed in range(50):
         x, y = inside(a, seed), inside(b, seed + 100)
@@ -83,8 +83,8 @@ def test_rows_are_nowhere_above(terms, first, second, width):
 def test_a_plane_touches_the_product_at_a_corner_of_a_square():
     """Over [0, 1] x [0, 1] the mean of McCormick's planes below is (a + b) / 2 - 1 / 2, and above (a + b) / 2."""
     unit = Bounds(torch.zeros(1, 1).double(), torch.ones(1, 1).double())
-    rows = Rows(torch.tensor([[1.0], [-1.0]]).double(), torch.zeros(2).double(), torch.zeros(2).long())
-    of_a, of_b = Bilinear(terms=("a", "a", "a")).pull(rows, [unit, unit])
+    rows = LinearBounds(torch.tensor([[1.0], [-1.0]]).double(), torch.zeros(2).double(), torch.zeros(2).long())
+    of_a, of_b = Bilinear(terms=("a", "a", "a")).propagate_backward(rows, [unit, unit])
     assert of_a.weight.flatten().tolist() == of_b.weight.flatten().tolist() == [0.5, -0.5]
     assert (of_a.bias + of_b.bias).tolist() == [-0.5, 0.0]
 
@@ -96,9 +96,9 @@ def test_a_limit_holds_where_the_planes_are_worse():
     limited = Bilinear(terms=terms, limit=1.5)
     found = limited.forward(a, b)
     assert found.lower.min() == -1.5 and found.upper.max() == 1.5
-    rows = Rows(normal(9, *first, seed=3), normal(9, seed=4), torch.arange(9) % 3)
-    of_a, of_b = limited.pull(rows, [a, b])
-    plain = Bilinear(terms=terms).pull(rows, [a, b])
+    rows = LinearBounds(normal(9, *first, seed=3), normal(9, seed=4), torch.arange(9) % 3)
+    of_a, of_b = limited.propagate_backward(rows, [a, b])
+    plain = Bilinear(terms=terms).propagate_backward(rows, [a, b])
     assert not torch.equal(of_a.weight, plain[0].weight)
     for seed in range(200):
         x, y = inside(a, seed), inside(b, seed + 500)
@@ -122,9 +122,9 @@ def test_nothing_is_known_of_nothing_times_the_unknown():
 def test_windows_are_pulled_as_maps_are():
     terms, first, second = CASES["channels by a vector"]
     a, b = box(first, 1.0, 0), box(second, 1.0, 7)
-    rows = Rows(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))
-    found = Bilinear(terms=terms).pull(rows, [a, b])
-    twins = Bilinear(terms=terms).pull(rows.dense(first), [a, b])
+    rows = LinearBounds(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))
+    found = Bilinear(terms=terms).propagate_backward(rows, [a, b])
+    twins = Bilinear(terms=terms).propagate_backward(rows.dense(first), [a, b])
     for one, twin in zip(found, twins, strict=True):
         torch.testing.assert_close(one.weight, twin.weight)
         torch.testing.assert_close(one.bias, twin.bias)

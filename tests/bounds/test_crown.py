@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import linprog
 from torch import nn
 
-from overproof.bounds.crown import METHODS, Means, bound, final, forms, intermediate, minimum, spec_rows
+from overproof.bounds.crown import METHODS, BoundOptions, bound, final, forms, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import logits, margins
 from overproof.bounds.trace import trace
 
@@ -36,7 +36,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def means(method, steps=6, **others):
-    return Means(method=method, climb=Climb(steps=steps), **others)
+    return BoundOptions(method=method, climb=AlphaOptimizer(steps=steps), **others)
 
 
 def case(seed, norm="linf", count=2):
@@ -219,7 +219,7 @@ def test_crown_of_one_neuron_is_its_known_relaxation():
     graph = trace(network, (1, 1, 1)).graph()
     region = Region(Bounds(torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()))
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers, Means())
+    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers, BoundOptions())
     torch.testing.assert_close(rows.weight.flatten(), torch.tensor([1.0, -0.75]).double())
     torch.testing.assert_close(rows.bias, torch.tensor([-0.25, 0.0]).double())
     found = bound(graph, region, logits(1, 2), "crown")
@@ -382,7 +382,7 @@ def test_a_larger_region_has_wider_intervals():
 def test_forms_are_below_the_rows_everywhere_and_have_the_bound_as_their_minimum(seed, norm):
     network, graph, region, spec = case(seed, norm)
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers, Means())
+    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers, BoundOptions())
     assert rows.window is None and rows.weight.shape == (spec.shape[0] * spec.shape[1], *graph.nodes[0].shape)
     assert rows.example.tolist() == [n for n in range(len(spec)) for _ in range(spec.shape[1])]
     where = points(region, 200)
@@ -413,13 +413,13 @@ def test_no_more_rows_are_pulled_at_once_than_fit_the_memory(method, monkeypatch
     layers, last = intermediate(graph, region, "crown"), len(graph.nodes) - 1
     # Eight copies of the largest layer in float64 per row, and thirty-two where slopes are climbed.
     row = max(math.prod(node.shape) for node in graph.nodes) * 8 * {"crown": 8, "alpha": 32}[method]
-    sizes, pull = [], Graph.pull
+    sizes, propagate_backward = [], Graph.propagate_backward
 
     def counted(self, rows, *words, **options):
         sizes.append(len(next(iter(rows.values()))))
-        return pull(self, rows, *words, **options)
+        return propagate_backward(self, rows, *words, **options)
 
-    monkeypatch.setattr(Graph, "pull", counted)
+    monkeypatch.setattr(Graph, "propagate_backward", counted)
     rows = spec_rows(spec)
     assert len(rows) >= 4
     for fitting in (1, 2, len(rows) - 1, len(rows)):
@@ -454,7 +454,9 @@ def test_upper_bounds_are_lower_bounds_of_the_negative():
 def test_a_method_may_be_given_by_its_name():
     _, graph, region, spec = case(3)
     for method in QUICK:
-        torch.testing.assert_close(bound(graph, region, spec, method), bound(graph, region, spec, Means(method=method)))
+        torch.testing.assert_close(
+            bound(graph, region, spec, method), bound(graph, region, spec, BoundOptions(method=method))
+        )
     torch.testing.assert_close(bound(graph, region, spec), bound(graph, region, spec, "crown"))
 
 
@@ -512,4 +514,4 @@ def test_value_is_the_network_that_the_other_tests_compare_with():
 
 
 def test_the_defaults_of_means():
-    assert Means() == Means(method="crown", climb=Climb(), memory=2**28)
+    assert BoundOptions() == BoundOptions(method="crown", climb=AlphaOptimizer(), memory=2**28)

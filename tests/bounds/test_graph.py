@@ -5,9 +5,9 @@ from torch import nn
 
 from overproof.bounds.activations import MaxPool, ReLU
 from overproof.bounds.crown import bound, intermediate
-from overproof.bounds.graph import Free, Graph, joined
+from overproof.bounds.graph import Graph, Relaxation, joined
 from overproof.bounds.region import Region
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 from overproof.bounds.spec import logits
 from overproof.bounds.trace import trace
 
@@ -120,8 +120,8 @@ def test_rows_stop_at_activations_without_loss(seed):
     graph, network, shape = graph_of(seed)
     x = uniform(3, *shape)
     layers = [layer.centre for layer in intermediate(graph, Region.around(x, 0.0), "ibp")]
-    rows = Rows(normal(6, CLASSES), normal(6, seed=1), torch.arange(6) % 3)
-    arrived = graph.pull({len(graph.nodes) - 1: rows}, [], stop=True)
+    rows = LinearBounds(normal(6, CLASSES), normal(6, seed=1), torch.arange(6) % 3)
+    arrived = graph.propagate_backward({len(graph.nodes) - 1: rows}, [], stop=True)
     assert all(at == 0 or isinstance(graph.nodes[at].operator, ReLU | MaxPool) for at in arrived)
     found = sum(part.dot(layers[at]) + part.bias for at, part in arrived.items())
     torch.testing.assert_close(found, rows.dot(network(x)) + rows.bias)
@@ -132,15 +132,18 @@ def test_slopes_that_are_missing_are_set_to_crown_s_and_used_when_given():
     graph = trace(network, (1, 2, 2)).graph()
     region = Region.around(uniform(2, 1, 2, 2), 0.5)
     layers = intermediate(graph, region, "crown")
-    rows = Rows(normal(4, 2), torch.zeros(4).double(), torch.arange(4) % 2)
-    free, last = Free(), len(graph.nodes) - 1
-    plain, chosen = graph.pull({last: rows}, layers)[0], graph.pull({last: rows}, layers, free=free)[0]
+    rows = LinearBounds(normal(4, 2), torch.zeros(4).double(), torch.arange(4) % 2)
+    free, last = Relaxation(), len(graph.nodes) - 1
+    plain, chosen = (
+        graph.propagate_backward({last: rows}, layers)[0],
+        graph.propagate_backward({last: rows}, layers, free=free)[0],
+    )
     torch.testing.assert_close(plain.weight, chosen.weight)
     (number,) = free.slopes
     assert isinstance(graph.nodes[number].operator, ReLU)
     torch.testing.assert_close(free.met[number], rows.weight @ network[3].weight)
     free.slopes[number] = 1 - free.slopes[number]
-    other = graph.pull({last: rows}, layers, free=free)[0]
+    other = graph.propagate_backward({last: rows}, layers, free=free)[0]
     assert not torch.allclose(other.weight, plain.weight)
 
 
@@ -151,24 +154,24 @@ def test_a_price_lowers_a_row_where_the_sign_is_the_known_one():
     region = Region.around(uniform(1, 1, 2, 2), 0.5)
     layers = intermediate(graph, region, "crown")
     relu = next(n for n, node in enumerate(graph.nodes) if isinstance(node.operator, ReLU))
-    last, rows = len(graph.nodes) - 1, Rows(normal(4, 2), torch.zeros(4).double(), torch.zeros(4).long())
+    last, rows = len(graph.nodes) - 1, LinearBounds(normal(4, 2), torch.zeros(4).double(), torch.zeros(4).long())
     x = region.box.lower + uniform(5000, 1, 2, 2) * (region.box.upper - region.box.lower)
     with torch.no_grad():
         hidden, truth = network[:2](x), network(x) @ rows.weight.T
     open_ = int((hidden.amin(dim=0) * hidden.amax(dim=0)).argmin())  # the one that is open the widest
-    plain = rows_at(graph.pull({last: rows}, layers)[0], x)
+    plain = rows_at(graph.propagate_backward({last: rows}, layers)[0], x)
     for sign in (1.0, -1.0):
         signs = torch.zeros(1, 3).double()
         signs[0, open_] = sign
         allowed = hidden[:, open_] * sign > 0
         assert allowed.any() and not allowed.all()
-        free = Free(signs={relu: signs}, prices={relu: uniform(4, 3, low=0.5, high=2)})
-        priced = rows_at(graph.pull({last: rows}, layers, free=free)[0], x)
+        free = Relaxation(signs={relu: signs}, prices={relu: uniform(4, 3, low=0.5, high=2)})
+        priced = rows_at(graph.propagate_backward({last: rows}, layers, free=free)[0], x)
         assert (priced[allowed] <= truth[allowed] + 1e-9).all()
         assert (priced[allowed] < plain[allowed]).all()
         assert (priced[~allowed] >= plain[~allowed]).all()
-        unpriced = Free(signs={relu: signs})
-        torch.testing.assert_close(rows_at(graph.pull({last: rows}, layers, free=unpriced)[0], x), plain)
+        unpriced = Relaxation(signs={relu: signs})
+        torch.testing.assert_close(rows_at(graph.propagate_backward({last: rows}, layers, free=unpriced)[0], x), plain)
         assert unpriced.prices[relu].shape == (4, 3) and not unpriced.prices[relu].any()
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from overproof.bounds.operators import Add, Concatenate, Conv, Linear, Pad, Reshape, Scale, one_hot
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 from .networks import normal, uniform
 
@@ -108,8 +108,8 @@ def test_forward_is_exact_for_every_output(operator, function, shapes):
 def test_rows_pass_without_loss(operator, function, shapes):
     inputs = [normal(3, *shape, seed=i) for i, shape in enumerate(shapes)]
     output = function(*inputs)
-    rows = Rows(normal(8, *output.shape[1:], seed=5), normal(8, seed=6), torch.arange(8) % 3)
-    parts = operator.pull(rows, shapes, tuple(output.shape[1:]))
+    rows = LinearBounds(normal(8, *output.shape[1:], seed=5), normal(8, seed=6), torch.arange(8) % 3)
+    parts = operator.propagate_backward(rows, shapes, tuple(output.shape[1:]))
     torch.testing.assert_close(applied(parts, inputs, shapes), rows.dot(output) + rows.bias)
     assert len(parts) == len(shapes)
 
@@ -123,7 +123,7 @@ def test_rows_of_single_outputs_are_lines_of_the_matrix(operator, function, shap
     index = torch.cat([example[:, None], places], dim=1)
     for parts in (
         operator.neurons(index, shapes, output, sign),
-        operator.pull(one_hot(index, output, sign), shapes, output),
+        operator.propagate_backward(one_hot(index, output, sign), shapes, output),
     ):
         for rows, matrix, shape in zip(parts, found, shapes, strict=True):
             assert torch.equal(rows.example, example)
@@ -144,8 +144,8 @@ def test_windows_pass_as_the_whole_map_would(operator, function, shapes):
     places = torch.cartesian_prod(*(torch.arange(n) for n in size))
     index = torch.cat([torch.arange(len(places))[:, None] % 2, places], dim=1)
     (rows,) = above.neurons(index, [output], size, normal(len(places), seed=9))
-    parts = operator.pull(rows, shapes, output)
-    twins = operator.pull(rows.dense(output), shapes, output)
+    parts = operator.propagate_backward(rows, shapes, output)
+    twins = operator.propagate_backward(rows.dense(output), shapes, output)
     for part, twin, shape in zip(parts, twins, shapes, strict=True):
         torch.testing.assert_close(part.dense(shape).weight, twin.dense(shape).weight)
         torch.testing.assert_close(part.bias, twin.bias)
@@ -163,7 +163,7 @@ def test_a_window_stays_one_while_it_is_smaller_than_the_map(name):
     assert list(rows.weight.shape[2:]) == reach
     channels, *size = shapes[0]
     below = Conv(weight=normal(channels, 5, 1, 1), bias=normal(channels, 1, 1))
-    (further,) = below.pull(rows, [(5, *size)], shapes[0])
+    (further,) = below.propagate_backward(rows, [(5, *size)], shapes[0])
     assert further.window is not None and list(further.weight.shape[2:]) == reach
 
 

@@ -12,11 +12,11 @@ from torch import nn
 from overproof.bounds import pair as module
 from overproof.bounds import softmax
 from overproof.bounds import split as splitting
-from overproof.bounds.crown import METHODS, Means, bound, intermediate
+from overproof.bounds.crown import METHODS, BoundOptions, bound, intermediate
 from overproof.bounds.graph import joined
 from overproof.bounds.pair import Couple, coupled, specs
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.split import Budget, split
 from overproof.bounds.trace import trace
 
@@ -29,7 +29,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def means(method, steps=3):
-    return Means(method=method, climb=Climb(steps=steps))
+    return BoundOptions(method=method, climb=AlphaOptimizer(steps=steps))
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_an_example_s_bounds_do_not_depend_on_its_batch(method):
 
 def test_chunks_do_not_change_anything():
     made = case(1)
-    parts = couple(made.teacher, made.student, made.region, made.classes, Means(method="crown", memory=20_000))
+    parts = couple(made.teacher, made.student, made.region, made.classes, BoundOptions(method="crown", memory=20_000))
     assert_equal(parts.joint, made.couple("crown").joint)
 
 
@@ -394,7 +394,7 @@ def test_splitting_closes_the_gap_of_a_student_that_is_its_teacher():
     """The signs of teacher and student are told apart one by one; where they contradict each other there is nothing."""
     network = small(3)
     made = Case(network, network, (1, 4, 4), eps=0.2, count=1)
-    known, better = made.narrowed(budget=Budget(seconds=20, batch=16, climb=Climb(steps=10)), enough=0.02)
+    known, better = made.narrowed(budget=Budget(seconds=20, batch=16, climb=AlphaOptimizer(steps=10)), enough=0.02)
     assert width(known.joint) > 0.2
     assert -0.02 <= better.joint.lower.item() <= 0 <= better.joint.upper.item() <= 0.02
 
@@ -416,7 +416,7 @@ def test_splitting_comes_close_to_the_truth():
         grid = torch.cartesian_prod(*lines)
         gap = made.gap(grid.view(-1, 1, 1, 1, 2))
         truth = Bounds(gap.amin(dim=0), gap.amax(dim=0))
-        known, better = made.narrowed(budget=Budget(seconds=3, batch=16, climb=Climb(steps=10)))
+        known, better = made.narrowed(budget=Budget(seconds=3, batch=16, climb=AlphaOptimizer(steps=10)))
         assert_holds(better.joint, truth)
         size = [max(bounds.upper.item(), -bounds.lower.item()) for bounds in (truth, known.joint, better.joint)]
         before, closer = before + size[1] - size[0], closer + size[2] - size[0]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from overproof.bounds.probabilities import Softmax
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 from .networks import normal, uniform
 
@@ -44,8 +44,8 @@ def test_the_range_is_that_of_the_corners(width, dim):
 @pytest.mark.parametrize(("shape", "dim"), [((4,), -1), ((2, 3, 4), -1), ((2, 3, 4), -2), ((1, 2, 2), -3)])
 def test_rows_are_nowhere_above(width, kind, shape, dim):
     x = box(shape, width, kind=kind)
-    rows = Rows(normal(10, *shape, seed=5).to(kind), normal(10, seed=6).to(kind), torch.arange(10) % 2)
-    (pulled,) = Softmax(dim=dim).pull(rows, [x])
+    rows = LinearBounds(normal(10, *shape, seed=5).to(kind), normal(10, seed=6).to(kind), torch.arange(10) % 2)
+    (pulled,) = Softmax(dim=dim).propagate_backward(rows, [x])
     assert pulled.weight.dtype == kind
     exact, line = ((each.weight.double(), each.bias.double()) for each in (rows, pulled))
     # Rows are summed in their own precision: a few units of all their parts.
@@ -67,8 +67,8 @@ def test_rows_are_nowhere_above(width, kind, shape, dim):
 def test_rows_are_no_worse_than_the_range_in_the_middle(width):
     x = box((5,), width)
     for sign in (1.0, -1.0):
-        rows = Rows(sign * torch.eye(5).double(), torch.zeros(5).double(), torch.zeros(5).long())
-        (pulled,) = Softmax(dim=-1).pull(rows, [x])
+        rows = LinearBounds(sign * torch.eye(5).double(), torch.zeros(5).double(), torch.zeros(5).long())
+        (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
         middle = pulled.weight @ x.centre[0] + pulled.bias
         range_ = Softmax(dim=-1).forward(x)
         level = range_.lower[0] if sign > 0 else -range_.upper[0]
@@ -78,8 +78,10 @@ def test_rows_are_no_worse_than_the_range_in_the_middle(width):
 def test_two_scores_have_the_lines_of_a_sigmoid():
     """Where the other one is fixed, a probability is a sigmoid of one score, and its best lines are not far."""
     x = Bounds(torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 0.0]]).double())
-    rows = Rows(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.zeros(2).double(), torch.zeros(2).long())
-    (pulled,) = Softmax(dim=-1).pull(rows, [x])
+    rows = LinearBounds(
+        torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.zeros(2).double(), torch.zeros(2).long()
+    )
+    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
     z = torch.stack([torch.linspace(-1, 1, 101), torch.zeros(101)], dim=1).double()
     line = z @ pulled.weight.T + pulled.bias
     truth = torch.stack([z.softmax(1)[:, 0], -z.softmax(1)[:, 0]], dim=1)
@@ -98,26 +100,26 @@ def test_no_box_is_found_on_which_rows_are_above(low, width, share, weight):
     )
     x = Bounds(low[None], (low + width)[None])
     z = torch.minimum(low + share * width, x.upper[0])
-    rows = Rows(weight[None], torch.zeros(1).double(), torch.zeros(1).long())
-    (pulled,) = Softmax(dim=-1).pull(rows, [x])
+    rows = LinearBounds(weight[None], torch.zeros(1).double(), torch.zeros(1).long())
+    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
     reach = (pulled.weight[0].abs() * (low.abs() + width)).sum() + 10
     assert pulled.weight[0] @ z + pulled.bias[0] <= weight @ z.softmax(0) + 1e-14 * reach
 
 
 def test_the_planes_are_those_of_the_box_asked_for():
     softmax, first, second = Softmax(dim=-1), box((4,), 1.0), box((4,), 2.0, seed=9)
-    rows = Rows(normal(4, 4), normal(4), torch.arange(4) % 2)
-    one = softmax.pull(rows, [first])[0]
-    other = softmax.pull(rows, [second])[0]
-    assert torch.equal(softmax.pull(rows, [first])[0].weight, one.weight)
+    rows = LinearBounds(normal(4, 4), normal(4), torch.arange(4) % 2)
+    one = softmax.propagate_backward(rows, [first])[0]
+    other = softmax.propagate_backward(rows, [second])[0]
+    assert torch.equal(softmax.propagate_backward(rows, [first])[0].weight, one.weight)
     assert not torch.equal(one.weight, other.weight)
 
 
 def test_gradients_are_numbers():
     low = torch.tensor([[0.0, 1.0, -400.0]], dtype=torch.float64, requires_grad=True)
     high = torch.tensor([[0.0, 2.0, 400.0]], dtype=torch.float64, requires_grad=True)
-    rows = Rows(normal(3, 3), normal(3), torch.zeros(3).long())
-    (pulled,) = Softmax(dim=-1).pull(rows, [Bounds(low, high)])
+    rows = LinearBounds(normal(3, 3), normal(3), torch.zeros(3).long())
+    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [Bounds(low, high)])
     total = (
         pulled.weight.sum() + pulled.bias.sum() + sum(side.sum() for side in Softmax(dim=-1).forward(Bounds(low, high)))
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from overproof.bounds.crown import Means, final, intermediate
+from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.graph import Graph
 from overproof.bounds.operators import Operator
 from overproof.bounds.region import Bounds, Region
@@ -57,9 +57,9 @@ def test_single_precision_is_never_further_off(seed, method):
     graph, spec = trace(network, shape).graph(), normal(1, 3, CLASSES, seed=seed).expand(2, -1, -1)
     around = Region.around(torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed)), 0.05)
     region, layers = around.to(dtype=torch.float64), intermediate(graph, around.to(dtype=torch.float64), "ibp")
-    double = final(graph, region, layers, spec, Means(method=method)).lower
+    double = final(graph, region, layers, spec, BoundOptions(method=method)).lower
     single_layers = [Bounds(*(side.float() for side in layer)) for layer in layers]
-    single = final(graph.to(torch.float32), around, single_layers, spec.float(), Means(method=method)).lower
+    single = final(graph.to(torch.float32), around, single_layers, spec.float(), BoundOptions(method=method)).lower
     wrong = Rounding.whole(graph.to(torch.float32), largest(around), single_layers).of[-1]
     # The rows are sums of logits.
     assert ((single.double() - double).abs() <= spec[0].abs().float() @ wrong[0]).all()
@@ -69,7 +69,7 @@ def test_widened_layers_hold_those_of_no_rounding_and_the_error_grows_with_depth
     network = linear(4, 8, 8, 3)
     graph = trace(network, (1, 2, 2)).graph()
     region = Region.around(torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(0)), 0.1)
-    plain, wide = (intermediate(graph, region, Means(rounding=rounding)) for rounding in (False, True))
+    plain, wide = (intermediate(graph, region, BoundOptions(rounding=rounding)) for rounding in (False, True))
     for number, (narrow, wider) in enumerate(zip(plain, wide, strict=True)):
         assert (wider.lower <= narrow.lower).all() and (wider.upper >= narrow.upper).all()
         assert number == 0 or bool((wider.upper > narrow.upper).any())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.rows import Rows, Window
+from overproof.bounds.rows import LinearBounds, Window
 
 from .networks import normal, points, uniform
 
@@ -48,11 +48,11 @@ def windowed(layout, count=9, examples=3, shape=SHAPE, seed=0):
         :, None, None
     ]
     weight = normal(count, shape[0], *size, seed=seed) * inside
-    return Rows(weight, normal(count, seed=seed + 1), torch.arange(count) % examples, window)
+    return LinearBounds(weight, normal(count, seed=seed + 1), torch.arange(count) % examples, window)
 
 
 def whole(count=9, examples=3, shape=SHAPE, seed=0):
-    return Rows(normal(count, *shape, seed=seed), normal(count, seed=seed + 1), torch.arange(count) % examples)
+    return LinearBounds(normal(count, *shape, seed=seed), normal(count, seed=seed + 1), torch.arange(count) % examples)
 
 
 def same(rows, twin, shape=SHAPE):
@@ -115,7 +115,9 @@ def test_sums_of_windows(first, second):
     one = windowed(first)
     other = windowed(second, seed=3)
     place = torch.minimum(one.window.place, other.window.place)  # the same neurons
-    one, other = (Rows(r.weight, r.bias, r.example, Window(place, r.window.stride, r.window.pad)) for r in (one, other))
+    one, other = (
+        LinearBounds(r.weight, r.bias, r.example, Window(place, r.window.stride, r.window.pad)) for r in (one, other)
+    )
     one, other = (r.with_weight(r.weight * r.values(torch.ones(1, *SHAPE, dtype=torch.float64))) for r in (one, other))
     for a, b in ((one, other), (other, one), (one, other.dense(SHAPE)), (one.dense(SHAPE), other)):
         total = a.add(b, SHAPE)
@@ -126,7 +128,9 @@ def test_sums_of_windows(first, second):
 
 
 def test_sums_of_features():
-    one, other = (Rows(normal(4, 6, seed=s), normal(4, seed=s), torch.zeros(4, dtype=torch.long)) for s in (1, 2))
+    one, other = (
+        LinearBounds(normal(4, 6, seed=s), normal(4, seed=s), torch.zeros(4, dtype=torch.long)) for s in (1, 2)
+    )
     total = one.add(other, (6,))
     torch.testing.assert_close(total.weight, one.weight + other.weight)
     torch.testing.assert_close(total.bias, one.bias + other.bias)

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from overproof.bounds import slopes
-from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
-from overproof.bounds.graph import Free, Graph
+from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
+from overproof.bounds.graph import Graph, Relaxation
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import logits
 from overproof.bounds.trace import trace
 
@@ -30,7 +30,7 @@ class Hills:
 
 def test_every_row_climbs_its_own_hill():
     hills = Hills()
-    found = Climb(steps=60, rate=0.1).best(hills, Free())
+    found = AlphaOptimizer(steps=60, rate=0.1).best(hills, Relaxation())
     assert not found.requires_grad
     assert (found > -1e-3).all()
     assert len(hills.asked) == 60 + 2  # before the first step and after the last
@@ -38,7 +38,7 @@ def test_every_row_climbs_its_own_hill():
 
 def test_the_best_of_every_row_counts_wherever_the_climb_ends():
     hills = Hills(start=0.3)  # at the top of the first hill
-    found = Climb(steps=5, rate=0.5).best(hills, Free())
+    found = AlphaOptimizer(steps=5, rate=0.5).best(hills, Relaxation())
     values = torch.stack([-((slope - hills.tops) ** 2) for slope in hills.asked])
     assert values[:, 1].argmax() not in (0, len(values) - 1), "the second hill was stepped over"
     torch.testing.assert_close(found, values.amax(dim=0), rtol=0, atol=0)
@@ -46,7 +46,7 @@ def test_the_best_of_every_row_counts_wherever_the_climb_ends():
 
 def test_slopes_stay_between_zero_and_one():
     hills = Hills(tops=(2.0, -1.0), start=0.5)
-    found = Climb(steps=20).best(hills, Free())
+    found = AlphaOptimizer(steps=20).best(hills, Relaxation())
     asked = torch.stack(hills.asked)
     assert asked.min() == 0 and asked.max() == 1
     torch.testing.assert_close(found, torch.tensor([-1.0, -1.0]))
@@ -54,22 +54,22 @@ def test_slopes_stay_between_zero_and_one():
 
 def test_prices_are_never_negative_and_have_no_upper_end():
     hills = Hills(tops=(2.0, -1.0), kind="prices")
-    found = Climb(steps=60).best(hills, Free())
+    found = AlphaOptimizer(steps=60).best(hills, Relaxation())
     asked = torch.stack(hills.asked)
     assert asked.min() == 0 and asked.max() > 1.5
     assert found[0] > -0.05 and found[1] == -1
 
 
 def test_the_last_choice_is_left_behind():
-    free, hills = Free(), Hills()
-    Climb(steps=7).best(hills, free)
+    free, hills = Relaxation(), Hills()
+    AlphaOptimizer(steps=7).best(hills, free)
     assert torch.equal(free.slopes[7], hills.asked[-1])
     assert not free.slopes[7].requires_grad
 
 
 def test_a_choice_that_no_row_depends_on_stays():
-    free = Free(slopes={3: torch.full((2,), 0.25)})
-    Climb(steps=5).best(Hills(), free)
+    free = Relaxation(slopes={3: torch.full((2,), 0.25)})
+    AlphaOptimizer(steps=5).best(Hills(), free)
     assert free.slopes[3].tolist() == [0.25, 0.25]
 
 
@@ -78,33 +78,36 @@ def test_nothing_of_the_network_is_kept():
     height = torch.zeros(2, requires_grad=True)
     hills = Hills()
     for steps in (0, 3):
-        assert not Climb(steps=steps).best(lambda free: hills(free) + height, Free()).requires_grad
+        assert not AlphaOptimizer(steps=steps).best(lambda free: hills(free) + height, Relaxation()).requires_grad
 
 
 def test_the_time_is_counted_from_the_start(monkeypatch):
     looks = itertools.count(1000)  # a second passes at every look
     monkeypatch.setattr(slopes, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
     hills = Hills()
-    Climb(steps=100, seconds=5.5).best(hills, Free())
+    AlphaOptimizer(steps=100, seconds=5.5).best(hills, Relaxation())
     assert len(hills.asked) == 4 + 2  # the fifth step would end after six seconds
 
 
 def test_with_time_enough_all_steps_are_taken():
     hills, hurried = Hills(), Hills()
-    assert torch.equal(Climb(steps=9).best(hills, Free()), Climb(steps=9, seconds=1e6).best(hurried, Free()))
+    assert torch.equal(
+        AlphaOptimizer(steps=9).best(hills, Relaxation()),
+        AlphaOptimizer(steps=9, seconds=1e6).best(hurried, Relaxation()),
+    )
     assert len(hills.asked) == len(hurried.asked) == 9 + 2
 
 
 def test_no_time_is_no_step():
     hills = Hills()
-    found = Climb(steps=1000, seconds=0).best(hills, Free())
+    found = AlphaOptimizer(steps=1000, seconds=0).best(hills, Relaxation())
     assert len(hills.asked) <= 2
     torch.testing.assert_close(found, -(hills.tops**2))
 
 
 def test_no_steps_is_the_start():
     hills = Hills()
-    torch.testing.assert_close(Climb(steps=0).best(hills, Free()), -(hills.tops**2))
+    torch.testing.assert_close(AlphaOptimizer(steps=0).best(hills, Relaxation()), -(hills.tops**2))
 
 
 def test_a_graph_without_activations_has_nothing_to_climb():
@@ -114,24 +117,24 @@ def test_a_graph_without_activations_has_nothing_to_climb():
         asked.append(free)
         return torch.tensor([1.0, -2.0])
 
-    assert Climb(steps=50).best(least, Free()).tolist() == [1.0, -2.0]
+    assert AlphaOptimizer(steps=50).best(least, Relaxation()).tolist() == [1.0, -2.0]
     assert len(asked) <= 2
 
 
 def test_nothing_known_is_nothing_proved():
     """A bound that is not a number never becomes one."""
     unknown = torch.tensor([torch.nan, 1.0])
-    found = Climb(steps=3).best(lambda free: free.slopes.setdefault(0, torch.zeros(2)) + unknown, Free())
+    found = AlphaOptimizer(steps=3).best(lambda free: free.slopes.setdefault(0, torch.zeros(2)) + unknown, Relaxation())
     assert found[0].isnan() and found[1] >= 1
 
 
 def test_it_climbs_where_gradients_are_switched_off():
     with torch.no_grad():
-        assert (Climb(steps=60, rate=0.1).best(Hills(), Free()) > -1e-3).all()
+        assert (AlphaOptimizer(steps=60, rate=0.1).best(Hills(), Relaxation()) > -1e-3).all()
 
 
 def test_the_defaults():
-    assert Climb() == Climb(steps=20, rate=0.25, decay=0.98, seconds=None)
+    assert AlphaOptimizer() == AlphaOptimizer(steps=20, rate=0.25, decay=0.98, seconds=None)
 
 
 # --- both choices of slopes -------------------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ def by_both(seed, depth, share, eps, count=4):
     graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(count, 1, 4, 4, seed=seed + 99), eps)
     spec = torch.cat([logits(count, CLASSES), -logits(count, CLASSES)], dim=1).double()
     layers, rows = intermediate(graph, region), {len(graph.nodes) - 1: spec_rows(spec)}
-    one, both = (minimum(graph, rows, each, region, Means()).view(count, -1) for each in (list(layers), layers))
+    one, both = (minimum(graph, rows, each, region, BoundOptions()).view(count, -1) for each in (list(layers), layers))
     plain = torch.stack([plain_least(network, region.at(slice(i, i + 1)), spec[i]) for i in range(count)])
     assert_holds(Bounds(both, torch.full_like(both, torch.inf)), reached(network, region, spec))
     return one, both, plain
@@ -226,14 +229,14 @@ def test_examples_whose_choices_agree_are_pulled_once(monkeypatch):
     """The second pull has the rows of the others only."""
     network = sparse(0, 2, 0.2)
     graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(12, 1, 4, 4, seed=99), 0.2)
-    layers, counts, pull = intermediate(graph, region), [], Graph.pull
+    layers, counts, propagate_backward = intermediate(graph, region), [], Graph.propagate_backward
     differing = int(layers.differing().sum())
     assert 0 < differing < 12
 
     def counted(self, rows, *words, **options):
         counts.append(len(next(iter(rows.values()))))
-        return pull(self, rows, *words, **options)
+        return propagate_backward(self, rows, *words, **options)
 
-    monkeypatch.setattr(Graph, "pull", counted)
-    minimum(graph, {len(graph.nodes) - 1: spec_rows(logits(12, CLASSES).double())}, layers, region, Means())
+    monkeypatch.setattr(Graph, "propagate_backward", counted)
+    minimum(graph, {len(graph.nodes) - 1: spec_rows(logits(12, CLASSES).double())}, layers, region, BoundOptions())
     assert counts == [12 * CLASSES, differing * CLASSES]

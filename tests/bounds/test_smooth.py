@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from overproof.bounds import functions
 from overproof.bounds.functions import Function, softplus
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows, Window
+from overproof.bounds.rows import LinearBounds, Window
 from overproof.bounds.smooth import Smooth
 
 from .networks import normal, uniform
@@ -137,8 +137,8 @@ def test_nothing_is_known_where_the_function_has_no_value(function):
     found, lines = smooth.forward(before), smooth.lines(before)
     assert found.lower[0, :2].tolist() == [-torch.inf] * 2 and found.upper[0, :2].tolist() == [torch.inf] * 2
     assert lines.under[0, :2].tolist() == [-torch.inf] * 2 and lines.over[0, :2].tolist() == [torch.inf] * 2
-    rows = Rows(torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]), torch.zeros(2), torch.zeros(2).long())
-    (pulled,) = smooth.pull(rows, [before])
+    rows = LinearBounds(torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]), torch.zeros(2), torch.zeros(2).long())
+    (pulled,) = smooth.propagate_backward(rows, [before])
     assert torch.isfinite(pulled.bias[0]) and pulled.bias[1] == -torch.inf
     assert torch.isfinite(pulled.weight).all() and pulled.weight[0, 2] != 0
 
@@ -166,8 +166,8 @@ def test_torch_s_threshold_is_allowed_for():
 
 def test_rows_become_the_lines_of_their_side():
     smooth, before = Smooth(function=functions.GELU), intervals(functions.GELU, 6)
-    rows = Rows(normal(4, 6, seed=5), normal(4, seed=6), torch.zeros(4).long())
-    (pulled,) = smooth.pull(rows, [before])
+    rows = LinearBounds(normal(4, 6, seed=5), normal(4, seed=6), torch.zeros(4).long())
+    (pulled,) = smooth.propagate_backward(rows, [before])
     lines = smooth.lines(before)
     below, above = rows.weight.clamp(min=0), rows.weight.clamp(max=0)
     torch.testing.assert_close(pulled.weight, below * lines.below + above * lines.above)
@@ -179,9 +179,13 @@ def test_windows_are_pulled_as_maps_are():
     centre = normal(3, *shape)
     before = Bounds(centre - uniform(3, *shape, seed=1), centre + uniform(3, *shape, seed=2))
     place = torch.tensor([[0, 0], [3, 1], [2, 3], [1, 1]])
-    rows = Rows(normal(4, 2, 3, 3, seed=3), normal(4), torch.tensor([0, 2, 1, 2]), Window(place, (1, 1), (1, 1)))
+    rows = LinearBounds(
+        normal(4, 2, 3, 3, seed=3), normal(4), torch.tensor([0, 2, 1, 2]), Window(place, (1, 1), (1, 1))
+    )
     rows = rows.with_weight(rows.weight * rows.values(torch.ones(1, *shape).double()))
-    found, twin = (Smooth(function=functions.SILU).pull(each, [before])[0] for each in (rows, rows.dense(shape)))
+    found, twin = (
+        Smooth(function=functions.SILU).propagate_backward(each, [before])[0] for each in (rows, rows.dense(shape))
+    )
     torch.testing.assert_close(found.dense(shape).weight, twin.weight)
     torch.testing.assert_close(found.bias, twin.bias)
 

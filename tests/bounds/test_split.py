@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from overproof.bounds import split as module
-from overproof.bounds.crown import Means, final, intermediate
+from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.region import Region
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, Proof, least, split
 from overproof.bounds.trace import trace
@@ -28,7 +28,7 @@ TINY = [
     (5, (2, 2, 2, 2), 0.0),
     (7, (3, 4, 3), 0.0),
 ]
-WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, climb=Climb(steps=80, rate=0.25, decay=0.95))
+WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, climb=AlphaOptimizer(steps=80, rate=0.25, decay=0.95))
 every_tiny = pytest.mark.parametrize(("seed", "widths", "leak"), TINY)
 
 
@@ -47,7 +47,7 @@ class Case:
         self.graph = trace(network, shape).graph()
         self.region = Region.around(uniform(1, *shape, seed=seed), eps, norm)
         self.layers = intermediate(self.graph, self.region, "crown")
-        self.crown = final(self.graph, self.region, self.layers, self.spec[None], Means(method="crown")).lower[0]
+        self.crown = final(self.graph, self.region, self.layers, self.spec[None], BoundOptions(method="crown")).lower[0]
 
     def least(self, enough=math.inf, budget=WHATEVER_IT_TAKES, rows=slice(None), lower=None):
         """Return the proof; with an ``enough`` that is never reached, all that splitting can prove."""
@@ -152,7 +152,7 @@ def test_in_single_precision():
 def test_the_signs_alone_are_worth_something():
     """With a climb of no steps the parts are told apart by their layers' bounds only."""
     case = tiny_case(5, (2, 2, 2, 2))
-    proof = case.least(budget=Budget(seconds=60, root=Climb(steps=0), climb=Climb(steps=0)))
+    proof = case.least(budget=Budget(seconds=60, root=AlphaOptimizer(steps=0), climb=AlphaOptimizer(steps=0)))
     assert case.crown.min() + 0.04 < -proof.worst <= case.exact.min() + 1e-7
 
 
@@ -326,7 +326,7 @@ def test_any_falling_function_of_the_rows_may_be_wanted_small():
 # --- parts that do not exist ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("climb", [WHATEVER_IT_TAKES.climb, Budget().climb, Climb(steps=100, rate=1.0)])
+@pytest.mark.parametrize("climb", [WHATEVER_IT_TAKES.climb, Budget().climb, AlphaOptimizer(steps=100, rate=1.0)])
 def test_parts_without_images_do_no_harm(climb):
     """Of twins, one positive and one negative; and of z and -z - 1, both positive. Their bounds may rise for ever."""
     network, shape = tiny(1, (2, 6))
@@ -361,7 +361,7 @@ def test_the_defaults_of_a_budget():
         seconds=5.0,
         batch=64,
         tried=4,
-        root=Climb(),
-        climb=Climb(steps=3, rate=0.1),
-        last=Climb(steps=200, rate=1.0),
+        root=AlphaOptimizer(),
+        climb=AlphaOptimizer(steps=3, rate=0.1),
+        last=AlphaOptimizer(steps=200, rate=1.0),
     )

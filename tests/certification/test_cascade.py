@@ -442,7 +442,7 @@ def test_in_float64_a_margin_counts_where_it_exceeds_what_rounding_can_do():
     model = small().requires_grad_(False)
     graph = graph_of(model, where="it").to(torch.float64)
     region = Region.around(images(model).x.double(), 0.02)
-    layers = certified.intermediate(graph, region, certified.Means(rounding=True))
+    layers = certified.intermediate(graph, region, certified.BoundOptions(rounding=True))
     room, rounding = certified.proving_slack(graph, region, layers)
     assert room.shape == (len(region),) and 0 < float(room.max()) < 1e-9
     assert float(room.max()) == 2 * rounding.last

@@ -150,7 +150,7 @@ class TestPool:
     """With a stand-in for the command."""
 
     @pytest.fixture
-    def stand_in(self, monkeypatch, tmp_path):
+    def fused_form(self, monkeypatch, tmp_path):
         """Let a script run instead of ``overproof``; it writes down when it began and ended, and its words."""
         script = tmp_path / "stand_in.py"
         log = tmp_path / "log"
@@ -173,10 +173,10 @@ class TestPool:
         return make
 
     @pytest.mark.parametrize("jobs", [1, 3])
-    def test_never_more_than_so_many_at_a_time(self, grid, tmp_path, stand_in, monkeypatch, jobs):
+    def test_never_more_than_so_many_at_a_time(self, grid, tmp_path, fused_form, monkeypatch, jobs):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(sweep_module, "cores", lambda: 6)
-        written = stand_in("time.sleep(0.2)")
+        written = fused_form("time.sleep(0.2)")
         sweep = read_sweep(grid())
         ended = list(sweeping(sweep, tmp_path / "out", jobs=jobs, sets=["training.epochs=1"], device="cpu"))
         assert sorted(one.number for one in ended) == [0, 1, 2, 3]
@@ -187,23 +187,23 @@ class TestPool:
             assert words[-2:] == ["--set", "training.epochs=1"]
             assert threads == str(6 // jobs)
 
-    def test_small_networks_share_the_cores_where_nobody_says(self, grid, tmp_path, stand_in, monkeypatch):
+    def test_small_networks_share_the_cores_where_nobody_says(self, grid, tmp_path, fused_form, monkeypatch):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(sweep_module, "cores", lambda: 2)
-        written = stand_in("time.sleep(0.2)")
+        written = fused_form("time.sleep(0.2)")
         list(sweeping(read_sweep(grid()), tmp_path / "out", device="cpu"))
         assert [threads for *_, threads in written().values()] == ["1"] * 4
 
-    def test_a_caller_that_stops_stops_the_cells(self, grid, tmp_path, stand_in):
-        written = stand_in("if '0' in words: sys.exit()\ntime.sleep(60)")
+    def test_a_caller_that_stops_stops_the_cells(self, grid, tmp_path, fused_form):
+        written = fused_form("if '0' in words: sys.exit()\ntime.sleep(60)")
         course, began = sweeping(read_sweep(grid()), tmp_path / "out", jobs=2, device="cpu"), time.monotonic()
         assert next(course).number == 0
         course.close()
         assert time.monotonic() - began < 30
         assert written() == {}
 
-    def test_a_cell_that_says_nothing_has_its_exit_status(self, grid, tmp_path, stand_in):
-        stand_in("os.kill(os.getpid(), 9)")
+    def test_a_cell_that_says_nothing_has_its_exit_status(self, grid, tmp_path, fused_form):
+        fused_form("os.kill(os.getpid(), 9)")
         course = sweeping(read_sweep(grid({"seed": [0]})), tmp_path / "out", device="cpu")
         assert next(course).problem == "exit status -9"
         with pytest.raises(InputError, match="1 of 1 cells failed"):

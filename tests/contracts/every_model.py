@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import fx
 
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.architecture import Signature
 from overproof.models.architectures.catalogue import FAMILIES
 from overproof.models.architectures.convnet import ConvNet
@@ -34,7 +34,7 @@ SMALL = [
     MobileNetV2(width=0.25),
     VGG(depth=11, width=0.125),
     PlainResNet(stem=3, channels=(4, 5), blocks=(2, 1), stride=(1, 2), hidden=()),
-    Adapted(base=ResNet(depth=8, width=0.5), features=9),
+    FeatureAdapter(base=ResNet(depth=8, width=0.5), features=9),
 ]
 # A family that is added and not listed here is examined with its defaults.
 SMALL += [family() for family in FAMILIES.values() if family not in map(type, SMALL)]

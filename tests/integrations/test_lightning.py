@@ -70,14 +70,16 @@ def network(seed, loader):
 
 
 def parts(method, loader):
-    """Return a student, teachers and companions that are the same at every call."""
+    """Return a student, teachers and auxiliary models that are the same at every call."""
     teachers = {role: freeze(network(number, loader)) for number, role in enumerate(method.roles, start=1)}
-    return network(0, loader), teachers, {name: network(9, loader) for name in method.companions}
+    return network(0, loader), teachers, {name: network(9, loader) for name in method.auxiliary_models}
 
 
 def module(method, loader, training=TRAINING, **options):
-    student, teachers, companions = parts(method, loader)
-    return integration.DistillationModule(method, student, teachers, training, seed=7, companions=companions, **options)
+    student, teachers, auxiliary_models = parts(method, loader)
+    return integration.DistillationModule(
+        method, student, teachers, training, seed=7, auxiliary_models=auxiliary_models, **options
+    )
 
 
 def trainer(epochs=2, **options):
@@ -93,8 +95,8 @@ def trainer(epochs=2, **options):
 @pytest.mark.parametrize("name", METHODS)
 def test_lightning_takes_the_steps_that_our_loop_takes(name, loader):
     method = METHODS[name]
-    student, teachers, companions = parts(method, loader)
-    loop = Loop(method, student, teachers, loader, TRAINING, seed=7, companions=companions)
+    student, teachers, auxiliary_models = parts(method, loader)
+    loop = Loop(method, student, teachers, loader, TRAINING, seed=7, auxiliary_models=auxiliary_models)
     *_, last = loop.run()
     ours = module(method, loader)
     run = trainer()
@@ -218,9 +220,9 @@ def test_roles_and_companions_must_be_those_of_the_method(loader):
     assert (
         refused(make, Natural(), student, {"robust": student}) == "method 'natural' has the teachers none, got robust"
     )
-    peer = next(method for cls in methods().values() if (method := cls()).companions)
+    peer = next(method for cls in methods().values() if (method := cls()).auxiliary_models)
     teachers = dict.fromkeys(peer.roles, student)
-    assert refused(make, peer, student, teachers).startswith(f"method {peer.kind!r} has the companions ")
+    assert refused(make, peer, student, teachers).startswith(f"method {peer.kind!r} has the auxiliary models ")
 
 
 def test_what_only_our_loop_does_is_refused(loader):

@@ -38,14 +38,15 @@ def network(seed=100):
     return Classifier(nn.Sequential(nn.Flatten(), hidden, nn.Tanh(), head), SIGNATURE).double()
 
 
-def step_of(method, *, progress=1.0, x=X, y=Y, student=None, teachers=None, state=None, companions=None):
+def step_of(method, *, progress=1.0, x=X, y=Y, student=None, teachers=None, state=None, auxiliary_models=None):
     """Return what a method sees of one batch."""
     step = Step(
         x=x,
         y=y,
         student=student or network(),
         teachers=teachers or {role: freeze(network(10 * seed)) for seed, role in enumerate(method.roles, 1)},
-        companions=companions or {name: network(50 + seed) for seed, name in enumerate(method.companions)},
+        auxiliary_models=auxiliary_models
+        or {name: network(50 + seed) for seed, name in enumerate(method.auxiliary_models)},
         progress=progress,
     )
     return Step(**{**vars(step), "state": method.initial_state(step) if state is None else state})

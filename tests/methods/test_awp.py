@@ -19,7 +19,7 @@ from overproof.methods.peeraid import PeerAiD
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.rrm import RRM
 from overproof.methods.trades import TRADES
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build, freeze
 
@@ -53,7 +53,9 @@ def perturbed(base, step, gamma):
     """Return a copy of the student at the worst weights, by hand."""
     torch.manual_seed(0)
     alone = deepcopy(step.student)
-    loss = total(only(base.losses(step_of(base, student=alone, teachers=step.teachers, companions=step.companions))))
+    loss = total(
+        only(base.losses(step_of(base, student=alone, teachers=step.teachers, auxiliary_models=step.auxiliary_models)))
+    )
     moved = deepcopy(alone)
     slopes = torch.autograd.grad(loss, list(alone.parameters()), allow_unused=True, materialize_grads=True)
     with torch.no_grad():
@@ -80,9 +82,13 @@ def test_the_loss_is_the_bases_at_the_perturbed_weights(base, gamma, monkeypatch
     # What the search finds at the unperturbed weights, from the same draws.
     monkeypatch.setattr(PGD, "search", at_first)
     torch.manual_seed(0)
-    alone = step_of(base, student=deepcopy(step.student), teachers=step.teachers, companions=step.companions)
+    alone = step_of(
+        base, student=deepcopy(step.student), teachers=step.teachers, auxiliary_models=step.auxiliary_models
+    )
     calm = only(base.losses(alone))
-    hand = only(base.losses(step_of(base, student=moved, teachers=step.teachers, companions=step.companions)))
+    hand = only(
+        base.losses(step_of(base, student=moved, teachers=step.teachers, auxiliary_models=step.auxiliary_models))
+    )
     monkeypatch.undo()
     torch.manual_seed(0)
     before = weights_of(step.student)
@@ -197,7 +203,7 @@ def test_batchnorm_of_a_peer_moves_as_often_as_for_the_base(make_step, tiny_clas
     for method in (PeerAiD(inner=SHORT), AWP(base=PeerAiD(inner=SHORT), gamma=0.1)):
         step = make_step(method)
         peer = tiny_classifier(seed=5)
-        step.companions["peer"] = peer
+        step.auxiliary_models["peer"] = peer
         for _ in method.losses(step):
             pass
         looks.append(looked(peer))
@@ -233,12 +239,12 @@ def test_the_rehearsal_leaves_no_gradient_behind():
 
 
 def test_what_the_base_needs_is_passed_on():
-    assert AWP(base=PeerAiD()).companions == ("peer",)
-    assert AWP(base=PGDAT()).roles == () and AWP(base=PGDAT()).companions == ()
+    assert AWP(base=PeerAiD()).auxiliary_models == ("peer",)
+    assert AWP(base=PGDAT()).roles == () and AWP(base=PGDAT()).auxiliary_models == ()
     teacher = freeze(build(MLP(hidden=(7,)), SIGNATURE))
     student = MLP(hidden=(5,))
-    assert AWP(base=RRM()).fitted(student, {"robust": teacher}) == Adapted(base=student, features=7)
-    assert AWP(base=KD()).fitted(student, {"robust": teacher}) is student
+    assert AWP(base=RRM()).adapt_student(student, {"robust": teacher}) == FeatureAdapter(base=student, features=7)
+    assert AWP(base=KD()).adapt_student(student, {"robust": teacher}) is student
 
 
 @pytest.mark.parametrize(

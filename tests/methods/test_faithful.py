@@ -25,9 +25,9 @@ def teacher_of(seed=9, *, wrong=(3,)):
     hidden = teacher.features(X)[1].detach()
     goal = torch.nn.functional.one_hot((Y + torch.isin(ROWS, torch.tensor(wrong)).long()) % 4, 4).double() * 3
     with torch.no_grad():
-        fitted = torch.linalg.lstsq(torch.cat([hidden, torch.ones(len(X), 1).double()], dim=1), goal).solution.T
-        teacher.backbone[-1].weight.copy_(fitted[:, :-1])
-        teacher.backbone[-1].bias.copy_(fitted[:, -1])
+        adapt_student = torch.linalg.lstsq(torch.cat([hidden, torch.ones(len(X), 1).double()], dim=1), goal).solution.T
+        teacher.backbone[-1].weight.copy_(adapt_student[:, :-1])
+        teacher.backbone[-1].bias.copy_(adapt_student[:, -1])
     assert not torch.allclose(shift, teacher(X))
     found = teacher(X).argmax(dim=1) == Y
     assert [n for n in range(len(Y)) if not found[n]] == list(wrong)

@@ -20,7 +20,7 @@ def test_a_method_listens_to_one_teacher_takes_one_update_and_remembers_nothing(
     method = Silent()
     assert (method.roles, method.updates, dict(method.presets)) == (("robust",), 1, {})
     assert method.initial_state(tiny_batch) == {}
-    assert method.companions == () and method.fitted(MLP(hidden=(3,)), {}) == MLP(hidden=(3,))
+    assert method.auxiliary_models == () and method.adapt_student(MLP(hidden=(3,)), {}) == MLP(hidden=(3,))
 
 
 def test_a_method_without_losses_is_none():

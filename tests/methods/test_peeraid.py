@@ -20,7 +20,7 @@ WEIGHTS = {"label": 0.3, "peer": 0.7, "own": 1.3, "peer_label": 0.9, "peer_stude
 
 
 def by_hand(step, weights, t, peer_t, classes, detach):
-    student, peer = step.student, step.companions["peer"]
+    student, peer = step.student, step.auxiliary_models["peer"]
     fixed = (lambda z: z.detach()) if detach else (lambda z: z)
     return {
         "peer_label": weights["peer_label"] * ce(peer(ADV)).mean(),
@@ -42,13 +42,13 @@ def test_terms_are_the_formula(detach, scale, t, peer_t, monkeypatch):
     method = PeerAiD(**WEIGHTS, temperature=t, peer_temperature=peer_t, kl_scale=scale, detach_targets=detach)
     step = step_of(method)
     hand = by_hand(step, WEIGHTS, t, peer_t, 4 if scale == "class" else 1, detach)
-    equal(only(method.losses(step)), hand, step.student, step.companions["peer"])
+    equal(only(method.losses(step)), hand, step.student, step.auxiliary_models["peer"])
 
 
 def test_each_learns_from_the_other_and_sends_it_no_gradient(monkeypatch):
     tell(monkeypatch)
     step = step_of(PeerAiD())
-    student, peer = step.student, step.companions["peer"]
+    student, peer = step.student, step.auxiliary_models["peer"]
     terms = only(PeerAiD(**WEIGHTS).losses(step))
     for name, learner, other in (
         ("peer_label", peer, student),
@@ -67,14 +67,14 @@ def test_targets_that_are_not_detached_send_gradient_to_the_student(monkeypatch)
     terms = only(PeerAiD(detach_targets=False).losses(step))
     assert any(slope.any() for slope in gradients(terms["peer_student"], step.student))
     # The student's own loss never moves the peer.
-    assert not any(slope.any() for slope in gradients(terms["peer"], step.companions["peer"]))
+    assert not any(slope.any() for slope in gradients(terms["peer"], step.auxiliary_models["peer"]))
 
 
 def test_the_search_climbs_the_divergence_from_the_peers_clean_answer(monkeypatch):
     told = tell(monkeypatch)
     method = PeerAiD(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
-    peer = step.companions["peer"]
+    peer = step.auxiliary_models["peer"]
     asked = counting(peer)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
@@ -88,7 +88,7 @@ def test_idle_passes_move_batchnorm_and_no_number(idle, times, monkeypatch, make
     step = make_step(PeerAiD())
     tell(monkeypatch, step.x)
     peer = tiny_classifier(seed=5)
-    step.companions["peer"] = peer
+    step.auxiliary_models["peer"] = peer
     only(PeerAiD(idle_forwards=idle).losses(step))
     assert looked(step.student) == times
     assert looked(peer) == 1 and peer.training  # the clean answer of the peer is asked for in eval mode
@@ -96,7 +96,7 @@ def test_idle_passes_move_batchnorm_and_no_number(idle, times, monkeypatch, make
     both = step_of(PeerAiD())
     terms = only(PeerAiD(idle_forwards=idle).losses(both))
     defaults = {"label": 0.0, "peer": 1.0, "own": 1.0, "peer_label": 1.0, "peer_student": 0.1}
-    equal(terms, by_hand(both, defaults, 5.0, 1.0, 1, detach=True), both.student, both.companions["peer"])
+    equal(terms, by_hand(both, defaults, 5.0, 1.0, 1, detach=True), both.student, both.auxiliary_models["peer"])
 
 
 @pytest.mark.parametrize(

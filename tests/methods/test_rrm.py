@@ -12,7 +12,7 @@ from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.methods.natural import Natural
 from overproof.methods.rrm import RRM
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.catalogue import FAMILIES
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.mlp import MLP
@@ -102,21 +102,23 @@ def test_bad_options_are_refused(options, sentence):
 def test_an_adapter_is_built_where_the_widths_differ_and_only_there():
     teacher = freeze(build(MLP(hidden=(9, 7)), SIGNATURE))
     for student in (MLP(hidden=(7,)), MLP(hidden=(30, 7))):
-        assert RRM().fitted(student, {"robust": teacher}) is student
+        assert RRM().adapt_student(student, {"robust": teacher}) is student
     for student in (MLP(hidden=(9,)), MLP(hidden=())):
-        assert RRM().fitted(student, {"robust": teacher}) == Adapted(base=student, features=7)
+        assert RRM().adapt_student(student, {"robust": teacher}) == FeatureAdapter(base=student, features=7)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_student_of_every_family_can_be_fitted(kind):
     signature = Signature(channels=3, height=32, width=32, classes=10)
     teacher = freeze(build(MLP(hidden=(7,)), signature))
-    assert RRM().fitted(FAMILIES[kind](), {"robust": teacher}) == Adapted(base=FAMILIES[kind](), features=7)
+    assert RRM().adapt_student(FAMILIES[kind](), {"robust": teacher}) == FeatureAdapter(
+        base=FAMILIES[kind](), features=7
+    )
 
 
 def test_a_fitted_student_learns():
     teacher = freeze(build(MLP(hidden=(7,)), SIGNATURE).double())
-    student = build(RRM().fitted(MLP(hidden=(5,)), {"robust": teacher}), SIGNATURE).double()
+    student = build(RRM().adapt_student(MLP(hidden=(5,)), {"robust": teacher}), SIGNATURE).double()
     step = step_of(RRM(), student=student, teachers={"robust": teacher})
     total(only(RRM().losses(step))).backward()
     assert all(weight.grad.any() for weight in student.parameters())
@@ -153,7 +155,7 @@ def test_a_run_with_an_adapter_is_read_back(teacher, tmp_path):
         assert isinstance(network, Classifier) and network.head.in_features == 12
     x = Digits().load("test").images[:20] / 255
     checkpoint = torch.load(max((out / "checkpoint").iterdir()), weights_only=True)
-    fresh = build(Adapted(base=small, features=12), Digits().load("test").signature)
+    fresh = build(FeatureAdapter(base=small, features=12), Digits().load("test").signature)
     fresh.load_state_dict(checkpoint["student"])
     assert torch.equal(Run(out).model("last")[0](x), fresh.eval()(x))
     best = overproof.load(out)

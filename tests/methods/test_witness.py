@@ -8,7 +8,7 @@ from overproof.methods.fast_at import FastAT
 from overproof.methods.kd import KD
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.rrm import RRM
-from overproof.methods.witness import Recorded, Repeated, Witness, as_classifier, recorded, search_of
+from overproof.methods.witness import Recorded, RecordingNetwork, Repeated, as_classifier, recorded, search_of
 
 from .by_hand import ADV, X, ce, counting, network
 
@@ -68,7 +68,7 @@ def test_search_of():
 
 def test_a_witness_remembers_the_answer_to_what_was_found_last():
     net, found = network(), []
-    witness = Witness(net, found)
+    witness = RecordingNetwork(net, found)
     asked = counting(net)
     assert torch.equal(witness(X), net(X)) and witness.answer is None
     found.append(ADV)
@@ -80,14 +80,14 @@ def test_a_witness_remembers_the_answer_to_what_was_found_last():
 
 def test_a_witness_asks_where_nobody_has():
     net = network()
-    witness, asked = Witness(net, [ADV]), counting(net)
+    witness, asked = RecordingNetwork(net, [ADV]), counting(net)
     first = witness.answered()
     assert torch.equal(first, net(ADV)) and witness.answered() is first and len(asked) == 2
 
 
 def test_a_witness_answers_what_a_network_answers():
     net = network()
-    witness = as_classifier(Witness(net, []))
+    witness = as_classifier(RecordingNetwork(net, []))
     for ours, theirs in zip(witness.features(X), net.features(X), strict=True):
         assert torch.equal(ours, theirs)
     assert [id(weight) for weight in witness.parameters()] == [id(weight) for weight in net.parameters()]

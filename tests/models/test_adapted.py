@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from overproof.functional import cross_entropy
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.catalogue import FAMILIES
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.dm_wide import DMWideResNet
@@ -45,7 +45,7 @@ def x():
 
 def built(base, features=6):
     torch.manual_seed(0)
-    return build(Adapted(base=base, features=features), SIGNATURE)
+    return build(FeatureAdapter(base=base, features=features), SIGNATURE)
 
 
 @every_base
@@ -85,7 +85,7 @@ def test_logits_are_head_of_adapter_of_base_without_an_activation(base, x):
 
 @every_base
 def test_it_is_saved_and_read_back(base, x, tmp_path):
-    network, architecture = built(base), Adapted(base=base, features=6)
+    network, architecture = built(base), FeatureAdapter(base=base, features=6)
     with torch.no_grad():
         network(x)  # BatchNorm statistics that are not the identity
     save_model(tmp_path, network, architecture, tuple("abcdefg"), facts={})
@@ -106,10 +106,10 @@ def test_the_body_is_the_bases_own(base, x):
 
 
 def test_an_adapter_of_an_adapter():
-    network = built(Adapted(base=MLP(hidden=(9,)), features=5), features=3)
+    network = built(FeatureAdapter(base=MLP(hidden=(9,)), features=5), features=3)
     assert network.head.in_features == 3 and network.backbone.adapter.in_features == 5
 
 
 def test_no_features_are_refused():
     with pytest.raises(ValueError, match=r"^features must be at least 1, got 0$"):
-        Adapted(base=MLP(), features=0)
+        FeatureAdapter(base=MLP(), features=0)

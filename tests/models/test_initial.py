@@ -7,7 +7,7 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.methods.rrm import RRM
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.initial import named_in_order, take_over
 from overproof.models.weights import build
@@ -91,13 +91,13 @@ def test_the_weights_are_copied():
 
 def test_an_adapted_student_begins_with_its_bases_weights():
     base = ConvNet(channels=(4,), hidden=(6,))
-    student, other = build(Adapted(base=base, features=8), SIGNATURE), build(base, SIGNATURE)
+    student, other = build(FeatureAdapter(base=base, features=8), SIGNATURE), build(base, SIGNATURE)
     taken = take_over(student.backbone, named("", other.backbone), where="init: x")
     assert {name.partition(".")[0] for name in taken.made} == {"adapter", "linear"}
     assert equal(student.backbone.base, other.backbone, [name.removeprefix("base.") for name in taken.used])
-    assert RRM().fitted(base, {"robust": build(ConvNet(channels=(4,), hidden=(8,)), SIGNATURE)}) == Adapted(
-        base=base, features=8
-    )
+    assert RRM().adapt_student(
+        base, {"robust": build(ConvNet(channels=(4,), hidden=(8,)), SIGNATURE)}
+    ) == FeatureAdapter(base=base, features=8)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from overproof.errors import InputError
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.catalogue import FAMILIES
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.dm_wide import DMWideResNet
@@ -36,7 +36,7 @@ SMALL = [
     MobileNetV2(width=0.125),
     VGG(depth=11, width=0.0625),
     PlainResNet(stem=3, channels=(4,), blocks=(1,)),
-    Adapted(base=MLP(hidden=(5,)), features=4),
+    FeatureAdapter(base=MLP(hidden=(5,)), features=4),
 ]
 MLP_SMALL = SMALL[0]
 

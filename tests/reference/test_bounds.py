@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from overproof.bounds.crown import Means, bound, final, intermediate
+from overproof.bounds.crown import BoundOptions, bound, final, intermediate
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import logits, margins
 from overproof.bounds.trace import trace
 from overproof.models.classifier import Classifier
@@ -79,7 +79,7 @@ def found(name, eps, dtype):
     """Return our bounds of margins and logits, by method and quantity."""
     here, bounds = region(eps, dtype), {}
     for method in METHODS:
-        means = Means(method=method)
+        means = BoundOptions(method=method)
         layers = intermediate(graph(name, dtype), here, means)
         for what, spec in (("margins", margins(inputs()["labels"], 10)), ("logits", logits(16, 10))):
             bounds[method, what] = final(graph(name, dtype), here, layers, spec, means)
@@ -191,7 +191,7 @@ def test_the_layers_before_the_activations(name, dtype, method):
 def test_alpha_is_within_two_percent_of_the_reference_and_not_looser_than_crown(name, eps, dtype):
     here, y = region(eps, dtype, count=2), inputs()["labels"][:2]
     attack = told(name)[f"eps{eps}.attack.margins.min"][:2]
-    ours = bound(graph(name, dtype), here, margins(y, 10), Means(method="alpha", climb=Climb(steps=20)))
+    ours = bound(graph(name, dtype), here, margins(y, 10), BoundOptions(method="alpha", climb=AlphaOptimizer(steps=20)))
     crown = found(name, eps, dtype)["crown", "margins"].lower[:2]
     theirs = reference(name, eps, "alpha", "margins", count=2).lower
     logit = reference(name, eps, "alpha", "logits", count=2)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from overproof.bounds import pair, split
-from overproof.bounds.crown import Means, final, intermediate
+from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.graph import joined
 from overproof.bounds.pair import Couple, couple, coupled, narrowed, specs
 from overproof.bounds.region import Bounds
@@ -63,7 +63,7 @@ def layers(eps, dtype, method="crown"):
 @cache
 def found(eps, dtype, method="crown"):
     known = layers(eps, dtype, method)
-    return coupled(both(dtype), region(eps, dtype), told()["class"], known, Means(method=method))
+    return coupled(both(dtype), region(eps, dtype), told()["class"], known, BoundOptions(method=method))
 
 
 def best_margins(eps, method, who):
@@ -124,7 +124,7 @@ def test_couple_is_all_of_this_in_one_call():
 @every_case
 def test_differences_of_margins_are_the_reference_s(eps, dtype):
     teacher, student = specs(told()["class"], 10)
-    ours = final(both(dtype), region(eps, dtype), layers(eps, dtype), teacher - student, Means(method="crown"))
+    ours = final(both(dtype), region(eps, dtype), layers(eps, dtype), teacher - student, BoundOptions(method="crown"))
     theirs = reference(eps, "crown.margin_diff")
     assert_within(ours, theirs, SLACK[dtype])
     if eps < 0.1:  # where no interval is the better

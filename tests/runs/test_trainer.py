@@ -39,7 +39,7 @@ def test_what_is_known_is_said_in_the_order_in_which_it_becomes_known(toy, finis
 
 def test_companions_are_named_too(toy, finished, tmp_path):
     lines = said(toy("method={kind: peeraid}"), tmp_path / "run")
-    assert "companion peer: mlp, 1,210 parameters" in lines
+    assert "auxiliary model peer: mlp, 1,210 parameters" in lines
 
 
 def test_images_without_a_test_split_can_be_learnt_from(toy, tmp_path):

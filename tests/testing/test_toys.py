@@ -24,10 +24,10 @@ def test_it_draws_nothing_of_the_global_generator():
 
 def test_a_step_has_what_the_method_asks_for():
     step = make_step(ARD(), progress=0.25, dtype=torch.float64)
-    assert set(step.teachers) == {"robust"} and not step.companions and step.progress == 0.25
+    assert set(step.teachers) == {"robust"} and not step.auxiliary_models and step.progress == 0.25
     assert step.x.dtype == torch.float64 and step.student.training
     assert not step.teachers["robust"].training
-    assert set(make_step(PeerAiD()).companions) == set(PeerAiD().companions) != set()
+    assert set(make_step(PeerAiD()).auxiliary_models) == set(PeerAiD().auxiliary_models) != set()
 
 
 def test_statistics_and_modes():

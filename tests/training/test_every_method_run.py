@@ -53,12 +53,12 @@ def digits():
 
 def looping(method, images, teachers, epochs=EPOCHS):
     torch.manual_seed(1)
-    networks = {name: build(TINY, images.signature) for name in ("student", *method.companions)}
+    networks = {name: build(TINY, images.signature) for name in ("student", *method.auxiliary_models)}
     student = networks.pop("student")
     training = Training(epochs=epochs, batch=64, optimiser=AdamW(lr=0.01), precision="fp32")
     roles = {role: teachers[role] for role in method.roles}
     loader = Loader(images, 64, Augment(crop=1), seed=3)
-    return Loop(method, student, roles, loader, training, seed=3, companions=networks)
+    return Loop(method, student, roles, loader, training, seed=3, auxiliary_models=networks)
 
 
 @pytest.fixture(scope="session")

@@ -103,11 +103,11 @@ class TestFreeze:
             epochs=1, batch=8, optimiser=SGD(lr=0.1), schedule=Constant(), precision="fp32", freeze=FROZEN
         )
         method = PeerAiD()
-        loop = Loop(method, net(0), {}, Loader(images, 8, Augment(), 0), training, 0, companions={"peer": net(1)})
-        student, peer = copy.deepcopy(loop.student), copy.deepcopy(loop.companions["peer"])
+        loop = Loop(method, net(0), {}, Loader(images, 8, Augment(), 0), training, 0, auxiliary_models={"peer": net(1)})
+        student, peer = copy.deepcopy(loop.student), copy.deepcopy(loop.auxiliary_models["peer"])
         finish(loop)
         assert changed(loop.student, student) == {"4.weight", "4.bias"}
-        assert changed(loop.companions["peer"], peer) == all_of(peer)
+        assert changed(loop.auxiliary_models["peer"], peer) == all_of(peer)
 
     def test_a_resumed_run_ends_where_an_uninterrupted_one_does(self, looping):
         options = {

@@ -278,13 +278,13 @@ class TestResume:
 
 
 class Together(Natural):
-    """Teaches a companion with the student."""
+    """Teaches an auxiliary model with the student."""
 
-    companions = ("peer",)
+    auxiliary_models = ("peer",)
 
     def losses(self, step):
         (terms,) = super().losses(step)
-        yield terms | {"peer": F.cross_entropy(step.companions["peer"](step.x), step.y)}
+        yield terms | {"peer": F.cross_entropy(step.auxiliary_models["peer"](step.x), step.y)}
 
 
 @pytest.mark.parametrize(
@@ -313,13 +313,13 @@ class TestCompanions:
     def made(self, looping, net, seed=0, **options):
         base = looping(Together(), student=net(seed=seed), **options)
         networks = {"peer": net(seed=seed + 1)}
-        return Loop(base.method, base.student, {}, base.loader, base.training, 0, companions=networks)
+        return Loop(base.method, base.student, {}, base.loader, base.training, 0, auxiliary_models=networks)
 
     def test_learn_with_the_student_and_resume_to_the_bit(self, looping, net):
         whole = self.made(looping, net)
-        before = copy.deepcopy(whole.companions.state_dict())
+        before = copy.deepcopy(whole.auxiliary_models.state_dict())
         states = [on_disk(whole.state()) for _ in whole.run()]
-        assert not same(whole.companions.state_dict(), before)
+        assert not same(whole.auxiliary_models.state_dict(), before)
         resumed = self.made(looping, net, seed=10)
         resumed.restore(states[0])
         finish(resumed)
@@ -328,7 +328,7 @@ class TestCompanions:
     def test_are_clipped_with_the_student_as_one_vector(self, looping, net, monkeypatch):
         loop = self.made(looping, net, clip=0.01)
         lengths = []
-        everything = [*loop.student.parameters(), *loop.companions.parameters()]
+        everything = [*loop.student.parameters(), *loop.auxiliary_models.parameters()]
         step = loop.optimiser.step
         monkeypatch.setattr(
             loop.optimiser,
@@ -343,7 +343,7 @@ class TestCompanions:
         run = loop.run()
         next(run)
         with torch.no_grad():
-            loop.companions["peer"].backbone[4].bias[0] = float("nan")
+            loop.auxiliary_models["peer"].backbone[4].bias[0] = float("nan")
             for value in loop.student.parameters():
                 assert value.isfinite().all()
         monkeypatch.setattr(Together, "losses", Natural.losses)  # its term would be the first to be seen

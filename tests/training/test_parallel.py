@@ -33,7 +33,7 @@ from overproof.training import pace
 from overproof.training.averaging import EMA
 from overproof.training.loop import Loop, NotFiniteError
 from overproof.training.optimisation import SGD, AdamW, Constant, Training
-from overproof.training.parallel import Learners, distributed, sharded, splits_batchnorm
+from overproof.training.parallel import TrainableNetworks, distributed, sharded, splits_batchnorm
 
 
 def plain_net(seed, sharp=1.0):
@@ -60,10 +60,10 @@ def loop(images):
         training = Training(precision="fp32", averaging=EMA(decay=0.5), clip=1.0, **options)
         loader = Loader(images, training.batch, augment, seed, processes)
         teachers = {role: freeze(plain_net(n, sharp=8.0)) for n, role in enumerate(method.roles, start=10)}
-        companions = {name: network(50) for name in method.companions}
+        auxiliary_models = {name: network(50) for name in method.auxiliary_models}
         for teacher in teachers.values() if shards and processes.count > 1 else ():
             sharded(teacher, processes, images.images.device)
-        return Loop(method, network(0), teachers, loader, training, seed, companions=companions)
+        return Loop(method, network(0), teachers, loader, training, seed, auxiliary_models=auxiliary_models)
 
     return make
 
@@ -302,14 +302,14 @@ def held(network):
 
 class TestWrapper:
     def test_alone_nothing_is_wrapped(self, net):
-        learners = Learners(net(), {})
+        learners = TrainableNetworks(net(), {})
         assert distributed(learners, ALONE, torch.device("cpu")) is learners
         losses = iter([{"a": torch.ones(())}])
         assert learners(losses) == {"a": torch.ones(())}
         assert learners(losses) is None
 
     def test_what_learns_is_student_and_companions(self, net):
-        learners = Learners(net(), {"peer": net(1)})
+        learners = TrainableNetworks(net(), {"peer": net(1)})
         assert len(list(learners.parameters())) == 2 * len(list(net().parameters()))
 
     def test_the_searches_do_not_pass_the_wrapper(self, loop, group):

@@ -22,7 +22,7 @@ def test_what_is_compiled_where(wish, on_cpu, on_cuda):
 
 def test_graphs_are_of_searches_on_cuda_alone(net, monkeypatch):
     seen = []
-    monkeypatch.setattr("overproof.training.performance.replayed_when_still", seen.append)
+    monkeypatch.setattr("overproof.training.performance.use_cuda_graphs", seen.append)
     student = net()
     Performance(compile="graphs").prepare([student], CPU)
     assert not seen

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from overproof.attacks.ball import Ball, ball
 from overproof.attacks.base import BaseAttack
-from overproof.attacks.objectives import Climb, Misclassification
+from overproof.attacks.objectives import Ascent, Misclassification
 from overproof.attacks.radius import Length, Norm, NormField, check_eps
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
@@ -78,7 +78,7 @@ class FAB(BaseAttack):
             if not len(left):
                 return found
             goal, targets, row, clean, point = goal.at(left), targets[:, left], row[left], clean[left], point[left]
-            seen = Climb(*(part[left] for part in seen))
+            seen = Ascent(*(part[left] for part in seen))
             for target in targets[1:]:
                 seen = self._nearer(seen, goal.towards(target).unjudged().climb(point))
             point = self._step(area, clean, point, seen)
@@ -100,14 +100,14 @@ class FAB(BaseAttack):
         far = far[broken]
         return point.index_copy(0, far, torch.lerp(clean[far], point[far], self.backstep))
 
-    def _nearer(self, one: Climb, other: Climb) -> Climb:
+    def _nearer(self, one: Ascent, other: Ascent) -> Ascent:
         """Return each example's view of the nearer boundary; as in the paper, the distance disregards the box."""
         size, tiny = ball(_DUAL[self.norm], 1.0).size, torch.finfo(one.score.dtype).tiny
         here, there = (view.score.abs() / size(view.gradient).clamp_min(tiny) for view in (one, other))
         closer = (there < here).nonzero().flatten()
-        return Climb(*(old.index_copy(0, closer, new[closer]) for old, new in zip(one, other, strict=True)))
+        return Ascent(*(old.index_copy(0, closer, new[closer]) for old, new in zip(one, other, strict=True)))
 
-    def _step(self, area: Ball, clean: Tensor, point: Tensor, seen: Climb) -> Tensor:
+    def _step(self, area: Ball, clean: Tensor, point: Tensor, seen: Ascent) -> Tensor:
         """Return the next points: beyond the boundary the shortest ways from here and from the clean image, mixed."""
         normal = seen.gradient
         strayed = (normal * (point - clean)).flatten(1).sum(dim=1)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from overproof.errors import InputError
 from overproof.functional import cross_entropy, difference, dlr, margin, targeted_dlr
-from overproof.models.inference.fused import held_still
+from overproof.models.inference.fused import fused_for_attack
 from overproof.models.mode import in_mode, no_gradient
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
@@ -54,7 +54,7 @@ class Objective(ABC):
 
     def holding(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return what a model in eval mode is searched in."""
-        return held_still(model)
+        return fused_for_attack(model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def as_objective(given: Score) -> Objective:
     return given if isinstance(given, Objective) else ScoreObjective(given)
 
 
-class Climb(NamedTuple):
+class Ascent(NamedTuple):
     """One forward and backward pass: score ``[N]``, its gradient ``[N, C, H, W]``, and who is broken, bool ``[N]``."""
 
     score: Tensor
@@ -163,9 +163,9 @@ class Misclassification(Objective):
         """Return eval mode alone: what is decided is decided by the model as it is."""
         return in_mode(model, training=False)
 
-    def climb(self, x: Tensor) -> Climb:
+    def climb(self, x: Tensor) -> Ascent:
         """Return score, gradient with respect to the pixels, and who is broken, of one pass over each chunk."""
-        return Climb(*_joined([goal._climb(part) for goal, part in self._chunks(x)]))
+        return Ascent(*_joined([goal._climb(part) for goal, part in self._chunks(x)]))
 
     def unjudged(self) -> "Misclassification":
         """Return the goal whose search has the last word on who is broken, for points that cannot count anyway."""
@@ -196,7 +196,7 @@ class Misclassification(Objective):
                 parts.append(self.search(part))
             return torch.cat(parts)
 
-    def _climb(self, x: Tensor) -> Climb:
+    def _climb(self, x: Tensor) -> Ascent:
         self._count(backward=True)
         with torch.enable_grad():
             point = x.detach().requires_grad_()
@@ -207,7 +207,7 @@ class Misclassification(Objective):
                 (gradient,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
         # No way back to the pixels, or one bad number, must not spoil an image; the reliability verdict speaks of both.
         gradient = torch.zeros_like(x) if gradient is None else gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return Climb(score.detach(), gradient, self._broken(logits.detach(), x))
+        return Ascent(score.detach(), gradient, self._broken(logits.detach(), x))
 
     def _assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._count(backward=False)
@@ -261,5 +261,5 @@ _UNTARGETED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _joined(parts: list[Climb] | list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+def _joined(parts: list[Ascent] | list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
     return tuple(parts[0]) if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from overproof.bounds.operators import Operator
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Pair, Rows
+from overproof.bounds.rows import LinearBounds, Pair
 from overproof.clamp import clamp
 
 
@@ -24,7 +24,9 @@ class Activation(Operator):
     """A non-linear operator, mostly with one input."""
 
     @abstractmethod
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         """Return rows over each input, whose sum is nowhere above the given rows for inputs within ``before``.
 
         ``slope``, of the shape of the rows' weights, replaces the lower slopes of a piecewise linear activation.
@@ -51,7 +53,9 @@ class ReLU(Activation):
         return (before.lower < 0) & (before.upper > 0)
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         (x,) = before
         chord, shift = self.above(x)
         # The gradient of a weight of zero belongs to ``above``. With ``torch.where`` it would be the same, and slower.
@@ -75,7 +79,7 @@ class ReLU(Activation):
             return share, -lower * share
         return share + self.leak * (1 - share), -lower * share * (1 - self.leak)
 
-    def _held(self, slope: Tensor, rows: Rows, before: Bounds) -> Tensor:
+    def _held(self, slope: Tensor, rows: LinearBounds, before: Bounds) -> Tensor:
         """Return the given slopes where the sign is open, elsewhere the function's own; none below the leak."""
         closed = torch.where(self.open(before), torch.nan, self.slope(before))
         own = rows.values(closed)
@@ -101,7 +105,9 @@ class MaxPool(Activation):
         return before.upper > before.lower
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         """Below: the input with the largest lower bound. Above: the same where no other can exceed it, else constant.
 
         Any input of a window is below the maximum, and the largest upper bound of them is above it.

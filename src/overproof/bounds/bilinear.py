@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from overproof.bounds.activations import Activation
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 _AT_ONCE = 2**22  # products that are made at once
 
@@ -66,7 +66,9 @@ class Bilinear(Activation):
         return before.upper > before.lower
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         first, second = before
         first_term, second_term, out = self.terms
         equation = f"Z{first_term},Z{second_term}->Z{out}"
@@ -83,7 +85,7 @@ class Bilinear(Activation):
             replace(rows, weight=of_second, bias=torch.zeros_like(rows.bias)),
         ]
 
-    def _limited(self, rows: Rows, middle: Tensor, reach: Tensor) -> Rows:
+    def _limited(self, rows: LinearBounds, middle: Tensor, reach: Tensor) -> LinearBounds:
         """Return rows without the outputs that are better held by the limit, which is taken off their bias."""
         below = F.relu(rows.weight)
         above = rows.weight - below

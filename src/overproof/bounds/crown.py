@@ -22,11 +22,11 @@ from torch import Tensor
 
 from overproof.bounds.activations import Activation, ReLU
 from overproof.bounds.afford import NotAffordedError, portions
-from overproof.bounds.graph import Free, Graph, Layers
+from overproof.bounds.graph import Graph, Layers, Relaxation
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rounding import Rounding, largest
-from overproof.bounds.rows import Rows
-from overproof.bounds.slopes import Climb, Other
+from overproof.bounds.rows import LinearBounds
+from overproof.bounds.slopes import AlphaOptimizer, Other
 
 Method = Literal["ibp", "crown_ibp", "crown", "alpha"]
 METHODS: tuple[Method, ...] = ("ibp", "crown_ibp", "crown", "alpha")
@@ -37,7 +37,7 @@ _ALONE = 16  # rows of an example that are bounded apart from those of others
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class BoundOptions:
     """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take.
 
     ``until`` is a moment of ``time.monotonic``: what would take longer raises ``NotAffordedError``. With ``rounding``
@@ -45,7 +45,7 @@ class Means:
     """
 
     method: Method = "crown"
-    climb: Climb = Climb()  # noqa: RUF009 - a frozen value
+    climb: AlphaOptimizer = AlphaOptimizer()  # noqa: RUF009 - a frozen value
     memory: int = 256 * 2**20
     until: float = inf
     rounding: bool = False
@@ -81,23 +81,23 @@ class Refined(list[Bounds]):
         return (steep != (upper > -lower)) & (lower < 0) & (upper > 0)
 
 
-def bound(graph: Graph, region: Region, spec: Tensor, means: Means | Method = "crown") -> Bounds:
+def bound(graph: Graph, region: Region, spec: Tensor, means: BoundOptions | Method = "crown") -> Bounds:
     """Return bounds ``[N, S]`` of ``spec . logits`` over the region; ``spec`` is ``[N, S, K]``.
 
     Never looser than interval bounds of the same margins. Differentiable with the methods ``ibp`` and ``crown_ibp``.
     """
-    means = Means(method=means) if isinstance(means, str) else means
+    means = BoundOptions(method=means) if isinstance(means, str) else means
     return final(graph, region, intermediate(graph, region, means), spec, means)
 
 
 def intermediate(
-    graph: Graph, region: Region, means: Means | Method = "crown", *, known: Layers | None = None
+    graph: Graph, region: Region, means: BoundOptions | Method = "crown", *, known: Layers | None = None
 ) -> Refined:
     """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them.
 
     Bounds that are ``known`` already are kept, and only what these leave open is refined.
     """
-    means = Means(method=means) if isinstance(means, str) else means
+    means = BoundOptions(method=means) if isinstance(means, str) else means
     layers = Refined([region.box])
     rounding = Rounding(graph, largest(region)) if means.rounding else None
     for number, node in enumerate(graph.nodes[1:], start=1):
@@ -114,7 +114,7 @@ def intermediate(
     return layers
 
 
-def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, means: Means) -> Bounds:
+def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, means: BoundOptions) -> Bounds:
     """Return bounds ``[N, S]`` of ``spec . logits`` from bounds of the layers."""
     rows = spec_rows(torch.cat([spec, -spec], dim=1).to(region.box.lower))
     lower, upper = (
@@ -123,31 +123,37 @@ def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, means: Mea
     return Bounds(lower, -upper)
 
 
-def least(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+def least(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+) -> Tensor:
     """Return lower bounds of rows after the last activation, ``[M]``: the better of the intervals' and the means'."""
     found = by_interval(graph, rows, layers, region)
     return found if means.method == "ibp" else torch.maximum(found, minimum(graph, rows, layers, region, means))
 
 
-def spec_rows(spec: Tensor) -> Rows:
+def spec_rows(spec: Tensor) -> LinearBounds:
     """Return the rows of ``spec`` ``[N, S, K]`` over the logits, example by example."""
     examples, count, _ = spec.shape
     example = torch.arange(examples, device=spec.device).repeat_interleave(count)
-    return Rows(spec.flatten(0, 1), spec.new_zeros(examples * count), example)
+    return LinearBounds(spec.flatten(0, 1), spec.new_zeros(examples * count), example)
 
 
-def forms(graph: Graph, rows: Mapping[int, Rows], layers: Layers, means: Means) -> Rows:
+def forms(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, means: BoundOptions) -> LinearBounds:
     """Return linear functions of the image that are nowhere above the rows; those of two networks may be added."""
-    parts = [graph.pull(part, layers)[0].dense(graph.nodes[0].shape) for part in _parts(graph, rows, means)]
+    parts = [
+        graph.propagate_backward(part, layers)[0].dense(graph.nodes[0].shape) for part in _parts(graph, rows, means)
+    ]
     if len(parts) == 1:
         return parts[0]
     weight, bias, example = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("weight", "bias", "example")
     )
-    return Rows(weight, bias, example)
+    return LinearBounds(weight, bias, example)
 
 
-def minimum(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+def minimum(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+) -> Tensor:
     """Return a lower bound of each row over the region, ``[M]``: the better of both choices of slopes."""
     found = _chosen(graph, rows, layers, region, means)
     if not isinstance(layers, Refined) or not layers.steep:
@@ -160,7 +166,7 @@ def minimum(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Regi
     again = {number: each.at(differing) for number, each in rows.items()}
     try:
         parts = _parts(graph, again, replace(means, method="crown"))
-        low = torch.cat([graph.pull(part, layers, free=other)[0].minimum(region) for part in parts])
+        low = torch.cat([graph.propagate_backward(part, layers, free=other)[0].minimum(region) for part in parts])
     except NotAffordedError:
         return found  # what is proved already holds without it
     return found.index_put((differing,), torch.maximum(found[differing], low))
@@ -173,11 +179,13 @@ def _relus(graph: Graph) -> Iterator[tuple[int, int]]:
             yield number, node.inputs[0]
 
 
-def _chosen(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region, means: Means) -> Tensor:
+def _chosen(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+) -> Tensor:
     """Return a lower bound of each row by the slopes that the layers or the climb choose, in chunks that fit memory."""
 
-    def bounded(part: Mapping[int, Rows], free: Free | None) -> Tensor:
-        return graph.pull(part, layers, free=free)[0].minimum(region)
+    def bounded(part: Mapping[int, LinearBounds], free: Relaxation | None) -> Tensor:
+        return graph.propagate_backward(part, layers, free=free)[0].minimum(region)
 
     if means.method != "alpha":
         return torch.cat([bounded(part, None) for part in _parts(graph, rows, means)])
@@ -189,11 +197,11 @@ def _chosen(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Regi
         done += count
         seconds = min(share, inf if means.climb.seconds is None else means.climb.seconds)
         climb = replace(means.climb, seconds=None if seconds == inf else seconds)
-        found.append(climb.best(partial(bounded, part), Free()))
+        found.append(climb.best(partial(bounded, part), Relaxation()))
     return torch.cat(found)
 
 
-def _parts(graph: Graph, rows: Mapping[int, Rows], means: Means) -> Iterator[Mapping[int, Rows]]:
+def _parts(graph: Graph, rows: Mapping[int, LinearBounds], means: BoundOptions) -> Iterator[Mapping[int, LinearBounds]]:
     """Yield the rows in parts that fit the memory, and whose time can be told from that of those before."""
     (first, *_) = rows.values()
     size, most = _size(graph), _most(graph, first.weight, means)
@@ -209,19 +217,21 @@ def _size(graph: Graph) -> int:
     return max(prod(node.shape) for node in graph.nodes)
 
 
-def _most(graph: Graph, like: Tensor, means: Means) -> int:
+def _most(graph: Graph, like: Tensor, means: BoundOptions) -> int:
     """Return how many rows fit the memory."""
     return max(1, means.memory // (_size(graph) * like.element_size() * (32 if means.method == "alpha" else 8)))
 
 
-def by_interval(graph: Graph, rows: Mapping[int, Rows], layers: Layers, region: Region) -> Tensor:
+def by_interval(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region) -> Tensor:
     """Return lower bounds of rows after the last activation by the intervals of what they read, ``[M]``."""
-    arrived = graph.pull(rows, layers, stop=True)
+    arrived = graph.propagate_backward(rows, layers, stop=True)
     parts = [each.minimum(Region(layers[number]) if number else region) for number, each in arrived.items()]
     return torch.stack(parts).sum(dim=0)
 
 
-def _one_by_one(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
+def _one_by_one(
+    graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: BoundOptions
+) -> Bounds:
     """Return the same example by example: rows of one example share the layers, which need not be copied for each."""
     sides, count = [], len(wanted)
     for place in range(count):
@@ -235,7 +245,7 @@ def _one_by_one(graph: Graph, number: int, wanted: Tensor, layers: Layers, regio
     return Bounds(lower, upper)
 
 
-def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: Means) -> Bounds:
+def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: BoundOptions) -> Bounds:
     """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows alone."""
     before = layers[number]
     index = wanted.nonzero()

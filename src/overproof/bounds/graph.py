@@ -24,7 +24,7 @@ from overproof.bounds.operators import (
     one_hot,
 )
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 Layers = Sequence[Bounds]
 """The bounds of every node's values, ``[N, *shape]``; the first are the region's box."""
@@ -41,7 +41,7 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Free:
+class Relaxation:
     """What the relaxation of each ReLU leaves to choose, by the ReLU's number, and what was met on the way.
 
     ``slopes`` are lower slopes in [0, 1], shaped as the rows' weights; a missing one is set to CROWN's. ``signs``
@@ -55,7 +55,7 @@ class Free:
     signs: Mapping[int, Tensor] = field(default_factory=dict)
     met: dict[int, Tensor] = field(default_factory=dict)
 
-    def slope(self, number: int, activation: Activation, rows: Rows, before: Bounds) -> Tensor | None:
+    def slope(self, number: int, activation: Activation, rows: LinearBounds, before: Bounds) -> Tensor | None:
         """Return the lower slopes for these rows over an activation's output, None where it has none to choose."""
         if not isinstance(activation, ReLU):
             return None
@@ -64,7 +64,7 @@ class Free:
             self.slopes[number] = rows.values(activation.slope(before))
         return self.slopes[number]
 
-    def priced(self, number: int, rows: Rows) -> Rows:
+    def priced(self, number: int, rows: LinearBounds) -> LinearBounds:
         """Return rows over a ReLU's input, lowered where the input has its known sign, and so raised elsewhere."""
         if number not in self.signs:
             return rows
@@ -128,38 +128,42 @@ class Graph:
         assert node.operator is not None
         return node.operator.forward(*(layers[number] for number in node.inputs))
 
-    def neurons(self, number: int, index: Tensor, sign: Tensor) -> dict[int, Rows]:
+    def neurons(self, number: int, index: Tensor, sign: Tensor) -> dict[int, LinearBounds]:
         """Return rows for single values of a node (see ``Affine.neurons``), by the node they are over."""
         node = self.nodes[number]
         if not isinstance(node.operator, Affine):
             return {number: one_hot(index, node.shape, sign)}
         return self._gathered({}, node, node.operator.neurons(index, self.shapes(node), node.shape, sign))
 
-    def pull(
-        self, rows: Mapping[int, Rows], layers: Layers, *, free: Free | None = None, stop: bool = False
-    ) -> dict[int, Rows]:
+    def propagate_backward(
+        self, rows: Mapping[int, LinearBounds], layers: Layers, *, free: Relaxation | None = None, stop: bool = False
+    ) -> dict[int, LinearBounds]:
         """Pull rows, by the node they are over, back to the image: ``{0: rows}`` that are nowhere above them.
 
         ``layers`` bounds the inputs of the activations on the way; ``free`` chooses what their relaxations leave open.
         With ``stop`` the rows stay where they meet an activation's output.
         """
         waiting = dict(rows)
-        arrived: dict[int, Rows] = {}
+        arrived: dict[int, LinearBounds] = {}
         while waiting:
             number = max(waiting)
             here, node = waiting.pop(number), self.nodes[number]
             if isinstance(node.operator, Affine):
-                waiting = self._gathered(waiting, node, node.operator.pull(here, self.shapes(node), node.shape))
+                waiting = self._gathered(
+                    waiting, node, node.operator.propagate_backward(here, self.shapes(node), node.shape)
+                )
             elif isinstance(node.operator, Activation) and not stop:
                 before = [layers[other] for other in node.inputs]
                 slope = free.slope(number, node.operator, here, before[0]) if free else None
-                passed = node.operator.pull(here, before, slope)
+                passed = node.operator.propagate_backward(here, before, slope)
                 waiting = self._gathered(waiting, node, [free.priced(number, p) for p in passed] if free else passed)
             else:
                 arrived[number] = here
         return arrived
 
-    def _gathered(self, waiting: dict[int, Rows], node: Node, parts: Sequence[Rows]) -> dict[int, Rows]:
+    def _gathered(
+        self, waiting: dict[int, LinearBounds], node: Node, parts: Sequence[LinearBounds]
+    ) -> dict[int, LinearBounds]:
         for number, part in zip(node.inputs, parts, strict=True):
             shape = self.nodes[number].shape
             waiting[number] = waiting[number].add(part, shape) if number in waiting else part

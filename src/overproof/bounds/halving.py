@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import Means, by_interval, forms, intermediate, spec_rows
+from overproof.bounds.crown import BoundOptions, by_interval, forms, intermediate, spec_rows
 from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.split import Proof, Worth, as_numbers
@@ -20,14 +20,21 @@ _BOXES = 128  # that are halved at once
 
 
 def halve(
-    graph: Graph, box: Bounds, spec: Tensor, worth: Worth, *, goal: float, seconds: float, means: Means | None = None
+    graph: Graph,
+    box: Bounds,
+    spec: Tensor,
+    worth: Worth,
+    *,
+    goal: float,
+    seconds: float,
+    means: BoundOptions | None = None,
 ) -> Proof:
     """Halve one box, ``[1, *shape]`` on each side, until the worth is at most ``goal`` everywhere, or the time is up.
 
     ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of, by ``means`` (CROWN). A box that is too small to be
     halved stays as it is.
     """
-    until, means = time.monotonic() + seconds, means or Means()
+    until, means = time.monotonic() + seconds, means or BoundOptions()
     lower, weight = _bounded(graph, box, spec, means)
     known, parts, settled = _Boxes(box, as_numbers(worth(lower), math.inf), weight), 1, -math.inf
     while True:
@@ -63,7 +70,7 @@ class _Boxes:
         return _Boxes(box, torch.cat([self.worth, other.worth]), torch.cat([self.weight, other.weight]))
 
 
-def _bounded(graph: Graph, box: Bounds, spec: Tensor, means: Means) -> tuple[Tensor, Tensor]:
+def _bounded(graph: Graph, box: Bounds, spec: Tensor, means: BoundOptions) -> tuple[Tensor, Tensor]:
     """Return lower bounds ``[D, S]`` of the rows in each box, and how much they depend on each input, ``[D, F]``."""
     region, count = Region(box), len(box.lower)
     layers = intermediate(graph, region, means)

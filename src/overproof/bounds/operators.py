@@ -2,7 +2,7 @@
 
 Shapes are without the batch: ``[C, H, W]`` for a map, ``[F]`` for features, ``[T, F]`` for tokens and so on.
 ``forward`` takes the bounds of the operator's inputs, ``[N, *shape]`` each, and is exact for every output alone.
-``pull`` takes rows over the output and returns rows over each input, whose sum is the same function.
+``propagate_backward`` takes rows over the output and returns rows over each input, whose sum is the same function.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Pair, Rows, Window
+from overproof.bounds.rows import LinearBounds, Pair, Window
 
 Shape = tuple[int, ...]
 
@@ -41,28 +41,28 @@ class Affine(Operator):
     """An affine operator: rows pass through it without loss."""
 
     @abstractmethod
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         """Return rows over each input; the shapes are those of the inputs and of the output."""
 
-    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[Rows]:
+    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[LinearBounds]:
         """Return rows over the inputs for single outputs: ``sign[m]`` times output ``index[m, 1:]``.
 
         ``index`` is int64 ``[M, 1 + dimensions of output]``, the example first; ``sign`` is ``[M]``.
         """
-        return self.pull(one_hot(index, output, sign), inputs, output)
+        return self.propagate_backward(one_hot(index, output, sign), inputs, output)
 
 
-def one_hot(index: Tensor, shape: Shape, sign: Tensor) -> Rows:
+def one_hot(index: Tensor, shape: Shape, sign: Tensor) -> LinearBounds:
     """Return rows that are ``sign[m]`` at ``index[m, 1:]`` of a layer and zero elsewhere."""
     bias = torch.zeros_like(sign)
     if len(shape) not in (1, 3):
         weight = sign.new_zeros(len(index), *shape)
         weight[(torch.arange(len(index), device=index.device), *index[:, 1:].T)] = sign
-        return Rows(weight, bias, index[:, 0])
+        return LinearBounds(weight, bias, index[:, 0])
     weight = sign.new_zeros(len(index), shape[0]).scatter_(1, index[:, 1:2], sign[:, None])
     if len(shape) == 1:
-        return Rows(weight, bias, index[:, 0])
-    return Rows(weight[:, :, None, None], bias, index[:, 0], Window(index[:, 2:]))
+        return LinearBounds(weight, bias, index[:, 0])
+    return LinearBounds(weight[:, :, None, None], bias, index[:, 0], Window(index[:, 2:]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +88,7 @@ class Conv(Affine):
         return Bounds(centre - radius, centre + radius)
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         (shape,) = inputs
         rows = self._with_bias(rows, output)
         padding, beyond = self.padding, (0, 0)
@@ -108,11 +108,11 @@ class Conv(Affine):
         return [self._placed(replace(rows, weight=weight), shape)]
 
     @override
-    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[Rows]:
+    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[LinearBounds]:
         if self.groups > 1:
             return super().neurons(index, inputs, output, sign)
         channel = index[:, 1]
-        rows = Rows(sign[:, None, None, None], torch.zeros_like(sign), index[:, 0], Window(index[:, 2:]))
+        rows = LinearBounds(sign[:, None, None, None], torch.zeros_like(sign), index[:, 0], Window(index[:, 2:]))
         bias = self.bias.expand(output)[channel, index[:, 2], index[:, 3]] * sign
         weight = self.weight[channel] * sign[:, None, None, None]
         if self.dilation != (1, 1):
@@ -123,12 +123,12 @@ class Conv(Affine):
             weight = spread
         return [self._placed(replace(rows, weight=weight, bias=bias), inputs[0])]
 
-    def _with_bias(self, rows: Rows, output: Shape) -> Rows:
+    def _with_bias(self, rows: LinearBounds, output: Shape) -> LinearBounds:
         if self.bias.shape[1:] == (1, 1):
             return rows.plus(rows.weight.sum(dim=(2, 3)) @ self.bias[:, 0, 0])
         return rows.plus(rows.dot(self.bias.expand(output)[None]))
 
-    def _placed(self, rows: Rows, shape: Shape) -> Rows:
+    def _placed(self, rows: LinearBounds, shape: Shape) -> LinearBounds:
         """Return rows whose window was on the output with the window's place on the input, and nothing outside."""
         if rows.window is None:
             return rows
@@ -163,13 +163,13 @@ class Linear(Affine):
         return Bounds(centre - radius, centre + radius)
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         return [rows.plus(rows.weight @ self.bias).with_weight(rows.weight @ self.weight)]
 
     @override
-    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[Rows]:
+    def neurons(self, index: Tensor, inputs: Sequence[Shape], output: Shape, sign: Tensor) -> list[LinearBounds]:
         neuron = index[:, 1]
-        return [Rows(self.weight[neuron] * sign[:, None], self.bias[neuron] * sign, index[:, 0])]
+        return [LinearBounds(self.weight[neuron] * sign[:, None], self.bias[neuron] * sign, index[:, 0])]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -186,7 +186,7 @@ class Scale(Affine):
         return Bounds(centre - radius, centre + radius)
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         rows = rows.plus(rows.dot(self.shift.expand(output)[None]))
         factor = self.factor.expand(output)[None]
         return [rows.with_weight(rows.weight * rows.values(factor))]
@@ -203,7 +203,7 @@ class Reshape(Affine):
         return Bounds(*(side.reshape(len(side), *self.shape) for side in inputs[0]))
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         rows = rows.dense(output)
         return [rows.with_weight(rows.weight.reshape(len(rows), *inputs[0]))]
 
@@ -217,7 +217,7 @@ class Add(Affine):
         return Bounds(sum(x.lower for x in inputs), sum(x.upper for x in inputs))  # type: ignore[arg-type]
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         return [rows, *(replace(rows, bias=torch.zeros_like(rows.bias)) for _ in inputs[1:])]
 
 
@@ -230,7 +230,7 @@ class Concatenate(Affine):
         return Bounds(torch.cat([x.lower for x in inputs], dim=1), torch.cat([x.upper for x in inputs], dim=1))
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         parts = torch.split(rows.weight, [shape[0] for shape in inputs], dim=1)
         none = torch.zeros_like(rows.bias)
         return [replace(rows, weight=part, bias=none if i else rows.bias) for i, part in enumerate(parts)]
@@ -252,7 +252,7 @@ class Pad(Affine):
         return Bounds(*(F.pad(side, self.margins) for side in inputs[0]))
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         rows = rows.dense(output)
         left, _, top, _ = self.margins
         _, height, width = inputs[0]
@@ -270,7 +270,7 @@ class Gather(Affine):
         return Bounds(*(F.pad(side.flatten(1), (0, 1))[:, self.index] for side in inputs[0]))
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         (shape,) = inputs
         rows, size = rows.dense(output), prod(shape)
         index = torch.where(self.index < 0, size, self.index).flatten()
@@ -299,7 +299,7 @@ class Contract(Affine):
         return Bounds(centre - radius, centre + radius)
 
     @override
-    def pull(self, rows: Rows, inputs: Sequence[Shape], output: Shape) -> list[Rows]:
+    def propagate_backward(self, rows: LinearBounds, inputs: Sequence[Shape], output: Shape) -> list[LinearBounds]:
         rows = rows.dense(output)
         first, weight, out = self.terms
         rows = rows.plus(rows.dot(self.bias.expand(output)[None]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import Means, by_interval, forms, least, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, by_interval, forms, least, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.softmax import (
@@ -45,7 +45,7 @@ class Couple:
     joint: Bounds
 
 
-def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means: Means) -> Couple:
+def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means: BoundOptions) -> Couple:
     """Bound the pair over the region, from the joined graph and bounds of its layers.
 
     ``classes`` is int64 ``[N]``, the class c of each example. Joint information comes as bounds on the differences of
@@ -150,7 +150,7 @@ def _by_cuts(
     rows: tuple[Tensor, Tensor],
     boxes: tuple[Bounds, Bounds],
     layers: Layers,
-    means: Means,
+    means: BoundOptions,
 ) -> Bounds:
     """Return bounds ``[N]`` on the gap from half planes that hold for the two logsumexps."""
     like = boxes[0].lower

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from overproof.bounds.activations import Activation
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 _MOST = 300.0  # difference of scores beyond which a probability is held by its range alone: exp(600) is a number yet
 NO_SCORE = -1e30
@@ -60,7 +60,9 @@ class Softmax(Activation):
         return before.upper > before.lower
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         (x,) = before
         rows = rows.dense(tuple(x.lower.shape[1:]))
         if not self._last or self._last[0][0] is not x:

@@ -41,7 +41,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Rows:
+class LinearBounds:
     """M linear functions ``weight . value + bias`` of one layer's values.
 
     ``weight`` is ``[M, F]`` for a layer of features, else ``[M, C, h, w]``: the whole map ``[C, H, W]`` where
@@ -56,10 +56,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.bias)
 
-    def at(self, index: Tensor) -> "Rows":
+    def at(self, index: Tensor) -> "LinearBounds":
         """Return the rows at ``index``."""
         window = None if self.window is None else replace(self.window, place=self.window.place[index])
-        return Rows(self.weight[index], self.bias[index], self.example[index], window)
+        return LinearBounds(self.weight[index], self.bias[index], self.example[index], window)
 
     def with_weight(self, weight: Tensor) -> Self:
         """Return the rows with other weights of the same places."""
@@ -108,7 +108,7 @@ class Rows:
         canvas = canvas[:, :, room[0] : room[0] + shape[1], room[1] : room[1] + shape[2]]
         return replace(self, weight=canvas, window=None)
 
-    def add(self, other: "Rows", shape: tuple[int, ...]) -> "Rows":
+    def add(self, other: "LinearBounds", shape: tuple[int, ...]) -> "LinearBounds":
         """Return the sums of two sets of the same rows on one layer of this shape."""
         bias = self.bias + other.bias
         if self.window is not None and other.window is not None and self.window.stride == other.window.stride:
@@ -142,13 +142,13 @@ def _overhang(start: Tensor, size: int, length: int) -> int:
     return max(0, -int(start.min()), int(start.max()) + size - length)
 
 
-def _aligned(first: Rows, second: Rows) -> tuple[Tensor, Tensor, Window]:
+def _aligned(first: LinearBounds, second: LinearBounds) -> tuple[Tensor, Tensor, Window]:
     """Return both weights on the smallest window that holds both."""
     assert first.window is not None and second.window is not None
     begin = [max(a, b) for a, b in zip(first.window.pad, second.window.pad, strict=True)]
     end = [max(_end(first, side), _end(second, side)) for side in (0, 1)]
 
-    def widened(rows: Rows) -> Tensor:
+    def widened(rows: LinearBounds) -> Tensor:
         assert rows.window is not None
         before = [begin[side] - rows.window.pad[side] for side in (0, 1)]
         after = [end[side] - _end(rows, side) for side in (0, 1)]
@@ -158,7 +158,7 @@ def _aligned(first: Rows, second: Rows) -> tuple[Tensor, Tensor, Window]:
     return widened(first), widened(second), window
 
 
-def _end(rows: Rows, side: int) -> int:
+def _end(rows: LinearBounds, side: int) -> int:
     """Return how far a window reaches from its neuron's place, down (side 0) or right (side 1)."""
     assert rows.window is not None
     return rows.weight.shape[2 + side] - rows.window.pad[side]

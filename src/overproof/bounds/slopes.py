@@ -10,13 +10,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from overproof.bounds.activations import Activation, ReLU
-from overproof.bounds.graph import Free
+from overproof.bounds.graph import Relaxation
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Other(Free):
+class Other(Relaxation):
     """Lower slopes of a choice that is given: 1 where a ReLU's ``steep`` (bool ``[N, *shape]``), its least elsewhere.
 
     ReLUs that are not named choose for themselves; nothing of what is met is kept.
@@ -25,7 +25,7 @@ class Other(Free):
     steep: Mapping[int, Tensor]
 
     @override
-    def slope(self, number: int, activation: Activation, rows: Rows, before: Bounds) -> Tensor | None:
+    def slope(self, number: int, activation: Activation, rows: LinearBounds, before: Bounds) -> Tensor | None:
         """Return the lower slopes for these rows over an activation's output, None where it chooses for itself."""
         if not isinstance(activation, ReLU) or number not in self.steep:
             return None
@@ -33,7 +33,7 @@ class Other(Free):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Climb:
+class AlphaOptimizer:
     """Adam on slopes in [0, 1] and prices >= 0, started from CROWN's: ``steps`` of ``rate``, each ``decay`` smaller.
 
     ``seconds`` ends the climb of one chunk of rows early. Any choice gives a valid bound, so wherever it ends the best
@@ -45,7 +45,7 @@ class Climb:
     decay: float = 0.98
     seconds: float | None = None
 
-    def best(self, least: Callable[[Free], Tensor], free: Free, *, complete: bool = False) -> Tensor:
+    def best(self, least: Callable[[Relaxation], Tensor], free: Relaxation, *, complete: bool = False) -> Tensor:
         """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made.
 
         The climb starts at what ``free`` holds; ``least`` fills what it lacks at first, unless it is ``complete``.
@@ -78,7 +78,7 @@ class Climb:
         return last if best is None else torch.maximum(best, last)
 
 
-def _choices(free: Free) -> list[tuple[str, int, Tensor]]:
+def _choices(free: Relaxation) -> list[tuple[str, int, Tensor]]:
     return [(kind, number, choice) for kind in ("slopes", "prices") for number, choice in getattr(free, kind).items()]
 
 

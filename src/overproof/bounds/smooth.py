@@ -19,7 +19,7 @@ from typing_extensions import override
 from overproof.bounds.activations import Activation
 from overproof.bounds.functions import Function, Map, Piece
 from overproof.bounds.region import Bounds
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 
 _HALVINGS = 30  # of an interval, for the point where a tangent through its end touches
 _UNITS = 64  # of float64's last place, of the largest number met: what rounding may do to a height
@@ -59,7 +59,9 @@ class Smooth(Activation):
         return before.upper > before.lower
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         lines = self.lines(before[0])
         below = F.relu(rows.weight)
         above = rows.weight - below

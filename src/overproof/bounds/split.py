@@ -22,11 +22,11 @@ from typing_extensions import override
 
 from overproof.bounds.activations import ReLU
 from overproof.bounds.crown import spec_rows
-from overproof.bounds.graph import Free, Graph, Layers
+from overproof.bounds.graph import Graph, Layers, Relaxation
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rounding import Rounding
-from overproof.bounds.rows import Rows
-from overproof.bounds.slopes import Climb
+from overproof.bounds.rows import LinearBounds
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.clamp import clamp
 
 _ROOT = 0.3  # of the time is at most the climb's for the whole region
@@ -48,9 +48,9 @@ class Budget:
     seconds: float = 5.0
     batch: int = 64
     tried: int = 4
-    root: Climb = Climb()  # noqa: RUF009 - a frozen value
-    climb: Climb = Climb(steps=3, rate=0.1)  # noqa: RUF009 - a frozen value
-    last: Climb = Climb(steps=200, rate=1.0)  # noqa: RUF009 - a frozen value
+    root: AlphaOptimizer = AlphaOptimizer()  # noqa: RUF009 - a frozen value
+    climb: AlphaOptimizer = AlphaOptimizer(steps=3, rate=0.1)  # noqa: RUF009 - a frozen value
+    last: AlphaOptimizer = AlphaOptimizer(steps=200, rate=1.0)  # noqa: RUF009 - a frozen value
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _Tree:
         stuck = (found.worth > self.goal) & (signs != 0).all(dim=1)
         return found.at(~stuck).and_(self._climbed(self.budget.last, found.at(stuck))) if bool(stuck.any()) else found
 
-    def _climbed(self, climb: Climb, parts: _Parts) -> _Parts:
+    def _climbed(self, climb: AlphaOptimizer, parts: _Parts) -> _Parts:
         """Return the parts with these signs, bounded by themselves or as what they are parts of."""
         free, fixed = self._free(parts), self._fixed(parts.signs)
         found = climb.best(lambda free: self._pulled(free, fixed)[0], free, complete=True)
@@ -277,7 +277,7 @@ class _Tree:
             scores.append(torch.einsum("ds,dsf->df", weight, below) * height + 1e-9 * height)
         return torch.cat(scores, dim=1)
 
-    def _pulled(self, free: Free, fixed: "_Fixed") -> tuple[Tensor, dict[int, Tensor]]:
+    def _pulled(self, free: Relaxation, fixed: "_Fixed") -> tuple[Tensor, dict[int, Tensor]]:
         """Return lower bounds ``[D S]`` of the rows in parts, and the weights that their ReLUs met."""
         rows = spec_rows(self.spec.to(self.layers[0].lower).expand(fixed.parts, *self.spec.shape))
         full = _Chosen(
@@ -285,7 +285,7 @@ class _Tree:
             prices={number: self._placed(number, prices) for number, prices in free.prices.items()},
             signs=fixed.signs,
         )
-        (arrived,) = fixed.graph.pull({len(self.graph.nodes) - 1: rows}, fixed.layers, free=full).values()
+        (arrived,) = fixed.graph.propagate_backward({len(self.graph.nodes) - 1: rows}, fixed.layers, free=full).values()
         found = replace(arrived, example=torch.zeros_like(arrived.example)).minimum(self.region)
         if self.rounding is not None:
             for number, prices in free.prices.items():
@@ -310,11 +310,11 @@ class _Tree:
             own[number] = _Own(slope.flatten(1), self._open[number], relu.leak, known[number])
         return _Fixed(len(signs), Graph(tuple(nodes)), layers, known, own)
 
-    def _free(self, parts: _Parts) -> Free:
+    def _free(self, parts: _Parts) -> Relaxation:
         """Return where a climb of the parts starts: slopes and prices ``[D S, F']`` of open inputs, by their ReLU."""
         like = self.layers[0].lower
         slopes, prices = (kind.to(like).flatten(0, 1) for kind in (parts.slopes, parts.prices))
-        return Free(slopes=self._by_number(slopes), prices=self._by_number(prices))
+        return Relaxation(slopes=self._by_number(slopes), prices=self._by_number(prices))
 
     def _crown(self) -> Iterator[Tensor]:
         """Yield CROWN's slopes ``[F']`` of each ReLU's open inputs."""
@@ -350,11 +350,11 @@ class _Tree:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chosen(Free):
+class _Chosen(Relaxation):
     """What is chosen for each of the rows in all parts; signs ``[M, *shape]`` are given for each row as well."""
 
     @override
-    def priced(self, number: int, rows: Rows) -> Rows:
+    def priced(self, number: int, rows: LinearBounds) -> LinearBounds:
         if number not in self.signs:
             return rows
         return rows.with_weight(rows.weight - self.prices[number] * self.signs[number])
@@ -396,7 +396,9 @@ class _Lines(ReLU):
     height: Tensor
 
     @override
-    def pull(self, rows: Rows, before: Sequence[Bounds], slope: Tensor | None = None) -> list[Rows]:
+    def propagate_backward(
+        self, rows: LinearBounds, before: Sequence[Bounds], slope: Tensor | None = None
+    ) -> list[LinearBounds]:
         assert slope is not None
         rows = rows.dense(tuple(self.chord.shape[1:]))
         below = F.relu(rows.weight)

@@ -20,11 +20,11 @@ from overproof.attacks.pgd import PGD
 from overproof.attacks.suites import AttackSpec, Suite, quick
 from overproof.bounds.activations import ReLU
 from overproof.bounds.afford import NotAffordedError
-from overproof.bounds.crown import Means, Method, final, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, Method, final, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
 from overproof.bounds.rounding import Rounding, proved_rounding
-from overproof.bounds.slopes import Climb
+from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import margins
 from overproof.bounds.split import Budget, least
 from overproof.bounds.trace import trace
@@ -63,7 +63,7 @@ _WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
 _LEAST_STEPS = 3  # of the attack, however little time there is
 _CLIMB = 4  # pulls: of the first choice, of a step with its gradient, of the last
 _ROOT = 8  # the same of the whole region, for a search
-TIGHT = Climb(steps=5, rate=0.5)
+TIGHT = AlphaOptimizer(steps=5, rate=0.5)
 """How slopes are climbed for the layers' own bounds, before a search: most is gained by the first steps."""
 TIGHTEN = 6  # times what CROWN's bounds of the layers take
 _TIGHTER = 0.3  # of the time that is left is at most that of tighter layers
@@ -335,9 +335,9 @@ class _Cascade:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.plan.precision == "float64" else self.block.x.dtype
 
-    def _means(self, method: Method, **options: Any) -> Means:
+    def _means(self, method: Method, **options: Any) -> BoundOptions:
         """Return means of bounding the layers; in float64 these are widened by what rounding may have done."""
-        return Means(method=method, rounding=self._dtype == torch.float64, **options)
+        return BoundOptions(method=method, rounding=self._dtype == torch.float64, **options)
 
     def _left(self, rows: Tensor) -> float:
         """Return the seconds that are left for the examples at ``rows`` together."""
@@ -352,7 +352,7 @@ class _Cascade:
         region = Region.around(self.block.x[rows].to(self._dtype), float(threat.eps), threat.norm)
         spec = margins(self.block.y[rows], self.graph.classes).to(region.box.lower)
         layers = intermediate(self.graph, region, self._means("ibp"))
-        best = final(self.graph, region, layers, spec, Means(method="ibp")).lower
+        best = final(self.graph, region, layers, spec, BoundOptions(method="ibp")).lower
         room, _ = proving_slack(self.graph, region, layers)
         part = self._judged("ibp", _Part(rows, region, spec, layers, best, room), started)
         pulled = False
@@ -411,7 +411,7 @@ class _Cascade:
 
     def _pulled(self, part: _Part, method: Method, until: float) -> _Part:
         """Return the part with margins by rows pulled back to the image, of those that are not proved yet."""
-        means = Means(method=method, until=until)
+        means = BoundOptions(method=method, until=until)
         spec, place = part.hardest()
         rows = {len(self.graph.nodes) - 1: spec_rows(spec)}
         low = minimum(self.graph, rows, part.layers, part.region, means).view(place.shape)

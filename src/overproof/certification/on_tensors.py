@@ -25,7 +25,7 @@ from overproof.evaluation.in_memory import (
     undisturbed,
 )
 from overproof.evaluation.input_checks import admit
-from overproof.evaluation.tables import Rows, html_table, text_table
+from overproof.evaluation.tables import Cells, html_table, text_table
 from overproof.models.classifier import Classifier
 from overproof.statistics import Proportion
 
@@ -97,7 +97,7 @@ class CertifyResult:
     def _caption(self) -> str:
         return f"bound {self.certificates.plan.reach}, {self.threat.norm} {self.threat.eps}, {len(self.correct)} images"
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> Cells:
         of, seconds = len(self.correct), self.certificates.evidence.seconds
         clean = Proportion(claim="correct", passed=int(self.correct.sum()), of=of)
         found = self.certificates.plain()["counts"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from overproof.bounds.afford import NotAffordedError
-from overproof.bounds.crown import Means, Method, intermediate
+from overproof.bounds.crown import BoundOptions, Method, intermediate
 from overproof.bounds.graph import Graph, Layers, joined
 from overproof.bounds.pair import Couple, coupled, widest
 from overproof.bounds.region import Region
@@ -217,12 +217,12 @@ class _Course:
         """Return what a means proves of the gaps; None where there is no time for it."""
         given, count, costs = _MOST * self._left(rows), len(rows), self.pair.costs
         if method == "ibp":
-            found = coupled(self.pair.both, region, self.block.y[rows], boxes, Means(method="ibp"))
+            found = coupled(self.pair.both, region, self.block.y[rows], boxes, BoundOptions(method="ibp"))
             return _Known(rows, region, boxes, found, rounding)
         if given <= 0 or costs.get(method, 0.0) * count > given:
             return None
         started = monotonic()
-        means = Means(method=method, until=started + given)
+        means = BoundOptions(method=method, until=started + given)
         try:
             layers = intermediate(self.pair.both, region, means) if method == "crown" else boxes
             began = monotonic()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.bounds.afford import NotAffordedError
-from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers, Node
 from overproof.bounds.halving import halve
 from overproof.bounds.operators import Linear
@@ -143,9 +143,9 @@ class _Proof:
         if self.open:
             self._bounded(self._means(method="alpha", until=until))
 
-    def _means(self, **options: Any) -> Means:
+    def _means(self, **options: Any) -> BoundOptions:
         """Return means of bounding; in float64 the layers are widened by what rounding may have done."""
-        return Means(rounding=self._region.box.lower.dtype == torch.float64, **options)
+        return BoundOptions(rounding=self._region.box.lower.dtype == torch.float64, **options)
 
     def _enough(self) -> tuple[float, Rounding | None]:
         """Return what a bound must exceed to count, and what rounding does to those with prices.
@@ -202,7 +202,7 @@ class _Proof:
                 self.open.remove(number)
         self._settle(enough)
 
-    def _bounded(self, means: Means) -> None:
+    def _bounded(self, means: BoundOptions) -> None:
         """Bound the rows of the open cases."""
         rows = torch.cat(self._rows_left())
         low = minimum(

@@ -19,7 +19,7 @@ from overproof.evaluation.engine import run_attacks
 from overproof.evaluation.in_memory import check_given, device_of, given_classifier, given_images, undisturbed
 from overproof.evaluation.input_checks import admit, need_gradients
 from overproof.evaluation.results import Verdicts
-from overproof.evaluation.tables import Rows, html_table, text_table
+from overproof.evaluation.tables import Cells, html_table, text_table
 from overproof.models.precision import choose_precision
 from overproof.statistics import Proportion
 
@@ -94,7 +94,7 @@ class AutoAttackResult:
         caution = self.verdicts.suite.caution
         return [*([caution] if caution else []), *self.warnings]
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> Cells:
         forward, backward = (self.verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward"))
         word = "after" if self.verdicts.suite.survivors else "under"
         rows = [["", "accuracy, %", "95 % interval", "forward", "backward", "seconds"]]

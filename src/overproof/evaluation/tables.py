@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 
-Rows = Sequence[Sequence[str]]
+Cells = Sequence[Sequence[str]]
 """The first row is the head; the first column is aligned to the left, the others to the right."""
 
 
-def text_table(rows: Rows, caption: str = "") -> str:
+def text_table(rows: Cells, caption: str = "") -> str:
     """Return the rows in columns, under the caption and a rule."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -21,7 +21,7 @@ def text_table(rows: Rows, caption: str = "") -> str:
     return "\n".join([*([caption] if caption else []), lines[0], rule, *lines[1:]])
 
 
-def html_table(rows: Rows, caption: str = "") -> str:
+def html_table(rows: Cells, caption: str = "") -> str:
     """Return the rows as an HTML table without scripts or styles of its own sheet; every cell is escaped."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
     body = "".join(

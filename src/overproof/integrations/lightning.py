@@ -65,23 +65,23 @@ def _module_class() -> type:
             training: Training | None = Training(),  # noqa: B008 (a frozen value)
             *,
             seed: int = 0,
-            companions: Mapping[str, Classifier] | None = None,
+            auxiliary_models: Mapping[str, Classifier] | None = None,
         ) -> None:
             super().__init__()
             self.automatic_optimization = False  # a method may take several steps on one batch
             self.method, self.student, self.seed = method, student, seed
-            self.companions = nn.ModuleDict(companions or {})
+            self.auxiliary_models = nn.ModuleDict(auxiliary_models or {})
             self.plan = training
             self.memory: dict[str, Tensor] = {}
             self.begun = False
             # In a plain dict, so that Lightning neither saves them nor changes their mode.
             self.teachers = {role: freeze(network) for role, network in (teachers or {}).items()}
-            _check(method, self.teachers, self.companions, training)
+            _check(method, self.teachers, self.auxiliary_models, training)
             if training is not None:
                 freeze_some(student, training)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            """Return the plan's optimiser over the student and its companions."""
+            """Return the plan's optimiser over the student and its auxiliary models."""
             if self.plan is None:
                 raise InputError("training is None: override configure_optimizers in a subclass")
             return self.plan.optimiser.build(parameter_groups(self, self.plan))
@@ -101,7 +101,7 @@ def _module_class() -> type:
                 )
             for teacher in self.teachers.values():
                 teacher.to(self.device)
-            for network in (self.student, self.companions, *self.teachers.values()):
+            for network in (self.student, self.auxiliary_models, *self.teachers.values()):
                 channels_last(network)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _module_class() -> type:
                 y=y,
                 student=self.student,
                 teachers=self.teachers,
-                companions={name: cast(Classifier, each) for name, each in self.companions.items()},
+                auxiliary_models={name: cast(Classifier, each) for name, each in self.auxiliary_models.items()},
                 state=self.memory,
                 progress=place.progress,
                 part=_part(Processes(self.global_rank, self.trainer.world_size), len(y), place),
@@ -166,11 +166,11 @@ def _module_class() -> type:
 
 
 def _check(
-    method: Method, teachers: Mapping[str, Classifier], companions: nn.ModuleDict, training: Training | None
+    method: Method, teachers: Mapping[str, Classifier], auxiliary_models: nn.ModuleDict, training: Training | None
 ) -> None:
     for what, wanted, given in (
         ("teachers", method.roles, set(teachers)),
-        ("companions", method.companions, set(companions)),
+        ("auxiliary models", method.auxiliary_models, set(auxiliary_models)),
     ):
         if set(wanted) != given:
             names = ", ".join(wanted) or "none"

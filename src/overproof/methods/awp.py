@@ -45,13 +45,13 @@ class AWP(Method):
         return self.base.roles
 
     @property
-    def companions(self) -> tuple[str, ...]:  # type: ignore[override]
+    def auxiliary_models(self) -> tuple[str, ...]:  # type: ignore[override]
         """The base's."""
-        return self.base.companions
+        return self.base.auxiliary_models
 
-    def fitted(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
+    def adapt_student(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
         """Return what the base asks for."""
-        return self.base.fitted(student, teachers)
+        return self.base.adapt_student(student, teachers)
 
     @property
     def bounds_teachers(self) -> bool:
@@ -81,7 +81,7 @@ class AWP(Method):
 
     def _pushes(self, base: Method, step: Step, weights: list[Tensor]) -> list[Tensor]:
         """Return every weight's displacement; the rehearsal leaves the method's memory and BatchNorm as they were."""
-        networks = (step.student, *step.companions.values())
+        networks = (step.student, *step.auxiliary_models.values())
         buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
         rehearsal = base.losses(replace(step, state=dict(step.state)))
         total = torch.stack(list(next(rehearsal).values())).sum()

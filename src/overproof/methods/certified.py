@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from overproof.attacks.ball import Norm, Threat
 from overproof.attacks.pgd import PGD
 from overproof.bounds.activations import ReLU
-from overproof.bounds.crown import Means, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.rows import Rows
+from overproof.bounds.rows import LinearBounds
 from overproof.bounds.spec import margins
 from overproof.bounds.trace import Traced, trace
 from overproof.functional import cross_entropy
@@ -76,10 +76,10 @@ class Propagated:
         last = len(self.graph.nodes) - 1
         with exactly(self.region.box.lower):
             rows = spec_rows(spec.to(self.region.box.lower))
-            arrived = self.graph.pull({last: rows}, self.layers, stop=True)
+            arrived = self.graph.propagate_backward({last: rows}, self.layers, stop=True)
             least = sum(self._by_interval(each, number) for number, each in arrived.items())
             if crown:
-                linear = minimum(self.graph, {last: rows}, self.layers, self.region, Means(method="crown_ibp"))
+                linear = minimum(self.graph, {last: rows}, self.layers, self.region, BoundOptions(method="crown_ibp"))
                 least = (1 - crown) * least + crown * linear.view(spec.shape[:2])
         return cast(Tensor, least)
 
@@ -128,7 +128,7 @@ class Propagated:
         """Return the term ``balance`` at a weight; nothing where that is 0."""
         return {"balance": weight * self.imbalance()} if weight else {}
 
-    def _by_interval(self, rows: Rows, number: int) -> Tensor:
+    def _by_interval(self, rows: LinearBounds, number: int) -> Tensor:
         """Return least values of rows over the bounds of one node, ``[N, S]``; the same sums as one matrix product."""
         if number == 0:
             return rows.minimum(self.region).view(len(self.region), -1)

@@ -10,7 +10,7 @@ from overproof.data.images import Batch
 from overproof.functional import kl
 from overproof.methods.adaad import AdaAD
 from overproof.methods.method import Method, Step, Terms
-from overproof.methods.witness import Witness, as_classifier, recorded, search_of
+from overproof.methods.witness import RecordingNetwork, as_classifier, recorded, search_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class IGDM(Method):
             yield from self.base.losses(step)
             return
         found: list[Tensor] = []
-        student, teacher = Witness(step.student, found), Witness(step.teachers["robust"], found)
+        student, teacher = RecordingNetwork(step.student, found), RecordingNetwork(step.teachers["robust"], found)
         watched = replace(
             step, student=as_classifier(student), teachers={**step.teachers, "robust": as_classifier(teacher)}
         )

@@ -21,7 +21,7 @@ class Step:
     """What a method sees of one batch: pixels ``x`` [N, C, H, W] in [0, 1], labels ``y`` [N], networks, memory.
 
     ``state`` is what this method remembers between batches (checkpointed; assign to its keys). ``progress`` is 0 at the
-    first update of the run and 1 at the last. Teachers are frozen and in eval mode; companions learn with the student.
+    first update of the run and 1 at the last. Teachers are frozen, in eval mode; auxiliary models learn too.
     ``part`` says which rows of the batch are here where several processes share it: a figure of the whole batch, other
     than a term, is ``part.mean``, ``part.least`` or ``part.greatest``, and memory is the same in all of them.
     """
@@ -30,7 +30,7 @@ class Step:
     y: Tensor
     student: Classifier
     teachers: Mapping[str, Classifier] = field(default_factory=dict)
-    companions: Mapping[str, Classifier] = field(default_factory=dict)
+    auxiliary_models: Mapping[str, Classifier] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
     part: Part = WHOLE
@@ -45,7 +45,7 @@ class Method(ABC):
     kind: str
     roles: ClassVar[tuple[str, ...]] = ("robust",)
     """The teachers it listens to; a recipe names exactly these."""
-    companions: ClassVar[tuple[str, ...]] = ()
+    auxiliary_models: ClassVar[tuple[str, ...]] = ()
     """Further networks of the student's architecture that are trained beside it and then left behind."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings as a recipe would write them; ``paper`` reproduces the official code, its quirks included."""
@@ -65,7 +65,7 @@ class Method(ABC):
         del like
         return {}
 
-    def fitted(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
+    def adapt_student(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
         """Return the architecture to train: the student's, or the student's with what this method must add to it."""
         del teachers
         return student

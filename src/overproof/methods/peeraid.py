@@ -35,7 +35,7 @@ class PeerAiD(Method):
     detach_targets: bool = True
     idle_forwards: Literal["none", "official"] = "none"
     roles: ClassVar[tuple[str, ...]] = ()
-    companions: ClassVar[tuple[str, ...]] = ("peer",)
+    auxiliary_models: ClassVar[tuple[str, ...]] = ("peer",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "kl_scale": "class",
@@ -58,7 +58,7 @@ class PeerAiD(Method):
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``peer_label``, ``peer_student``, ``label``, ``peer`` and ``own``."""
-        student, peer = step.student, step.companions["peer"]
+        student, peer = step.student, step.auxiliary_models["peer"]
         with no_gradient(), in_mode(peer, training=False):
             around = peer(step.x)
         adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), around))

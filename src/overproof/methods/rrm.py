@@ -9,7 +9,7 @@ import torch
 from overproof.functional import cosine, cross_entropy
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.classifier import Classifier
 from overproof.models.weights import outline
@@ -48,7 +48,7 @@ class RRM(Method):
         """One per replay."""
         return self.replays
 
-    def fitted(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
+    def adapt_student(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
         """Return the student, with an adapter where its representation is not as wide as the teacher's.
 
         Raises ``ValueError`` where the teacher has no penultimate layer.
@@ -56,7 +56,7 @@ class RRM(Method):
         teacher = teachers["robust"]
         wanted = teacher.head.in_features
         own = outline(student, teacher.signature).head.in_features
-        return student if own == wanted else Adapted(base=student, features=wanted)
+        return student if own == wanted else FeatureAdapter(base=student, features=wanted)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``label`` and ``features``, once per replay."""

@@ -52,7 +52,7 @@ def recorded(method: Method, found: list[Tensor], *, repeat: bool = False) -> Me
     return replace(method, inner=watched)  # type: ignore[type-var]
 
 
-class Witness(nn.Module):
+class RecordingNetwork(nn.Module):
     """A network that keeps its answer to the images that a search found last, so that nobody has to ask again."""
 
     def __init__(self, network: Classifier, found: list[Tensor]) -> None:
@@ -79,6 +79,6 @@ class Witness(nn.Module):
         return self.answer
 
 
-def as_classifier(witness: Witness) -> Classifier:
+def as_classifier(witness: RecordingNetwork) -> Classifier:
     """Return the witness under the type that a step asks for; it answers everything a method may ask."""
     return cast(Classifier, witness)

@@ -12,7 +12,7 @@ from overproof.signature import Signature
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapted(Architecture):
+class FeatureAdapter(Architecture):
     """``base`` with a trained linear adapter to ``features`` numbers, no activation, and a new head (RRM's ResNet-50).
 
     The base's own head is left out.

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.representation = representation
         # Held still (``still.py``), another form of the backbone answers.
-        self.stand_in: Callable[[Tensor], Tensor] | None = None
+        self.fused_form: Callable[[Tensor], Tensor] | None = None
 
     def normalised(self, x: Tensor) -> Tensor:
         """Return ``(x - mean) / std`` for pixels ``[N, C, H, W]``, or ``x`` itself where nothing is normalised."""
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``."""
-        return _at_least_float32((self.stand_in or self.backbone)(self._inputs(x)))
+        return _at_least_float32((self.fused_form or self.backbone)(self._inputs(x)))
 
     def _inputs(self, x: Tensor) -> Tensor:
         """Return what the backbone is given: a network that is not ours may write into it, so that gets a copy.
@@ -60,8 +60,8 @@ class Classifier(nn.Module):
         Tracers, whose stand-ins are no plain tensors, see no copying.
         """
         inputs = self.normalised(x)
-        foreign = not isinstance(self.backbone, Backbone)
-        return inputs.clone() if foreign and inputs is x and type(x) is Tensor else inputs
+        load_external = not isinstance(self.backbone, Backbone)
+        return inputs.clone() if load_external and inputs is x and type(x) is Tensor else inputs
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[N, K]`` and the penultimate representation ``[N, F]`` of one forward pass.

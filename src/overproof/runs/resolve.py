@@ -23,7 +23,7 @@ from overproof.formats.hub import repository_id
 from overproof.formats.onnx import own_words
 from overproof.formats.program import read_program
 from overproof.models.classifier import Classifier
-from overproof.models.external.loading import fitting, foreign
+from overproof.models.external.loading import fitting, load_external
 from overproof.models.external.onnx_file import OnnxFile
 from overproof.models.external.onnx_network import full_network
 from overproof.models.external.untrusted import read_untrusted
@@ -137,7 +137,7 @@ def find(
     known = Known(name=word.name, origin=Origin(kind=word.kind, source=word.name))
     return Found(
         known=known,
-        make=lambda signature: foreign(word.text, signature, options=word.options, beside=beside),
+        make=lambda signature: load_external(word.text, signature, options=word.options, beside=beside),
         pin=word.pin,
     )
 

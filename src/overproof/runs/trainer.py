@@ -126,9 +126,9 @@ def set_up(
         yield Beginning(lines=(f"normalise: data: {norm}",))
     with importable(*places):
         student = _network(recipe, architecture, images.signature, norm, "initial weights").to(device)
-        companions = {
+        auxiliary_models = {
             name: _network(recipe, architecture, images.signature, norm, name).to(device)
-            for name in recipe.method.companions
+            for name in recipe.method.auxiliary_models
         }
     init = None
     if weights is not None:
@@ -138,23 +138,32 @@ def set_up(
     yield Beginning(
         lines=(
             network_line("student", recipe.student.label, student),
-            *(network_line(f"companion {name}", recipe.student.label, one) for name, one in companions.items()),
+            *(
+                network_line(f"auxiliary model {name}", recipe.student.label, one)
+                for name, one in auxiliary_models.items()
+            ),
             *(network_line(f"teacher {role}", str(recipe.teachers[role]), one) for role, one in teachers.items()),
         )
     )
-    prepared = [student, *companions.values()]
+    prepared = [student, *auxiliary_models.values()]
     for teacher in teachers.values():
         if shard_teachers and processes.count > 1:
             sharded(teacher, processes, device)
         else:
             prepared.append(teacher.to(device))
     recipe.performance.prepare(prepared, device)
-    least = max(map(least_batch, [student, *companions.values()]))
+    least = max(map(least_batch, [student, *auxiliary_models.values()]))
     loader = Loader(
         placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least, recipe.training.balance
     )
     loop = Loop(
-        recipe.method, student, teachers, loader, recipe.training.on(device), recipe.seed, companions=companions
+        recipe.method,
+        student,
+        teachers,
+        loader,
+        recipe.training.on(device),
+        recipe.seed,
+        auxiliary_models=auxiliary_models,
     )
     stage = Stage(
         loop=loop,
@@ -189,7 +198,7 @@ def _with_test(recipe: Recipe, splits: Mapping[str, _Images]) -> tuple[str, ...]
 
 def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
     try:
-        return recipe.method.fitted(recipe.student, teachers)
+        return recipe.method.adapt_student(recipe.student, teachers)
     except ValueError as problem:
         raise InputError(f"method {recipe.method.kind!r} cannot use this teacher: {problem}") from problem
 

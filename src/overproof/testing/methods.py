@@ -61,7 +61,7 @@ class MethodContract:
                 assert term.isfinite()
 
     def test_every_learning_weight_gets_a_gradient(self, short: Method) -> None:
-        """The terms lead a finite gradient to every weight of the student and of the companions."""
+        """The terms lead a finite gradient to every weight of the student and of the auxiliary models."""
         step = make_step(short)
         _, gradients = run(short, step)
         assert_a_gradient_everywhere(step, gradients)
@@ -175,7 +175,7 @@ class MethodContract:
             step,
             state=through_a_file(step.state),
             student=deepcopy(step.student),
-            companions={name: deepcopy(network) for name, network in step.companions.items()},
+            auxiliary_models={name: deepcopy(network) for name, network in step.auxiliary_models.items()},
         )
         straight, _ = run(short, step, seed=2)
         again, _ = run(_copied(short), resumed, seed=2)
@@ -193,7 +193,7 @@ class MethodContract:
     # --- cost ---------------------------------------------------------------------------------------------------------
 
     def test_its_cost_is_a_number_and_every_network_is_asked(self, method: Method) -> None:
-        """Each network is asked equally often whatever is drawn, and each teacher and companion at least once."""
+        """Each network is asked equally often whatever is drawn, and each teacher and auxiliary model at least once."""
         measured = counted(method)
         assert measured == counted(method, seed=1)
         assert measured["student"] >= method.updates
@@ -219,7 +219,9 @@ class MethodContract:
         step = make_step(short)
         student = cast(Classifier, torch.compile(deepcopy(step.student), backend="eager"))
         twin = replace(step, student=student, state=dict(step.state))
-        twin = replace(twin, companions={name: deepcopy(network) for name, network in step.companions.items()})
+        twin = replace(
+            twin, auxiliary_models={name: deepcopy(network) for name, network in step.auxiliary_models.items()}
+        )
         expected, gradients = run(short, step)
         found, compiled_gradients = run(short, twin)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -251,7 +253,7 @@ def shrunk(value: Any) -> Any:
 
 def networks(step: Step) -> dict[str, Classifier]:
     """Return everything that learns."""
-    return {"student": step.student, **step.companions}
+    return {"student": step.student, **step.auxiliary_models}
 
 
 def weights(step: Step) -> dict[str, Tensor]:
@@ -312,10 +314,10 @@ def through_a_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def counted(method: Method, *, seed: int = 0) -> dict[str, int]:
-    """Return the forward passes per batch of ``student``, each companion and each teacher, at the end of a run."""
+    """Return the forward passes per batch of ``student``, each auxiliary model and teacher, at the end of a run."""
     torch.manual_seed(seed)
     signature = Signature(channels=1, height=4, width=4, classes=3)
-    asked = {name: build(MLP(hidden=(5,)), signature) for name in ("student", *method.companions, *method.roles)}
+    asked = {name: build(MLP(hidden=(5,)), signature) for name in ("student", *method.auxiliary_models, *method.roles)}
     counts = {name: _Counted(network.backbone) for name, network in asked.items()}
     for name, network in asked.items():
         network.backbone = counts[name]
@@ -325,7 +327,7 @@ def counted(method: Method, *, seed: int = 0) -> dict[str, int]:
         y=batch.y,
         student=asked["student"],
         teachers={role: freeze(asked[role]) for role in method.roles},
-        companions={name: asked[name] for name in method.companions},
+        auxiliary_models={name: asked[name] for name in method.auxiliary_models},
         state=method.initial_state(batch),
         progress=1.0,
     )

@@ -55,14 +55,16 @@ def make_step(
     dtype: torch.dtype = torch.float32,
     progress: float = 1.0,
 ) -> Step:
-    """Return what a method sees of ``tiny_batch``: a student in train mode, silent teachers, companions."""
+    """Return what a method sees of ``tiny_batch``: a student in train mode, silent teachers, auxiliary models."""
     batch = Batch(tiny_batch().x.to(dtype), tiny_batch().y)
     return Step(
         x=batch.x,
         y=batch.y,
         student=student or tiny_classifier(seed=100, dtype=dtype),
         teachers={role: freeze(tiny_classifier(seed, dtype=dtype)) for seed, role in enumerate(method.roles)},
-        companions={name: tiny_classifier(seed, dtype=dtype) for seed, name in enumerate(method.companions, start=200)},
+        auxiliary_models={
+            name: tiny_classifier(seed, dtype=dtype) for seed, name in enumerate(method.auxiliary_models, start=200)
+        },
         state=method.initial_state(batch) if state is None else state,
         progress=progress,
     )

@@ -34,7 +34,7 @@ class Passes:
 
 @cache
 def passes(method: Method, percent: int = 100) -> Mapping[str, Passes]:
-    """Return the passes per batch of ``student``, each companion and each teacher, when so much of a run is over.
+    """Return the passes per batch of ``student``, each auxiliary model and each teacher, when so much of a run is over.
 
     Lets the loop take a batch of three 4x4 images through small MLPs and counts. Leaves torch's random state as it was.
     """
@@ -43,7 +43,7 @@ def passes(method: Method, percent: int = 100) -> Mapping[str, Passes]:
         torch.manual_seed(0)
         networks = {
             name: Counted(build(MLP(hidden=(5,)), images.signature))
-            for name in ("student", *method.companions, *method.roles)
+            for name in ("student", *method.auxiliary_models, *method.roles)
         }
         for role in method.roles:
             freeze(networks[role].network)
@@ -54,7 +54,7 @@ def passes(method: Method, percent: int = 100) -> Mapping[str, Passes]:
             Loader(images, 3, Augment(), seed=0),
             Training(epochs=101, batch=3, precision="fp32"),
             seed=0,
-            companions={name: networks[name].as_classifier() for name in method.companions},
+            auxiliary_models={name: networks[name].as_classifier() for name in method.auxiliary_models},
         )
         loop.epoch = percent
         next(loop.run())

@@ -43,6 +43,6 @@ def parameter_groups(learners: nn.Module, training: Training) -> list[dict[str, 
 
 
 def _factor(name: str, factors: Iterable[tuple[str, float]]) -> float:
-    """Return the factor of the student's parameters; companions learn as the recipe says."""
+    """Return the factor of the student's parameters; auxiliary models learn as the recipe says."""
     own = name.removeprefix(f"student.{_OWN}")
     return next((factor for pattern, factor in factors if own != name and fnmatchcase(own, pattern)), 1.0)

@@ -26,7 +26,7 @@ from overproof.training.checkpoint import State
 from overproof.training.learning import freeze_some, parameter_groups
 from overproof.training.optimisation import Training
 from overproof.training.pace import Pace
-from overproof.training.parallel import Learners, distributed
+from overproof.training.parallel import TrainableNetworks, distributed
 from overproof.training.step import Place, Updates, differentiate, total
 from overproof.training.teachers import Teachers
 
@@ -69,11 +69,11 @@ class Loop:
         training: Training,
         seed: int,
         *,
-        companions: Mapping[str, Classifier] | None = None,
+        auxiliary_models: Mapping[str, Classifier] | None = None,
     ) -> None:
         self.method, self.student, self.teachers = method, student, Teachers(teachers, loader, training)
-        self._learners = Learners(student, companions or {})
-        self.companions = self._learners.companions
+        self._learners = TrainableNetworks(student, auxiliary_models or {})
+        self.auxiliary_models = self._learners.auxiliary_models
         self.loader, self.training, self.seed = loader, training, seed
         self.device = loader.images.device
         self.precision = choose_precision(training.precision, self.device, student)
@@ -149,7 +149,7 @@ class Loop:
         return {
             "position": {"epoch": self.epoch, "batch": self.batch},
             "student": self.student.state_dict(),
-            "companions": self.companions.state_dict(),
+            "companions": self.auxiliary_models.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average.state() if self.average else {},
             "memory": memory,
@@ -163,7 +163,7 @@ class Loop:
             if self.epoch < 0 or self.batch < 0:
                 raise ValueError(f"epoch {self.epoch}, batch {self.batch}")
             self.student.load_state_dict(state["student"])
-            self.companions.load_state_dict(state["companions"])
+            self.auxiliary_models.load_state_dict(state["companions"])
             self.optimiser.load_state_dict(state["optimiser"])
             if self.average:
                 self.average.restore(state["average"])
@@ -197,7 +197,7 @@ class Loop:
             y=y,
             student=self.student,
             teachers=self.teachers.shown(x, self.epoch, self.batch),
-            companions={name: cast(Classifier, network) for name, network in self.companions.items()},
+            auxiliary_models={name: cast(Classifier, network) for name, network in self.auxiliary_models.items()},
             state=self.memory,
             progress=self._place(self.epoch, self.batch).progress,
             part=part,

@@ -11,24 +11,24 @@ from overproof.models.classifier import Classifier
 from overproof.processes import Processes
 
 
-class Learners(nn.Module):
-    """Student and companions; its forward pass asks a method for its next losses.
+class TrainableNetworks(nn.Module):
+    """Student and auxiliary models; its forward pass asks a method for its next losses.
 
     This is what DDP wraps. A method then searches on the bare networks, as often and through whatever it likes, and the
     wrapper sees one forward pass per backward pass.
     """
 
-    def __init__(self, student: Classifier, companions: Mapping[str, Classifier]) -> None:
+    def __init__(self, student: Classifier, auxiliary_models: Mapping[str, Classifier]) -> None:
         super().__init__()
         self.student = student
-        self.companions = nn.ModuleDict(companions)
+        self.auxiliary_models = nn.ModuleDict(auxiliary_models)
 
     def forward(self, losses: Iterator[Terms]) -> Terms | None:
         """Return the next losses, None where there are no more."""
         return next(losses, None)
 
 
-def distributed(learners: Learners, processes: Processes, device: torch.device) -> nn.Module:
+def distributed(learners: TrainableNetworks, processes: Processes, device: torch.device) -> nn.Module:
     """Return the learners under DDP, with the leading process's weights; on GPUs BatchNorm sees the whole batch.
 
     torch has no ``SyncBatchNorm`` for processors: there BatchNorm normalises by the part of the batch that a process

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from overproof.models.inference.fused import replayed_when_still
+from overproof.models.inference.fused import use_cuda_graphs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Performance:
     """The recipe's ``performance`` node.
 
-    ``compile``: ``networks`` compiles students, companions and teachers by ``torch.compile``, which rounds otherwise;
+    ``compile``: ``networks`` compiles all networks by ``torch.compile``, which rounds otherwise;
     ``graphs`` replays the passes of searches as CUDA graphs, and does nothing on processors; ``auto`` is ``networks``
     on CUDA and ``off`` elsewhere. ``tf32`` lets GPUs round the factors of fp32 products to 10 bits while training; an
     evaluation never does.
@@ -38,4 +38,4 @@ class Performance:
             if compiled == "networks":
                 network.compile()
             elif compiled == "graphs":
-                replayed_when_still(network)
+                use_cuda_graphs(network)

@@ -42,7 +42,7 @@ def _losses(method: Method, y: torch.Tensor) -> Terms:
         y=y,
         student=_network(),
         teachers={role: freeze(_network()) for role in method.roles},
-        companions={name: _network() for name in method.companions},
+        auxiliary_models={name: _network() for name in method.auxiliary_models},
         state=method.initial_state(Batch(x, torch.arange(3))),
         progress=1.0,
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
-from overproof.models.external.loading import foreign
+from overproof.models.external.loading import load_external
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=8, width=8, classes=4)
@@ -127,7 +127,7 @@ def here(tmp_path, monkeypatch):
 
 def refuses(name, sentence, signature=SIGNATURE, *, whole=True):
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}{'$' if whole else ''}") as caught:
-        foreign(name, signature)
+        load_external(name, signature)
     assert "\n" not in str(caught.value)
 
 
@@ -136,7 +136,7 @@ def refuses(name, sentence, signature=SIGNATURE, *, whole=True):
 
 @pytest.mark.parametrize("factory", ["build", "with_default", "Net", "ready", "_hidden"])
 def test_a_module_is_wrapped_and_its_answers_are_its_own(factory, here):
-    model = foreign(f"nets:{factory}", SIGNATURE)
+    model = load_external(f"nets:{factory}", SIGNATURE)
     assert type(model) is Classifier and not model.normalises and model.signature == SIGNATURE
     x = torch.rand(3, 3, 8, 8)
     assert torch.equal(model(x), model.backbone(x))
@@ -144,30 +144,30 @@ def test_a_module_is_wrapped_and_its_answers_are_its_own(factory, here):
 
 
 def test_the_factory_is_called_once_and_its_network_taken(here):
-    model = foreign("nets:build", SIGNATURE)
+    model = load_external("nets:build", SIGNATURE)
     assert sys.modules["nets"].made == [model.backbone]
-    assert foreign("nets:ready", SIGNATURE).backbone is sys.modules["nets"].ready
+    assert load_external("nets:ready", SIGNATURE).backbone is sys.modules["nets"].ready
 
 
 def test_a_module_in_a_package_is_found(here):
-    assert type(foreign("package.models:build", SIGNATURE).backbone) is sys.modules["nets"].Net
+    assert type(load_external("package.models:build", SIGNATURE).backbone) is sys.modules["nets"].Net
 
 
 def test_a_classifier_is_not_wrapped_again(here):
-    model = foreign("nets:ours", SIGNATURE)
+    model = load_external("nets:ours", SIGNATURE)
     assert type(model.backbone) is sys.modules["nets"].Net
     assert model.normalises and model.mean.flatten().tolist() == [0.5] * 3
 
 
 def test_a_plain_callable_becomes_a_network(here):
-    model = foreign("nets:plain", SIGNATURE)
+    model = load_external("nets:plain", SIGNATURE)
     x = torch.rand(2, 3, 8, 8)
     assert isinstance(model, Classifier) and list(model.parameters()) == []
     torch.testing.assert_close(model(x), 2 * x.mean(dim=(2, 3))[:, [0, 1, 2, 0]])
 
 
 def test_it_comes_in_eval_mode_and_being_tried_changes_nothing(here, modes):
-    model = foreign("nets:ready", SIGNATURE)
+    model = load_external("nets:ready", SIGNATURE)
     assert not any(modes(model).values())
     norm = model.backbone[1]
     assert norm.num_batches_tracked == 0 and torch.equal(norm.running_mean, torch.zeros(2))
@@ -175,13 +175,13 @@ def test_it_comes_in_eval_mode_and_being_tried_changes_nothing(here, modes):
 
 
 def test_a_network_that_keeps_a_part_random_by_its_own_train_keeps_it(here):
-    model = foreign("nets:Stubborn", SIGNATURE)
+    model = load_external("nets:Stubborn", SIGNATURE)
     assert model.backbone[2].training and not model.backbone[1].training
 
 
 def test_what_is_imported_at_the_first_call_is_found_and_the_search_path_is_given_back(here):
     before = list(sys.path)
-    assert foreign("nets:late", SIGNATURE)(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+    assert load_external("nets:late", SIGNATURE)(torch.rand(2, 3, 8, 8)).shape == (2, 4)
     refuses("nets:breaks", "nets:breaks: the factory raised OSError: no weights at home")
     assert sys.path == before
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(name, sentence, here):
 )
 def test_what_it_raised_is_told_in_one_line(name, start, here):
     with pytest.raises(InputError, match=f"^{re.escape(f'{name}: {start}')}.*$") as caught:
-        foreign(name, SIGNATURE)
+        load_external(name, SIGNATURE)
     assert len(str(caught.value)) < 270 and caught.value.__cause__ is not None
 
 
@@ -299,7 +299,7 @@ def timm(monkeypatch):
 
 
 def test_timm_gives_pretrained_weights_and_their_normalisation(timm):
-    model = foreign("timm:tiny", SIGNATURE)
+    model = load_external("timm:tiny", SIGNATURE)
     assert timm == [("tiny", True)]
     assert model.normalises and not model.training
     assert model.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -309,7 +309,7 @@ def test_timm_gives_pretrained_weights_and_their_normalisation(timm):
 
 
 def test_timm_without_a_description_is_taken_as_it_is(timm):
-    assert not foreign("timm:bare", SIGNATURE).normalises
+    assert not load_external("timm:bare", SIGNATURE).normalises
 
 
 def test_the_size_timm_trained_for_is_checked_and_its_test_size_will_do(timm):
@@ -326,7 +326,7 @@ def test_the_size_timm_trained_for_is_checked_and_its_test_size_will_do(timm):
     )
     # The size is right; it is the linear layer of the fake that does not fit.
     with pytest.raises(InputError, match=r"^timm:tiny\.other: given images \[2, 3, 12, 12\] it raised RuntimeError: "):
-        foreign("timm:tiny.other", Signature(channels=3, height=12, width=12, classes=4))
+        load_external("timm:tiny.other", Signature(channels=3, height=12, width=12, classes=4))
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_the_real_timm_loads_weights_and_tells_their_normalisation(tmp_path, mon
     entry = replace(_registry._model_pretrained_cfgs[full], file=str(tmp_path / "weights.pth"))
     monkeypatch.setitem(_registry._model_pretrained_cfgs, full, entry)
     signature = Signature(channels=3, height=160, width=160, classes=1000)
-    model, original = foreign(f"timm:{full}", signature).double(), original.double()
+    model, original = load_external(f"timm:{full}", signature).double(), original.double()
     x = torch.rand(2, 3, 160, 160).double()
     mean, std = (torch.tensor(entry_of).reshape(1, 3, 1, 1) for entry_of in (entry.mean, entry.std))
     with torch.no_grad():
@@ -422,7 +422,7 @@ def robustbench(monkeypatch):
     ],
 )
 def test_robustbench_is_asked_for_data_set_threat_and_name(name, asked, robustbench):
-    model = foreign(name, SIGNATURE)
+    model = load_external(name, SIGNATURE)
     assert robustbench == [asked]
     assert not model.normalises and not model.training
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.methods.rrm import RRM
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.classifier import Classifier
-from overproof.models.external.loading import foreign
+from overproof.models.external.loading import load_external
 from overproof.models.external.module import External
 from overproof.models.weights import build, freeze, load_model, outline, save_model
 from overproof.recipe import dump, of_tree, parse
@@ -226,7 +226,7 @@ class TestOnDisk:
         assert torch.equal(logits(again), logits(network.eval()))
 
     def test_an_adapted_one_too(self, tmp_path):
-        network = self.saved(tmp_path / "run", Adapted(base=External(factory="own_nets:Net"), features=9))
+        network = self.saved(tmp_path / "run", FeatureAdapter(base=External(factory="own_nets:Net"), features=9))
         again, _ = load_model(tmp_path / "run")
         assert torch.equal(logits(again), logits(network.eval()))
         assert again.head.in_features == 9
@@ -309,15 +309,15 @@ class TestRecipe:
 def test_rrm_widens_it_where_the_teacher_is_wider():
     teacher = freeze(build(ConvNet(channels=(4,), hidden=(10,)), SIGNATURE))
     own = External(factory="own_nets:Net")
-    fitted = RRM().fitted(own, {"robust": teacher})
-    assert fitted == Adapted(base=own, features=10)
-    network = build(fitted, SIGNATURE)
+    adapt_student = RRM().adapt_student(own, {"robust": teacher})
+    assert adapt_student == FeatureAdapter(base=own, features=10)
+    network = build(adapt_student, SIGNATURE)
     assert network.features(torch.rand(2, 3, 8, 8))[1].shape == (2, 10)
     learning = [name for name, value in network.named_parameters() if value.requires_grad]
     network(torch.rand(4, 3, 8, 8)).sum().backward()
     assert all(dict(network.named_parameters())[name].grad is not None for name in learning)  # no layer without use
     same = freeze(build(ConvNet(channels=(4,), hidden=(6,)), SIGNATURE))
-    assert RRM().fitted(own, {"robust": same}) == own
+    assert RRM().adapt_student(own, {"robust": same}) == own
 
 
 def test_outline_and_network_have_the_same_weights():
@@ -358,4 +358,4 @@ def test_a_module_that_sets_torchs_default_type_and_one_that_cannot_be_asked_for
         External(factory="its_own_type:Net", options={"sets": True}).build(signature)
     assert torch.get_default_dtype() == torch.float32
     with pytest.raises(InputError, match=r"given images \[1, 1, 8, 8\] it returned \[10\]"):
-        foreign("its_own_type:Net", signature, options={"alone": False})
+        load_external("its_own_type:Net", signature, options={"alone": False})

@@ -5,7 +5,7 @@ from torch import nn
 
 from overproof.errors import InputError
 from overproof.models.external import zoos
-from overproof.models.external.loading import foreign
+from overproof.models.external.loading import load_external
 from overproof.models.external.zoos import pretrained
 from overproof.signature import Signature
 
@@ -28,14 +28,14 @@ def test_torchvisions_networks_come_with_their_size_and_normalisation(torchvisio
     found = pretrained("torchvision:small", where="x")
     assert (found.network, found.sizes) == (torchvision, ((3, 8, 8),))
     assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
-    model = foreign("torchvision:small", Signature(channels=3, height=8, width=8, classes=5))
+    model = load_external("torchvision:small", Signature(channels=3, height=8, width=8, classes=5))
     assert model.backbone is torchvision
     assert model.normalises
 
 
 def test_other_sizes_and_names_are_one_sentence(torchvision):
     with pytest.raises(InputError, match="torchvision:small: it is for 3x8x8 images, the data are 3x9x9"):
-        foreign("torchvision:small", Signature(channels=3, height=9, width=9, classes=5))
+        load_external("torchvision:small", Signature(channels=3, height=9, width=9, classes=5))
     # Whatever the package defines beside its networks is not called.
     with pytest.raises(InputError, match="torchvision:set_image_backend: torchvision cannot load it"):
-        foreign("torchvision:set_image_backend", Signature(channels=3, height=8, width=8, classes=5))
+        load_external("torchvision:set_image_backend", Signature(channels=3, height=8, width=8, classes=5))

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.models.architectures.resnet import ResNet
-from overproof.models.inference.cuda_graph import Replay
-from overproof.models.inference.fused import held_still, replayed_when_still
+from overproof.models.inference.cuda_graph import CUDAGraphRunner
+from overproof.models.inference.fused import fused_for_attack, use_cuda_graphs
 from overproof.models.mode import in_mode
 from overproof.models.weights import channels_last
 
@@ -81,7 +81,7 @@ def slope(function, x):
 
 
 def test_one_recording_serves_all_images_of_a_shape(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     for _ in range(3):
         x = torch.randn(2, 3)
         assert all(map(torch.equal, slope(replay, x), slope(cube, x)))
@@ -89,13 +89,13 @@ def test_one_recording_serves_all_images_of_a_shape(records):
 
 
 def test_answers_are_kept_when_the_next_ones_are_given(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     first, second = slope(replay, torch.ones(2)), slope(replay, 2 * torch.ones(2))
     assert [one.tolist() for one in (*first, *second)] == [[1, 1], [3, 3], [8, 8], [12, 12]]
 
 
 def test_a_second_pass_before_the_gradient_of_the_first_is_made_by_the_network(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     x, z = torch.ones(2, requires_grad=True), torch.full((2,), 2.0, requires_grad=True)
     found = torch.autograd.grad((replay(x) * replay(z)).sum(), (x, z))
     assert [one.tolist() for one in found] == [[24, 24], [12, 12]]
@@ -103,7 +103,7 @@ def test_a_second_pass_before_the_gradient_of_the_first_is_made_by_the_network(r
 
 
 def test_a_gradient_that_is_lost_is_not_made_up(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     x = torch.ones(2, requires_grad=True)
     first = replay(x)
     replay.renew()
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_lost_is_not_made_up(records):
 
 
 def test_a_pass_whose_gradient_nobody_asks_for_blocks_nothing_afterwards(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     replay(torch.ones(2, requires_grad=True))
     replay.renew()
     assert slope(replay, torch.ones(2))[1].tolist() == [3, 3]
@@ -121,7 +121,7 @@ def test_a_pass_whose_gradient_nobody_asks_for_blocks_nothing_afterwards(records
 
 
 def test_what_needs_no_gradient_and_a_fifth_shape_are_not_recorded(records):
-    replay = Replay(cube)
+    replay = CUDAGraphRunner(cube)
     assert replay(torch.ones(2)).tolist() == [1, 1]
     with torch.no_grad():
         replay(torch.ones(2, requires_grad=True))
@@ -132,7 +132,7 @@ def test_what_needs_no_gradient_and_a_fifth_shape_are_not_recorded(records):
 
 
 def test_layouts_and_precisions_are_recorded_apart(records):
-    replay = Replay(nn.Conv2d(3, 4, 3).requires_grad_(False))
+    replay = CUDAGraphRunner(nn.Conv2d(3, 4, 3).requires_grad_(False))
     x = torch.randn(2, 3, 5, 5)
     wide = slope(replay, x)
     slope(replay, x.contiguous(memory_format=torch.channels_last))
@@ -144,7 +144,7 @@ def test_layouts_and_precisions_are_recorded_apart(records):
 
 def test_a_second_derivative_is_refused(records):
     x = torch.ones(2, requires_grad=True)
-    (gradient,) = torch.autograd.grad(Replay(cube)(x).square().sum(), x, create_graph=True)
+    (gradient,) = torch.autograd.grad(CUDAGraphRunner(cube)(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
@@ -152,7 +152,7 @@ def test_a_second_derivative_is_refused(records):
 @every_family
 def test_replayed_networks_answer_as_in_eval_mode_while_their_weights_move(architecture, records):
     model = classifier(architecture).double()
-    replayed_when_still(model)
+    use_cuda_graphs(model)
     for _ in range(3):
         compare(model, torch.rand(2, 3, 16, 16, dtype=torch.float64), 1e-12)
         stirred(model)
@@ -162,12 +162,12 @@ def test_replayed_networks_answer_as_in_eval_mode_while_their_weights_move(archi
 def test_so_they_do_in_bf16(records):
     model, x = classifier(FAMILIES[0]), torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     channels_last(model)
-    replayed_when_still(model)
+    use_cuda_graphs(model)
     for _ in range(3):
         stirred(model)
         with in_mode(model, training=False):
             exact, _ = answers(model, x)
-        with torch.autocast("cpu", torch.bfloat16), held_still(model):
+        with torch.autocast("cpu", torch.bfloat16), fused_for_attack(model):
             rough, _ = answers(model, x)
         assert 0 < (rough - exact).norm() <= 2e-2 * exact.norm()
     assert [record.replays for record in records] == [3, 3]
@@ -176,16 +176,16 @@ def test_so_they_do_in_bf16(records):
 def test_the_weights_stay_the_networks_own(records):
     model = classifier(ResNet(depth=20, width=0.5))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    replayed_when_still(model)
+    use_cuda_graphs(model)
     for _ in range(2):
-        with held_still(model):
+        with fused_for_attack(model):
             answers(model, torch.rand(2, 3, 16, 16))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_that_moved_elsewhere_are_recorded_anew(records):
     model, x = classifier(ResNet(depth=20, width=0.5)), torch.rand(2, 3, 16, 16)
-    replayed_when_still(model)
+    use_cuda_graphs(model)
     compare(model, x, 1e-4)
     model.double()
     compare(model, x.double(), 1e-12)
@@ -198,7 +198,7 @@ def test_a_search_finds_what_it_finds_without(records):
     plain = classifier(ResNet(depth=20, width=0.5))
     twin = classifier(ResNet(depth=20, width=0.5))
     twin.load_state_dict(plain.state_dict())
-    replayed_when_still(twin)
+    use_cuda_graphs(twin)
     x, y = torch.rand(4, 3, 16, 16), torch.arange(4)
 
     def found(model, objective, best):

@@ -13,7 +13,7 @@ from overproof.functional import cross_entropy
 from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.resnet import ResNet
 from overproof.models.classifier import Classifier
-from overproof.models.inference.fused import held_still
+from overproof.models.inference.fused import fused_for_attack
 from overproof.models.mode import in_mode
 from overproof.models.weights import channels_last
 
@@ -48,8 +48,8 @@ def compare(model, x, near):
     """Assert that held still it answers as in eval mode, its stand-in being asked."""
     with in_mode(model, training=False):
         wanted = answers(model, x)
-    with held_still(model):
-        assert model.stand_in is not None
+    with fused_for_attack(model):
+        assert model.fused_form is not None
         found = answers(model, x)
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == other.dtype
@@ -72,7 +72,7 @@ def test_so_they_are_in_channels_last_and_in_bf16(architecture):
     compare(model, x, 1e-5)
     with in_mode(model, training=False):
         exact, _ = answers(model, x)
-    with torch.autocast("cpu", torch.bfloat16), held_still(model):
+    with torch.autocast("cpu", torch.bfloat16), fused_for_attack(model):
         rough, gradient = answers(model, x)
     assert 0 < (rough - exact).norm() <= 2e-2 * exact.norm()
     assert gradient.dtype == torch.float32
@@ -83,10 +83,10 @@ def test_afterwards_nothing_has_happened(architecture, modes):
     model = classifier(architecture)
     next(model.backbone.children()).eval()
     was, names, state = modes(model), [name for name, _ in model.named_modules()], deepcopy(model.state_dict())
-    with pytest.raises(KeyError), held_still(model):
+    with pytest.raises(KeyError), fused_for_attack(model):
         model(torch.rand(2, 3, 16, 16)).sum().backward()
         raise KeyError
-    assert modes(model) == was and model.stand_in is None
+    assert modes(model) == was and model.fused_form is None
     assert [name for name, _ in model.named_modules()] == names
     assert model.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
@@ -96,7 +96,7 @@ def test_afterwards_nothing_has_happened(architecture, modes):
 @every_family
 def test_a_copy_is_a_network_of_its_own(architecture):
     model = classifier(architecture)
-    with held_still(model):
+    with fused_for_attack(model):
         pass
     copy = stirred(deepcopy(model))
     compare(copy, torch.rand(2, 3, 16, 16), 1e-4)
@@ -116,12 +116,12 @@ class Wrapped(nn.Module):
 
 def test_networks_inside_others_are_held_too():
     model = classifier(ResNet(depth=20, width=0.5))
-    with held_still(Wrapped(model)):
-        assert model.stand_in is not None and not model.training
-        with held_still(model):
-            inner = model.stand_in
-        assert model.stand_in is inner
-    assert model.stand_in is None and model.training
+    with fused_for_attack(Wrapped(model)):
+        assert model.fused_form is not None and not model.training
+        with fused_for_attack(model):
+            inner = model.fused_form
+        assert model.fused_form is inner
+    assert model.fused_form is None and model.training
 
 
 class Crooked(nn.Module):
@@ -149,8 +149,8 @@ def test_what_cannot_be_folded_answers_itself(backbone):
     model, x = stirred(Classifier(backbone, SIGNATURE)).train(), torch.rand(2, 3, 16, 16)
     with in_mode(model, training=False):
         wanted = answers(model, x)
-    with held_still(model):
-        assert model.stand_in is None
+    with fused_for_attack(model):
+        assert model.fused_form is None
         assert all(map(torch.equal, answers(model, x), wanted))
 
 
@@ -168,15 +168,15 @@ class Shifted(nn.Module):
 
 def test_tensors_that_may_be_replaced_behind_its_back_are_not_copied():
     model = Classifier(Shifted(), SIGNATURE)
-    with held_still(model):
-        assert model.stand_in is None
+    with fused_for_attack(model):
+        assert model.fused_form is None
 
 
 def test_what_is_compiled_is_left_to_the_compiler():
     model = classifier(ResNet(depth=20, width=0.5))
     model.compile(backend="eager")
-    with held_still(model):
-        assert model.stand_in is None and not model.training
+    with fused_for_attack(model):
+        assert model.fused_form is None and not model.training
 
 
 def test_searches_in_training_hold_the_network_still_and_evaluations_do_not():
@@ -184,7 +184,7 @@ def test_searches_in_training_hold_the_network_still_and_evaluations_do_not():
     seen = []
 
     def objective(point):
-        seen.append(model.stand_in is not None)
+        seen.append(model.fused_form is not None)
         return cross_entropy(model(point), y)
 
     PGD(steps=2)(model, x, objective)
@@ -193,7 +193,7 @@ def test_searches_in_training_hold_the_network_still_and_evaluations_do_not():
     assert seen[2:] == [False, False]
 
     def logits(point):
-        seen.append(model.stand_in is not None)
+        seen.append(model.fused_form is not None)
         return model(point)
 
     PGD(steps=2)(model, x, Misclassification.on(logits, y))

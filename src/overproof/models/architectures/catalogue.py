@@ -2,7 +2,7 @@
 
 from difflib import get_close_matches
 
-from overproof.models.adapted import Adapted
+from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.dm_wide import DMWideResNet
@@ -16,7 +16,18 @@ from overproof.models.architectures.wide import WideResNet
 
 FAMILIES: dict[str, type[Architecture]] = {
     family.kind: family
-    for family in (Adapted, ConvNet, DMWideResNet, MLP, MobileNetV2, PlainResNet, PreActResNet, ResNet, VGG, WideResNet)
+    for family in (
+        FeatureAdapter,
+        ConvNet,
+        DMWideResNet,
+        MLP,
+        MobileNetV2,
+        PlainResNet,
+        PreActResNet,
+        ResNet,
+        VGG,
+        WideResNet,
+    )
 }
 """Every family of this package, by its ``kind``."""
 

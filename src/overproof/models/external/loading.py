@@ -21,7 +21,7 @@ from overproof.trust import ZOOS as NO_MODULES
 _FORMS = "package.module:factory, FILE.onnx, robustbench:[DATASET/THREAT/]NAME, timm:NAME or torchvision:NAME"
 
 
-def foreign(
+def load_external(
     name: str, signature: Signature, *, options: Mapping[str, Any] | None = None, beside: Path | None = None
 ) -> Classifier:
     """Return the network a word stands for, as a ``Classifier`` in eval mode on the device its maker put it on.

@@ -10,7 +10,7 @@ from typing_extensions import override
 _SHAPES = 4  # so many shapes are recorded; each keeps the memory of its two passes
 
 
-class Replay:
+class CUDAGraphRunner:
     """A network whose forward pass, and backward pass to the images, are replayed as CUDA graphs.
 
     A replay reads the tensors of the recorded passes where they lay: weights may change their values, but not their

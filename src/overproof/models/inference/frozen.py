@@ -13,17 +13,17 @@ class FrozenConv2d(nn.Module):
 
     Libraries compute the input gradient of a convolution with kernels written for training; on processors those are
     several times slower than the forward ones, most of all for few channels. Here it is a forward convolution with
-    turned weights: with stride s there are s * s of them, one per position of a pixel between two windows, and their
+    flipped weights: with stride s there are s * s of them, one per position of a pixel between two windows, and their
     outputs are woven together. Where that does not suit, the library's own is left.
     """
 
     weight: Tensor
     bias: Tensor | None
-    turned: Tensor | None
+    flipped: Tensor | None
 
     @staticmethod
     def suits(convolution: nn.Conv2d) -> bool:
-        """Whether the turned weights hold no more numbers than the weights: the stride divides the kernel."""
+        """Whether the flipped weights hold no more numbers than the weights: the stride divides the kernel."""
         (kernel, other), (stride, across) = convolution.kernel_size, convolution.stride
         return (
             kernel == other
@@ -39,7 +39,7 @@ class FrozenConv2d(nn.Module):
         super().__init__()
         self.stride, self.padding = convolution.stride, convolution.padding
         self.dilation, self.groups = convolution.dilation, convolution.groups
-        self.turns = self.suits(convolution)
+        self.flips = self.suits(convolution)
         bias = None if convolution.bias is None else convolution.bias.detach().clone()
         self.take(convolution.weight.detach().clone(), bias)
 
@@ -48,10 +48,10 @@ class FrozenConv2d(nn.Module):
 
         In place, they are copied to where those before lie, if they are alike; else they are kept as they are.
         """
-        turned = _turned(weight, self.stride[0], self.groups) if self.turns else None
-        if turned is not None and weight.is_contiguous(memory_format=torch.channels_last):
-            turned = turned.contiguous(memory_format=torch.channels_last)
-        for name, value in (("weight", weight), ("bias", bias), ("turned", turned)):
+        flipped = _flipped(weight, self.stride[0], self.groups) if self.flips else None
+        if flipped is not None and weight.is_contiguous(memory_format=torch.channels_last):
+            flipped = flipped.contiguous(memory_format=torch.channels_last)
+        for name, value in (("weight", weight), ("bias", bias), ("flipped", flipped)):
             held = getattr(self, name, None)
             if in_place and value is not None and held is not None and _alike(value, held):
                 held.copy_(value)
@@ -61,10 +61,10 @@ class FrozenConv2d(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, C, H, W]`` to ``[N, C', H', W']``."""
-        if not self.turns:
+        if not self.flips:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         place = self.stride[0], int(self.padding[0]), self.groups
-        found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.turned, *place)  # type: ignore[no-untyped-call]
+        found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.flipped, *place)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -72,21 +72,28 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @override
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, turned: Tensor, stride: int, padding: int, groups: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        flipped: Tensor,
+        stride: int,
+        padding: int,
+        groups: int,
     ) -> Tensor:
-        ctx.save_for_backward(turned)
+        ctx.save_for_backward(flipped)
         ctx.place = stride, padding, groups, x.shape[2:]
         return F.conv2d(x, weight, bias, stride, padding, 1, groups)
 
     @staticmethod
     @override
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (turned,) = ctx.saved_tensors
+        (flipped,) = ctx.saved_tensors
         stride, padding, groups, (height, width) = ctx.place
-        reach = turned.shape[-1] - 1
+        reach = flipped.shape[-1] - 1
         if stride == 1:
-            return F.conv2d(gradient, turned, None, 1, reach - padding, 1, groups), *[None] * 6
-        woven = _woven(F.conv2d(gradient, turned, None, 1, reach, 1, groups), stride, groups)
+            return F.conv2d(gradient, flipped, None, 1, reach - padding, 1, groups), *[None] * 6
+        woven = _woven(F.conv2d(gradient, flipped, None, 1, reach, 1, groups), stride, groups)
         # The last rows and columns are missing where no window reached them.
         below, right = (
             max(padding + size - have, 0) for size, have in zip((height, width), woven.shape[2:], strict=True)
@@ -100,7 +107,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.stride(), one.dtype, one.device) == (other.shape, other.stride(), other.dtype, other.device)
 
 
-def _turned(weight: Tensor, stride: int, groups: int) -> Tensor:
+def _flipped(weight: Tensor, stride: int, groups: int) -> Tensor:
     """Return weights ``[C * s * s, C' / groups, k / s, k / s]`` from ``[C', C / groups, k, k]``.
 
     A pixel at offset ``s * m + r`` of a window gets the window's gradient times the weight there; so for each r the
@@ -113,7 +120,7 @@ def _turned(weight: Tensor, stride: int, groups: int) -> Tensor:
 
 
 def _woven(parts: Tensor, stride: int, groups: int) -> Tensor:
-    """Return ``[N, C, s * H, s * W]`` from the outputs ``[N, C * s * s, H, W]`` of turned weights.
+    """Return ``[N, C, s * H, s * W]`` from the outputs ``[N, C * s * s, H, W]`` of flipped weights.
 
     ``F.pixel_shuffle`` moves every number on its own; here a pixel's channels, which lie together, are moved together.
     """

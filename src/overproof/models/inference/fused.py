@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from overproof.models.classifier import Classifier
-from overproof.models.inference.cuda_graph import Replay
+from overproof.models.inference.cuda_graph import CUDAGraphRunner
 from overproof.models.inference.fast import flatten_first, fold, followed, replace_module
 from overproof.models.inference.frozen import FrozenConv2d
 from overproof.models.mode import in_mode
 
 
 @contextmanager
-def held_still(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode, and let every ``Classifier`` in it answer by its ``Still``; undone on leaving.
+def fused_for_attack(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode, and let every ``Classifier`` in it answer by its ``FusedNetwork``, until leaving.
 
     The weights must not change meanwhile. No gradient reaches those of convolutions; the one to the pixels is right.
     """
@@ -30,26 +30,26 @@ def held_still(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def replayed_when_still(model: nn.Module) -> None:
+def use_cuda_graphs(model: nn.Module) -> None:
     """From now on, let every ``Classifier`` in a model on CUDA be asked by CUDA graphs while it is held still."""
     for one in model.modules():
         if isinstance(one, Classifier):
-            _forms[one] = Still(one.backbone, replayed=True)
+            _forms[one] = FusedNetwork(one.backbone, replayed=True)
 
 
 @contextmanager
 def _standing_in(model: Classifier) -> Iterator[None]:
     if model not in _forms:
-        _forms[model] = Still(model.backbone)
+        _forms[model] = FusedNetwork(model.backbone)
     form = _forms[model]
-    before, model.stand_in = model.stand_in, form if form.fetch() else None
+    before, model.fused_form = model.fused_form, form if form.fetch() else None
     try:
         yield
     finally:
-        model.stand_in = before
+        model.fused_form = before
 
 
-class Still:
+class FusedNetwork:
     """A backbone as a search asks it: every BatchNorm folded into the convolution before it, and the gradient of a
     convolution's input computed as a forward convolution.
 
@@ -59,7 +59,7 @@ class Still:
 
     def __init__(self, backbone: nn.Module, *, replayed: bool = False) -> None:
         self._pairs: list[tuple[FrozenConv2d, nn.Conv2d, nn.BatchNorm2d | None]] = []
-        self._replay: Replay | None = None
+        self._replay: CUDAGraphRunner | None = None
         if not any(isinstance(module, nn.Conv2d) for module in backbone.modules()):
             return
         graph = followed(backbone)
@@ -73,7 +73,7 @@ class Still:
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
                 replace_module(self._graph, name, self._frozen(module))
         if replayed:
-            self._replay = Replay(self._graph)
+            self._replay = CUDAGraphRunner(self._graph)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Map normalised images ``[N, C, H, W]`` to logits ``[N, K]``."""
@@ -109,4 +109,4 @@ class Still:
         return frozen
 
 
-_forms: WeakKeyDictionary[Classifier, Still] = WeakKeyDictionary()
+_forms: WeakKeyDictionary[Classifier, FusedNetwork] = WeakKeyDictionary()
