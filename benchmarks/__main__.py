@@ -42,7 +42,7 @@ BOUNDED = {"ibp", "crown_ibp", "sabr", "mtl_ibp", "faithful"}
 
 
 def timed(a: Callable[[], object], b: Callable[[], object], rounds: int) -> Ratio:
-    """Return the ratio of the processor's times where there is one thread, else of the clock's on the wall."""
+    """Return the ratio of the CPU's times where there is one thread, else of the clock's on the wall."""
     return ratio(a, b, rounds, process_time if torch.get_num_threads() == 1 else perf_counter)
 
 

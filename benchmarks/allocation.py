@@ -1,6 +1,6 @@
 """``python -m benchmarks.allocation``: what it is worth that a process keeps the memory its tensors give back.
 
-A process cannot forget that it was told to, so each measurement is made in a fresh one, in turn; processor seconds of
+A process cannot forget that it was told to, so each measurement is made in a fresh one, in turn; CPU seconds of
 one thread.
 """
 
@@ -64,7 +64,7 @@ CASES: dict[str, Callable[[], Callable[[], object]]] = {
 
 
 def measure(case: str, kept: bool) -> dict[str, float]:
-    """Return processor seconds and page faults of the case, after one warm-up, and peak MiB, all of this process."""
+    """Return CPU seconds and page faults of the case, after one warm-up, and peak MiB, all of this process."""
     torch.set_num_threads(1)
     if kept:
         keep_freed_memory()

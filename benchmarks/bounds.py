@@ -1,7 +1,7 @@
 """``python -m benchmarks.bounds``: tightness and cost of the bounds next to the reference's, and of training by them.
 
 The networks, images and bounds are those of ``tests/reference/bounds`` (auto_LiRPA 0.7.1, float64, one thread). Times
-are processor seconds of one thread, the best of a few rounds, so that other work on the machine counts little; what is
+are CPU seconds of one thread, the best of a few rounds, so that other work on the machine counts little; what is
 compared is measured in turn. The reference's seconds are what its README states, from another machine. A part that is
 in the result file already is not measured again, unless its name (or a beginning of it) is given.
 """
@@ -80,7 +80,7 @@ Found = dict[str, Any]
 def main() -> None:
     """Measure what is missing, and write ``benchmarks/results/bounds.json`` after every part."""
     words = argparse.ArgumentParser(description=__doc__)
-    words.add_argument("again", nargs="*", help="parts to measure anew, or the beginnings of their names")
+    words.add_argument("again", nargs="*", help="parts to measure again, or the beginnings of their names")
     words.add_argument("--rounds", type=int, default=3)
     given = words.parse_args()
     torch.set_num_threads(1)
@@ -92,9 +92,7 @@ def main() -> None:
             continue
         known[name] = {**part(), **where}
         FILE.parent.mkdir(exist_ok=True)
-        FILE.write_text(
-            json.dumps({"seconds": "processor seconds, best of the rounds", "parts": known}, indent=1) + "\n"
-        )
+        FILE.write_text(json.dumps({"seconds": "CPU seconds, best of the rounds", "parts": known}, indent=1) + "\n")
         print(name, json.dumps(known[name] | {"hardware": "", "versions": ""}), flush=True)
 
 
@@ -157,7 +155,7 @@ def mean_larger(bounds: Bounds) -> float:
 
 
 def in_turn(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Return the least processor seconds of each, measured one after the other, round by round."""
+    """Return the least CPU seconds of each, measured one after the other, round by round."""
     seconds = [[_seconds(work) for work in works] for _ in range(rounds)]
     return [round(min(column), 4) for column in zip(*seconds, strict=True)]
 

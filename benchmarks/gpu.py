@@ -276,7 +276,7 @@ def an_evaluation(bench: Bench) -> dict[str, Any]:
 
 
 CHECKS: dict[str, Part] = {
-    "same as on the processor": same_as_on_the_processor,
+    "same as on the CPU": same_as_on_the_processor,
     "bounds are the same": bounds_are_the_same,
     "nothing waits": nothing_waits,
     "replayed as asked": replayed_as_asked,

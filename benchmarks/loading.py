@@ -1,7 +1,7 @@
 """``python -m benchmarks.loading``: can two cores decode images as fast as a small model learns from them?
 
 A folder of 224-pixel JPEGs is made; the loader is run alone, and a loop from the stream in turn with the same loop on
-images in memory. Seconds are of the processor, workers included: other work on the machine does not stretch them.
+images in memory. Seconds are of the CPU, workers included: other work on the machine does not stretch them.
 """
 
 import json
@@ -86,7 +86,7 @@ def drained(images: ImageSet | Stream) -> Callable[[], object]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return processor seconds, those of ended child processes included."""
+    """Return CPU seconds, those of ended child processes included."""
 
     def used() -> float:
         both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -114,7 +114,7 @@ def compared(encoded: EncodedSet, resident: ImageSet, method: Method) -> dict[st
 
 def main() -> None:
     """Measure, print, and write the file."""
-    torch.set_num_threads(1)  # threads that wait for one another would spend processor time on it
+    torch.set_num_threads(1)  # threads that wait for one another would spend CPU time on it
     found: dict[str, object] = {"hardware": hardware(torch.device("cpu")), "versions": versions()}
     with tempfile.TemporaryDirectory() as place:
         make(Path(place))

@@ -1,7 +1,7 @@
 """``python -m benchmarks.parity RUN``: our ``standard`` against pyautoattack's, attack by attack, in one process.
 
 Both attack in the same order. After each attack it is compared what each broke *of the reference's survivors*; our own
-chain goes on with our own. Times are processor seconds of one thread, so that other work on the machine does not count.
+chain goes on with our own. Times are CPU seconds of one thread, so that other work on the machine does not count.
 """
 
 import argparse

@@ -31,7 +31,7 @@ AXES: dict[str, tuple[int, ...]] = {
 
 
 def seconds(axis: str, rounds: int) -> list[float]:
-    """Return the processor seconds of a step at every size of an axis."""
+    """Return the CPU seconds of a step at every size of an axis."""
     runs = [_step(axis, size) for size in AXES[axis]]
     for run in runs:
         next(run)

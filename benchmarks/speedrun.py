@@ -2,7 +2,7 @@
 
 Trains ``DATA/speedrun-teacher`` and ``DATA/speedrun-student`` from nothing (``--alone``: ``DATA/speedrun-alone``, a
 student without a teacher), evaluates the student by ``standard`` on 1,000 test images, and adds one record a run to
-``benchmarks/results/speedrun.json``. The clock is the trainings', with their validation: processor minutes on a CPU,
+``benchmarks/results/speedrun.json``. The clock is the trainings', with their validation: CPU minutes on a CPU,
 wall minutes on a GPU.
 """
 

@@ -91,7 +91,7 @@ def loop(
 
 
 def loop_step(method: Method, name: str, batch: int, precision: str, steps: int = 1) -> Callable[[], object]:
-    """Return a function that takes an epoch of so many steps in the project's own loop, on the processor."""
+    """Return a function that takes an epoch of so many steps in the project's own loop, on the CPU."""
     run = loop(method, name, batch, precision, steps=steps).run()
     return lambda: next(run)
 

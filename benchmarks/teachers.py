@@ -1,4 +1,4 @@
-"""``python -m benchmarks.teachers``: what a remembered or a bf16 teacher saves of a step; processor time, in turn.
+"""``python -m benchmarks.teachers``: what a remembered or a bf16 teacher saves of a step; CPU time, in turn.
 
 Random images of CIFAR's shape, a ResNet-18 as teacher, MobileNetV2 as student; every page of the memory is full, which
 is the state of a run once the bank has been through.
@@ -39,7 +39,7 @@ def epoch(method: Method, precision: str, **options: object) -> Callable[[], obj
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return processor seconds."""
+    """Return CPU seconds."""
     started = process_time()
     work()
     return process_time() - started
@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure, print, and write the file."""
-    torch.set_num_threads(1)  # threads that wait for one another would spend processor time on it
+    torch.set_num_threads(1)  # threads that wait for one another would spend CPU time on it
     found: dict[str, object] = {"hardware": hardware(torch.device("cpu")), "versions": versions(), "ratios": {}}
     for name, method, precision in (("kd", KD(), "fp32"), ("kd", KD(), "bf16"), ("ard, 10 steps", ard(), "fp32")):
         ways = {way: epoch(method, precision, **options) for way, options in WAYS.items()}

@@ -321,7 +321,7 @@ def mentions(recipe: str, kind: str) -> bool:
 SPEEDRUN = """# Speedrun
 
 The least total time, teacher and student, to a small robust student; as airbench is for clean accuracy. The clock is
-the training's, validation included: processor minutes on a CPU, wall minutes on a GPU; evaluation is not counted. A
+the training's, validation included: CPU minutes on a CPU, wall minutes on a GPU; evaluation is not counted. A
 record counts where the student's accuracy under `standard` on 1,000 class-balanced test images reaches the goal.
 
 | data | threat | student | goal | device |
@@ -368,13 +368,13 @@ papers' claims, one study each: [studies](results/index.md); the first two table
 
 `python -m benchmarks.parity RUN`: our `standard` suite and pyautoattack's, in one process and in turn. *given* are the
 reference's survivors before the attack; *ours* and *theirs* are what each attack left of them; the last line of a
-network is the verdict of each suite's own chain. Seconds are processor seconds of one thread.
+network is the verdict of each suite's own chain. Seconds are CPU seconds of one thread.
 
 {parity}
 
 ## Bounds
 
-`python -m benchmarks.bounds`, float32, one thread, processor seconds: our bounds and the reference library's on the
+`python -m benchmarks.bounds`, float32, one thread, CPU seconds: our bounds and the reference library's on the
 reference networks; the difference of confidences of the reference pair (mean over 16 images of the larger absolute
 bound), for which the reference states 19.5 s by CROWN at eps 0.02 on its machine; the same with ReLUs split, on layers
 bounded by CROWN or alpha-CROWN; and steps of certified training (`ibp-alone`: kappa 0) against plain ones.
@@ -435,7 +435,7 @@ a convnet of two layers), one thread.
 
 {footprint}
 
-`python -m benchmarks.allocation`: processor seconds where the process keeps what tensors give back, as training,
+`python -m benchmarks.allocation`: CPU seconds where the process keeps what tensors give back, as training,
 evaluation and certification do, beside those where the C library returns it to the system; each in fresh processes, in
 turn, median of 5 [least, greatest].
 
@@ -444,7 +444,7 @@ turn, median of 5 [least, greatest].
 ## Speed
 
 `make bench`: every claim as a ratio in one process, the two sides in turn; median [smallest, largest] of the pairs.
-Processor time where there is one thread.
+CPU time where there is one thread.
 
 {speed}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 # A step of a small network: blocks of 1 MiB are taken, written to, and given back. Counted are the pages that the
-# system has to provide anew in later steps: before the process keeps what it was given back, and from then on.
+# system has to provide again in later steps: before the process keeps what it was given back, and from then on.
 STEPS = """
 import ctypes, json, resource
 from overproof.allocation import keep_freed_memory

@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let this process keep, from now on, up to 128 MiB that tensors have given back.
 
     glibc returns to the system what is free beyond twice the largest block freed so far. The tensors of a small network
-    are small blocks, so each of its steps would get most of its memory anew, page by page, filled with zeros. Without
+    are small blocks, so each of its steps would get most of its memory again, page by page, filled with zeros. Without
     glibc, or where the environment already says how memory is kept (``MALLOC_*``, ``GLIBC_TUNABLES``), nothing changes.
     """
     told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)

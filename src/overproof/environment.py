@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def hardware(device: torch.device) -> str:
-    """Return the name of the processor or graphics card, and how many threads it computes with."""
+    """Return the name of the CPU or graphics card, and how many threads it computes with."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

@@ -27,7 +27,7 @@ class Processes:
     def here(cls, *, cpu: bool = False) -> Self:
         """Return what ``accelerate launch`` or ``torchrun`` made this process, and meet the others.
 
-        ``cpu`` says that the task runs on processors although there may be a GPU; the first call decides. Raises
+        ``cpu`` says that the task runs on CPUs although there may be a GPU; the first call decides. Raises
         ``InputError`` where the others do not come.
         """
         count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -35,7 +35,7 @@ class Processes:
             return cls()
         from accelerate import PartialState
 
-        # On processors it takes every process for the only one unless it is told.
+        # On CPUs it takes every process for the only one unless it is told.
         try:
             state = PartialState(cpu=cpu or not torch.cuda.is_available())
         except RuntimeError as problem:

@@ -191,7 +191,7 @@ def test_windows_are_pulled_as_maps_are():
 
 
 def test_lines_are_those_of_the_intervals_asked_for():
-    """They are kept for the next rows over the same intervals, and made anew for others."""
+    """They are kept for the next rows over the same intervals, and made again for others."""
     smooth = Smooth(function=functions.TANH)
     first, second = intervals(functions.TANH, 5), Bounds(torch.zeros(1, 5).double(), torch.ones(1, 5).double())
     assert smooth.lines(first) is smooth.lines(first)

@@ -47,7 +47,7 @@ except SystemExit:
         assert in_a_process(code, *words).endswith("[]\n")
 
     def test_help_takes_less_than_a_second(self):
-        # Processor time, which other processes on the machine do not stretch as they do the clock.
+        # CPU time, which other processes on the machine do not stretch as they do the clock.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         out = in_a_process("import sys; sys.argv[0] = 'overproof'\nfrom overproof.cli import main; main()", "--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

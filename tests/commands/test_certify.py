@@ -124,7 +124,7 @@ def test_the_recipes_threat_is_the_default_and_the_batch_decides_nothing(run):
     assert one["threat"] == {"norm": "linf", "eps": "0.1"}
     verdicts = [line["verdict"] for line in lines(run)]
     certify(run, eps=None, bound="crown", batch=11, overwrite=True)
-    assert sum(a != b["verdict"] for a, b in zip(verdicts, lines(run), strict=True)) <= 1  # its attack draws anew
+    assert sum(a != b["verdict"] for a, b in zip(verdicts, lines(run), strict=True)) <= 1  # its attack draws again
 
 
 def test_an_l2_ball(run):

@@ -86,7 +86,7 @@ def test_two_processes_write_what_one_writes(tmp_path, monkeypatch):
         "--device",
         "cpu",
     ]
-    # On processors accelerate leaves the starting of processes to torchrun.
+    # On CPUs accelerate leaves the starting of processes to torchrun.
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [sys.executable, "-m", *launch, "-m", "overproof", *words],

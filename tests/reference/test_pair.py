@@ -1,6 +1,6 @@
 """The pair's bounds agree with the reference's (``bounds/README`` in the shared reference), and go beyond them.
 
-The teacher is ``cnn_pgd``, the student ``student_kd``; c is the teacher's class. Times are processor seconds, so that a
+The teacher is ``cnn_pgd``, the student ``student_kd``; c is the teacher's class. Times are CPU seconds, so that a
 busy machine splits no less.
 """
 

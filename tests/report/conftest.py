@@ -34,7 +34,7 @@ BASE = {
     "worst": evidence(100, 200),
     "warnings": [],
     "versions": {"overproof": "0.1.0", "torch": "2.13"},
-    "hardware": "a processor",
+    "hardware": "a CPU",
 }
 
 RECIPE = {"name": "toy", "seed": 0, "method": {"kind": "ard", "alpha": 1.0}, "training": {"epochs": 2}}
@@ -86,7 +86,7 @@ CERTIFICATE = {
         "curve": [{"gamma": 0.1, "proven": evidence(10, 45), "standing": evidence(40, 45)}],
         "agreement": {"proven": evidence(10, 45), "standing": evidence(40, 45)},
     },
-    "hardware": "a processor",
+    "hardware": "a CPU",
 }
 
 METRICS = [

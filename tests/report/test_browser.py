@@ -271,6 +271,6 @@ def test_thirty_runs_of_ten_attacks_and_two_hundred_images(opened, full, tmp_pat
         one["value"] for one in meter.send("Performance.getMetrics")["metrics"] if one["name"] == "TaskDuration"
     )
     loaded = tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000
-    print(f"{len(html) / 1e6:.1f} MB; {busy:.2f} s of processor time, {loaded:.2f} s on the clock")
+    print(f"{len(html) / 1e6:.1f} MB; {busy:.2f} s of CPU time, {loaded:.2f} s on the clock")
     assert len(html) < 11e6
     assert busy < 2

@@ -58,7 +58,7 @@ def test_what_is_missing_is_said_with_its_command(full, evaluation):
         "certificate: not run",
         "comparison with the teacher: not run",
         "reliability probes: not run",
-        "broken images: not kept, or none was broken",
+        "misclassified images: not kept, or none was broken",
         "calibration: not recorded",
     ]
     assert found["left out"] == "its reason"

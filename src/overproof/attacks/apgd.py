@@ -21,8 +21,8 @@ class APGD(BaseAttack):
     """Auto-PGD (Croce and Hein 2020, algorithm 1); under l1 its sparse form (Croce and Hein 2021, algorithm 1).
 
     One ascent of ``steps`` from a random start; the step is shortened, and the ascent taken up again from its best
-    point, wherever progress stalls. A broken example leaves the ascent at once. Further ``restarts`` run on the
-    examples still standing. Returns the broken point where there is one, else the point of the highest score.
+    point, wherever progress stalls. A misclassified example leaves the ascent at once. Further ``restarts`` run on the
+    examples still standing. Returns the misclassified point where there is one, else the point of the highest score.
     """
 
     kind: Literal["apgd"] = "apgd"
@@ -133,7 +133,7 @@ def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _
 
 
 def _without_broken(found: _Found, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
-    """Write the broken points down; return memory and goal of the examples that stand."""
+    """Write the misclassified points down; return memory and goal of the examples that stand."""
     broken = memory["broken"]
     if not broken.any():
         return memory, goal

@@ -24,15 +24,15 @@ class FAB(BaseAttack):
 
     A step takes the network as linear where the example stands, z_t - z_y = 0 as a hyperplane. It goes ``overshoot``
     (eta) times the shortest way there, mixed with the same from the clean image, whose share is at most ``bias``
-    (alpha_max) and the larger the further the example has strayed. A broken example then keeps ``backstep`` (beta) of
-    its perturbation. A goal with a target has one boundary; without one, the nearest of all linearised boundaries
-    counts at each step.
+    (alpha_max) and the larger the further the example has strayed. A misclassified example then keeps ``backstep``
+    (beta) of its perturbation. A goal with a target has one boundary; without one, the nearest of all linearised
+    boundaries counts at each step.
 
-    It looks for the smallest perturbation and needs eps only to stop: an example is done with its first broken point
-    within ``eps`` (the official code goes on and compares lengths in the end). There are no restarts and nothing is
-    drawn. Without a judge in the goal nothing is ever broken, and nothing found. Cost per step of each example that is
-    not done: one forward and backward pass, without a target K - 1; and a forward pass where it stands outside the
-    ball, to see whether it must go back.
+    It looks for the smallest perturbation and needs eps only to stop: an example is done with its first point within
+    ``eps`` that is misclassified (the official code goes on and compares lengths in the end). There are no restarts and
+    nothing is drawn. Without a judge in the goal nothing is ever misclassified, and nothing found. Cost per step of
+    each example that is not done: one forward and backward pass, without a target K - 1; and a forward pass where it
+    stands outside the ball, to see whether it must go back.
     """
 
     kind: Literal["fab"] = "fab"

@@ -77,7 +77,7 @@ class HopSkipJump(BaseAttack):
             point = _step(oracle, point, walking, normal, distance / math.sqrt(iteration))
 
     def _boundary(self, oracle: "_Oracle", point: Tensor, walking: Tensor, rounds: int) -> Tensor:
-        """Return broken images next to the boundary, between the clean ones and broken ones."""
+        """Return misclassified images next to the boundary, between the clean ones and broken ones."""
         far, x = point, oracle.x
         reach = torch.ones(len(x), dtype=x.dtype, device=x.device) if self.norm == "l2" else oracle.area.size(far - x)
         low, high = torch.zeros_like(reach), reach

@@ -27,7 +27,7 @@ ATTACKS = Registry[type[BaseAttack]](
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec:
-    """One attack on every example it is let loose on: a search, and the loss it climbs.
+    """One attack on every example it is run on: a search, and the loss it climbs.
 
     With ``targets`` it runs once towards each of so many likeliest wrong classes (fewer where there are fewer).
     ``surrogate`` searches on the teacher's network and tries what it finds on the student: a transfer attack.

@@ -106,7 +106,7 @@ def widest(
 class _Question:
     """How far the confidence of ``up`` may lie above that of ``down``, both known to lie in boxes of margins.
 
-    Only classes with some weight in a softmax are asked about anew in every part.
+    Only classes with some weight in a softmax are asked about again in every part.
     """
 
     up: Bounds

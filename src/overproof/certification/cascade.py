@@ -55,7 +55,7 @@ NO_ROOM, NO_NUMBER, UNSOUND = range(1, 4)
 
 _UNITS = 16  # rounding slack, in units of the last place of the largest bound
 _ROWS = 200_000  # linear functions that CROWN makes of one layer at once
-_GROUP = 16  # examples whose slopes climb together: enough to keep a processor busy
+_GROUP = 16  # examples whose slopes climb together: enough to keep a CPU busy
 _ATTACK = 0.25  # of an example's time is at most the attack's
 _MOST = 0.7  # of the time that is left is given to one means, so that something can follow it
 _MORE = 1.25  # times what was given is what something takes that was given up

@@ -35,7 +35,7 @@ def evaluate(
     ),
     reliability: Annotated[bool, typer.Option(help="Probe the network for hidden gradients.")] = True,
     save_adversarial: Annotated[
-        bool, typer.Option("--save-adversarial", help="Keep the broken images, and show them on the page.")
+        bool, typer.Option("--save-adversarial", help="Keep the misclassified images, and show them on the page.")
     ] = False,
     classes_by_position: ClassesByPosition = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.")] = False,

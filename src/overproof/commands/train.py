@@ -395,7 +395,7 @@ def _images(loop: Loop) -> int:
 
 
 class _Clock:
-    """Wall time, and the processor time of this process, which other work on the machine does not stretch."""
+    """Wall time, and the CPU time of this process, which other work on the machine does not stretch."""
 
     def __init__(self) -> None:
         self._wall, self._processor = time.monotonic(), time.process_time()

@@ -32,7 +32,7 @@ class Augment:
     ``apply``, and says in ``varies`` that it draws.
 
     ``bank`` bounds how many draws an image has: epoch e shows draw ``e mod bank``, so that a teacher's answers can be
-    kept (``training.teacher_cache``; FKD, Shen and Xing 2022); 0 draws anew in every epoch.
+    kept (``training.teacher_cache``; FKD, Shen and Xing 2022); 0 draws again in every epoch.
     """
 
     crop: int = 0

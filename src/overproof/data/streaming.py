@@ -81,9 +81,9 @@ class Stream:
 class Loading:
     """How training images reach the device; batches are the same either way, to the bit.
 
-    ``mode``: ``resident`` decodes all of them once and keeps them on the device, ``streamed`` decodes them anew in
+    ``mode``: ``resident`` decodes all of them once and keeps them on the device, ``streamed`` decodes them again in
     every epoch, ``auto`` keeps what takes at most half of the memory. ``workers`` are the processes that decode a
-    stream (0: none but the one that trains; unset: one for every processor, at most 16).
+    stream (0: none but the one that trains; unset: one for every CPU, at most 16).
     """
 
     mode: Literal["auto", "resident", "streamed"] = "auto"

@@ -19,7 +19,7 @@ from overproof.models.mode import in_mode
 # How near to 0 a searched margin must be, as a share of the largest logit, for the judge to be asked: the rounding of
 # folded weights in float32, and two units of the 8 bits that bf16 keeps.
 _SLACK = {"fp32": 1e-5, "bf16": 2**-6}
-_CHUNK = {"cpu": 128}  # a processor gains nothing from larger passes, and they cost memory
+_CHUNK = {"cpu": 128}  # a CPU gains nothing from larger passes, and they cost memory
 _LARGEST = 1024
 
 

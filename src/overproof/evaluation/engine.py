@@ -106,7 +106,7 @@ def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
 
 
 def _standing(marks: ExampleState, suite: Suite, column: int) -> Tensor:
-    """Return which examples a trial is let loose on, bool ``[B]``."""
+    """Return which examples a trial is run on, bool ``[B]``."""
     correct = marks["prediction"] == marks["label"]
     before = marks["survived"][:, : column + 1] if suite.survivors else marks["survived"][:, column : column + 1]
     return correct & before.all(dim=1)

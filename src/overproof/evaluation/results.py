@@ -106,7 +106,7 @@ class Verdicts:
     def survivors(self) -> dict[str, list[list[int]]]:
         """Return ``[passes, standing]`` rows of each trial: who still stood after so many forward passes of its search.
 
-        The first row, at 0 passes, are the examples that it was let loose on. Passes are those spent on an example;
+        The first row, at 0 passes, are the examples that it was run on. Passes are those spent on an example;
         rows lie at most a quarter apart.
         """
         return {trial.name: self._survivors(column) for column, trial in enumerate(self.suite.attacks)}

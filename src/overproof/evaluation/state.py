@@ -9,7 +9,7 @@ ExampleState = dict[str, Tensor]
 """What is known of one block of B examples under T trials, K classes; a flat dict of tensors, so that it can be saved.
 
 ``label``, ``prediction`` int64 [B]; ``clean_logits``, ``attacked_logits`` float [B, K]; ``survived`` bool [B, T], true
-where a trial did not break the example (or was not let loose on it); ``margin``, ``norm`` [B] and ``image``
+where a trial did not break the example (or was not run on it); ``margin``, ``norm`` [B] and ``image``
 [B, C, H, W] of the worst point found, which is the clean image where nothing worse was; ``forward``, ``backward`` int64
 [B, T] passes; ``seconds`` float64 [T + 1], clean first; ``passes`` int64 [], how many are done.
 """

@@ -17,7 +17,7 @@ class IBP(Method):
     bounds of the margins allow, the last layer folded into the margins. Over the share ``ramp`` of the run eps grows
     from 0, and kappa goes from its first to its second value; at a kappa of 0 there is no clean pass.
     ``scaled_start`` and ``balance`` are the initialisation and the regulariser of Shi et al. (2021, "Fast certified
-    robust training with short warmup"): weights of mean size 2 / fan-in, here scaled and not drawn anew, and a penalty
+    robust training with short warmup"): weights of mean size 2 / fan-in, here scaled and not drawn again, and a penalty
     on wide bounds and one-sided ReLUs whose weight falls to 0 over the ramp. Both make the first hundred updates slow
     and are off by default; our recipes use both.
     """

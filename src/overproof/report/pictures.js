@@ -102,7 +102,7 @@ async function gallery(panel) {
   let shown = SOME;
   const show = () => {
     const rows = run.labels.map((_, row) => row).filter((row) => (!box.checked || studentOnly(run, row)) && (!select.value || run.labels[row] === Number(select.value)));
-    count.textContent = `${Math.min(shown, rows.length)} of ${rows.length} shown; ${run.labels.length} of the run's ${run.of} broken images are on this page.`;
+    count.textContent = `${Math.min(shown, rows.length)} of ${rows.length} shown; ${run.labels.length} of the run's ${run.of} misclassified images are on this page.`;
     more.hidden = shown >= rows.length;
     cards.replaceChildren(...rows.slice(0, shown).map((row) => card(row)));
   };

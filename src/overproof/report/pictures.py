@@ -1,4 +1,4 @@
-"""The broken images of a run beside the clean ones, and their way into a page: lossless sprites as data URIs."""
+"""The misclassified images of a run beside the clean ones, and their way into a page: lossless sprites as data URIs."""
 
 from base64 import b64encode
 from collections import Counter
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 
 SHOWN = 200
-"""So many broken images of a run are on a page, if they fit."""
+"""So many misclassified images of a run are on a page, if they fit."""
 
 ROOM = 8_500_000
 """Characters of a page that all images together may take."""
@@ -30,7 +30,7 @@ ACROSS = 20  # images in one row of a sprite
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pictures:
-    """N broken images: ``clean`` and ``attacked``, uint8 ``[N, C, H, W]``, ``index`` and ``labels`` ``[N]``.
+    """N misclassified images: ``clean`` and ``attacked``, uint8 ``[N, C, H, W]``, ``index`` and ``labels`` ``[N]``.
 
     ``answers`` holds the class and the confidence that a network gave, by ``clean``, ``attacked``, ``teacher_clean``
     and ``teacher_attacked``, the latter two only with a teacher.

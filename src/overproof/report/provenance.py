@@ -153,7 +153,7 @@ def missing(findings: Findings) -> list[tuple[str, str]]:
     if not evaluation.get("reliability"):
         found.append(("reliability probes: not run", evaluate))
     if findings.pictures is None:
-        found.append(("broken images: not kept, or none was broken", f"{evaluate} --save-adversarial"))
+        found.append(("misclassified images: not kept, or none was broken", f"{evaluate} --save-adversarial"))
     if not evaluation.get("calibration"):
         found.append(("calibration: not recorded", evaluate))
     return found

@@ -42,7 +42,10 @@ def _read(run: Run, trust_code: bool) -> Findings:
     file, kept = home.folder / "adversarial.safetensors", evaluation.get("adversarial")
     pictures = read_pictures(file) if kept and file.is_file() else None
     if kept and kept.get("images") and pictures is None:
-        notes = (*notes, f"broken images: {file.name} is missing, or of an older version without the clean images")
+        notes = (
+            *notes,
+            f"misclassified images: {file.name} is missing, or of an older version without the clean images",
+        )
     return Findings(
         evaluation=evaluation,
         folder=str(folder),

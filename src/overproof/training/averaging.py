@@ -1,4 +1,4 @@
-"""Averages of the weights along the run, and BatchNorm statistics measured anew for them."""
+"""Averages of the weights along the run, and BatchNorm statistics measured again for them."""
 
 from collections.abc import Iterable
 from copy import deepcopy

@@ -131,7 +131,7 @@ class Loop:
         return self.training.learning_rate(last.at((updates - 1) / updates if batches else 0))
 
     def network(self) -> Classifier:
-        """Return the network to evaluate: the student, or its average with BatchNorm statistics measured anew."""
+        """Return the network to evaluate: the student, or its average with BatchNorm statistics measured again."""
         self.processes.leaders(list(self.student.buffers()))
         if self.average is None:
             return self.student

@@ -31,7 +31,7 @@ class TrainableNetworks(nn.Module):
 def distributed(learners: TrainableNetworks, processes: Processes, device: torch.device) -> nn.Module:
     """Return the learners under DDP, with the leading process's weights; on GPUs BatchNorm sees the whole batch.
 
-    torch has no ``SyncBatchNorm`` for processors: there BatchNorm normalises by the part of the batch that a process
+    torch has no ``SyncBatchNorm`` for CPUs: there BatchNorm normalises by the part of the batch that a process
     holds, and the leading process's running statistics are everyone's (``splits_batchnorm``).
     """
     if processes.count == 1:

@@ -15,7 +15,7 @@ class Performance:
     """The recipe's ``performance`` node.
 
     ``compile``: ``networks`` compiles all networks by ``torch.compile``, which rounds otherwise;
-    ``graphs`` replays the passes of searches as CUDA graphs, and does nothing on processors; ``auto`` is ``networks``
+    ``graphs`` replays the passes of searches as CUDA graphs, and does nothing on CPUs; ``auto`` is ``networks``
     on CUDA and ``off`` elsewhere. ``tf32`` lets GPUs round the factors of fp32 products to 10 bits while training; an
     evaluation never does.
     """

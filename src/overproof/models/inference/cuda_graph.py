@@ -1,4 +1,4 @@
-"""The passes of a network as CUDA graphs: recorded once for a shape, replayed without launching each kernel anew."""
+"""The passes of a network as CUDA graphs: recorded once for a shape, replayed without launching each kernel again."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ class CUDAGraphRunner:
         return self._tapes.get(kind)
 
     def renew(self) -> None:
-        """Wait no longer for backward passes that were not asked for; record anew if the network's tensors moved."""
+        """Wait no longer for backward passes that were not asked for; record again if the network's tensors moved."""
         for tape in self._tapes.values():
             tape.waiting = False
         if (places := _places(self._network)) != self._places:

@@ -11,7 +11,7 @@ from typing_extensions import override
 class FrozenConv2d(nn.Module):
     """A convolution without gradients to its weights; one that is padded by zeros.
 
-    Libraries compute the input gradient of a convolution with kernels written for training; on processors those are
+    Libraries compute the input gradient of a convolution with kernels written for training; on CPUs those are
     several times slower than the forward ones, most of all for few channels. Here it is a forward convolution with
     flipped weights: with stride s there are s * s of them, one per position of a pixel between two windows, and their
     outputs are woven together. Where that does not suit, the library's own is left.

@@ -24,7 +24,7 @@ def fused_for_attack(model: nn.Module) -> Iterator[None]:
     """
     with in_mode(model, training=False), ExitStack() as until:
         for one in model.modules():
-            # A compiler folds what it compiles, and would compile anew whenever the stand-in comes and goes.
+            # A compiler folds what it compiles, and would compile again whenever the stand-in comes and goes.
             if isinstance(one, Classifier) and one._compiled_call_impl is None:
                 until.enter_context(_standing_in(one))
         yield
