@@ -35,6 +35,7 @@ def test_importing_a_package_imports_none_of_it(package):
     assert {name for name in found if name.startswith("overproof")} == {
         "overproof",
         "overproof.lazy",
+        "overproof.version",
         f"overproof.{package}",
     }
 

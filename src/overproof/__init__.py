@@ -9,6 +9,7 @@ Names are imported when they are first used, so that ``import overproof`` costs 
 from typing import TYPE_CHECKING
 
 from overproof.lazy import lazily
+from overproof.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from overproof.commands.certify import certify
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from overproof.errors import InputError
     from overproof.recipe import Recipe, read
     from overproof.runs.folder import Run, load
-
-__version__ = "0.10.0"
 
 _HOMES = {
     "InputError": "overproof.errors",

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import torch
 
-import overproof
 from overproof.errors import InputError
+from overproof.version import __version__
 
 
 def pick_device(wish: str) -> torch.device:
@@ -54,7 +54,7 @@ def room(device: torch.device) -> int:
 def versions() -> dict[str, str]:
     """Return the versions a result depends on."""
     return {
-        "overproof": overproof.__version__,
+        "overproof": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -21,6 +21,7 @@ GROUND = {
     "statistics",
     "stopping",
     "trust",
+    "version",
     "wording",
 }
 BASE = GROUND | {"models", "data"}
@@ -109,7 +110,10 @@ def test_a_package_imports_nothing_before_a_name_is_asked_for(modules):
     assert len(faces) > 8
     for module in faces:
         names = {name for node in runtime_body(module.tree) for name in imported(node)}
-        assert names <= {"typing", "typing.TYPE_CHECKING", "overproof.lazy", "overproof.lazy.lazily"}, module.path
+        known = {"typing", "typing.TYPE_CHECKING", "overproof.lazy", "overproof.lazy.lazily"}
+        if module.package == "__init__":
+            known |= {"overproof.version", "overproof.version.__version__"}
+        assert names <= known, module.path
 
 
 def test_packages_import_only_those_below_them(modules):
@@ -143,6 +147,11 @@ def test_nothing_imports_the_command_line(modules):
     assert importers == ["__main__.py"]
 
 
+def test_no_module_imports_the_root_for_what_lies_below(modules):
+    for module in modules:
+        assert "overproof" not in set(imported(module.tree)), module.path
+
+
 def test_optional_packages_wait_inside_functions(modules):
     allowed = AT_THE_TOP | {"overproof"} | sys.stdlib_module_names
     early = {
@@ -158,4 +167,4 @@ def test_the_command_line_waits_with_everything_that_needs_torch(modules):
     for module in front:
         assert at_the_top(module.tree) - sys.stdlib_module_names <= {"overproof", "rich", "typer"}, module.path
         top = ast.Module([node for node in module.tree.body if isinstance(node, ast.ImportFrom)], [])
-        assert packages_imported(top) <= {"errors", "stopping", "wording", "cli"}, module.path
+        assert packages_imported(top) <= {"errors", "stopping", "version", "wording", "cli"}, module.path

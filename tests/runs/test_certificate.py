@@ -11,7 +11,6 @@ from overproof.data.images import Batch
 from overproof.evaluation.attacked import prepare
 from overproof.models.classifier import Classifier
 from overproof.runs.certificate import Bounding, Smoothening
-from overproof.runs.folder import Run
 from overproof.signature import Signature
 
 TASK = Signature(channels=1, height=4, width=4, classes=3)
@@ -37,7 +36,7 @@ def certificate(request, model):
     return Smoothening(model, Threat(norm="l2", eps=Radius("0.05")), Smoothing(sigma=0.1, samples=100))
 
 
-def test_only_the_last_step_is_whole_and_its_figures_are_those_of_the_files(certificate, block, tmp_path):
+def test_only_the_last_step_is_whole_and_its_figures_are_those_of_the_records(certificate, block):
     rows = torch.arange(9) * 3
     *before, last = certificate.steps(block, None, seed=0, number=0, rows=rows)
     assert not any(step.whole for step in before)
@@ -45,9 +44,11 @@ def test_only_the_last_step_is_whole_and_its_figures_are_those_of_the_files(cert
     figures = certificate.figures([last.marks])
     assert figures["verified"]["passed"] == certificate.evidence(last.marks).passed > 0
     assert sum(figures["counts"].values()) == 9
-    certificate.write(Run(tmp_path), [last.marks], rows.tolist())
-    lines = [json.loads(line) for line in (tmp_path / "certificate.jsonl").read_text().splitlines()]
-    assert [line["index"] for line in lines] == rows.tolist()
+    records = json.loads(json.dumps(certificate.records([last.marks], rows.tolist())))
+    assert [record["index"] for record in records] == rows.tolist()
+    images = certificate.counter_examples([last.marks], rows.tolist())
+    falsified = [record["index"] for record in records if record.get("verdict") == "falsified"]
+    assert images.get("index", torch.tensor([])).tolist() == falsified
 
 
 def test_a_block_goes_on_from_every_step(certificate, block):

@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-import overproof
 from overproof.cli.certify import certify
 from overproof.cli.clean import clean
 from overproof.cli.compare import compare
@@ -22,6 +21,7 @@ from overproof.cli.recipe import recipe
 from overproof.cli.teacher import teacher
 from overproof.cli.train import train
 from overproof.errors import AgreedError, InputError
+from overproof.version import __version__
 from overproof.wording import one_line
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_e
 
 def _tell_versions(wanted: bool) -> None:
     if wanted:
-        say(f"overproof {overproof.__version__}, torch {version('torch')}, Python {platform.python_version()}")
+        say(f"overproof {__version__}, torch {version('torch')}, Python {platform.python_version()}")
         raise typer.Exit
 
 

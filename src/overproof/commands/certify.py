@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from safetensors.torch import save
 
 from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Threat
@@ -21,6 +22,7 @@ from overproof.evaluation.attacked import prepare
 from overproof.evaluation.in_memory import in_float64
 from overproof.evaluation.input_checks import admit
 from overproof.evaluation.shards import Shard
+from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
@@ -195,7 +197,10 @@ def _certifying(
         }
         if shard.leads:
             results = Run(question.kept)
-            certificate.write(results, blocks, rows.tolist())
+            results.write_lines("certificate.jsonl", certificate.records(blocks, rows.tolist()))
+            if falsifying := certificate.counter_examples(blocks, rows.tolist()):
+                body = save({name: value.contiguous() for name, value in falsifying.items()})
+                write_atomically(results.folder / "counterexamples.safetensors", body)
             results.write_json("certificate.json", found)
             store.remove()
     return found

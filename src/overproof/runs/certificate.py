@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from overproof.attacks.ball import Threat
@@ -16,16 +15,12 @@ from overproof.certification.results import Certificates, verified
 from overproof.certification.smoothing import Smoothed, Smoothing, smooth
 from overproof.data.images import Batch
 from overproof.evaluation.state import ExampleState, joined
-from overproof.files import write_atomically
 from overproof.models.classifier import Classifier
 from overproof.recipe import plain
 from overproof.runs.blocks import Progress
-from overproof.runs.folder import Run
 from overproof.runs.known import Known
 from overproof.statistics import Proportion
 
-LINES = "certificate.jsonl"
-COUNTER_EXAMPLES = "counterexamples.safetensors"
 _PAIR = "pair."  # how the pair's marks are called beside the student's own
 
 
@@ -51,8 +46,12 @@ class Certificate(Protocol):
         """Return what ``certificate.json`` says of all blocks."""
         ...
 
-    def write(self, run: Run, blocks: list[ExampleState], indices: list[int]) -> None:
-        """Write the examples' records, and what else belongs to the certificate."""
+    def records(self, blocks: list[ExampleState], indices: list[int]) -> list[dict[str, Any]]:
+        """Return a record per example; ``indices`` are their places in the whole set."""
+        ...
+
+    def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
+        """Return the images that falsify, by what they falsify; nothing where no image can."""
         ...
 
 
@@ -100,7 +99,7 @@ class Bounding:
 
     def figures(self, blocks: list[ExampleState]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
-        brackets = self._brackets(blocks)
+        gaps = self._gaps(blocks)
         return {
             "kind": "bounds",
             "bound": self.plan.reach,
@@ -109,28 +108,27 @@ class Bounding:
             "attacks": [plain(trial) for trial in self.plan.suite.attacks],
             "known_counter_examples": sum(len(one.index) for one in self.known),
             **Certificates.of(self.plan, blocks).plain(),
-            "teacher": None
-            if brackets is None
-            else {"name": self.teacher, **brackets.plain(self.gammas, self.plan.seconds)},
+            "teacher": None if gaps is None else {"name": self.teacher, **gaps.plain(self.gammas, self.plan.seconds)},
         }
 
-    def write(self, run: Run, blocks: list[ExampleState], indices: list[int]) -> None:
-        """Write the examples' records and the counter-examples."""
-        found, brackets = Certificates.of(self.plan, blocks), self._brackets(blocks)
-        lines = found.lines(indices)
-        if brackets is not None:
-            lines = [one | {"pair": pair} for one, pair in zip(lines, brackets.lines(), strict=True)]
-        run.write_lines(LINES, lines)
-        index, broken = torch.tensor(indices), found.correct & (found.marks["verdict"] == FALSIFIED)
-        images = {"images": found.marks["image"][broken], "index": index[broken]}
-        if brackets is not None:
-            apart = brackets.marks["agreement"] == FALSIFIED
-            images |= {"disagreements": brackets.marks["image"][apart], "disagreements_index": index[apart]}
-        write_atomically(
-            run.folder / COUNTER_EXAMPLES, save({name: value.contiguous() for name, value in images.items()})
-        )
+    def records(self, blocks: list[ExampleState], indices: list[int]) -> list[dict[str, Any]]:
+        """Return a record per example, with its pair's."""
+        lines, gaps = Certificates.of(self.plan, blocks).lines(indices), self._gaps(blocks)
+        if gaps is None:
+            return lines
+        return [one | {"pair": pair} for one, pair in zip(lines, gaps.lines(), strict=True)]
 
-    def _brackets(self, blocks: list[ExampleState]) -> GapBounds | None:
+    def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
+        """Return the images that falsify robustness, and those at which the pair disagrees."""
+        found, gaps = Certificates.of(self.plan, blocks), self._gaps(blocks)
+        index, falsified = torch.tensor(indices), found.correct & (found.marks["verdict"] == FALSIFIED)
+        images = {"images": found.marks["image"][falsified], "index": index[falsified]}
+        if gaps is not None:
+            apart = gaps.marks["agreement"] == FALSIFIED
+            images |= {"disagreements": gaps.marks["image"][apart], "disagreements_index": index[apart]}
+        return images
+
+    def _gaps(self, blocks: list[ExampleState]) -> GapBounds | None:
         return None if self.pair is None else GapBounds.of(map(_of_pair, blocks))
 
 
@@ -189,9 +187,13 @@ class Smoothening:
             "teacher": None,
         }
 
-    def write(self, run: Run, blocks: list[ExampleState], indices: list[int]) -> None:
-        """Write the examples' records."""
-        run.write_lines(LINES, self._smoothed(blocks).lines(float(self.threat.eps)))
+    def records(self, blocks: list[ExampleState], indices: list[int]) -> list[dict[str, Any]]:
+        """Return a record per example."""
+        return self._smoothed(blocks).lines(float(self.threat.eps))
+
+    def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
+        """Return nothing: an image may be too little certified, but no image falsifies a vote."""
+        return {}
 
     def _smoothed(self, blocks: list[ExampleState]) -> Smoothed:
         marks = joined(blocks)
