@@ -11,6 +11,7 @@ from overproof.bounds.activations import ReLU
 from overproof.bounds.bilinear import Bilinear
 from overproof.bounds.functions import ROOT, RSQRT, SQUARE
 from overproof.bounds.graph import Node
+from overproof.bounds.logsumexp import LogSumExp
 from overproof.bounds.operators import Add, Contract, Gather, Operator, Reshape, Scale, Shape
 from overproof.bounds.probabilities import Softmax
 from overproof.bounds.smooth import Smooth
@@ -95,6 +96,14 @@ class Draft:
         own = self.shape(x)
         index = torch.arange(prod(own), device=like.device).view(own).expand(shape)
         return x if own == shape else self.gathered(x, index)
+
+    def log_softmax(self, x: int, dim: int, like: Tensor) -> int:
+        """Add the log-softmax along a dimension, counted from the end: the scores less the logarithm of their sum."""
+        shape = self.shape(x)
+        kept = list(shape)
+        kept[dim] = 1
+        total = self.spread(self.put(LogSumExp(dim=dim), [x], tuple(kept)), shape, like)
+        return self.put(Add(), [x, self.scaled(total, -like.new_ones(()), like.new_zeros(()))], shape)
 
     def variance(self, x: int, gone: Collection[int], correction: float, like: Tensor) -> int:
         """Add the variances over the dimensions ``gone``, kept with the size 1."""

@@ -137,8 +137,8 @@ class Reader(Mover):
                 return self._clipped(name, source, like, **given)
             case "gelu" | "softplus" | "logsigmoid" | "elu" | "celu" | "selu" | "pow":
                 return curved(name, like, **given)
-            case "softmax":
-                return self._softmax(node, source, **given)
+            case "softmax" | "log_softmax":
+                return self._softmax(name, node, source, **given)
             case "layer_norm" | "rms_norm" | "group_norm":
                 return self._normalised(name, node, source, **given)
             case "linear":
@@ -298,13 +298,16 @@ class Reader(Mover):
         slope = weight.reshape(-1, *(1,) * (like.dim() - 2)) if weight.numel() > 1 else weight
         return layer.at(resampling.leaky(self.draft, layer.node, slope, like))
 
-    def _softmax(self, node: fx.Node, source: fx.Node, dim: Any, **given: Any) -> Sequence[Operator]:
+    def _softmax(self, name: str, node: fx.Node, source: fx.Node, dim: Any, **given: Any) -> Made:
         if given["dtype"] is not None and given["dtype"] != self.values[source].dtype:
             self._refuse("a softmax in another precision")
         if dim is None:
             self._refuse("a softmax without a dimension")
         (own,) = self._own(node, source, dim)
-        return [Softmax(dim=own)]
+        if name == "softmax":
+            return [Softmax(dim=own)]
+        layer = self.layer(source)
+        return layer.at(self.draft.log_softmax(layer.node, own, self.values[source]))
 
     def _normalised(self, name: str, node: fx.Node, source: fx.Node, **given: Any) -> Layer:
         layer, like = self.layer(source), self.values[source]
