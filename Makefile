@@ -20,6 +20,7 @@ test: lint types unit  ## what CI runs, but for counting lines
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs src benchmarks reliability studies examples recipes
 
 types: $(READY)
 	$(BIN)/mypy

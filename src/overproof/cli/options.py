@@ -25,7 +25,7 @@ class BoundName(StrEnum):
 
 
 class BoundPrecision(StrEnum):
-    """The arithmetics of bounds, as an option."""
+    """The precisions of bounds, as an option."""
 
     float32 = "float32"
     float64 = "float64"
@@ -39,7 +39,7 @@ class LayoutName(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """The arithmetics, as an option."""
+    """The precisions, as an option."""
 
     auto = "auto"
     fp32 = "fp32"
