@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.bounds import coupling
 from tests.bounds.coupling import couple, narrowed
 from torch import nn
 
@@ -37,7 +38,7 @@ def clock(monkeypatch):
     """Replace the clock by one on which a second passes at every look."""
     looks = itertools.count()
     monkeypatch.setattr(splitting, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(coupling, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 class Case:

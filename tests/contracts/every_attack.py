@@ -1,6 +1,6 @@
 """What holds for every attack, in every norm, whatever its options."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -241,7 +241,7 @@ def test_what_the_goal_says_is_broken_is_returned_broken(attack, model, tiny_bat
             told[self.index] |= broken & nearby
             return broken
 
-    telling = Telling(**{name: getattr(goal, name) for name in goal.__dataclass_fields__})
+    telling = Telling(**{field.name: getattr(goal, field.name) for field in fields(goal)})
     torch.manual_seed(5)
     x_adv = attack(model, batch.x, telling)
     broken = predictions(model, x_adv) != batch.y

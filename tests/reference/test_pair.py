@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.bounds import coupling
+from tests.bounds.coupling import couple, narrowed
 
-from overproof.bounds import pair, split
+from overproof.bounds import split
 from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.graph import joined
-from overproof.bounds.pair import Couple, couple, coupled, narrowed, specs
+from overproof.bounds.pair import Couple, coupled, specs
 from overproof.bounds.region import Bounds
 from overproof.bounds.split import Budget
 
@@ -162,7 +164,7 @@ def test_no_bound_cuts_what_the_attack_attained(eps, dtype, method):
 @pytest.mark.parametrize(("eps", "best"), [(0.01, 0.142), (0.02, 0.197)])
 def test_splitting_comes_below_the_reference_s_best(eps, best, monkeypatch):
     """Over all 16 images; 0.8 seconds for each where the attack leaves room (the claim allows ten)."""
-    for module in (pair, split):
+    for module in (coupling, split):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.process_time))
     dtype, c = torch.float32, told()["class"]
     here, whole, inner = region(eps, dtype), found(eps, dtype), attacked(eps)
