@@ -49,6 +49,9 @@ def test_notes_are_told_once():
 def test_a_device_is_named_with_what_it_is():
     assert device_line(torch.device("cpu"), "fp32").startswith("device: cpu (")
     assert device_line(torch.device("cpu"), "fp32").endswith("), fp32")
+    assert device_line(torch.device("cpu"), "fp32", graphs=True).endswith(
+        "fp32; CUDA graphs, which are experimental: no GPU has run them yet"
+    )
 
 
 def test_results_are_named_with_their_folder():

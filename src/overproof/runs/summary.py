@@ -93,10 +93,11 @@ def known_lines(subject: Any, images: Labelled, model: Classifier) -> tuple[str,
     )
 
 
-def device_line(device: torch.device, precision: str) -> str:
-    """Return what computes, and in which precision."""
+def device_line(device: torch.device, precision: str, *, graphs: bool = False) -> str:
+    """Return what computes, in which precision, and whether searches are replayed as CUDA graphs."""
     name = hardware(device)
-    return f"device: {device}{'' if name == str(device) else f' ({name})'}, {precision}"
+    said = f"device: {device}{'' if name == str(device) else f' ({name})'}, {precision}"
+    return f"{said}; CUDA graphs, which are experimental: no GPU has run them yet" if graphs else said
 
 
 def results_line(folder: Path, names: Sequence[str]) -> str:

@@ -177,9 +177,9 @@ def set_up(
     )
     course = f"{recipe.training.epochs:,} epochs of {len(loader):,} batches of {loader.batch:,} images"
     shared = f" on {processes.count} processes" if processes.count > 1 else ""
-    yield Beginning(
-        lines=(f"method: {recipe.method.kind}; {course}{shared}", device_line(loop.device, loop.precision)),
-    )
+    graphs = recipe.performance.compiles(loop.device) == "graphs"
+    computing = device_line(loop.device, loop.precision, graphs=graphs)
+    yield Beginning(lines=(f"method: {recipe.method.kind}; {course}{shared}", computing))
     return stage
 
 

@@ -14,10 +14,10 @@ from overproof.models.inference.fused import use_cuda_graphs
 class Performance:
     """The recipe's ``performance`` node.
 
-    ``compile``: ``networks`` compiles all networks by ``torch.compile``, which rounds otherwise;
-    ``graphs`` replays the passes of searches as CUDA graphs, and does nothing on CPUs; ``auto`` is ``networks``
-    on CUDA and ``off`` elsewhere. ``tf32`` lets GPUs round the factors of fp32 products to 10 bits while training; an
-    evaluation never does.
+    ``compile``: ``networks`` compiles all networks by ``torch.compile``, which rounds otherwise; ``graphs``
+    (experimental: no GPU has run it yet) replays the passes of searches as CUDA graphs, and does nothing on CPUs;
+    ``auto`` is ``networks`` on CUDA and ``off`` elsewhere. ``tf32`` lets GPUs round the factors of fp32 products to 10
+    bits while training; an evaluation never does.
     """
 
     compile: Literal["auto", "off", "networks", "graphs"] = "auto"

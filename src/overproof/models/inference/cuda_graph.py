@@ -1,4 +1,7 @@
-"""The passes of a network as CUDA graphs: recorded once for a shape, replayed without launching each kernel again."""
+"""The passes of a network as CUDA graphs: recorded once for a shape, replayed without launching each kernel again.
+
+Experimental: no GPU has run it yet; tests put a record of operations in the place of CUDA's.
+"""
 
 from typing import Any
 
