@@ -1,11 +1,14 @@
 """``python -m benchmarks.families``: which families of timm's networks can be bounded; why the others cannot.
 
 Of every module of timm the network with the fewest parameters is taken, without its weights. Its BatchNorms have the
-statistics of random images, and its bounds by intervals must hold for images of the region. Writes
-``benchmarks/results/families.json``. Needs the extra ``zoo``.
+statistics of random images, and its bounds by intervals must hold for images of the region. Each is tried in a process
+of its own, which ends where it takes too much memory or time. Writes ``benchmarks/results/families.json``. Needs the
+extra ``zoo``.
 """
 
 import json
+import multiprocessing
+import resource
 import warnings
 from math import inf
 from pathlib import Path
@@ -20,11 +23,17 @@ from overproof.bounds.spec import logits
 from overproof.bounds.trace import trace
 from overproof.environment import hardware, versions
 from overproof.errors import InputError
+from overproof.memory import ran_out
 from overproof.models.classifier import parameter_count
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES, SIZES, LARGEST = 10, (64, 96, 128, 160), 100_000_000
 RADII = (1e-5, 1e-3)
+MEMORY, SECONDS = 12 * 2**30, 90.0
+"""What one family may take."""
+
+
+_TOO_MUCH = f"not decided within {SECONDS:.0f} s and {MEMORY // 2**30} GiB"
 
 
 def smallest(family: str) -> tuple[str, int]:
@@ -105,8 +114,33 @@ def row_of(family: str) -> dict[str, Any]:
         return row | {"refused": "not tried: it is too large"}
     try:
         return tried(name)
+    except MemoryError:
+        return row | {"refused": _TOO_MUCH}
     except (RuntimeError, AssertionError, ValueError, TypeError, KeyError) as problem:
+        if ran_out(problem):
+            return row | {"refused": _TOO_MUCH}
         return row | {"refused": f"not tried: it does not run on images of these sizes ({type(problem).__name__})"}
+
+
+def apart(family: str) -> dict[str, Any]:
+    """Return the row of a family, worked out by another process within ``MEMORY`` and ``SECONDS``."""
+    forked = multiprocessing.get_context("fork")
+    here, there = forked.Pipe(duplex=False)
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        there.send(row_of(family))
+
+    process = forked.Process(target=work)
+    process.start()
+    there.close()
+    try:
+        found: dict[str, Any] = here.recv() if here.poll(SECONDS) else {"refused": _TOO_MUCH}
+    except EOFError:  # the system ended it
+        found = {"refused": _TOO_MUCH}
+    process.kill()
+    process.join()
+    return {"network": smallest(family)[0], "parameters": smallest(family)[1]} | found
 
 
 def main() -> None:
@@ -122,7 +156,7 @@ def main() -> None:
     families = timm.list_modules()
     for family in families:
         if family not in rows:
-            rows[family] = row_of(family)
+            rows[family] = apart(family)
             print(family, json.dumps(rows[family]), flush=True)
             found = {each: rows[each] for each in families if each in rows}
             file.write_text(json.dumps({"families": found, "of": len(families), **place}, indent=1) + "\n")

@@ -185,7 +185,7 @@ def speedrun_page() -> str:
         figures = [data, teacher, str(len(runs)), f"{minutes.mean:.2f}{width}", str(clean), str(robust)]
         lines.append("| " + " | ".join([*figures, seeds, machine, torch, commit]) + " |")
     if not any(data == "cifar10" for data, *_ in groups):
-        lines.append("| cifar10 | | | | | | | no GPU was at hand | | |")
+        lines.append("| cifar10 | | | | | | | no GPU was available | | |")
     return SPEEDRUN.format(table="\n".join(lines))
 
 
@@ -262,7 +262,7 @@ def verifier_table(file: Path) -> str:
 def gpu_table(results: dict[str, Any]) -> str:
     """Return what one GPU was measured at; every figure is left out where there was none."""
     lines = [f"| {what} | {target} | {figure} |" for what, target, figure in gpu_figures(results)]
-    where = f"{results['hardware']}, torch {results['versions']['torch']}" if results else "No GPU was at hand"
+    where = f"{results['hardware']}, torch {results['versions']['torch']}" if results else "No GPU was available"
     return "\n".join([f"{where}:", "", "| what | target | measured |", "|---|---|---|", *lines])
 
 
@@ -498,7 +498,7 @@ Wrap any network as `overproof.models.classifier.Classifier(network, signature)`
 |---|---|
 | CIARD | its code differs from its text in weights and push term, reports no AutoAttack, and carries no licence |
 | ABSLD | targets worst-class accuracy; its code shares one tensor between two scalings, so there is nothing to equal |
-| DGAD, MMARD, DARD, information-bottleneck | no code was at hand to prove equality with |
+| DGAD, MMARD, DARD, information-bottleneck | no code was available to prove equality with |
 | IAD-II, AKD2 | a fixed mixture of two teachers and labels, weaker than what is here |
 """
 

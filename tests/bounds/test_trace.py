@@ -632,3 +632,15 @@ def test_logits_that_cancel_to_nothing_but_rounding_are_no_reason_to_refuse():
     with torch.no_grad():
         assert asked.network(torch.rand(3, *asked.image.shape[1:], dtype=torch.float64)).abs().max() < 1e-14
     assert trace(asked.network, tuple(asked.image.shape[1:])).graph().classes == 1
+
+
+@pytest.mark.parametrize("where", ["a step", "the forward"])
+def test_where_memory_runs_out_is_a_sentence_of_its_own(where):
+    class Hungry(nn.Module):
+        def forward(self, x):
+            if where == "the forward":
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return torch.ones(2**50) + x.flatten(1).sum(dim=1, keepdim=True)
+
+    with pytest.raises(InputError, match=r"^Hungry: there is not enough memory to follow it on images of 2x4x4$"):
+        trace(Hungry(), (2, 4, 4))

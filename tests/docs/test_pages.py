@@ -58,7 +58,7 @@ def test_generated_pages_are_as_they_would_be_written(generate):
 
 def test_what_no_gpu_was_asked_has_no_figure(generate):
     empty = generate.gpu_table({}).splitlines()
-    assert empty[0] == "No GPU was at hand:" and all(line.endswith(" |  |") for line in empty[4:])
+    assert empty[0] == "No GPU was available:" and all(line.endswith(" |  |") for line in empty[4:])
     part = {"median": 6.1, "low": 6.0, "high": 6.3, "seconds_a": 6.1, "seconds_b": 1.0, "rounds": 5}
     found = {"hardware": "a GPU", "versions": {"torch": "9"}, "against the textbook": {"resnet18 graphs": part}}
     table = generate.gpu_table(found | {"an epoch": {"off": 20.04}, "of the matmul rate": {"off": {"share": 0.4}}})

@@ -14,7 +14,7 @@ from overproof.attacks.square import Square
 from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.engine import Subject, _longest, count_passes, run_attacks
+from overproof.evaluation.engine import Subject, _longest, count_passes, run_attacks, try_images
 from overproof.functional import margin
 
 EPS = Radius("6/255")
@@ -416,6 +416,20 @@ def test_a_search_that_runs_out_of_memory_starts_again_with_the_same_draws(model
     assert len(drawn) == 3
     assert all(torch.equal(draw, drawn[0]) for draw in drawn)
     assert marks["survived"].all()
+
+
+def test_images_found_before_are_tried_in_chunks_that_fit(model, block):
+    suite = alone(AttackSpec(name="a", attack=Told(answer=None, eps=Radius("0.5"))))
+    known = (block.x + 0.4 * torch.rand_like(block.x)).clamp(0, 1)
+    states = []
+    for network in (model, narrow := Narrow(model, 5)):
+        state = next(run_attacks(subject(model, chunk=24), block, suite, seed=0, number=0))
+        try_images(subject(network, chunk=24), block, state, suite, torch.arange(len(block.x)), known)
+        states.append(state)
+    plenty, found = states
+    assert narrow.refused > 0 and not plenty["survived"].all()
+    assert torch.equal(found["forward"], plenty["forward"]) and torch.equal(found["survived"], plenty["survived"])
+    assert torch.allclose(found["margin"], plenty["margin"], atol=1e-4)
 
 
 def test_a_device_without_room_for_one_says_so(model, block):

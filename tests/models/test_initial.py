@@ -173,6 +173,17 @@ class TestOrder:
         # The fresh deviation is sqrt(1 + 1e-5), half of which is what the convolution's part is off by.
         torch.testing.assert_close(network.eval()(x), folded(x), rtol=1e-4, atol=1e-5)
 
+    def test_a_matrix_may_be_called_anything(self):
+        class Placed(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.place = nn.Parameter(torch.randn(1, 4, 5))
+                self.head = nn.Linear(5, 3)
+
+        network, other = Placed(), Placed()
+        taken = take_over(network, named_in_order(network, self.layers(other), where="init: x"), where="init: x")
+        assert taken.made == () and equal(network, other)
+
     def test_a_head_for_other_classes_is_left(self):
         network, other = self.plain(), self.plain(classes=7)
         head = {name: value.clone() for name, value in network[4].state_dict().items()}

@@ -43,7 +43,7 @@ def test_the_page_shows_what_the_file_holds(tmp_path, monkeypatch):
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     monkeypatch.setattr(generate, "DOCS", tmp_path / "docs")
-    assert "| cifar10 | | | | | | | no GPU was at hand | | |" in generate.speedrun_page()
+    assert "| cifar10 | | | | | | | no GPU was available | | |" in generate.speedrun_page()
     place = {
         "data": "mnist",
         "of": {"student": 4.0},

@@ -1,6 +1,7 @@
 """Steps of a network's course that only move values, and constants that they put beside them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf, isfinite
 from typing import Any
 
@@ -57,13 +58,7 @@ class Mover(Steps):
             made = tuple(self._taken(move, layers) for move in found)
             return made[0] if isinstance(self.values[node], Tensor) else made
         (move,) = found
-        layer = self._taken(move, layers)
-        like = self.values[node]
-        none = [torch.zeros_like(self.values[other]) for other in layers]
-        shift = alike(self._run(node, layers, module, elsewhere=False)(*none), move.batch, move.parts)
-        if shift is None:
-            raise NoBoundsError("another constant for each image")
-        return layer.at(self.draft.scaled(layer.node, like.new_ones(()), shift))
+        return self._beside(move, layers, self._run(node, layers, module, elsewhere=False), self.values[node])
 
     def _assigned(self, node: fx.Node) -> Layer:
         """Return a layer, or a constant, parts of which are given other values."""
@@ -88,9 +83,13 @@ class Mover(Steps):
             return found
 
         (move,) = self._moved(node, 0, layers, run)
-        layer, like = self._taken(move, layers), self.values[target]
+        return self._beside(move, layers, partial(run, elsewhere=False), self.values[target])
+
+    def _beside(self, move: Move, layers: Sequence[fx.Node], function: Callable[..., Tensor], like: Tensor) -> Layer:
+        """Add what a move gives of layers, and the constants that the step puts beside their values."""
+        layer = self._taken(move, layers)
         none = [torch.zeros_like(self.values[other]) for other in layers]
-        shift = alike(run(*none, elsewhere=False), move.batch, move.parts)
+        shift = alike(function(*none), move.batch, move.parts)
         if shift is None:
             raise NoBoundsError("another constant for each image")
         return layer.at(self.draft.scaled(layer.node, like.new_ones(()), shift)) if shift.any() else layer

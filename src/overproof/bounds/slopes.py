@@ -16,7 +16,7 @@ from overproof.bounds.rows import LinearBounds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Other(Relaxation):
+class GivenSlopes(Relaxation):
     """Lower slopes of a choice that is given: 1 where a ReLU's ``steep`` (bool ``[N, *shape]``), its least elsewhere.
 
     ReLUs that are not named choose for themselves; nothing of what is met is kept.

@@ -17,6 +17,7 @@ from overproof.bounds.probabilities import NO_SCORE
 from overproof.bounds.region import Bounds
 from overproof.bounds.steps import Reader
 from overproof.errors import InputError
+from overproof.memory import ran_out
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.unchanged import unchanged
@@ -73,30 +74,33 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
     kind = type(backbone).__name__
     like = next(iter(network.parameters()), torch.zeros(0))
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(like)
-    with torch.no_grad(), unchanged(network), in_mode(network, training=False):
+    with torch.no_grad(), in_mode(network, training=False):
         try:
             shown = network.normalised(image) if isinstance(network, Classifier) else image
             with unchanged(network):  # what it stores on the way is no value that it could compute with
                 course, values = followed(backbone, shown.clone())
-        except CannotRunError as problem:
-            size, why = "x".join(map(str, shape)), (str(problem).splitlines() or ["it asserts otherwise"])[0]
-            raise InputError(f"{kind} cannot be run on images of {size}: {why}") from problem
         except Exception as problem:  # whatever a foreign forward does with a value that is not there yet
+            size = "x".join(map(str, shape))
+            if ran_out(problem):
+                raise InputError(f"{kind}: there is not enough memory to follow it on images of {size}") from problem
+            if isinstance(problem, CannotRunError):
+                why = (str(problem).splitlines() or ["it asserts otherwise"])[0]
+                raise InputError(f"{kind} cannot be run on images of {size}: {why}") from problem
             raise InputError(
                 f"bounds cannot follow {kind}: {one_line(str(problem)) or type(problem).__name__}"
             ) from problem
         traced = Traced(network, course, values)
-        graph = traced.graph(running=True)
-        layers = [Bounds(image, image)]
-        for node in graph.nodes[1:]:
-            layers.append(graph.forward(node, layers))
-        # Each has images of its own, since some write into what they are given.
-        wanted, again, apart = (network(images.clone()) for images in (image, image, image[:1]))
+        with unchanged(network):
+            graph = traced.graph(running=True)
+            layers = [Bounds(image, image)]
+            for node in graph.nodes[1:]:
+                layers.append(graph.forward(node, layers))
+            # Each has images of its own, since some write into what they are given.
+            wanted, again, apart = (network(images.clone()) for images in (image, image, image[:1]))
     # Outputs may cancel to nothing but rounding, whose size is that of the largest value on the way.
     sizes = [layer.centre.abs().nan_to_num(posinf=0.0) for layer in layers]
-    most = max(
-        float(size.masked_fill(size > -NO_SCORE / 2, 0).max()) for size in sizes
-    )  # but for what a mask leaves out
+    left_out = -NO_SCORE / 2  # by a mask
+    most = max(float(size.masked_fill(size > left_out, 0).max()) for size in sizes)
     scale = float(wanted.abs().max().nan_to_num(posinf=0.0)) if isinstance(wanted, Tensor) else 0.0
     near = 1e-3 * scale + _UNITS * torch.finfo(image.dtype).eps * most
 

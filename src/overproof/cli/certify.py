@@ -120,7 +120,7 @@ def certify(
     from overproof.runs.results import CERTIFICATE
     from overproof.runs.sources import with_layout
 
-    run = with_layout(run, None if layout is None else layout.value)
+    run = with_layout(run, layout)
     course = iter_certify(
         run,
         teacher=teacher,

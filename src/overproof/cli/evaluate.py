@@ -55,7 +55,7 @@ def evaluate(
     from overproof.runs.results import EVALUATION
     from overproof.runs.sources import with_layout
 
-    run = with_layout(run, None if layout is None else layout.value)
+    run = with_layout(run, layout)
     course = iter_evaluate(
         run,
         attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),

@@ -55,7 +55,7 @@ def export(
         "private": private or None,
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    run = with_layout(run, None if layout is None else layout.value)
+    run = with_layout(run, layout)
     found = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
     say(f"{found['run']} -> {found['file']}")
     _SAID[to](found)

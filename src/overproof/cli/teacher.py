@@ -78,7 +78,7 @@ def check(
     from overproof.commands.check_teacher import check_teacher
     from overproof.runs.sources import with_layout
 
-    run = with_layout(run, None if layout is None else layout.value)
+    run = with_layout(run, layout)
     with stoppable("nothing was written"):
         found, content = check_teacher(
             run,

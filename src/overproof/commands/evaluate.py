@@ -367,7 +367,7 @@ def _reliability(
 
 
 def _keep_for_certificates(results: Run, verdicts: Verdicts, rows: Tensor) -> None:
-    """Write the misclassified images, which ``certify`` tries before it searches, unless they take much room."""
+    """Write the misclassified images, which ``certify`` tries before it searches, unless they take much space."""
     misclassified = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     images = verdicts.marks["image"]
     if len(misclassified) and len(misclassified) * images[0].numel() * images.element_size() <= _ROOM:

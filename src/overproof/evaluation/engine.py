@@ -156,10 +156,11 @@ def try_images(subject: Subject, block: Batch, marks: ExampleState, suite: Suite
     if images.shape[1:] != block.x.shape[1:]:
         return
     standing = _standing(marks, suite, 0)[rows].nonzero().flatten()
-    for part in torch.split(standing, subject.chunk) if len(standing) else ():
-        at = rows[part]
+    at, found = rows[standing], images[standing.to(images.device)]
+    if len(at):
         marks["forward"][at, 0] += 1
-        _judge(subject, marks, suite.attacks[0], 0, at, block.x[at], images[part].to(block.x))
+        trial, x = suite.attacks[0], block.x[at]
+        _within_memory(subject, lambda smaller: _judge(smaller, marks, trial, 0, at, x, found.to(x)))
 
 
 def _judge(

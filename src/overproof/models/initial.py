@@ -92,9 +92,14 @@ class _Layer:
         return next((name.removesuffix("running_mean") for name in self.tensors if name.endswith("running_mean")), None)
 
     @property
+    def name(self) -> str:
+        """The name of the matrix."""
+        return next(iter(self.tensors))
+
+    @property
     def start(self) -> str:
-        """What the names of the matrix and its bias begin with."""
-        return next(iter(self.tensors)).removesuffix("weight")
+        """What the name of the matrix's bias begins with."""
+        return self.name.removesuffix("weight")
 
 
 def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:
@@ -110,7 +115,7 @@ def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:
 
 def _renamed(own: _Layer, other: _Layer) -> Iterator[tuple[str, Tensor]]:
     if own.matrix is not None and other.matrix is not None:
-        yield own.start + "weight", other.matrix
+        yield own.name, other.matrix
         bias = other.tensors.get(other.start + "bias")
         if bias is not None and own.start + "bias" in own.tensors:
             yield own.start + "bias", bias

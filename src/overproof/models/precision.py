@@ -23,7 +23,7 @@ def computes_bf16(device: torch.device) -> bool:
 def choose_precision(wish: Literal["auto", "fp32", "bf16"], device: torch.device, network: nn.Module) -> Precision:
     """Return what ``auto`` means here: bf16 where it is native and the network is wide enough to gain, else fp32.
 
-    On CPUs depthwise convolutions gain nothing from bf16; held still, MobileNetV2 is faster in fp32.
+    On CPUs depthwise convolutions gain nothing from bf16; fused for a search, MobileNetV2 is faster in fp32.
     """
     if wish != "auto":
         return wish

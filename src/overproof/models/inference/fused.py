@@ -1,4 +1,4 @@
-"""A network held still while a search climbs it: the same answers in fewer operations."""
+"""A network fused while a search climbs it: the same answers in fewer operations."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +31,7 @@ def fused_for_attack(model: nn.Module) -> Iterator[None]:
 
 
 def use_cuda_graphs(model: nn.Module) -> None:
-    """From now on, let every ``Classifier`` in a model on CUDA be asked by CUDA graphs while it is held still."""
+    """From now on, let every ``Classifier`` in a model on CUDA be asked by CUDA graphs while it is fused."""
     for one in model.modules():
         if isinstance(one, Classifier):
             _forms[one] = FusedNetwork(one.backbone, replayed=True)
