@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from typing_extensions import override
 from overproof.attacks.ball import Ball, ball, per_example
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.objectives import Loss, Misclassification
-from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.attacks.radius import Length, NormField
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
@@ -34,7 +34,7 @@ class APGD(BaseAttack):
     losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "margin", "dlr")
 
     def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
+        self._check_ball()
         if self.steps < 1 or self.restarts < 1:
             raise InputError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 
@@ -49,6 +49,11 @@ class APGD(BaseAttack):
                 if len(standing):
                     found.keep_better(standing, search(x[standing], goal.at(standing)))
         return found.x
+
+    @override
+    def runs(self) -> tuple[Self, int]:
+        """Return the search of one start, and how many starts there are."""
+        return replace(self, restarts=1), self.restarts
 
     def _dense(self, x: Tensor, goal: Misclassification) -> "_Found":
         area = ball(self.norm, self.eps)

@@ -2,17 +2,19 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
 from overproof.attacks.objectives import Logits, Loss, Misclassification, Score, as_objective
-from overproof.attacks.radius import Length, Norm, NormField, Radius
+from overproof.attacks.radius import Length, Norm, NormField, Radius, check_eps
 from overproof.errors import InputError, nearest
 
 _LOSSES: tuple[Loss, ...] = ("cross_entropy", "margin", "dlr")
+Needs = Literal["gradients", "scores", "decisions"]
+"""What a search asks of the network it is tried on: the gradients of its outputs, the outputs, or the class alone."""
 
 
 class BaseAttack(ABC):
@@ -30,7 +32,10 @@ class BaseAttack(ABC):
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
     """The losses it can climb; the first is used where none is given."""
     targeted: ClassVar[bool] = True
-    gradients: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "gradients"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    transfers: ClassVar[bool] = True
+    """Whether what it finds on another network is worth trying on this one; not where it follows a boundary."""
     least_dimensions: ClassVar[int] = 2
     """Of a batch of pixels."""
     needs_goal: ClassVar[bool] = True
@@ -89,6 +94,19 @@ class BaseAttack(ABC):
         """Return the attack in another ball; itself in its own."""
         return self if (self.norm, self.eps) == (norm, eps) else self._moved(norm=norm, eps=eps)
 
+    def runs(self) -> tuple[Self, int]:
+        """Return the attack of a single run, and how many such runs it is: its restarts."""
+        return self, 1
+
+    def training_options(self) -> tuple[str, ...]:
+        """Return the names of the options set that belong to training, and which no evaluation takes."""
+        return ()
+
+    def _check_ball(self) -> None:
+        check_eps(self.norm, self.eps)
+        if self.norm not in self.norms:
+            raise InputError(f"{self._kind} is defined for {' and '.join(self.norms)}, not for {self.norm}")
+
     def _moved(self, **options: Any) -> Self:
         return cast(Self, replace(cast(Any, self), **options))
 
@@ -107,7 +125,7 @@ class BaseAttack(ABC):
             pixels = working_pixels(x)
             if not len(x):
                 return like_pixels(pixels, x)
-            network = AskedNetwork(model, x, gradients=self.gradients)
+            network = AskedNetwork(model, x, gradients=self.needs == "gradients")
             network.check_classes(labels, wanted)
             goal = Misclassification.on(network, labels, loss=climbed, target=wanted)
             found = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))

@@ -1,7 +1,7 @@
 """FAB: walks along the decision boundary next to the clean image, in search of the smallest change that breaks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from typing_extensions import override
 from overproof.attacks.ball import Ball, ball
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.objectives import Ascent, Misclassification
-from overproof.attacks.radius import Length, Norm, NormField, check_eps
+from overproof.attacks.radius import Length, Norm, NormField
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
@@ -43,8 +43,10 @@ class FAB(BaseAttack):
     overshoot: float = 1.05
     backstep: float = 0.9
 
+    transfers: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
+        self._check_ball()
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.bias <= 1:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from overproof.attacks.ball import Ball, ball
-from overproof.attacks.base import BaseAttack
+from overproof.attacks.base import BaseAttack, Needs
 from overproof.attacks.objectives import Misclassification
-from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.attacks.radius import Length, Norm, NormField
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
@@ -42,13 +42,13 @@ class HopSkipJump(BaseAttack):
     samples: int = 100
 
     targeted: ClassVar[bool] = False
-    gradients: ClassVar[bool] = False
+    needs: ClassVar[Needs] = "decisions"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2", "linf")
+    transfers: ClassVar[bool] = False
     least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
-        if self.norm == "l1":
-            raise InputError("hopskipjump is defined for l2 and linf, not for l1")
+        self._check_ball()
         if self.queries < 1 or self.samples < 1:
             raise InputError(f"queries and samples must be at least 1, got {self.queries} and {self.samples}")
 

@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from typing_extensions import override
 from overproof.attacks.ball import ball, per_example
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.objectives import Loss, Objective, Score, as_objective
-from overproof.attacks.radius import Length, Norm, NormField, OptionalLength, Radius, check_eps
+from overproof.attacks.radius import Length, Norm, NormField, OptionalLength, Radius
 from overproof.data.draws import drawn
 from overproof.errors import InputError
 from overproof.models.mode import compiled_for_pixels
@@ -58,7 +58,7 @@ class PGD(BaseAttack):
     needs_goal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
+        self._check_ball()
         for name in ("ramp", "steps_ramp"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} is a share of the run, in [0, 1], got {share}")
@@ -79,6 +79,17 @@ class PGD(BaseAttack):
                 other, other_score = self._climb(x, climbed)
                 found, score = _better(other, other_score, found, score)
         return found
+
+    @override
+    def runs(self) -> tuple[Self, int]:
+        """Return the search of one start, and how many starts there are."""
+        return replace(self, restarts=1), self.restarts
+
+    @override
+    def training_options(self) -> tuple[str, ...]:
+        """Return which of the ramps and the mode are set."""
+        chosen = {"ramp": self.ramp, "steps_ramp": self.steps_ramp, "mode": self.mode != "eval"}
+        return tuple(name for name, value in chosen.items() if value)
 
     @override
     def under(self, norm: Norm, eps: Radius) -> "PGD":

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from overproof.attacks.base import BaseAttack
+from overproof.attacks.base import BaseAttack, Needs
 from overproof.attacks.objectives import Misclassification
-from overproof.attacks.radius import Length, NormField, check_eps
+from overproof.attacks.radius import Length, NormField
 from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
@@ -38,11 +38,11 @@ class Square(BaseAttack):
     queries: int = 5000
     p_init: float = 0.8
 
-    gradients: ClassVar[bool] = False
+    needs: ClassVar[Needs] = "scores"
     least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        check_eps(self.norm, self.eps)
+        self._check_ball()
         if self.queries < 1:
             raise InputError(f"queries must be at least 1, got {self.queries}")
         if not 0 < self.p_init <= 1:

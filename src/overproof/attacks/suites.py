@@ -40,11 +40,11 @@ class AttackSpec:
     surrogate: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.attack, PGD) and (self.attack.ramp or self.attack.steps_ramp or self.attack.mode != "eval"):
+        if self.attack.training_options():
             raise ValueError(f"attack {self.name!r}: ramps and mode belong to training, an evaluation has neither")
         if self.targets < 0:
             raise ValueError(f"attack {self.name!r}: targets must be 0 (none) or more, got {self.targets}")
-        if self.surrogate and isinstance(self.attack, FAB | HopSkipJump):
+        if self.surrogate and not self.attack.transfers:
             raise ValueError(
                 f"attack {self.name!r}: {self.attack.kind} follows the network's own boundary and cannot be searched "
                 f"on a surrogate"
@@ -55,7 +55,7 @@ class AttackSpec:
         """``white_box`` (gradients of the network itself), ``black_box`` (its outputs alone) or ``transfer``."""
         if self.surrogate:
             return "transfer"
-        return "black_box" if not self.attack.gradients else "white_box"
+        return "white_box" if self.attack.needs == "gradients" else "black_box"
 
     def under(self, threat: Threat) -> "AttackSpec":
         """Return the trial in this threat model; a step length made for another radius is dropped with it."""
@@ -65,9 +65,7 @@ class AttackSpec:
     def passes(self, classes: int) -> Iterator[tuple[BaseAttack, int]]:
         """Yield a search and the rank of its target class (0: none) for each pass over the examples still standing."""
         ranks = range(1, min(self.targets, classes - 1) + 1) if self.targets else (0,)
-        once, restarts = self.attack, 1
-        if isinstance(self.attack, PGD | APGD):
-            once, restarts = replace(self.attack, restarts=1), self.attack.restarts
+        once, restarts = self.attack.runs()
         for rank in ranks:
             for _ in range(restarts):
                 yield once, rank

@@ -232,7 +232,7 @@ def admitted(
     for trial in suite.attacks:
         if trial.family == "transfer" and surrogate is None:
             raise InputError(f"attack {trial.name!r} searches on a teacher; name one with --teacher")
-        if trial.family == "transfer" and trial.attack.gradients:
+        if trial.family == "transfer" and trial.attack.needs == "gradients":
             assert surrogate is not None
             need_gradients(trial.name, surrogate, shown.x, where="the network that it searches on")
         if trial.family == "white_box":

@@ -20,7 +20,7 @@ class Corners(BaseAttack):
     queries: int = 20
 
     losses: ClassVar = ("margin", "cross_entropy", "dlr")
-    gradients: ClassVar = False
+    needs: ClassVar = "scores"
     needs_goal: ClassVar = False  # any score of images will do
 
     def __post_init__(self) -> None:
