@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from overproof.attacks.pgd import PGD
-from overproof.methods.mtard import MTARD, check_rate, even_weights, rebalanced
+from overproof.methods.mtard import MTARD
 
 from .by_hand import ADV, X, ce, climbs, counting, equal, images, network, only, prob, step_of, tell
 
@@ -89,21 +89,6 @@ def test_each_teacher_is_asked_once_about_its_own_image(monkeypatch):
     assert torch.equal(robust[0], ADV) and torch.equal(clean[0], X)
 
 
-def test_the_memory_is_of_the_images_type():
-    for dtype in (torch.float32, torch.float64):
-        assert {value.dtype for value in even_weights(X.to(dtype)).values()} == {dtype}
-
-
-def test_no_gradient_flows_through_the_weights():
-    losses = torch.tensor([1.0, 3.0], requires_grad=True)
-    state = even_weights(losses)
-    state["initial"] = torch.ones(2)
-    weights = rebalanced(state, losses, 0.5, 1.0)
-    assert not weights.requires_grad and weights.tolist() == pytest.approx([0.375, 0.625])
-    (weights * losses).sum().backward()
-    assert losses.grad.tolist() == pytest.approx(weights.tolist())
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -120,5 +105,4 @@ def test_bad_options_are_refused(options, sentence):
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_the_ends_of_a_rate_are_allowed(rate):
-    check_rate("balance_rate", rate)
     assert MTARD(balance_rate=rate, inner=PGD()).balance_rate == rate

@@ -1,22 +1,20 @@
 """AWP: descend the loss at the worst weights near the present ones; wraps another method."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from overproof.data.images import Batch
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.pgd_at import PGDAT
 from overproof.methods.witness import recorded, search_of
-from overproof.models.architectures.architecture import Architecture
-from overproof.models.classifier import Classifier
+from overproof.methods.wrapping import WrappingMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWP(Method):
+class AWP(WrappingMethod):
     """Adversarial Weight Perturbation (Wu et al., NeurIPS 2020) around any method of one update per batch.
 
     Every weight tensor with more than one dimension is moved by ``gamma ||w||`` along its gradient of the base's loss;
@@ -38,29 +36,6 @@ class AWP(Method):
             raise ValueError(f"gamma is a share of a weight's length and cannot be negative, got {self.gamma}")
         if not 0 <= self.start <= 1:
             raise ValueError(f"start is a share of the run, in [0, 1], got {self.start}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The base's."""
-        return self.base.roles
-
-    @property
-    def auxiliary_models(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The base's."""
-        return self.base.auxiliary_models
-
-    def adapt_student(self, student: Architecture, teachers: Mapping[str, Classifier]) -> Architecture:
-        """Return what the base asks for."""
-        return self.base.adapt_student(student, teachers)
-
-    @property
-    def bounds_teachers(self) -> bool:
-        """Whether the base does."""
-        return self.base.bounds_teachers
-
-    def initial_state(self, like: Batch) -> dict[str, Tensor]:
-        """Return the base's memory."""
-        return self.base.initial_state(like)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the base's terms, at the perturbed weights."""

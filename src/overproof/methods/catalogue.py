@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from functools import cache
+from inspect import isabstract
 
 from overproof.methods.method import Method
 
@@ -15,6 +16,6 @@ def methods() -> dict[str, type[Method]]:
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         members = vars(importlib.import_module(f"{package}.{module.name}")).values()
         for member in members:
-            if isinstance(member, type) and issubclass(member, Method) and member is not Method:
+            if isinstance(member, type) and issubclass(member, Method) and not isabstract(member):
                 found[member.kind] = member
     return dict(sorted(found.items()))

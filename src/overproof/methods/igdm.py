@@ -6,15 +6,15 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from overproof.data.images import Batch
 from overproof.functional import kl
 from overproof.methods.adaad import AdaAD
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.witness import RecordingNetwork, as_classifier, recorded, search_of
+from overproof.methods.wrapping import WrappingMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class IGDM(Method):
+class IGDM(WrappingMethod):
     """Indirect Gradient Distillation Module (Lee et al., ICLR 2025): one more term for any method with a search.
 
     Formula: the base's losses ``+ weight progress KL( softmax(T(x + d) - T(x - d)) || softmax(S(x + d) - S(x - d)) )``
@@ -39,25 +39,6 @@ class IGDM(Method):
             raise ValueError(f"igdm needs a base with a search and a robust teacher; {self.base.kind!r} is not one")
         if self.weight < 0:
             raise ValueError(f"weight cannot be negative, got {self.weight}")
-
-    @property
-    def roles(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The base's."""
-        return self.base.roles
-
-    @property
-    def updates(self) -> int:
-        """The base's."""
-        return self.base.updates
-
-    @property
-    def bounds_teachers(self) -> bool:
-        """Whether the base does."""
-        return self.base.bounds_teachers
-
-    def initial_state(self, like: Batch) -> dict[str, Tensor]:
-        """Return the base's memory."""
-        return self.base.initial_state(like)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the base's terms and ``gradient``."""
