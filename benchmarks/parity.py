@@ -114,8 +114,8 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch: int, 
 
 
 def _ours(model: nn.Module, x: Tensor, y: Tensor, suite: Suite, precision: Any) -> Tensor:
-    *_, marks = run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
-    return marks["survived"][:, 0] & (marks["prediction"] == y)
+    *_, state = run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
+    return state["survived"][:, 0] & (state["prediction"] == y)
 
 
 def _theirs(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, name: str, batch: int) -> Tensor:

@@ -83,13 +83,13 @@ def plan(eps, reach="split", norm="linf", seconds=0.3, **others):
 
 def certify(model, block, how, **options):
     proposal = Proposal(prepare(model), graph_of(model, where="net"))
-    *_, marks = certify_block(proposal, block, how, seed=0, number=0, **options)
-    return marks
+    *_, state = certify_block(proposal, block, how, seed=0, number=0, **options)
+    return state
 
 
-def by(marks, verdict):
+def by(state, verdict):
     """Count verdicts by stage."""
-    stages = marks["stage"][marks["verdict"] == verdict].tolist()
+    stages = state["stage"][state["verdict"] == verdict].tolist()
     return {name: stages.count(number) for number, name in enumerate(STAGES) if number in stages}
 
 
@@ -100,14 +100,14 @@ def by(marks, verdict):
 def test_every_verdict_is_true_and_the_two_are_never_mixed(norm, eps):
     model = small()
     block = images(model)
-    marks = certify(model, block, plan(eps, norm=norm))
-    verdict = marks["verdict"]
+    state = certify(model, block, plan(eps, norm=norm))
+    verdict = state["verdict"]
     assert set(verdict.tolist()) <= {UNKNOWN, VERIFIED, FALSIFIED}
     assert (verdict == VERIFIED).sum() > 3
     with torch.no_grad():
         broken = verdict == FALSIFIED
-        assert (model(marks["image"][broken]).argmax(dim=1) != block.y[broken]).all()
-        delta = (marks["image"] - block.x).flatten(1)
+        assert (model(state["image"][broken]).argmax(dim=1) != block.y[broken]).all()
+        delta = (state["image"] - block.x).flatten(1)
         size = delta.abs().amax(dim=1) if norm == "linf" else delta.norm(dim=1)
         assert (size <= float(Radius(eps)) * (1 + 1e-5)).all()
         # No point of the region, sampled here, breaks a verified example, or has a smaller margin than was proved.
@@ -118,17 +118,17 @@ def test_every_verdict_is_true_and_the_two_are_never_mixed(norm, eps):
                 noise = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             found = margin(model((block.x + float(Radius(eps)) * noise).clamp(0, 1)), block.y)
             assert (found[verdict == VERIFIED] > 0).all()
-            assert (found >= marks["lower"] - 1e-5).all()
-    assert (marks["margin"] >= marks["lower"] - 1e-5).all()
+            assert (found >= state["lower"] - 1e-5).all()
+    assert (state["margin"] >= state["lower"] - 1e-5).all()
 
 
 def test_a_misclassified_example_is_falsified_by_the_clean_image():
     model = small()
     block = images(model)
-    marks = certify(model, block, plan("0.01"))
-    assert (marks["verdict"][0], marks["stage"][0]) == (FALSIFIED, STAGES.index("clean"))
-    assert torch.equal(marks["image"][0], block.x[0])
-    assert marks["lower"][0] == -torch.inf
+    state = certify(model, block, plan("0.01"))
+    assert (state["verdict"][0], state["stage"][0]) == (FALSIFIED, STAGES.index("clean"))
+    assert torch.equal(state["image"][0], block.x[0])
+    assert state["lower"][0] == -torch.inf
 
 
 def test_a_linear_network_is_decided_exactly(worst_case):
@@ -141,12 +141,12 @@ def test_a_linear_network_is_decided_exactly(worst_case):
         slope = model.backbone[1].weight[1] - model.backbone[1].weight[0]
         away = ((1 - 2 * y)[:, None] * slope).view_as(x)
         left = margin(logits, y) - worst_case("linf", away, x, 0.3)
-    marks = certify(model, Batch(x, y), plan("0.3"))
+    state = certify(model, Batch(x, y), plan("0.3"))
     assert 5 < (left > 0).sum() < 55
     assert left.abs().min() > 1e-4
-    assert torch.equal(marks["verdict"] == VERIFIED, left > 0)
-    assert torch.equal(marks["verdict"] == FALSIFIED, left < 0)
-    assert by(marks, VERIFIED) == {"ibp": int((left > 0).sum())}
+    assert torch.equal(state["verdict"] == VERIFIED, left > 0)
+    assert torch.equal(state["verdict"] == FALSIFIED, left < 0)
+    assert by(state, VERIFIED) == {"ibp": int((left > 0).sum())}
 
 
 def test_further_stages_decide_more_and_each_works_on_what_is_open():
@@ -182,8 +182,8 @@ def test_where_the_time_ends_an_example_is_unknown():
 
 
 def test_what_there_was_no_time_for_is_a_sentence():
-    marks = {"unafforded": torch.tensor([0b10, 0b110, 0]), "cost": torch.zeros(3)}
-    assert not_afforded(("clean", "attack", "ibp"), marks, 0.5) == [
+    state = {"unafforded": torch.tensor([0b10, 0b110, 0]), "cost": torch.zeros(3)}
+    assert not_afforded(("clean", "attack", "ibp"), state, 0.5) == [
         "the whole attack was not afforded within 0.5 s an example for 2 of 3",
         "ibp was not afforded within 0.5 s an example for 1 of 3",
     ]
@@ -203,11 +203,11 @@ def test_a_means_that_was_given_up_is_not_tried_with_as_little_again(monkeypatch
     honest = certified.intermediate
     monkeypatch.setattr(certified, "intermediate", dear)
     monkeypatch.setattr(certified, "batch_size", lambda graph: 20)
-    marks = certify(model, block, plan("0.02", "crown", seconds=60.0))
+    state = certify(model, block, plan("0.02", "crown", seconds=60.0))
     assert len(tried) == 1
     crown = 1 << STAGES.index("crown")
-    assert (marks["unafforded"][marks["verdict"] == UNKNOWN] == crown).all()
-    assert (marks["verdict"] == VERIFIED).any()
+    assert (state["unafforded"][state["verdict"] == UNKNOWN] == crown).all()
+    assert (state["verdict"] == VERIFIED).any()
 
 
 def test_what_was_attained_by_an_attack_cannot_be_proved_impossible(monkeypatch):
@@ -220,11 +220,11 @@ def test_what_was_attained_by_an_attack_cannot_be_proved_impossible(monkeypatch)
         return Bounds(found.lower + 100, found.upper)
 
     monkeypatch.setattr(certified, "final", boastful)
-    marks = certify(model, block, plan("0.02"))
-    standing = marks["stage"] > STAGES.index("attack")
+    state = certify(model, block, plan("0.02"))
+    standing = state["stage"] > STAGES.index("attack")
     assert standing.sum() > 5
-    assert (marks["verdict"][standing] == ERROR).all()
-    assert (marks["problem"][standing] == UNSOUND).all()
+    assert (state["verdict"][standing] == ERROR).all()
+    assert (state["problem"][standing] == UNSOUND).all()
 
 
 def test_bounds_that_are_no_numbers_are_an_error_of_the_example_alone(monkeypatch):
@@ -239,10 +239,10 @@ def test_bounds_that_are_no_numbers_are_an_error_of_the_example_alone(monkeypatc
         return Bounds(torch.where(hit[:, None], torch.nan, found.lower), found.upper)
 
     monkeypatch.setattr(certified, "final", spoilt)
-    marks = certify(model, block, plan("0.02"))
-    assert (marks["verdict"][5], marks["problem"][5]) == (ERROR, NO_NUMBER)
+    state = certify(model, block, plan("0.02"))
+    assert (state["verdict"][5], state["problem"][5]) == (ERROR, NO_NUMBER)
     others = torch.arange(len(block.y)) != 5
-    assert torch.equal(marks["verdict"][others], before["verdict"][others])
+    assert torch.equal(state["verdict"][others], before["verdict"][others])
 
 
 # --- rounding ---------------------------------------------------------------------------------------------------------
@@ -304,8 +304,8 @@ def test_a_bound_within_the_slack_verifies_nothing(monkeypatch):
     model = small()
     block = images(model)
     monkeypatch.setattr(certified, "_UNITS", 1e9)
-    marks = certify(model, block, plan("0.01", "crown"))
-    assert not (marks["verdict"] == VERIFIED).any()
+    state = certify(model, block, plan("0.01", "crown"))
+    assert not (state["verdict"] == VERIFIED).any()
 
 
 # --- memory, resuming -------------------------------------------------------------------------------------------------
@@ -342,10 +342,10 @@ def test_a_split_that_does_not_fit_is_an_error(monkeypatch):
 
     monkeypatch.setattr(certified, "least", full)
     model = small()
-    marks = certify(model, images(model, 80), plan("0.03"))
-    assert (marks["verdict"] == ERROR).sum() > 0
-    assert (marks["problem"][marks["verdict"] == ERROR] == NO_ROOM).all()
-    assert not (marks["verdict"] == UNKNOWN).any()
+    state = certify(model, images(model, 80), plan("0.03"))
+    assert (state["verdict"] == ERROR).sum() > 0
+    assert (state["problem"][state["verdict"] == ERROR] == NO_ROOM).all()
+    assert not (state["verdict"] == UNKNOWN).any()
 
 
 def test_no_memory_for_the_attack_is_one_sentence():
@@ -372,17 +372,17 @@ def test_a_course_that_was_left_goes_on_and_decides_the_same():
         for _ in range(stop):
             left = next(course)
         left = {name: value.clone() for name, value in left.items()}
-        *_, found = certify_block(proposal, block, how, seed=0, number=0, marks=left)
+        *_, found = certify_block(proposal, block, how, seed=0, number=0, state=left)
         for name in ("verdict", "stage", "image"):
             assert torch.equal(found[name], whole[name]), (stop, name)
 
 
 def test_time_is_told_by_example_and_by_stage():
     model = small()
-    marks = certify(model, images(model, 60), plan("0.03"))
-    assert (marks["cost"] > 0).all()
-    assert float(marks["cost"].sum()) == pytest.approx(float(marks["stage_seconds"].sum()), rel=1e-3)
-    assert marks["cost"][0] < marks["cost"][marks["stage"] > 1].min()
+    state = certify(model, images(model, 60), plan("0.03"))
+    assert (state["cost"] > 0).all()
+    assert float(state["cost"].sum()) == pytest.approx(float(state["stage_seconds"].sum()), rel=1e-3)
+    assert state["cost"][0] < state["cost"][state["stage"] > 1].min()
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

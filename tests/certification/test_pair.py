@@ -77,8 +77,8 @@ def compare(big, small, block, eps="0.02", reach="split", seconds=None, norm="li
     halved = replace(how, seconds=seconds / 2)  # the student has half of the time
     *_, own = certify_block(proposals[1], block, halved, seed=0, number=0)
     pair = Pair.of(big, small, proposals[0], proposals[1].graph)
-    *_, marks = compare_block(pair, block, how, own, seed=0, number=0)
-    return marks, own
+    *_, state = compare_block(pair, block, how, own, seed=0, number=0)
+    return state, own
 
 
 def gaps(big, small, x, c):
@@ -93,12 +93,12 @@ def test_the_truth_lies_in_every_bracket(norm, eps):
     big = teacher()
     small = student(big)
     block = images(big)
-    marks, _ = compare(big, small, block, eps, norm=norm)
-    assert not marks["problem"].any()
-    assert marks["correct"].tolist() == [False] + 23 * [True]
-    right = marks["correct"]
+    state, _ = compare(big, small, block, eps, norm=norm)
+    assert not state["problem"].any()
+    assert state["correct"].tolist() == [False] + 23 * [True]
+    right = state["correct"]
     for side in SIDES:
-        attacked, separate, joint, proven = (marks[f"{side}_{kind}"][right] for kind in KINDS)
+        attacked, separate, joint, proven = (state[f"{side}_{kind}"][right] for kind in KINDS)
         assert (attacked <= proven).all()
         assert (proven <= joint).all()
         assert (joint <= separate).all()
@@ -110,38 +110,38 @@ def test_the_truth_lies_in_every_bracket(norm, eps):
             noise = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         x = (block.x + float(Radius(eps)) * noise).clamp(0, 1)
         gap = gaps(big, small, x, block.y)[right]
-        assert (gap <= marks["under_proven"][right]).all()
-        assert (-gap <= marks["over_proven"][right]).all()
+        assert (gap <= state["under_proven"][right]).all()
+        assert (-gap <= state["over_proven"][right]).all()
         with torch.no_grad():
             same = big(x).argmax(dim=1) == small(x).argmax(dim=1)
-        assert same[marks["agreement"] == VERIFIED].all()
-    apart = marks["agreement"] == FALSIFIED
+        assert same[state["agreement"] == VERIFIED].all()
+    apart = state["agreement"] == FALSIFIED
     with torch.no_grad():
-        assert (big(marks["image"]).argmax(dim=1) != small(marks["image"]).argmax(dim=1))[apart].all()
+        assert (big(state["image"]).argmax(dim=1) != small(state["image"]).argmax(dim=1))[apart].all()
 
 
 def test_agreement_is_proved_where_both_networks_are_and_only_there():
     big = teacher()
     small = student(big)
     block = images(big)
-    marks, own = compare(big, small, block, "0.02", "crown")
+    state, own = compare(big, small, block, "0.02", "crown")
     how = Plan(threat=Threat(eps=Radius("0.02")), reach="crown", seconds=60.0)
     *_, teachers = certify_block(Proposal(prepare(big), graph_of(big, where="net")), block, how, seed=0, number=0)
     both = (own["verdict"] == VERIFIED) & (teachers["verdict"] == VERIFIED)
-    assert torch.equal(marks["agreement"] == VERIFIED, both)
+    assert torch.equal(state["agreement"] == VERIFIED, both)
     assert 0 < both.sum() < 23
-    assert set(marks["agreement"].tolist()) == {UNKNOWN, VERIFIED, FALSIFIED}
-    assert (own["verdict"][marks["agreement"] == FALSIFIED] != VERIFIED).any()
+    assert set(state["agreement"].tolist()) == {UNKNOWN, VERIFIED, FALSIFIED}
+    assert (own["verdict"][state["agreement"] == FALSIFIED] != VERIFIED).any()
 
 
 def test_a_student_that_is_its_teacher_has_no_gap_but_for_rounding():
     big = teacher()
-    marks, _ = compare(big, deepcopy(big), images(big), "0.02", "crown")
-    right = marks["correct"]
-    assert (marks["under_attacked"][right] == 0).all()
-    assert (marks["agreement"][right] != FALSIFIED).all()
+    state, _ = compare(big, deepcopy(big), images(big), "0.02", "crown")
+    right = state["correct"]
+    assert (state["under_attacked"][right] == 0).all()
+    assert (state["agreement"][right] != FALSIFIED).all()
     # Jointly bounded, what both owe to the image cancels; apart, it does not.
-    assert marks["under_joint"][right].mean() < marks["under_separate"][right].mean() / 2
+    assert state["under_joint"][right].mean() < state["under_separate"][right].mean() / 2
 
 
 def test_splitting_narrows_what_crown_leaves_wide():
@@ -151,7 +151,7 @@ def test_splitting_narrows_what_crown_leaves_wide():
     crown, _ = compare(big, small, block, "0.03", "crown")
     split, _ = compare(big, small, block, "0.03", "split", seconds=1.0)
     right = crown["correct"]
-    gap = {name: marks["under_proven"][right] for name, marks in (("crown", crown), ("split", split))}
+    gap = {name: state["under_proven"][right] for name, state in (("crown", crown), ("split", split))}
     assert (gap["split"] <= gap["crown"]).all()
     assert gap["split"].mean() < 0.9 * gap["crown"].mean()
     assert torch.equal(crown["under_joint"][right], crown["under_proven"][right])
@@ -173,11 +173,11 @@ def test_teacher_and_student_may_have_different_architectures():
     torch.manual_seed(3)
     small = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.LeakyReLU(0.1), nn.Linear(8, 3)), TASK).eval()
     block = images(big)
-    marks, own = compare(big, small, block, "0.01", "crown")
-    right = marks["correct"]
-    assert (marks["under_attacked"][right] <= marks["under_proven"][right]).all()
+    state, own = compare(big, small, block, "0.01", "crown")
+    right = state["correct"]
+    assert (state["under_attacked"][right] <= state["under_proven"][right]).all()
     # Where the student is wrong about the clean image, a disagreement is at hand.
-    assert (marks["agreement"][right & (own["stage"] == 0)] == FALSIFIED).all()
+    assert (state["agreement"][right & (own["stage"] == 0)] == FALSIFIED).all()
 
 
 def test_a_lower_bound_above_an_upper_one_is_an_error_that_proves_nothing(monkeypatch):
@@ -189,23 +189,23 @@ def test_a_lower_bound_above_an_upper_one_is_an_error_that_proves_nothing(monkey
 
     monkeypatch.setattr(faithful, "coupled", boastful)
     big = teacher()
-    marks, _ = compare(big, student(big), images(big), "0.02", "crown")
-    right = marks["correct"]
-    assert (marks["problem"][right] == UNSOUND).all()
-    assert (marks["problem"][~right] == 0).all()
+    state, _ = compare(big, student(big), images(big), "0.02", "crown")
+    right = state["correct"]
+    assert (state["problem"][right] == UNSOUND).all()
+    assert (state["problem"][~right] == 0).all()
     for side in SIDES:
-        assert (marks[f"{side}_proven"][right] == 1).all()
+        assert (state[f"{side}_proven"][right] == 1).all()
 
 
 def test_a_teacher_that_is_always_wrong_leaves_nothing_to_compare():
     big = teacher()
     block = images(big)
     block = block._replace(y=(big(block.x).argmax(dim=1) + 1) % 3)
-    marks, _ = compare(big, student(big), block)
-    assert not marks["correct"].any()
-    assert torch.equal(marks["cost"], torch.zeros(24, dtype=torch.float64))
+    state, _ = compare(big, student(big), block)
+    assert not state["correct"].any()
+    assert torch.equal(state["cost"], torch.zeros(24, dtype=torch.float64))
     for side in SIDES:
-        assert all(marks[f"{side}_{kind}"].isnan().all() for kind in KINDS)
+        assert all(state[f"{side}_{kind}"].isnan().all() for kind in KINDS)
 
 
 def test_the_rounding_of_a_gap_is_a_quarter_of_each_network_s_margins():
@@ -231,10 +231,10 @@ def test_what_does_not_fit_into_memory_is_an_error_of_the_example_alone(monkeypa
         return honest(both, region, *rest)
 
     monkeypatch.setattr(faithful, "coupled", full)
-    marks, _ = compare(big, small, block, "0.02", "crown")
-    assert (marks["problem"] == NO_ROOM).nonzero().flatten().tolist() == [9]
+    state, _ = compare(big, small, block, "0.02", "crown")
+    assert (state["problem"] == NO_ROOM).nonzero().flatten().tolist() == [9]
     others = before["correct"] & (torch.arange(24) != 9)
-    assert torch.allclose(marks["under_proven"][others], before["under_proven"][others], atol=1e-5)
+    assert torch.allclose(state["under_proven"][others], before["under_proven"][others], atol=1e-5)
 
 
 def test_a_split_that_does_not_fit_into_memory_keeps_what_was_proved(monkeypatch):
@@ -247,11 +247,11 @@ def test_a_split_that_does_not_fit_into_memory_keeps_what_was_proved(monkeypatch
 
     monkeypatch.setattr(faithful, "widest", full)
     problem = torch.OutOfMemoryError("no room")
-    marks, _ = compare(big, small, block, "0.05", "split", seconds=2.0)
+    state, _ = compare(big, small, block, "0.05", "split", seconds=2.0)
     right = before["correct"]
-    assert torch.equal(marks["problem"], before["problem"])
+    assert torch.equal(state["problem"], before["problem"])
     for side in SIDES:
-        torch.testing.assert_close(marks[f"{side}_proven"][right], before[f"{side}_proven"][right], rtol=0, atol=1e-6)
+        torch.testing.assert_close(state[f"{side}_proven"][right], before[f"{side}_proven"][right], rtol=0, atol=1e-6)
     problem = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
         compare(big, small, block, "0.05", "split", seconds=2.0)
@@ -261,15 +261,15 @@ def test_what_there_is_no_time_for_is_left_out_and_told():
     big = teacher()
     small, block = student(big), images(big)
     plenty, _ = compare(big, small, block, "0.02", "crown")
-    marks, _ = compare(big, small, block, "0.02", "split", seconds=1e-9)
-    right = marks["correct"]
-    skipped = {PAIR_MEANS[place] for place in range(len(PAIR_MEANS)) if (marks["unafforded"][right] >> place & 1).all()}
+    state, _ = compare(big, small, block, "0.02", "split", seconds=1e-9)
+    right = state["correct"]
+    skipped = {PAIR_MEANS[place] for place in range(len(PAIR_MEANS)) if (state["unafforded"][right] >> place & 1).all()}
     assert {"attack", "crown_ibp", "crown", "split"} <= skipped
     assert not plenty["unafforded"][right].any()
-    assert not marks["unafforded"][~right].any()
+    assert not state["unafforded"][~right].any()
     for side in SIDES:  # intervals are always asked, and what they prove is true
-        assert (marks[f"{side}_proven"][right] >= plenty[f"{side}_attacked"][right]).all()
-        assert (marks[f"{side}_proven"][right] <= 1).all()
+        assert (state[f"{side}_proven"][right] >= plenty[f"{side}_attacked"][right]).all()
+        assert (state[f"{side}_proven"][right] <= 1).all()
 
 
 def test_networks_for_different_tasks_are_named():

@@ -9,8 +9,8 @@ from overproof.certification.pair_results import GapBounds
 from overproof.errors import InputError
 
 
-def marks(agreement, attacked, proven, correct=None):
-    """Return the marks of examples whose student is less sure by these gaps, and surer by 0.1 less."""
+def state(agreement, attacked, proven, correct=None):
+    """Return the state of examples whose student is less sure by these gaps, and surer by 0.1 less."""
     count = len(agreement)
     low, high = torch.tensor(attacked), torch.tensor(proven)
     values = {"attacked": low, "separate": high + 0.2, "joint": high + 0.1, "proven": high}
@@ -25,8 +25,8 @@ def marks(agreement, attacked, proven, correct=None):
     }
 
 
-FIRST = marks([VERIFIED, VERIFIED, UNKNOWN], [0.05, 0.3, 0.05], [0.15, 0.4, 0.15])
-SECOND = marks([FALSIFIED, UNKNOWN], [0.0, math.nan], [0.1, math.nan], [True, False])
+FIRST = state([VERIFIED, VERIFIED, UNKNOWN], [0.05, 0.3, 0.05], [0.15, 0.4, 0.15])
+SECOND = state([FALSIFIED, UNKNOWN], [0.0, math.nan], [0.1, math.nan], [True, False])
 
 
 def test_shares_are_proven_below_and_not_refuted_above():
@@ -50,7 +50,7 @@ def test_means_are_over_what_the_teacher_knows():
 
 
 def test_one_record_per_example_none_where_the_teacher_is_wrong():
-    lines = GapBounds.of([FIRST, SECOND]).lines()
+    lines = GapBounds.of([FIRST, SECOND]).where_correct()
     assert [line is None for line in lines] == [False, False, False, False, True]
     assert lines[0]["agreement"] == "verified"
     assert lines[3]["agreement"] == "falsified"
@@ -63,14 +63,18 @@ def test_every_error_is_counted_whatever_it_is():
     failed = {**FIRST, "problem": torch.tensor([1, 0, 3])}
     assert GapBounds.of([failed, SECOND]).plain()["errors"] == 2
     assert GapBounds.of([FIRST, SECOND]).plain()["errors"] == 0
-    assert [line and line["problem"] for line in GapBounds.of([failed]).lines()] == [PROBLEMS[1], None, PROBLEMS[3]]
+    assert [line and line["problem"] for line in GapBounds.of([failed]).where_correct()] == [
+        PROBLEMS[1],
+        None,
+        PROBLEMS[3],
+    ]
 
 
 def test_bad_input():
     with pytest.raises(InputError, match=r"a gamma is a difference of confidences, in \[0, 1\]"):
         GapBounds.of([FIRST]).plain([0.1, 1.5])
     with pytest.raises(InputError, match="the teacher is right about none of 2 images"):
-        GapBounds.of([marks([UNKNOWN] * 2, [0.0] * 2, [0.0] * 2, [False, False])])
+        GapBounds.of([state([UNKNOWN] * 2, [0.0] * 2, [0.0] * 2, [False, False])])
 
 
 def test_the_smallest_and_the_largest_gamma_are_allowed():

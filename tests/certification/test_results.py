@@ -11,7 +11,7 @@ from overproof.certification.results import Certificates, verified
 HOW = Plan(threat=Threat(eps=Radius("2/255")), reach="crown")
 
 
-def marks(verdict, stage, right, lower=0.5, problem=0):
+def state(verdict, stage, right, lower=0.5, problem=0):
     count = len(verdict)
     stages = [STAGES.index(name) for name in stage]
     return {
@@ -29,12 +29,12 @@ def marks(verdict, stage, right, lower=0.5, problem=0):
     }
 
 
-FIRST = marks([VERIFIED, FALSIFIED, FALSIFIED], ["ibp", "clean", "attack"], [True, False, True])
-SECOND = marks([UNKNOWN, ERROR, VERIFIED], ["crown", "ibp", "crown"], [True] * 3, lower=-math.inf, problem=NO_ROOM)
+FIRST = state([VERIFIED, FALSIFIED, FALSIFIED], ["ibp", "clean", "attack"], [True, False, True])
+SECOND = state([UNKNOWN, ERROR, VERIFIED], ["crown", "ibp", "crown"], [True] * 3, lower=-math.inf, problem=NO_ROOM)
 
 
 def test_the_verdicts_add_up_and_are_kept_apart():
-    found = Certificates.of(HOW, [FIRST, SECOND]).plain()
+    found = Certificates.of([FIRST, SECOND], plan=HOW).plain()
     assert found["counts"] == {"verified": 2, "falsified": 1, "wrong": 1, "unknown": 1, "error": 1}
     assert (found["clean"]["passed"], found["standing"]["passed"], found["verified"]["passed"]) == (5, 4, 2)
     assert found["verified"]["of"] == sum(found["counts"].values()) == 6
@@ -51,13 +51,13 @@ def test_the_verdicts_add_up_and_are_kept_apart():
 
 def test_evidence_of_blocks_adds_up_to_that_of_all():
     parts = [verified(HOW, block) for block in (FIRST, SECOND)]
-    whole = Certificates.of(HOW, [FIRST, SECOND]).evidence
+    whole = Certificates.of([FIRST, SECOND], plan=HOW).evidence
     assert parts[0] + parts[1] == whole
     assert (whole.passed, whole.of, whole.seconds) == (2, 6, 15.0)
 
 
 def test_one_record_per_example_that_json_can_hold():
-    lines = Certificates.of(HOW, [FIRST, SECOND]).lines([3, 5, 7, 9, 11, 13])
+    lines = Certificates.of([FIRST, SECOND], plan=HOW).records(index=[3, 5, 7, 9, 11, 13])
     assert [line["index"] for line in lines] == [3, 5, 7, 9, 11, 13]
     assert [line["verdict"] for line in lines] == [
         "verified",
@@ -73,4 +73,4 @@ def test_one_record_per_example_that_json_can_hold():
     assert lines[4]["problem"] == "not even this one example fits into memory"
     assert json.loads(json.dumps(lines, allow_nan=False)) == lines
     with pytest.raises(ValueError, match="zip"):
-        Certificates.of(HOW, [FIRST]).lines([1, 2])
+        Certificates.of([FIRST], plan=HOW).records(index=[1, 2])

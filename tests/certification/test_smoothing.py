@@ -61,9 +61,9 @@ def grey(count):
 
 def found(votes, *, label=1, selected=1, smoothing=QUICK):
     votes = torch.as_tensor(votes)
-    fill = {"index": torch.arange(len(votes)), "seconds": 1.0}
     labels, chosen = (torch.full_like(votes, value) for value in (label, selected))
-    return Smoothed(smoothing=smoothing, label=labels, selected=chosen, votes=votes, **fill)
+    rows = {"index": torch.arange(len(votes)), "label": labels, "selected": chosen, "votes": votes}
+    return Smoothed(smoothing=smoothing, state=rows | {"seconds": torch.tensor([1.0])})
 
 
 # --- Clopper-Pearson --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_a_radius_out_of_reach_is_one_sentence_with_the_way_out():
         f"all of them agree; eps 0.75 needs at least {fewest:,} samples or a larger sigma"
     )
     result = found([1000], smoothing=smoothing)
-    for asked in (smoothing.check, result.outcomes, result.evidence, result.lines):
+    for asked in (smoothing.check, result.outcomes, result.evidence, result.at):
         with pytest.raises(InputError) as refused:
             asked(0.75)
         assert str(refused.value) == sentence
@@ -190,8 +190,8 @@ def test_the_votes_come_with_the_probability_that_is_known(margin):
     samples = 40_000
     p = PHI.cdf(abs(margin) / (0.25 * 3.0))
     result = smooth(Linear(margin=margin), *grey(1), replace(QUICK, samples=samples, batch=2000))
-    assert result.selected.tolist() == [int(margin > 0)]
-    assert int(result.votes) / samples == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / samples))
+    assert result.state["selected"].tolist() == [int(margin > 0)]
+    assert int(result.state["votes"]) / samples == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / samples))
 
 
 def test_the_radius_stays_below_the_distance_to_the_boundary_as_often_as_promised():
@@ -232,22 +232,23 @@ def test_the_noise_leaves_the_unit_box():
 
 def test_it_abstains_on_the_boundary():
     result = smooth(Linear(margin=0.0), *grey(40), replace(QUICK, alpha=0.001))
-    assert (result.votes - 100).abs().max() < 40
+    assert (result.state["votes"] - 100).abs().max() < 40
     assert result.outcomes(0.0) == ["abstained"] * 40
     assert result.prediction.tolist() == [-1] * 40
-    assert [line["prediction"] for line in result.lines(0.0)] == [None] * 40
+    assert [line["prediction"] for line in result.at(0.0)] == [None] * 40
 
 
 @pytest.mark.parametrize("logits", [(0.0, 0.0), (1.0, 0.0, 1.0)])
 def test_a_tie_is_a_vote_for_no_class(logits):
     result = smooth(Always(*logits), grey(2)[0], torch.zeros(2, dtype=torch.int64), QUICK)
-    assert result.votes.tolist() == [0, 0]
+    assert result.state["votes"].tolist() == [0, 0]
     assert (result.lower.tolist(), result.outcomes(0.0)) == ([0.0, 0.0], ["abstained"] * 2)
 
 
 def test_the_outcomes_by_hand():
     votes = torch.tensor([200, 150, 150, 104, 104, 200])
-    result = replace(found(votes), label=torch.tensor([1, 1, 0, 1, 0, 0]))
+    result = found(votes)
+    result.state["label"] = torch.tensor([1, 1, 0, 1, 0, 0])
     radius = 0.25 * PHI.inv_cdf(beta.ppf(0.05, 150, 51))
     assert result.radius.tolist() == pytest.approx([QUICK.largest, radius, radius, 0, 0, QUICK.largest], abs=1e-12)
     low = ["certified", "certified", "wrong", "abstained", "abstained", "wrong"]
@@ -266,15 +267,15 @@ def test_the_evidence_says_what_was_asked_and_adds_up():
 
 def test_the_lines_are_plain():
     result = smooth(Linear(margin=0.6), grey(2)[0], torch.tensor([1, 0]), QUICK, indices=[7, 3])
-    lines = result.lines(0.01)
+    lines = result.at(0.01)
     assert json.loads(json.dumps(lines)) == lines
     assert [(line["index"], line["label"], line["verdict"]) for line in lines] == [(7, 1, "certified"), (3, 0, "wrong")]
     assert lines[0] == {
         "index": 7,
         "label": 1,
         "prediction": 1,
-        "votes": int(result.votes[0]),
-        "lower": pytest.approx(beta.ppf(0.05, int(result.votes[0]), 201 - int(result.votes[0]))),
+        "votes": int(result.state["votes"][0]),
+        "lower": pytest.approx(beta.ppf(0.05, int(result.state["votes"][0]), 201 - int(result.state["votes"][0]))),
         "radius": pytest.approx(0.25 * PHI.inv_cdf(lines[0]["lower"])),
         "verdict": "certified",
     }
@@ -309,7 +310,14 @@ def test_the_radius_grows_with_the_samples_and_with_alpha(votes, scale, factor, 
 
 
 def counts(result):
-    return list(zip(result.index.tolist(), result.selected.tolist(), result.votes.tolist(), strict=True))
+    return list(
+        zip(
+            result.state["index"].tolist(),
+            result.state["selected"].tolist(),
+            result.state["votes"].tolist(),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (3, 5, 7), (1, 8, 8)], ids=str)
@@ -352,7 +360,7 @@ def test_shards_find_what_one_process_does(tiny_classifier, tiny_batch):
 
 def test_a_shard_without_examples():
     result = smooth(Linear(), *grey(0), QUICK)
-    assert (result.lines(0.0), result.evidence(0.0).of) == ([], 0)
+    assert (result.at(0.0), result.evidence(0.0).of) == ([], 0)
 
 
 def test_the_noise_follows_the_seed_and_the_example_alone():
@@ -362,17 +370,17 @@ def test_the_noise_follows_the_seed_and_the_example_alone():
     before = torch.manual_seed(2).get_state()
     assert counts(smooth(model, *grey(6), QUICK, seed=1)) == counts(one)
     assert torch.equal(torch.get_rng_state(), before)
-    assert len(set(one.votes.tolist())) > 1
-    assert one.votes.tolist() != smooth(model, *grey(6), QUICK, seed=2).votes.tolist()
+    assert len(set(one.state["votes"].tolist())) > 1
+    assert one.state["votes"].tolist() != smooth(model, *grey(6), QUICK, seed=2).state["votes"].tolist()
 
 
 def test_the_samples_are_not_the_draws_that_chose_the_class():
     # On the boundary the chosen class would have more than half of the votes if they were the same draws.
     smoothing = replace(QUICK, selection=200, samples=200, batch=200)
-    votes = smooth(Linear(margin=0.0), *grey(200), smoothing).votes.double()
+    votes = smooth(Linear(margin=0.0), *grey(200), smoothing).state["votes"].double()
     assert float(votes.mean()) == pytest.approx(100, abs=4 * math.sqrt(50 / 200))
     longer = smooth(Linear(margin=0.3), *grey(20), replace(smoothing, selection=1))
-    assert int((longer.selected == 0).sum()) > 0
+    assert int((longer.state["selected"] == 0).sum()) > 0
 
 
 # --- what it leaves alone, and what it refuses ------------------------------------------------------------------------

@@ -57,8 +57,8 @@ class TestCertify:
         words = ("certify", finished, *self.WORDS, "--batch", "10", "--out", tmp_path)
         shown, save = [], store.Store.save
 
-        def stop(self, number, marks, *, whole):
-            save(self, number, marks, whole=whole)
+        def stop(self, number, state, *, whole):
+            save(self, number, state, whole=whole)
             shown.append(number)
             if number == 1:
                 raise KeyboardInterrupt

@@ -66,8 +66,8 @@ class TestEvaluate:
         words = ("evaluate", finished, "--examples", "20", "--no-reliability", "--out", tmp_path, "--device", "cpu")
         shown, save = [], store.Store.save
 
-        def stop(self, number, marks, *, whole):
-            save(self, number, marks, whole=whole)
+        def stop(self, number, state, *, whole):
+            save(self, number, state, whole=whole)
             shown.append(number)
             if len(shown) == 2:
                 raise KeyboardInterrupt

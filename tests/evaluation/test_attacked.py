@@ -245,7 +245,7 @@ def test_transfer_attacks_climb_the_surrogate(model, images, tiny_classifier):
     trial = AttackSpec(name="transfer", attack=PGD(steps=5, eps=Radius("16/255")), surrogate=True)
     surrogate = tiny_classifier(seed=5).eval()
     found = judge(model, images, (trial,), surrogate=surrogate)
-    assert int(found.marks["backward"].sum()) == 5 * int(found.correct.sum())
+    assert int(found.state["backward"].sum()) == 5 * int(found.correct.sum())
     with pytest.raises(InputError, match="attack 'transfer' searches on a teacher, and there is none"):
         judge(model, images, (trial,))
     itself = judge(model, images, (trial,), surrogate=model)

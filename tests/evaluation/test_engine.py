@@ -8,6 +8,7 @@ from torch import nn
 
 from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Norm, Radius, ball
+from overproof.attacks.base import BaseAttack
 from overproof.attacks.fab import FAB
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
@@ -29,7 +30,7 @@ INDEPENDENT = Suite(name="independent", attacks=TRIALS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Told(BaseAttack):
     """A search that returns what it is told to, whatever that is."""
 
     kind: Literal["told"] = "told"
@@ -37,7 +38,7 @@ class Told:
     norm: Norm = "linf"
     eps: Radius = EPS
 
-    def __call__(self, model, x, goal):
+    def search(self, model, x, goal):
         return self.answer(x, goal)
 
 
@@ -73,8 +74,8 @@ def subject(model, **options):
     return Subject(judge=model, search=model, **options)
 
 
-def attacked(who, block, suite, *, seed=0, number=0, marks=None):
-    *_, found = run_attacks(who, block, suite, seed=seed, number=number, marks=marks)
+def attacked(who, block, suite, *, seed=0, number=0, state=None):
+    *_, found = run_attacks(who, block, suite, seed=seed, number=number, state=state)
     return found
 
 
@@ -82,8 +83,8 @@ def alone(*trials, survivors=False):
     return Suite(name="suite", attacks=trials, survivors=survivors)
 
 
-def copied(marks):
-    return {name: value.clone() for name, value in marks.items()}
+def copied(state):
+    return {name: value.clone() for name, value in state.items()}
 
 
 def same(first, second):
@@ -97,13 +98,13 @@ def same(first, second):
 @pytest.mark.parametrize("suite", [SURVIVORS, INDEPENDENT], ids=lambda suite: suite.name)
 def test_interrupted_after_any_pass_it_comes_to_the_same_bits(model, block, suite):
     whole = attacked(subject(model), block, suite, number=3)
-    stops = [copied(marks) for marks in run_attacks(subject(model), block, suite, seed=0, number=3)]
+    stops = [copied(state) for state in run_attacks(subject(model), block, suite, seed=0, number=3)]
     assert len(stops) == count_passes(suite, 4) == 1 + 1 + 2 + 2 + 1 + 1
-    assert [int(marks["passes"]) for marks in stops] == list(range(len(stops)))
-    for marks in stops[:-1]:
+    assert [int(state["passes"]) for state in stops] == list(range(len(stops)))
+    for state in stops[:-1]:
         torch.rand(7)  # another process has drawn something else before
-        assert same(attacked(subject(model), block, suite, number=3, marks=marks), whole)
-    assert list(run_attacks(subject(model), block, suite, seed=0, number=3, marks=stops[-1])) == []
+        assert same(attacked(subject(model), block, suite, number=3, state=state), whole)
+    assert list(run_attacks(subject(model), block, suite, seed=0, number=3, state=stops[-1])) == []
 
 
 def test_other_blocks_before_it_change_nothing(model, block):
@@ -131,7 +132,7 @@ def test_seeds_blocks_trials_and_passes_draw_differently(model, block):
 
 def test_every_pass_adds_its_seconds_to_its_trial(model, block):
     started = monotonic()
-    spent = [marks["seconds"].clone() for marks in run_attacks(subject(model), block, INDEPENDENT, seed=0, number=0)]
+    spent = [state["seconds"].clone() for state in run_attacks(subject(model), block, INDEPENDENT, seed=0, number=0)]
     columns = [0, 1, 2, 2, 3, 3, 4, 5]  # of the clean pass and of each trial's passes
     before = torch.zeros(1 + len(TRIALS), dtype=torch.float64)
     assert spent[-1].sum() <= monotonic() - started
@@ -148,15 +149,15 @@ def test_survivors_alone_are_attacked_or_all_correct_ones(model, block):
     correct = model(block.x).argmax(dim=1) == block.y
     assert 0 < correct.sum() < 24
     for suite in (SURVIVORS, INDEPENDENT):
-        marks = attacked(subject(model), block, suite)
+        state = attacked(subject(model), block, suite)
         standing = correct.clone()
         for column, trial in enumerate(suite.attacks):
             let_loose = standing if suite.survivors else correct
-            assert torch.equal(marks["forward"][:, column] > 0, let_loose), trial.name
-            gradients = marks["backward"][:, column] > 0
+            assert torch.equal(state["forward"][:, column] > 0, let_loose), trial.name
+            gradients = state["backward"][:, column] > 0
             assert torch.equal(gradients, torch.zeros_like(standing) if trial is SQUARE else let_loose), trial.name
-            assert marks["survived"][~let_loose, column].all()
-            standing = standing & marks["survived"][:, column]
+            assert state["survived"][~let_loose, column].all()
+            standing = standing & state["survived"][:, column]
         assert 0 < standing.sum() < correct.sum()  # the suite breaks some and not all
 
 
@@ -173,9 +174,9 @@ def test_a_later_pass_sees_what_the_earlier_ones_left(model, block):
     others = (model(block.x).argmax(dim=1) == block.y) & (block.y != grey)
     rest = Batch(block.x[others], block.y[others])
     trial = AttackSpec(name="one", attack=Told(answer=break_one, eps=Radius("1")), targets=3)
-    marks = attacked(subject(model), rest, alone(trial))
+    state = attacked(subject(model), rest, alone(trial))
     assert seen == [len(rest.y), len(rest.y) - 1, len(rest.y) - 2]
-    assert torch.equal(marks["survived"][:, 0], torch.arange(len(rest.y)) >= 3)
+    assert torch.equal(state["survived"][:, 0], torch.arange(len(rest.y)) >= 3)
 
 
 def test_targets_are_the_likeliest_wrong_classes_in_their_order(model, block):
@@ -195,38 +196,38 @@ def test_targets_are_the_likeliest_wrong_classes_in_their_order(model, block):
 
 def test_a_block_that_is_wrong_already_costs_nothing(model, block):
     wrong = Batch(block.x, (model(block.x).argmax(dim=1) + 1) % 4)
-    marks = attacked(subject(model), wrong, SURVIVORS)
-    assert marks["forward"].sum() == marks["backward"].sum() == 0
-    assert marks["survived"].all()
-    assert torch.equal(marks["image"], block.x)
-    assert (marks["margin"] < 0).all()
+    state = attacked(subject(model), wrong, SURVIVORS)
+    assert state["forward"].sum() == state["backward"].sum() == 0
+    assert state["survived"].all()
+    assert torch.equal(state["image"], block.x)
+    assert (state["margin"] < 0).all()
 
 
 def test_one_example_and_a_suite_without_attacks(model, block):
     one = Batch(block.x[1:2], block.y[1:2])
     assert attacked(subject(model), one, SURVIVORS)["survived"].shape == (1, len(TRIALS))
-    (marks,) = run_attacks(subject(model), block, alone(), seed=0, number=0)
-    assert marks["survived"].shape == (24, 0)
+    (state,) = run_attacks(subject(model), block, alone(), seed=0, number=0)
+    assert state["survived"].shape == (24, 0)
     assert count_passes(alone(), 4) == 1
 
 
-# --- what the marks say -----------------------------------------------------------------------------------------------
+# --- what the state say -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suite", [SURVIVORS, INDEPENDENT], ids=lambda suite: suite.name)
 def test_marks_agree_with_the_network_and_with_each_other(model, block, suite):
-    marks = attacked(subject(model), block, suite)
-    correct = marks["prediction"] == marks["label"]
-    broken = correct & ~marks["survived"].all(dim=1)
-    assert torch.allclose(marks["clean_logits"], model(block.x))
-    assert torch.allclose(marks["attacked_logits"], model(marks["image"]), atol=1e-5)
-    assert torch.equal(marks["margin"], margin(marks["attacked_logits"], block.y))
-    assert torch.equal(marks["norm"], (marks["image"] - block.x).flatten(1).abs().amax(dim=1))
-    assert torch.equal(marks["margin"] < 0, broken | ~correct)
-    assert (marks["margin"] <= margin(marks["clean_logits"], block.y)).all()
-    assert (marks["norm"] <= EPS * (1 + 1e-5)).all()
-    assert ((marks["image"] >= 0) & (marks["image"] <= 1)).all()
-    assert (marks["norm"][~correct] == 0).all()
+    state = attacked(subject(model), block, suite)
+    correct = state["prediction"] == state["label"]
+    broken = correct & ~state["survived"].all(dim=1)
+    assert torch.allclose(state["clean_logits"], model(block.x))
+    assert torch.allclose(state["attacked_logits"], model(state["image"]), atol=1e-5)
+    assert torch.equal(state["margin"], margin(state["attacked_logits"], block.y))
+    assert torch.equal(state["norm"], (state["image"] - block.x).flatten(1).abs().amax(dim=1))
+    assert torch.equal(state["margin"] < 0, broken | ~correct)
+    assert (state["margin"] <= margin(state["clean_logits"], block.y)).all()
+    assert (state["norm"] <= EPS * (1 + 1e-5)).all()
+    assert ((state["image"] >= 0) & (state["image"] <= 1)).all()
+    assert (state["norm"][~correct] == 0).all()
 
 
 def test_the_worst_of_several_points_is_kept_with_its_own_norm(model, block):
@@ -239,13 +240,13 @@ def test_the_worst_of_several_points_is_kept_with_its_own_norm(model, block):
         AttackSpec(name=str(index), attack=Told(answer=lambda x, goal, point=point: point, eps=Radius("0.1")))
         for index, point in enumerate(points)
     ]
-    marks = attacked(subject(model), right, alone(*told))
+    state = attacked(subject(model), right, alone(*told))
     lowest = margins.amin(dim=0)
     assert len(margins.argmin(dim=0).unique()) > 2  # each of the points is the worst of some example
-    assert torch.allclose(marks["margin"], lowest, atol=1e-5)
+    assert torch.allclose(state["margin"], lowest, atol=1e-5)
     images = torch.stack([right.x, *points])[margins.argmin(dim=0), torch.arange(len(lowest))]
-    assert torch.equal(marks["image"], images)
-    assert torch.allclose(marks["norm"], (images - right.x).flatten(1).abs().amax(dim=1))
+    assert torch.equal(state["image"], images)
+    assert torch.allclose(state["norm"], (images - right.x).flatten(1).abs().amax(dim=1))
 
 
 # --- searches and networks that cannot be relied upon -----------------------------------------------------------------
@@ -273,11 +274,11 @@ def test_a_search_that_leaves_the_ball_or_the_pixels_breaks_nothing(answer, bloc
             return torch.stack([same.float(), (~same).float()], dim=1)
 
     clean = Batch(x, torch.zeros(24, dtype=torch.int64))
-    marks = attacked(subject(Touchy()), clean, alone(AttackSpec(name="liar", attack=Told(answer=answer))))
-    assert marks["survived"].all()
-    assert torch.equal(marks["image"], x)
-    assert (marks["norm"] == 0).all()
-    assert (marks["margin"] == 1).all()
+    state = attacked(subject(Touchy()), clean, alone(AttackSpec(name="liar", attack=Told(answer=answer))))
+    assert state["survived"].all()
+    assert torch.equal(state["image"], x)
+    assert (state["norm"] == 0).all()
+    assert (state["margin"] == 1).all()
     inside = AttackSpec(name="honest", attack=Told(answer=lambda x, goal: (x + EPS).clamp(0, 1)))
     assert not attacked(subject(Touchy()), clean, alone(inside))["survived"].any()
 
@@ -313,11 +314,11 @@ def test_what_rounding_may_add_to_eps(norm, units):
 def test_success_on_the_searched_network_is_no_success(model, tiny_classifier, block):
     other = tiny_classifier(seed=9).eval()
     who = Subject(judge=model, search=other, slack=0.0)
-    marks = attacked(who, block, INDEPENDENT)
-    judged = model(marks["image"]).argmax(dim=1) != block.y
-    correct = marks["prediction"] == block.y
-    assert torch.equal(judged & correct, correct & ~marks["survived"].all(dim=1))
-    assert torch.equal(marks["prediction"], model(block.x).argmax(dim=1))
+    state = attacked(who, block, INDEPENDENT)
+    judged = model(state["image"]).argmax(dim=1) != block.y
+    correct = state["prediction"] == block.y
+    assert torch.equal(judged & correct, correct & ~state["survived"].all(dim=1))
+    assert torch.equal(state["prediction"], model(block.x).argmax(dim=1))
 
 
 def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, tiny_classifier, block):
@@ -326,8 +327,8 @@ def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, 
     for name, network in (("surrogate", surrogate), ("judge", model)):
         network.register_forward_pre_hook(lambda _, args, name=name: shown[name].append(len(args[0])))
     trial = AttackSpec(name="transfer", attack=PGD(steps=4, start="none", eps=EPS), surrogate=True)
-    marks = attacked(subject(model, surrogate=surrogate), block, alone(trial))
-    correct = marks["prediction"] == block.y
+    state = attacked(subject(model, surrogate=surrogate), block, alone(trial))
+    correct = state["prediction"] == block.y
     standing = int(correct.sum())
     assert shown == {"surrogate": [standing] * 4, "judge": [24, standing]}
     twin = PGD(steps=4, start="none", eps=EPS)(
@@ -335,7 +336,7 @@ def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, 
         block.x[correct],
         lambda x: -torch.log_softmax(surrogate(x), 1).gather(1, block.y[correct, None])[:, 0],
     )
-    assert torch.equal(model(twin).argmax(dim=1) == block.y[correct], marks["survived"][correct, 0])
+    assert torch.equal(model(twin).argmax(dim=1) == block.y[correct], state["survived"][correct, 0])
 
 
 def test_transfer_without_a_surrogate_is_refused(model, block):
@@ -412,10 +413,10 @@ def test_a_search_that_runs_out_of_memory_starts_again_with_the_same_draws(model
             raise torch.OutOfMemoryError("no room")
         return x
 
-    marks = attacked(subject(narrow, chunk=24), block, alone(AttackSpec(name="hungry", attack=Told(answer=hungry))))
+    state = attacked(subject(narrow, chunk=24), block, alone(AttackSpec(name="hungry", attack=Told(answer=hungry))))
     assert len(drawn) == 3
     assert all(torch.equal(draw, drawn[0]) for draw in drawn)
-    assert marks["survived"].all()
+    assert state["survived"].all()
 
 
 def test_images_found_before_are_tried_in_chunks_that_fit(model, block):
@@ -465,11 +466,11 @@ def test_what_an_attack_returns_is_images_like_those_it_was_given(model, block, 
 
 def test_a_graph_that_an_attack_leaves_on_its_images_goes_no_further(model, block):
     attack = Told(answer=lambda x, goal: x * torch.ones((), requires_grad=True))
-    *_, marks = run_attacks(
+    *_, state = run_attacks(
         Subject(judge=model, search=model),
         block,
         Suite(name="odd", attacks=(AttackSpec(name="told", attack=attack),)),
         seed=0,
         number=0,
     )
-    assert not any(value.requires_grad for value in marks.values())
+    assert not any(value.requires_grad for value in state.values())

@@ -24,7 +24,7 @@ PREDICTIONS = [0, 0, 0, 0, 1, 1]  # the fifth is wrong from the start and never 
 SURVIVED = [[T, T, T], [F, T, T], [T, F, T], [T, T, F], [T, T, T], [F, F, F]]
 
 
-def marks(survived=SURVIVED, labels=LABELS, predictions=PREDICTIONS):
+def state(survived=SURVIVED, labels=LABELS, predictions=PREDICTIONS):
     """Return what the engine would have marked; row i of every column is told by i."""
     size, rows = len(labels), torch.arange(len(labels))
     trials = len(survived[0])
@@ -46,26 +46,26 @@ def marks(survived=SURVIVED, labels=LABELS, predictions=PREDICTIONS):
 
 @pytest.fixture
 def independent():
-    return Verdicts.of(INDEPENDENT, [marks()])
+    return Verdicts.of([state()], suite=INDEPENDENT)
 
 
 @pytest.fixture
 def survivors():
-    return Verdicts.of(SURVIVORS, [marks()])
+    return Verdicts.of([state()], suite=SURVIVORS)
 
 
 def test_blocks_are_joined_in_the_order_given(independent):
-    whole, parts = marks(), []
+    whole, parts = state(), []
     for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
         part = {name: value if name in ("seconds", "passes") else value[rows] for name, value in whole.items()}
         parts.append(part | {"seconds": whole["seconds"] / 4, "passes": torch.tensor(3)})
-    joined = Verdicts.of(INDEPENDENT, iter(parts)).marks
+    joined = Verdicts.of(iter(parts), suite=INDEPENDENT).state
     for name, value in whole.items():
         if name not in ("seconds", "passes"):
             assert torch.equal(joined[name], value), name
     assert torch.equal(joined["seconds"], 0.75 * whole["seconds"])
     assert joined["passes"] == 9
-    backwards = Verdicts.of(INDEPENDENT, parts[::-1])
+    backwards = Verdicts.of(parts[::-1], suite=INDEPENDENT)
     assert backwards.labels.tolist() == [0, 1, 0, 0, 0, 0]
     assert backwards.worst.passed == independent.worst.passed
 
@@ -116,15 +116,15 @@ def test_a_family_broke_what_any_of_its_trials_broke(independent):
     assert independent.broken_in("white_box").tolist() == [F, T, F, F, F, T]
     assert independent.broken_in("black_box").tolist() == [F, F, T, F, F, T]
     assert independent.broken_in("transfer").tolist() == [F, F, F, T, F, T]
-    without = Verdicts.of(Suite(name="s", attacks=TRIALS[:1]), [marks([[row[0]] for row in SURVIVED])])
+    without = Verdicts.of([state([[row[0]] for row in SURVIVED])], suite=Suite(name="s", attacks=TRIALS[:1]))
     assert without.broken_in("black_box") is None
     two = Suite(name="s", attacks=(*TRIALS[:1], AttackSpec(name="fourth", attack=APGD())))
-    both = Verdicts.of(two, [marks([row[:2] for row in SURVIVED])])
+    both = Verdicts.of([state([row[:2] for row in SURVIVED])], suite=two)
     assert both.broken_in("white_box").tolist() == [F, T, T, F, F, T]
 
 
 def test_lines_tell_an_example_what_became_of_it(independent):
-    lines = independent.lines([10, 20, 30, 40, 50, 60])
+    lines = independent.records(index=[10, 20, 30, 40, 50, 60])
     assert lines[2] == {
         "index": 30,
         "label": 0,
@@ -140,28 +140,28 @@ def test_lines_tell_an_example_what_became_of_it(independent):
     assert [line["index"] for line in lines] == [10, 20, 30, 40, 50, 60]
     assert [line["broken_by"] for line in lines] == independent.broken_by()
     with pytest.raises(ValueError, match=r"zip\(\)"):
-        independent.lines([1, 2])
+        independent.records(index=[1, 2])
 
 
 def test_without_attacks_the_worst_case_is_clean():
-    found = Verdicts.of(Suite(name="none", attacks=()), [marks([[]] * 6)])
+    found = Verdicts.of([state([[]] * 6)], suite=Suite(name="none", attacks=()))
     assert (found.worst.passed, found.clean.passed) == (5, 5)
     assert found.attacks == {}
     assert found.broken_by() == [None] * 6
-    assert found.lines(list(range(6)))[3]["forward"] == 0
+    assert found.records(index=list(range(6)))[3]["forward"] == 0
     assert found.seconds == {"clean": 1.0}
 
 
 def test_standing_counts_a_block_on_its_way():
-    found = standing(marks())
+    found = standing(state())
     assert (found.claim, found.passed, found.of) == ("correct under every attack", 1, 6)
 
 
 def test_survivors_after_so_many_passes():
-    rows = marks(survived=[[T], [F], [F], [F], [T], [F]], labels=[0] * 6, predictions=[0, 0, 0, 0, 1, 0])
+    rows = state(survived=[[T], [F], [F], [F], [T], [F]], labels=[0] * 6, predictions=[0, 0, 0, 0, 1, 0])
     rows["forward"] = torch.tensor([[30], [1], [2], [30], [0], [3]])  # the fifth was wrong and never attacked
     suite = Suite(name="one", attacks=TRIALS[:1])
-    found = Verdicts.of(suite, [rows]).survivors()["first"]
+    found = Verdicts.of([rows], suite=suite).survivors()["first"]
     assert found[:4] == [[0, 5], [1, 4], [2, 3], [3, 2]]
     assert found[-1] == [30, 1]
     passes = [row[0] for row in found]
@@ -175,5 +175,7 @@ def test_a_suite_on_survivors_begins_where_the_trial_before_ended(survivors, ind
 
 
 def test_survivors_of_nobody_is_one_row():
-    nobody = marks(survived=[[F, F, F]], labels=[0], predictions=[1])
-    assert Verdicts.of(INDEPENDENT, [nobody]).survivors() == {name: [[0, 0]] for name in ("first", "second", "third")}
+    nobody = state(survived=[[F, F, F]], labels=[0], predictions=[1])
+    assert Verdicts.of([nobody], suite=INDEPENDENT).survivors() == {
+        name: [[0, 0]] for name in ("first", "second", "third")
+    }

@@ -47,7 +47,7 @@ def test_collected_blocks_are_everyones_in_order(group):
 
     for found in group(work):
         assert list(found) == list(range(5))
-        assert [int(marks["label"]) for marks in found.values()] == list(range(5))
+        assert [int(state["label"]) for state in found.values()] == list(range(5))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

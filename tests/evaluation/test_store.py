@@ -33,7 +33,7 @@ def clock(monkeypatch):
     return times
 
 
-def marks(value=0.0):
+def state(value=0.0):
     return {
         "survived": torch.tensor([[True, False]]),
         "image": torch.full((3, 2), value).t(),  # not contiguous
@@ -54,21 +54,21 @@ def equal(first, second):
 
 
 def test_what_is_saved_is_loaded_to_the_bit(store, folder):
-    store.save(0, marks(0.1), whole=True)
-    store.save(12, marks(0.2), whole=True)
+    store.save(0, state(0.1), whole=True)
+    store.save(12, state(0.2), whole=True)
     again = Store(folder, SETTING)
     again.open(resume=True)
-    assert equal(again.load(0), marks(0.1))
-    assert equal(again.load(12), marks(0.2))
+    assert equal(again.load(0), state(0.1))
+    assert equal(again.load(12), state(0.2))
     assert again.load(1) is None
 
 
 def test_an_unfinished_evaluation_is_not_run_over(store, folder):
-    store.save(0, marks(), whole=True)
+    store.save(0, state(), whole=True)
     assert refused(Store(folder, SETTING), resume=False) == (
         f"{folder}: this was begun and is unfinished; --resume continues it, --overwrite begins again"
     )
-    assert equal(store.load(0), marks())
+    assert equal(store.load(0), state())
     store.open(resume=False, overwrite=True)
     assert store.load(0) is None
 
@@ -109,18 +109,18 @@ def test_a_damaged_setting_is_one_sentence(store, folder, body):
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_truncated_block_is_done_again(store, folder, share):
-    store.save(0, marks(), whole=True)
+    store.save(0, state(), whole=True)
     (file,) = folder.glob("*.safetensors")
     body = file.read_bytes()
     file.write_bytes(body[: int(share * len(body))])
     assert store.load(0) is None
-    store.save(0, marks(0.3), whole=True)
-    assert equal(store.load(0), marks(0.3))
+    store.save(0, state(0.3), whole=True)
+    assert equal(store.load(0), state(0.3))
 
 
 def test_an_altered_block_is_done_again(store, folder):
     """One bit anywhere, in the header or in a number: safetensors itself would take most of them as they are."""
-    store.save(0, marks(), whole=True)
+    store.save(0, state(), whole=True)
     (file,) = folder.glob("*.safetensors")
     body = file.read_bytes()
     header = 8 + int.from_bytes(body[:8], "little")
@@ -129,49 +129,49 @@ def test_an_altered_block_is_done_again(store, folder):
         file.write_bytes(body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
         found.append(store.load(0))
     assert all(each is None for each in found[header:])
-    assert all(each is None or equal(each, marks()) for each in found)  # of the header, blanks mean nothing
+    assert all(each is None or equal(each, state()) for each in found)  # of the header, blanks mean nothing
 
 
 def test_a_block_without_a_digest_is_done_again(store, folder):
-    store.save(0, marks(), whole=True)
+    store.save(0, state(), whole=True)
     (file,) = folder.glob("*.safetensors")
-    file.write_bytes(save({name: value.contiguous() for name, value in marks().items()}))
+    file.write_bytes(save({name: value.contiguous() for name, value in state().items()}))
     assert store.load(0) is None
 
 
 def test_a_crash_while_writing_leaves_the_block_as_it_was(store, folder, monkeypatch):
-    store.save(0, marks(0.1), whole=True)
+    store.save(0, state(0.1), whole=True)
 
     def crash(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        store.save(0, marks(0.2), whole=True)
-    assert equal(store.load(0), marks(0.1))
+        store.save(0, state(0.2), whole=True)
+    assert equal(store.load(0), state(0.1))
 
 
 def test_parts_of_a_block_are_written_now_and_then_and_whole_ones_always(store, clock):
     written = []
     for seconds, whole in ((0, False), (9, False), (11, False), (12, False), (22, False), (23, True), (24, True)):
         clock.append(100.0 + seconds)
-        store.save(0, marks(float(seconds)), whole=whole)
+        store.save(0, state(float(seconds)), whole=whole)
         found = store.load(0)
         written.append(None if found is None else float(found["seconds"][0]))
     assert written == [None, None, 11, 11, 22, 23, 24]
 
 
 def test_every_block_has_its_own_time(store, clock):
-    store.save(0, marks(), whole=False)
+    store.save(0, state(), whole=False)
     clock.append(111.0)
-    store.save(1, marks(), whole=False)
+    store.save(1, state(), whole=False)
     assert store.load(1) is None
-    store.save(0, marks(), whole=False)
+    store.save(0, state(), whole=False)
     assert store.load(0) is not None
 
 
 def test_in_the_end_nothing_is_left(store, folder):
-    store.save(0, marks(), whole=True)
+    store.save(0, state(), whole=True)
     store.remove()
     assert not folder.exists()
     store.remove()  # another process may have been faster

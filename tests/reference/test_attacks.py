@@ -23,8 +23,8 @@ def test_the_first_images_are_broken_where_the_reference_breaks_them(norm, eps):
     told = json.loads((FOLDER / "mnist.json").read_text())[f"cnn_pgd {norm.capitalize()} {eps}"]
     x, y = images(COUNT)
     suite = standard(Threat(norm=norm, eps=Radius(eps)))
-    *_, marks = run_attacks(prepare(network()), Batch(x, y), suite, seed=0, number=0)
-    found = Verdicts.of(suite, [marks])
+    *_, state = run_attacks(prepare(network()), Batch(x, y), suite, seed=0, number=0)
+    found = Verdicts.of([state], suite=suite)
     broken = (found.correct & ~found.robust).nonzero().flatten().tolist()
     reference = [index for index in told["broken"] if index < COUNT]
     # One image may hang on the draws of a random search.

@@ -24,8 +24,8 @@ def counted(block, begun):
     before = 0 if block.before is None else int(block.before["steps"][0])
     for step in range(before + 1, STEPS + 1):
         begun.append((block.number, step))
-        marks = {"steps": torch.full((len(block.batch.y),), step)}
-        yield Progress(f"step {step}", marks, step, whole=step == STEPS, where=f"block {block.number}")
+        state = {"steps": torch.full((len(block.batch.y),), step)}
+        yield Progress(f"step {step}", state, step, whole=step == STEPS, where=f"block {block.number}")
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def course(images, tmp_path):
             store=store,
             shard=shard,
             units=lambda _: STEPS,
-            evidence=lambda marks: Proportion(
-                claim="done", passed=int((marks["steps"] == STEPS).sum()), of=len(marks["steps"])
+            evidence=lambda state: Proportion(
+                claim="done", passed=int((state["steps"] == STEPS).sum()), of=len(state["steps"])
             ),
         )
         taken = [] if begun is None else begun

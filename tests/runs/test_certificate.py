@@ -41,12 +41,12 @@ def test_only_the_last_step_is_whole_and_its_figures_are_those_of_the_records(ce
     *before, last = certificate.steps(block, None, seed=0, number=0, rows=rows)
     assert not any(step.whole for step in before)
     assert (last.whole, last.done, last.stage) == (True, 9, "done")
-    figures = certificate.figures([last.marks])
-    assert figures["verified"]["passed"] == certificate.evidence(last.marks).passed > 0
+    figures = certificate.figures([last.state])
+    assert figures["verified"]["passed"] == certificate.evidence(last.state).passed > 0
     assert sum(figures["counts"].values()) == 9
-    records = json.loads(json.dumps(certificate.records([last.marks], rows.tolist())))
+    records = json.loads(json.dumps(certificate.records([last.state], rows.tolist())))
     assert [record["index"] for record in records] == rows.tolist()
-    images = certificate.counter_examples([last.marks], rows.tolist())
+    images = certificate.counter_examples([last.state], rows.tolist())
     falsified = [record["index"] for record in records if record.get("verdict") == "falsified"]
     assert images.get("index", torch.tensor([])).tolist() == falsified
 
@@ -55,9 +55,9 @@ def test_a_block_goes_on_from_every_step(certificate, block):
     rows = torch.arange(9)
     steps = []
     for step in certificate.steps(block, None, seed=0, number=0, rows=rows):
-        steps.append({name: value.clone() for name, value in step.marks.items()})
+        steps.append({name: value.clone() for name, value in step.state.items()})
     whole = certificate.figures([steps[-1]])["counts"]
     for left in steps:
         *_, last = certificate.steps(block, left, seed=0, number=0, rows=rows)
-        assert certificate.figures([last.marks])["counts"] == whole
+        assert certificate.figures([last.state])["counts"] == whole
         assert last.whole

@@ -26,8 +26,8 @@ def without_search(monkeypatch):
     """A cascade whose own attacks find nothing: they are not made."""
     run_attacks = certified.run_attacks
 
-    def clean_only(*arguments, marks=None, **options):
-        return islice(run_attacks(*arguments, marks=marks, **options), 1 if marks is None else 0)
+    def clean_only(*arguments, state=None, **options):
+        return islice(run_attacks(*arguments, state=state, **options), 1 if state is None else 0)
 
     monkeypatch.setattr(certified, "run_attacks", clean_only)
 

@@ -175,47 +175,47 @@ def certify_block(
     *,
     seed: int,
     number: int,
-    marks: ExampleState | None = None,
+    state: ExampleState | None = None,
     known: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> Iterator[ExampleState]:
-    """Take block ``number`` through the cascade and yield its marks after every step, the same dict each time.
+    """Take block ``number`` through the cascade and yield its state after every step, the same dict each time.
 
-    To the marks of ``run_attacks`` it adds, per example: ``verdict`` and ``stage`` (who decided, or tried last),
+    To the state of ``run_attacks`` it adds, per example: ``verdict`` and ``stage`` (who decided, or tried last),
     int64 ``[B]``; ``lower`` ``[B]``, the best proven bound of the smallest margin, -inf without one; ``cost`` float64
     ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error; ``unafforded`` int64 ``[B]``, in whose bit n stands
     whether there was no time for stage n, or for all of it. ``stage_seconds`` float64 are sums. Draws depend on
-    ``(seed, number)`` alone; the course goes on from ``marks`` that an earlier one left. Examples that do not fit into
+    ``(seed, number)`` alone; the course goes on from ``state`` that an earlier one left. Examples that do not fit into
     memory are certified in smaller batches, and are an error where not even one fits. ``known`` are images to try
     before anything is searched: int64 ``[R]`` rows of the block, and ``[R, C, H, W]``. Raises ``InputError`` where none
     can even be attacked, and for outputs that are not finite.
     """
     try:
-        if marks is None:
-            marks = next(run_attacks(proposal.subject, block, plan.suite, seed=seed, number=number))
+        if state is None:
+            state = next(run_attacks(proposal.subject, block, plan.suite, seed=seed, number=number))
             for rows, images in known:
-                try_images(proposal.subject, block, marks, plan.suite, rows, images)
-            marks = _opened(marks)
-            yield marks
-        suite = _affordable(plan, marks, partial(_timed, proposal.subject, block))
-        for attacked in run_attacks(proposal.subject, block, suite, seed=seed, number=number, marks=marks):
-            marks = _opened(attacked)
-            yield marks
+                try_images(proposal.subject, block, state, plan.suite, rows, images)
+            state = _opened(state)
+            yield state
+        suite = _affordable(plan, state, partial(_timed, proposal.subject, block))
+        for attacked in run_attacks(proposal.subject, block, suite, seed=seed, number=number, state=state):
+            state = _opened(attacked)
+            yield state
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
         if not ran_out(problem):
             raise
         raise InputError("there is no memory to attack a single example with; choose another device") from problem
     graph = proposal.graph.to(torch.float64) if plan.precision == "float64" else proposal.graph
-    yield from _Cascade(graph, block, plan, marks, proposal.costs).run()
-    yield marks
+    yield from _Cascade(graph, block, plan, state, proposal.costs).run()
+    yield state
 
 
-def not_afforded(names: Sequence[str], marks: ExampleState, seconds: float) -> list[str]:
-    """Return a sentence for each means that there was no time for, of those in whose order the marks' bits stand."""
-    bits = marks.get("unafforded")
+def not_afforded(names: Sequence[str], state: ExampleState, seconds: float) -> list[str]:
+    """Return a sentence for each means that there was no time for; ``names`` are in the order of the state's bits."""
+    bits = state.get("unafforded")
     found = [] if bits is None else [(name, int((bits >> place & 1).sum())) for place, name in enumerate(names)]
     whole = {"attack": "the whole attack"}
     return [
-        f"{whole.get(name, name)} was not afforded within {seconds:g} s an example for {count} of {len(marks['cost'])}"
+        f"{whole.get(name, name)} was not afforded within {seconds:g} s an example for {count} of {len(state['cost'])}"
         for name, count in found
         if count
     ]
@@ -230,7 +230,7 @@ def _timed(subject: Subject, block: Batch) -> float:
     return monotonic() - started
 
 
-def _affordable(plan: Plan, marks: ExampleState, timed: Callable[[], float]) -> Suite:
+def _affordable(plan: Plan, state: ExampleState, timed: Callable[[], float]) -> Suite:
     """Return the attack that there is time for, as the clean pass tells: the plan's, or one of fewer steps.
 
     ``timed`` is asked for the time of another pass where it would be one of fewer: the first pass is a slow one.
@@ -238,15 +238,15 @@ def _affordable(plan: Plan, marks: ExampleState, timed: Callable[[], float]) -> 
     first, *_ = plan.suite.attacks
     attack = first.attack
     assert isinstance(attack, PGD)
-    marks.setdefault("unafforded", torch.zeros_like(marks["label"]))  # an older version's marks have none
-    given, fits = _ATTACK * plan.seconds * len(marks["label"]), 0
-    needed = sum(_gradients(trial, marks["clean_logits"].shape[1]) for trial in plan.suite.attacks)
+    state.setdefault("unafforded", torch.zeros_like(state["label"]))  # that of an older version has none
+    given, fits = _ATTACK * plan.seconds * len(state["label"]), 0
+    needed = sum(_gradients(trial, state["clean_logits"].shape[1]) for trial in plan.suite.attacks)
     for again in (False, True):
-        seconds = timed() if again else float(marks["seconds"][0])
+        seconds = timed() if again else float(state["seconds"][0])
         fits = int(given / (_WITH_GRADIENT * max(seconds, 1e-9)))  # passes
         if fits >= needed:
             return plan.suite
-    marks["unafforded"] |= (marks["prediction"] == marks["label"]).long() << STAGES.index("attack")
+    state["unafforded"] |= (state["prediction"] == state["label"]).long() << STAGES.index("attack")
     shorter = replace(attack, steps=min(attack.steps, max(_LEAST_STEPS, fits - 1)))
     return replace(plan.suite, attacks=(replace(first, attack=shorter),))
 
@@ -257,30 +257,30 @@ def _gradients(trial: AttackSpec, classes: int) -> int:
     return sum(int(steps) + 1 for _ in trial.passes(classes))
 
 
-def _opened(marks: ExampleState) -> ExampleState:
-    """Bring the verdicts up to date with the attack's marks, in place."""
-    if "verdict" not in marks:
-        like = marks["label"]
-        marks |= {
+def _opened(state: ExampleState) -> ExampleState:
+    """Bring the verdicts up to date with the attack's state, in place."""
+    if "verdict" not in state:
+        like = state["label"]
+        state |= {
             "verdict": torch.full_like(like, UNKNOWN),
             "stage": torch.zeros_like(like),
-            "lower": torch.full_like(marks["margin"], -torch.inf),
+            "lower": torch.full_like(state["margin"], -torch.inf),
             "cost": torch.zeros(len(like), dtype=torch.float64, device=like.device),
             "problem": torch.zeros_like(like),
             "unafforded": torch.zeros_like(like),
             "stage_seconds": torch.zeros(len(STAGES), dtype=torch.float64),
         }
-    right = marks["prediction"] == marks["label"]
-    broken = right & ~marks["survived"].all(dim=1)
-    undecided = marks["verdict"] == UNKNOWN
-    marks["verdict"][undecided & (broken | ~right)] = FALSIFIED
-    marks["stage"][undecided & right & (marks["stage"] == 0)] = STAGES.index("attack")
+    right = state["prediction"] == state["label"]
+    broken = right & ~state["survived"].all(dim=1)
+    undecided = state["verdict"] == UNKNOWN
+    state["verdict"][undecided & (broken | ~right)] = FALSIFIED
+    state["stage"][undecided & right & (state["stage"] == 0)] = STAGES.index("attack")
     # The attack takes the block as one, so its time is shared by all of it.
-    spent = marks["seconds"]
-    marks["stage_seconds"][:2] = torch.stack([spent[0], spent[1:].sum()])
-    fresh = marks["stage"] <= STAGES.index("attack")
-    marks["cost"] = torch.where(fresh, float(spent.sum()) / len(right), marks["cost"])
-    return marks
+    spent = state["seconds"]
+    state["stage_seconds"][:2] = torch.stack([spent[0], spent[1:].sum()])
+    fresh = state["stage"] <= STAGES.index("attack")
+    state["cost"] = torch.where(fresh, float(spent.sum()) / len(right), state["cost"])
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,23 +313,23 @@ class _Cascade:
     graph: Graph
     block: Batch
     plan: Plan
-    marks: ExampleState
+    state: ExampleState
     costs: dict[str, float]
 
     def run(self) -> Iterator[ExampleState]:
         """Yield after every part of the block, and after every example that is split."""
-        open_ = (self.marks["verdict"] == UNKNOWN) & (self.marks["stage"] < self.plan.last)
+        open_ = (self.state["verdict"] == UNKNOWN) & (self.state["stage"] < self.plan.last)
         size = batch_size(self.graph)
         for rows in torch.split(open_.nonzero().flatten(), size):
             left: list[_Part] = []
             with torch.no_grad():
                 self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
-            yield self.marks
+            yield self.state
             for part in left:
                 for one in torch.split(torch.arange(len(part.rows), device=rows.device), 1):
                     with torch.no_grad():
                         self._split(part.at(one))
-                    yield self.marks
+                    yield self.state
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -341,11 +341,11 @@ class _Cascade:
 
     def _left(self, rows: Tensor) -> float:
         """Return the seconds that are left for the examples at ``rows`` together."""
-        return float((self.plan.seconds - self.marks["cost"][rows]).clamp(min=0).sum())
+        return float((self.plan.seconds - self.state["cost"][rows]).clamp(min=0).sum())
 
     def _bounded(self, rows: Tensor, left: list[_Part]) -> None:
         """Bound the examples at ``rows``; add to ``left`` what is to be split."""
-        rows = rows[self.marks["verdict"][rows] == UNKNOWN]
+        rows = rows[self.state["verdict"][rows] == UNKNOWN]
         started, last = monotonic(), self.plan.last
         threat = self.plan.threat
         assert threat.norm != "l1"
@@ -391,12 +391,12 @@ class _Cascade:
         return self._judged(stage, bounded, started), True
 
     def _not_afforded(self, stage: Reach, rows: Tensor) -> None:
-        self.marks["unafforded"][rows] |= 1 << STAGES.index(stage)
+        self.state["unafforded"][rows] |= 1 << STAGES.index(stage)
 
     def _spent(self, stage: Reach, rows: Tensor, started: float) -> None:
         spent = monotonic() - started
-        self.marks["cost"][rows] += spent / len(rows)
-        self.marks["stage_seconds"][STAGES.index(stage)] += spent
+        self.state["cost"][rows] += spent / len(rows)
+        self.state["stage_seconds"][STAGES.index(stage)] += spent
 
     def _refined(self, part: _Part, until: float) -> _Part:
         """Return the part with bounds of the layers by rows, and margins by these."""
@@ -419,17 +419,17 @@ class _Cascade:
 
     def _judged(self, stage: Reach, part: _Part, started: float) -> _Part:
         """Write down what a stage proved of the part; return what is still open."""
-        marks, rows = self.marks, part.rows
+        state, rows = self.state, part.rows
         smallest = part.best.amin(dim=1)
-        marks["lower"][rows] = torch.maximum(marks["lower"][rows], smallest.to(marks["lower"]))
-        marks["verdict"][rows[smallest > part.slack]] = VERIFIED
-        marks["stage"][rows] = STAGES.index(stage)
+        state["lower"][rows] = torch.maximum(state["lower"][rows], smallest.to(state["lower"]))
+        state["verdict"][rows[smallest > part.slack]] = VERIFIED
+        state["stage"][rows] = STAGES.index(stage)
         self._spent(stage, rows, started)
         self._fail(rows[part.best.isnan().any(dim=1)], NO_NUMBER)
         # An attack attained this margin, computed in float32: no bound can prove more.
         room = torch.maximum(part.slack, slack(part.layers, torch.float32))
-        self._fail(rows[smallest > marks["margin"][rows] + room], UNSOUND)
-        return part.at((marks["verdict"][rows] == UNKNOWN).nonzero().flatten())
+        self._fail(rows[smallest > state["margin"][rows] + room], UNSOUND)
+        return part.at((state["verdict"][rows] == UNKNOWN).nonzero().flatten())
 
     def _split(self, part: _Part) -> None:
         """Split one example, in the time that is left for it."""
@@ -474,8 +474,8 @@ class _Cascade:
             return part
 
     def _fail(self, rows: Tensor, problem: int) -> None:
-        self.marks["verdict"][rows] = ERROR
-        self.marks["problem"][rows] = problem
+        self.state["verdict"][rows] = ERROR
+        self.state["problem"][rows] = problem
 
 
 def batch_size(graph: Graph) -> int:

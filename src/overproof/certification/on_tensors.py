@@ -62,7 +62,7 @@ class CertifyResult:
     @property
     def lower(self) -> Tensor:
         """The best proven lower bound of the smallest margin of each image, ``[N]``; -inf where nothing was proved."""
-        return self.certificates.marks["lower"]
+        return self.certificates.state["lower"]
 
     @property
     def clean_accuracy(self) -> float:
@@ -81,7 +81,7 @@ class CertifyResult:
 
     def records(self) -> list[dict[str, Any]]:
         """Return one record per image, as ``certificate.jsonl`` of a run has them (docs/reference/files.md)."""
-        return self.certificates.lines(range(len(self.correct)))
+        return self.certificates.records(index=range(len(self.correct)))
 
     def table(self) -> str:
         """Return the figures as a table in plain text."""
@@ -159,10 +159,12 @@ def certify(
         proposal = Proposal(prepare(network), graph_of(network, where="the model"))
         blocks = []
         for number, block in enumerate(images.batches(batch)):
-            *_, marks = certify_block(proposal, block, plan, seed=seed, number=number)
-            blocks.append(marks)
+            *_, state = certify_block(proposal, block, plan, seed=seed, number=number)
+            blocks.append(state)
     with torch.inference_mode(False):
-        return CertifyResult(certificates=Certificates.of(plan, blocks), threat=plan.threat, warnings=tuple(warnings))
+        return CertifyResult(
+            certificates=Certificates.of(blocks, plan=plan), threat=plan.threat, warnings=tuple(warnings)
+        )
 
 
 def _readable(model: nn.Module, x: Tensor) -> Classifier:

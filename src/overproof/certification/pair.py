@@ -94,9 +94,9 @@ class Pair:
 def compare_block(
     pair: Pair, block: Batch, plan: Plan, student: ExampleState, *, seed: int, number: int
 ) -> Iterator[ExampleState]:
-    """Bracket the pair on block ``number`` and yield the marks after every step, the same dict each time.
+    """Bracket the pair on block ``number`` and yield the state after every step, the same dict each time.
 
-    ``student`` holds the marks of the student's own certificate. The marks, per example: ``correct`` (the teacher's
+    ``student`` holds the state of the student's own certificate. The state, per example: ``correct`` (the teacher's
     prediction; others do not count), ``under`` (teacher less student) and ``over`` (the opposite), each as
     ``_attacked``, ``_separate``, ``_joint`` and ``_proven`` (the best, split included) float ``[B]``; ``agreement`` is
     a verdict: verified where both networks are, falsified where the attack found a disagreement, whose image is
@@ -110,7 +110,7 @@ def compare_block(
     cut: dict[str, Any] = {} if fewer is None else {"steps": fewer[0], "restarts": fewer[1], "seconds": given}
     found = attack_pair(pair.teacher, pair.student, block, plan.threat, seed=seed, number=number, **cut)
     correct, like = found.correct, found.under
-    marks: ExampleState = {
+    state: ExampleState = {
         "correct": correct,
         "under_attacked": found.under,
         "over_attacked": found.over,
@@ -121,8 +121,8 @@ def compare_block(
         "unafforded": correct.long() * (fewer is not None),
         "cost": torch.full_like(correct, bool(correct.any()) * found.seconds / len(correct), dtype=torch.float64),
     }
-    yield marks
-    course = _Course(pair, block, plan, student, marks)
+    yield state
+    course = _Course(pair, block, plan, student, state)
     yield from course.gaps()
     yield from course.agreement(seed, number)
 
@@ -138,26 +138,26 @@ class _Course:
     block: Batch
     plan: Plan
     student: ExampleState
-    marks: ExampleState
+    state: ExampleState
 
     def gaps(self) -> Iterator[ExampleState]:
         """Bound the gaps part by part, and split where the bracket is wide."""
         size = batch_size(self.pair.both)
-        for rows in torch.split(self.marks["correct"].nonzero().flatten(), size):
+        for rows in torch.split(self.state["correct"].nonzero().flatten(), size):
             left: list[_Known] = []
             with torch.no_grad():
                 self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
-            yield self.marks
+            yield self.state
             if self.plan.reach == "split" and splits(self.pair.both):
                 for known in left:
-                    for place in (self.marks["problem"][known.rows] == 0).nonzero():  # [1] each
+                    for place in (self.state["problem"][known.rows] == 0).nonzero():  # [1] each
                         with torch.no_grad():
                             self._split(known.at(place))
-                        yield self.marks
+                        yield self.state
 
     def agreement(self, seed: int, number: int) -> Iterator[ExampleState]:
         """Certify the teacher where that decides whether the two agree: where the student keeps the class."""
-        undecided = self.marks["correct"] & (self.marks["agreement"] == UNKNOWN)
+        undecided = self.state["correct"] & (self.state["agreement"] == UNKNOWN)
         rows = (undecided & (self.student["verdict"] == VERIFIED)).nonzero().flatten()
         if not len(rows):
             return
@@ -169,20 +169,20 @@ class _Course:
         block = Batch(self.block.x[rows], self.block.y[rows])
         plan = replace(self.plan, seconds=float(left.mean()))
         for found in certify_block(self.pair.own, block, plan, seed=seed, number=number):
-            self.marks["agreement"][rows[found["verdict"] == VERIFIED]] = VERIFIED
-            yield self.marks
-        self.marks["cost"][rows] += found["cost"]
+            self.state["agreement"][rows[found["verdict"] == VERIFIED]] = VERIFIED
+            yield self.state
+        self.state["cost"][rows] += found["cost"]
 
     def _spent(self, rows: Tensor) -> Tensor:
         """Return the seconds that these examples have taken, on their student and on the pair, ``[n]``."""
-        return self.student["cost"][rows] + self.marks["cost"][rows]
+        return self.student["cost"][rows] + self.state["cost"][rows]
 
     def _left(self, rows: Tensor) -> float:
         """Return the seconds that are left for the examples at ``rows`` together."""
         return float((self.plan.seconds - self._spent(rows)).clamp(min=0).sum())
 
     def _not_afforded(self, means: str, rows: Tensor) -> None:
-        self.marks["unafforded"][rows] |= 1 << PAIR_MEANS.index(means)
+        self.state["unafforded"][rows] |= 1 << PAIR_MEANS.index(means)
 
     def _bounded(self, rows: Tensor, left: list["_Known"]) -> None:
         """Write down what is proved of the gaps at ``rows``; add to ``left`` what is known of them."""
@@ -203,13 +203,13 @@ class _Course:
         for kind, gap in (("separate", found.separate), ("joint", found.joint), ("proven", found.joint)):
             self._prove(rows, f"under_{kind}", gap.upper + rounding)
             self._prove(rows, f"over_{kind}", rounding - gap.lower)
-        bad = [self.marks[f"{side}_attacked"][rows] > self.marks[f"{side}_proven"][rows] for side in SIDES]
+        bad = [self.state[f"{side}_attacked"][rows] > self.state[f"{side}_proven"][rows] for side in SIDES]
         self._fail(rows[bad[0] | bad[1]], UNSOUND)
         self._fail(rows[(found.joint.lower + found.joint.upper).isnan()], NO_NUMBER)
         left.append(known)
 
     def _took(self, rows: Tensor, started: float) -> None:
-        self.marks["cost"][rows] += (monotonic() - started) / len(rows)
+        self.state["cost"][rows] += (monotonic() - started) / len(rows)
 
     def _coupled(
         self, method: Method, rows: Tensor, region: Region, boxes: Layers, rounding: Tensor
@@ -240,7 +240,7 @@ class _Course:
         wide = [
             side
             for side in SIDES
-            if float(self.marks[f"{side}_proven"][row] - self.marks[f"{side}_attacked"][row]) > _NEAR
+            if float(self.state[f"{side}_proven"][row] - self.state[f"{side}_attacked"][row]) > _NEAR
         ]
         if not wide:
             return
@@ -258,7 +258,7 @@ class _Course:
                     known.layers,
                     known.found,
                     over=side == "over",
-                    goal=float(self.marks[f"{side}_attacked"][row] + _NEAR - known.rounding),
+                    goal=float(self.state[f"{side}_attacked"][row] + _NEAR - known.rounding),
                     budget=Budget(seconds=seconds),
                 )
                 self._prove(row, f"{side}_proven", known.rounding + found.worst)
@@ -266,7 +266,7 @@ class _Course:
                 if not ran_out(problem):
                     raise  # what was proved before stays
             self._took(row, started)
-        bad = [self.marks[f"{side}_attacked"][row] > self.marks[f"{side}_proven"][row] for side in SIDES]
+        bad = [self.state[f"{side}_attacked"][row] > self.state[f"{side}_proven"][row] for side in SIDES]
         self._fail(row[bad[0] | bad[1]], UNSOUND)
 
     def _region(self, rows: Tensor) -> Region:
@@ -275,12 +275,12 @@ class _Course:
         return Region.around(self.block.x[rows], float(threat.eps), threat.norm)
 
     def _prove(self, rows: Tensor, name: str, value: Tensor) -> None:
-        self.marks[name][rows] = torch.minimum(self.marks[name][rows], value)
+        self.state[name][rows] = torch.minimum(self.state[name][rows], value)
 
     def _fail(self, rows: Tensor, problem: int) -> None:
-        self.marks["problem"][rows] = problem
+        self.state["problem"][rows] = problem
         for name in (f"{side}_{kind}" for side in SIDES for kind in KINDS[1:]):
-            self.marks[name][rows] = 1.0
+            self.state[name][rows] = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """What the brackets of many pairs of predictions add up to: attacked from below, proven from above."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,32 +11,27 @@ from overproof.certification.cascade import FALSIFIED, PROBLEMS, VERDICTS, VERIF
 from overproof.certification.pair import KINDS, PAIR_MEANS, SIDES
 from overproof.certification.pair_attack import GAMMAS
 from overproof.errors import InputError
-from overproof.evaluation.state import ExampleState, joined
+from overproof.evaluation.state import ExampleResults
 from overproof.statistics import Proportion
 
 
 @dataclass(frozen=True, eq=False)
-class GapBounds:
-    """The marks of the blocks of a comparison (see ``compare_block``), one after the other, on the CPU."""
+class GapBounds(ExampleResults):
+    """What a comparison of two networks adds up to (see ``compare_block``).
 
-    marks: ExampleState
+    Raises ``InputError`` where the teacher is right about no image.
+    """
 
-    @classmethod
-    def of(cls, blocks: Iterable[ExampleState]) -> "GapBounds":
-        """Join the marks of blocks, in the order given; at least one.
-
-        Raises ``InputError`` where the teacher is right about no image.
-        """
-        marks = joined(blocks)
-        if not marks["correct"].any():
+    def __post_init__(self) -> None:
+        if not self.state["correct"].any():
             raise InputError(
-                f"the teacher is right about none of {len(marks['correct'])} images, so there is nothing to imitate"
+                f"the teacher is right about none of {len(self.state['correct'])} images, so there is nothing to "
+                f"imitate"
             )
-        return cls(marks)
 
     def gap(self, kind: str) -> Tensor:
         """Return the larger of both sides, ``[N]`` in [0, 1]; ``kind`` is ``attacked``, ``separate``, ..."""
-        return torch.maximum(*(self.marks[f"{side}_{kind}"] for side in SIDES))
+        return torch.maximum(*(self.state[f"{side}_{kind}"] for side in SIDES))
 
     def plain(self, gammas: Sequence[float] = GAMMAS, budget: float = 0.0) -> dict[str, Any]:
         """Return the figures as JSON values, over the examples that the teacher classifies correctly.
@@ -49,8 +44,8 @@ class GapBounds:
         """
         if any(not 0 <= gamma <= 1 for gamma in gammas):
             raise InputError(f"a gamma is a difference of confidences, in [0, 1], got {list(gammas)}")
-        where = self.marks["correct"]
-        agreement, seconds = self.marks["agreement"][where], float(self.marks["cost"].sum())
+        where = self.state["correct"]
+        agreement, seconds = self.state["agreement"][where], float(self.state["cost"].sum())
         proven, standing = agreement == VERIFIED, agreement != FALSIFIED
         lower, upper = self.gap("attacked")[where], self.gap("proven")[where]
 
@@ -68,7 +63,7 @@ class GapBounds:
             "of": len(where),
             "gap": {kind: float(self.gap(kind)[where].double().mean()) for kind in KINDS},
             **{
-                side: {kind: float(self.marks[f"{side}_{kind}"][where].double().mean()) for kind in KINDS}
+                side: {kind: float(self.state[f"{side}_{kind}"][where].double().mean()) for kind in KINDS}
                 for side in SIDES
             },
             "agreement": counted("same class in the whole region", proven, standing),
@@ -79,19 +74,21 @@ class GapBounds:
                 )
                 for gamma in sorted(set(gammas))
             ],
-            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_MEANS, self.marks, budget)],
-            "errors": int((self.marks["problem"] > 0).sum()),
+            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_MEANS, self.state, budget)],
+            "errors": int((self.state["problem"] > 0).sum()),
             "seconds": round(seconds, 3),
         }
 
-    def lines(self) -> list[dict[str, Any] | None]:
-        """Return one record of JSON values per example, None where the teacher is wrong."""
-        brackets = {f"{side}_{kind}": self.marks[f"{side}_{kind}"].tolist() for side in SIDES for kind in KINDS}
-        columns = {
-            **brackets,
-            "agreement": [VERDICTS[code] for code in self.marks["agreement"].tolist()],
-            "seconds": [round(value, 6) for value in self.marks["cost"].tolist()],
-            "problem": [PROBLEMS[code] for code in self.marks["problem"].tolist()],
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the sides' bounds, whether both agree, the time and the problem of each example."""
+        bounds = {f"{side}_{kind}": self.state[f"{side}_{kind}"].tolist() for side in SIDES for kind in KINDS}
+        return bounds | {
+            "agreement": [VERDICTS[code] for code in self.state["agreement"].tolist()],
+            "seconds": [round(value, 6) for value in self.state["cost"].tolist()],
+            "problem": [PROBLEMS[code] for code in self.state["problem"].tolist()],
         }
-        records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return [one if counts else None for one, counts in zip(records, self.marks["correct"].tolist(), strict=True)]
+
+    def where_correct(self) -> list[dict[str, Any] | None]:
+        """Return one record per example, None where the teacher is wrong."""
+        right = self.state["correct"].tolist()
+        return [one if counts else None for one, counts in zip(self.records(), right, strict=True)]

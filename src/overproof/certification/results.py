@@ -1,6 +1,5 @@
 """What the cascade decided of many examples, and what it adds up to."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -20,48 +19,40 @@ from overproof.certification.cascade import (
     Verdict,
     not_afforded,
 )
-from overproof.evaluation.state import ExampleState, joined
+from overproof.evaluation.state import ExampleResults, ExampleState
 from overproof.statistics import Proportion
-
-_RECORD = ("index", "label", "prediction", "verdict", "by", "lower", "attacked", "seconds", "problem")
 
 
 @dataclass(frozen=True, eq=False)
-class Certificates:
-    """What was decided of N examples: the marks of the blocks, one after the other, on the CPU."""
+class Certificates(ExampleResults):
+    """What was decided of N examples by a cascade."""
 
     plan: Plan
-    marks: ExampleState
-
-    @classmethod
-    def of(cls, plan: Plan, blocks: Iterable[ExampleState]) -> "Certificates":
-        """Join the marks of blocks, in the order given; at least one."""
-        return cls(plan, joined(blocks))
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The verdicts, ``[N]``."""
-        return [VERDICTS[code] for code in self.marks["verdict"].tolist()]
+        return [VERDICTS[code] for code in self.state["verdict"].tolist()]
 
     @property
     def correct(self) -> Tensor:
         """Which clean images are classified correctly, bool ``[N]``."""
-        return self.marks["prediction"] == self.marks["label"]
+        return self.state["prediction"] == self.state["label"]
 
     @property
     def verified(self) -> Tensor:
         """Which examples are proved correct over their whole region, bool ``[N]``."""
-        return self.marks["verdict"] == VERIFIED
+        return self.state["verdict"] == VERIFIED
 
     @property
     def evidence(self) -> Proportion:
         """Certified accuracy."""
-        return verified(self.plan, self.marks)
+        return verified(self.plan, self.state)
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as JSON values; ``wrong`` counts the falsified ones that no attack was needed for."""
-        correct, verdict, stage = self.correct, self.marks["verdict"], self.marks["stage"]
-        seconds = self.marks["stage_seconds"].tolist()
+        correct, verdict, stage = self.correct, self.state["verdict"], self.state["stage"]
+        seconds = self.state["stage_seconds"].tolist()
         falsified = verdict == FALSIFIED
         standing = Proportion(
             claim="correct and without a counter-example",
@@ -82,7 +73,7 @@ class Certificates:
             "standing": standing.plain(),
             "verified": self.evidence.plain(),
             "counts": counts,
-            "not_afforded": not_afforded(STAGES, self.marks, self.plan.seconds),
+            "not_afforded": not_afforded(STAGES, self.state, self.plan.seconds),
             "stages": {
                 name: {
                     "verified": int((self.verified & (stage == number)).sum()),
@@ -94,33 +85,30 @@ class Certificates:
             },
         }
 
-    def lines(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return one record of JSON values per example.
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what was decided of each example.
 
         ``by`` is the stage that decided, or was the last to try; ``lower`` the best proven bound of the smallest margin
         between the label and another class, None without one; ``attacked`` the smallest margin that was found.
         """
-        columns = zip(
-            indices,
-            self.marks["label"].tolist(),
-            self.marks["prediction"].tolist(),
-            self.verdicts,
-            [STAGES[code] for code in self.marks["stage"].tolist()],
-            [value if isfinite(value) else None for value in self.marks["lower"].tolist()],
-            self.marks["margin"].tolist(),
-            [round(value, 6) for value in self.marks["cost"].tolist()],
-            [PROBLEMS[code] for code in self.marks["problem"].tolist()],
-            strict=True,
-        )
-        return [dict(zip(_RECORD, row, strict=True)) for row in columns]
+        return {
+            "label": self.state["label"].tolist(),
+            "prediction": self.state["prediction"].tolist(),
+            "verdict": self.verdicts,
+            "by": [STAGES[code] for code in self.state["stage"].tolist()],
+            "lower": [value if isfinite(value) else None for value in self.state["lower"].tolist()],
+            "attacked": self.state["margin"].tolist(),
+            "seconds": [round(value, 6) for value in self.state["cost"].tolist()],
+            "problem": [PROBLEMS[code] for code in self.state["problem"].tolist()],
+        }
 
 
-def verified(plan: Plan, marks: ExampleState) -> Proportion:
+def verified(plan: Plan, state: ExampleState) -> Proportion:
     """Return how many examples of a block, or of several, are verified so far."""
-    verdict = marks["verdict"]
+    verdict = state["verdict"]
     return Proportion(
         claim=f"verified within {plan.threat.norm} {plan.threat.eps}",
         passed=int((verdict == VERIFIED).sum()),
         of=len(verdict),
-        seconds=float(marks["stage_seconds"].sum()),
+        seconds=float(state["stage_seconds"].sum()),
     )

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from overproof.data.draws import generator_at
 from overproof.errors import InputError
+from overproof.evaluation.state import ExampleResults
 from overproof.models.mode import in_mode
 from overproof.statistics import Proportion
 
 Outcome = Literal["abstained", "wrong", "too_small", "certified"]
 """Of an example at a radius: ``too_small`` is the right class, but certified within a smaller radius only."""
 _OUTCOMES: tuple[Outcome, ...] = ("abstained", "wrong", "too_small", "certified")
-_RECORD = ("index", "label", "prediction", "votes", "lower", "radius", "verdict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,52 +97,61 @@ def clopper_pearson(passed: Tensor, of: int, alpha: float) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Smoothed:
-    """What the draws said of N examples: int64 ``[N]`` on the CPU, from which every figure follows.
+class Smoothed(ExampleResults):
+    """What the draws said of N examples, from which every figure follows.
 
-    ``index`` is the place in the whole set, ``selected`` the class chosen, ``votes`` how many samples gave that class.
+    The state holds, int64 ``[N]``: ``index``, the place in the whole set, ``label``, ``selected``, the class chosen,
+    and ``votes``, how many samples gave that class; and ``seconds``, that all took.
     """
 
     smoothing: Smoothing
-    index: Tensor
-    label: Tensor
-    selected: Tensor
-    votes: Tensor
-    seconds: float
 
     @cached_property
     def lower(self) -> Tensor:
         """Lower confidence bounds on the probability of the selected class, float64 ``[N]``."""
-        return clopper_pearson(self.votes, self.smoothing.samples, self.smoothing.alpha)
+        return clopper_pearson(self.state["votes"], self.smoothing.samples, self.smoothing.alpha)
 
     @cached_property
     def radius(self) -> Tensor:
         """Certified l2 radii, float64 ``[N]``: the prediction is the same at every smaller distance; 0: abstained."""
-        return self.smoothing.radius(self.votes)
+        return self.smoothing.radius(self.state["votes"])
 
     @property
     def prediction(self) -> Tensor:
         """The classes the smoothed classifier predicts, int64 ``[N]``; -1 where it abstains."""
-        return torch.where(self.radius > 0, self.selected, -1)
+        return torch.where(self.radius > 0, self.state["selected"], -1)
 
     def outcomes(self, eps: float) -> list[Outcome]:
         """Return what became of each example within l2 ``eps``; at 0 all right answers are certified."""
         self.smoothing.check(eps)
-        answered = torch.where(self.selected != self.label, 1, torch.where(self.radius > eps, 3, 2))
+        answered = torch.where(self.state["selected"] != self.state["label"], 1, torch.where(self.radius > eps, 3, 2))
         return [_OUTCOMES[code] for code in torch.where(self.radius > 0, answered, 0).tolist()]
 
     def evidence(self, eps: float) -> Proportion:
         """Return how many examples are certified at ``eps``; evidence from disjoint shards adds up."""
         setting, outcomes = self.smoothing, self.outcomes(eps)
         claim = f"certified within l2 {eps:g} by smoothing with sigma {setting.sigma:g}, alpha {setting.alpha:g} each"
-        return Proportion(claim=claim, passed=outcomes.count("certified"), of=len(outcomes), seconds=self.seconds)
+        return Proportion(
+            claim=claim,
+            passed=outcomes.count("certified"),
+            of=len(outcomes),
+            seconds=float(self.state["seconds"].sum()),
+        )
 
-    def lines(self, eps: float) -> list[dict[str, Any]]:
-        """Return one record of JSON values per example; the prediction is None where the classifier abstains."""
-        classes = [None if index < 0 else index for index in self.prediction.tolist()]
-        figures = (column.tolist() for column in (self.votes, self.lower, self.radius))
-        columns = (self.index.tolist(), self.label.tolist(), classes, *figures, self.outcomes(eps))
-        return [dict(zip(_RECORD, row, strict=True)) for row in zip(*columns, strict=True)]
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the votes and the radius of each example; the prediction is None where the classifier abstains."""
+        return {
+            "index": self.state["index"].tolist(),
+            "label": self.state["label"].tolist(),
+            "prediction": [None if index < 0 else index for index in self.prediction.tolist()],
+            "votes": self.state["votes"].tolist(),
+            "lower": self.lower.tolist(),
+            "radius": self.radius.tolist(),
+        }
+
+    def at(self, eps: float) -> list[dict[str, Any]]:
+        """Return one record per example, with its outcome within l2 ``eps``."""
+        return [one | {"verdict": outcome} for one, outcome in zip(self.records(), self.outcomes(eps), strict=True)]
 
 
 def smooth(
@@ -179,7 +188,9 @@ def smooth(
             votes = _votes(model, image, smoothing.samples, smoothing, counting)
             found.append((index, selected, int(votes[selected])))
     rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 3).T
-    return Smoothed(smoothing, rows[0], labels.long().cpu(), rows[1], rows[2], monotonic() - start)
+    seconds = torch.tensor([monotonic() - start], dtype=torch.float64)
+    state = {"index": rows[0], "label": labels.long().cpu(), "selected": rows[1], "votes": rows[2], "seconds": seconds}
+    return Smoothed(state, smoothing)
 
 
 def _votes(model: nn.Module, image: Tensor, draws: int, smoothing: Smoothing, generator: torch.Generator) -> Tensor:

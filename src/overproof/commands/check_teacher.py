@@ -71,7 +71,7 @@ def check_teacher(
         batch = shown(images, seed)
         warnings = admit(model, batch.x, batch.y, where=subject.name)
     verdicts = judge(model, images, suite.attacks, seed=seed)
-    clean, attacked = verdicts.marks["clean_logits"], verdicts.marks["attacked_logits"]
+    clean, attacked = verdicts.state["clean_logits"], verdicts.state["attacked_logits"]
     found = TeacherCheck(
         clean=verdicts.clean,
         robust=verdicts.worst,

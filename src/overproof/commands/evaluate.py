@@ -276,11 +276,11 @@ class _Course:
 
             def attacked(block: Block) -> Iterator[Progress]:
                 found = run_attacks(
-                    subject, block.batch, self.suite, seed=self.seed, number=block.number, marks=block.before
+                    subject, block.batch, self.suite, seed=self.seed, number=block.number, state=block.before
                 )
-                for marks in found:
-                    done = int(marks["passes"])
-                    yield Progress(names[done], marks, done + 1, whole=done + 1 == passes)
+                for state in found:
+                    done = int(state["passes"])
+                    yield Progress(names[done], state, done + 1, whole=done + 1 == passes)
 
             blocks = yield from runner.run(
                 attacked,
@@ -292,12 +292,12 @@ class _Course:
                     warnings=warnings if now.first else (),
                 ),
             )
-        return Verdicts.of(self.suite, blocks)
+        return Verdicts.of(blocks, suite=self.suite)
 
 
 def _figures(verdicts: Verdicts) -> dict[str, Any]:
     clean, attacks = verdicts.clean, verdicts.attacks
-    passes = {name: verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward")}
+    passes = {name: verdicts.state[name].sum(dim=0).tolist() for name in ("forward", "backward")}
     survivors = verdicts.survivors()
     return {
         "clean": clean.plain(),
@@ -319,17 +319,17 @@ def _figures(verdicts: Verdicts) -> dict[str, Any]:
 
 def _lines(verdicts: Verdicts, before: Verdicts | None, rows: list[int]) -> list[dict[str, Any]]:
     """Return the examples' records, each with what was found of the original network beside it."""
-    lines = verdicts.lines(rows)
+    lines = verdicts.records(index=rows)
     if before is None:
         return lines
     kept = ("prediction", "broken_by", "margin")
-    pairs = zip(lines, before.lines(rows), strict=True)
+    pairs = zip(lines, before.records(index=rows), strict=True)
     return [one | {"original": {name: other[name] for name in kept}} for one, other in pairs]
 
 
 def _calibration(verdicts: Verdicts) -> dict[str, Any]:
     return {
-        name: calibration(verdicts.marks[f"{name}_logits"], verdicts.labels).plain() for name in ("clean", "attacked")
+        name: calibration(verdicts.state[f"{name}_logits"], verdicts.labels).plain() for name in ("clean", "attacked")
     }
 
 
@@ -338,7 +338,7 @@ def _answers(teacher: Classifier, verdicts: Verdicts, images: ImageSet) -> dict[
     place = images.labels.device
     with in_mode(teacher, training=False), torch.no_grad():
         clean = torch.cat([teacher(part.x).cpu() for part in images.batches(256)])
-        attacked = torch.cat([teacher(part.to(place)).cpu() for part in torch.split(verdicts.marks["image"], 256)])
+        attacked = torch.cat([teacher(part.to(place)).cpu() for part in torch.split(verdicts.state["image"], 256)])
     return {"clean": clean, "attacked": attacked}
 
 
@@ -346,8 +346,8 @@ def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]
     """Return how the student agrees with the teacher on clean images and at the worst points found."""
     clean, attacked = answers["clean"], answers["attacked"]
     return {
-        "clean": agreement(verdicts.marks["clean_logits"], clean).plain(),
-        "attacked": agreement(verdicts.marks["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
+        "clean": agreement(verdicts.state["clean_logits"], clean).plain(),
+        "attacked": agreement(verdicts.state["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
     }
 
 
@@ -369,7 +369,7 @@ def _reliability(
 def _keep_for_certificates(results: Run, verdicts: Verdicts, rows: Tensor) -> None:
     """Write the misclassified images, which ``certify`` tries before it searches, unless they take much space."""
     misclassified = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
-    images = verdicts.marks["image"]
+    images = verdicts.state["image"]
     if len(misclassified) and len(misclassified) * images[0].numel() * images.element_size() <= _ROOM:
         body = {"images": images[misclassified].contiguous(), "index": rows[misclassified]}
         write_atomically(results.folder / _IMAGES, save(body))
@@ -386,10 +386,10 @@ def _save_adversarial(
     """Write the misclassified images beside the clean ones (uint8) and what was answered; confirm each as written."""
     broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     file = results.folder / _IMAGES
-    logits = {f"{name}_logits": verdicts.marks[f"{name}_logits"] for name in ("clean", "attacked")}
+    logits = {f"{name}_logits": verdicts.state[f"{name}_logits"] for name in ("clean", "attacked")}
     logits |= {f"teacher_{name}_logits": values for name, values in (answers or {}).items()}
     body = {
-        "images": verdicts.marks["image"][broken].contiguous(),
+        "images": verdicts.state["image"][broken].contiguous(),
         "clean": images.images.cpu()[broken].contiguous(),
         "labels": verdicts.labels[broken],
         "index": rows[broken],

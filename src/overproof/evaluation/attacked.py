@@ -69,4 +69,4 @@ def judge(
         for number, block in enumerate(images.batches(batch)):
             if shard.mine(number):
                 *_, blocks[number] = run_attacks(subject, block, suite, seed=seed, number=number)
-    return Verdicts.of(suite, shard.collected(blocks).values())
+    return Verdicts.of(shard.collected(blocks).values(), suite=suite)

@@ -95,7 +95,7 @@ class AutoAttackResult:
         return [*([caution] if caution else []), *self.warnings]
 
     def _rows(self) -> Cells:
-        forward, backward = (self.verdicts.marks[name].sum(dim=0).tolist() for name in ("forward", "backward"))
+        forward, backward = (self.verdicts.state[name].sum(dim=0).tolist() for name in ("forward", "backward"))
         word = "after" if self.verdicts.suite.survivors else "under"
         rows = [["", "accuracy, %", "95 % interval", "forward", "backward", "seconds"]]
         rows.append(["clean", *_figures(self.verdicts.clean), "", "", f"{self.verdicts.clean.seconds:.1f}"])
@@ -167,12 +167,12 @@ class AutoAttack:
             subject = prepare(network, precision=precision, surrogate=self.surrogate)
             blocks = []
             for number, block in enumerate(images.batches(batch)):
-                *_, marks = run_attacks(subject, block, self.suite, seed=self.seed, number=number)
-                blocks.append(marks)
-        verdicts = Verdicts.of(self.suite, blocks)
-        # The marks keep the worst point of every image; only where it is misclassified is it a result.
+                *_, state = run_attacks(subject, block, self.suite, seed=self.seed, number=number)
+                blocks.append(state)
+        verdicts = Verdicts.of(blocks, suite=self.suite)
+        # The state keeps the worst point of every image; only where it is misclassified is it a result.
         changed = (verdicts.correct & ~verdicts.robust).to(x.device)
-        worst = like_pixels(verdicts.marks["image"].to(x.device), x)
+        worst = like_pixels(verdicts.state["image"].to(x.device), x)
         with torch.inference_mode(False):
             x_adv = torch.where(changed[:, None, None, None], worst, x.detach())
         return AutoAttackResult(

@@ -45,36 +45,36 @@ def run_attacks(
     *,
     seed: int,
     number: int,
-    marks: ExampleState | None = None,
+    state: ExampleState | None = None,
 ) -> Iterator[ExampleState]:
-    """Take block ``number`` through the suite and yield its marks after every pass, the same dict each time.
+    """Take block ``number`` through the suite and yield its state after every pass, the same dict each time.
 
     Draws depend on ``(seed, trial, pass, number)`` alone: the passes may be done in another process, or go on from
-    ``marks`` that an earlier one left. Raises ``InputError`` for logits that are not finite, and for a transfer attack
+    ``state`` that an earlier one left. Raises ``InputError`` for logits that are not finite, and for a transfer attack
     without a surrogate.
     """
     for trial in suite.attacks:
         if trial.surrogate and subject.surrogate is None:
             raise InputError(f"attack {trial.name!r} searches on a teacher, and there is none")
-    if marks is None:
+    if state is None:
         begun, subject = _within_memory(subject, partial(_begin, block=block, suite=suite))
         yield begun
-        marks = begun
-    classes = marks["clean_logits"].shape[1]
+        state = begun
+    classes = state["clean_logits"].shape[1]
     done = 0
     for column, trial in enumerate(suite.attacks):
         for search, rank in trial.passes(classes):
             done += 1
-            if done <= marks["passes"]:
+            if done <= state["passes"]:
                 continue
             started = monotonic()
-            rows = _standing(marks, suite, column).nonzero().flatten()
+            rows = _standing(state, suite, column).nonzero().flatten()
             if len(rows):
                 task = _Pass(trial, search, rank, column, rows, seed_at(seed, "evaluate", trial.name, done, number))
-                _, subject = _within_memory(subject, partial(_attack, block=block, marks=marks, task=task))
-            marks["seconds"][column + 1] += monotonic() - started
-            marks["passes"] += 1
-            yield marks
+                _, subject = _within_memory(subject, partial(_attack, block=block, state=state, task=task))
+            state["seconds"][column + 1] += monotonic() - started
+            state["passes"] += 1
+            yield state
 
 
 def count_passes(suite: Suite, classes: int) -> int:
@@ -87,7 +87,7 @@ def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
     logits = _judged(subject, block.x)
     _check_finite(logits, "clean images")
     size, trials, device = len(block.y), len(suite.attacks), block.y.device
-    marks = {
+    state = {
         "label": block.y,
         "prediction": logits.argmax(dim=1),
         "clean_logits": logits,
@@ -101,14 +101,14 @@ def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
         "seconds": torch.zeros(trials + 1, dtype=torch.float64),
         "passes": torch.zeros((), dtype=torch.int64),
     }
-    marks["seconds"][0] = monotonic() - started
-    return marks
+    state["seconds"][0] = monotonic() - started
+    return state
 
 
-def _standing(marks: ExampleState, suite: Suite, column: int) -> Tensor:
+def _standing(state: ExampleState, suite: Suite, column: int) -> Tensor:
     """Return which examples a trial is run on, bool ``[B]``."""
-    correct = marks["prediction"] == marks["label"]
-    before = marks["survived"][:, : column + 1] if suite.survivors else marks["survived"][:, column : column + 1]
+    correct = state["prediction"] == state["label"]
+    before = state["survived"][:, : column + 1] if suite.survivors else state["survived"][:, column : column + 1]
     return correct & before.all(dim=1)
 
 
@@ -123,12 +123,12 @@ class _Pass(NamedTuple):
     seed: int
 
 
-def _attack(subject: Subject, *, block: Batch, marks: ExampleState, task: _Pass) -> None:
+def _attack(subject: Subject, *, block: Batch, state: ExampleState, task: _Pass) -> None:
     """Make one pass and write down what came of it."""
     trial, search, rank, column, rows, seed = task
     torch.manual_seed(seed)
     x, y = block.x[rows], block.y[rows]
-    target = ranked_target(marks["clean_logits"][rows], y, rank) if rank else None
+    target = ranked_target(state["clean_logits"][rows], y, rank) if rank else None
     cost = Cost(len(rows), y.device)
     goal = Misclassification(
         search=subject.surrogate if trial.surrogate and subject.surrogate is not None else subject.search,
@@ -142,12 +142,12 @@ def _attack(subject: Subject, *, block: Batch, marks: ExampleState, task: _Pass)
         chunk=subject.chunk,
     )
     found = _images(search(subject.judge, x, goal), x, trial)
-    marks["forward"][rows, column] += cost.forward
-    marks["backward"][rows, column] += cost.backward
-    _judge(subject, marks, trial, column, rows, x, found)
+    state["forward"][rows, column] += cost.forward
+    state["backward"][rows, column] += cost.backward
+    _judge(subject, state, trial, column, rows, x, found)
 
 
-def try_images(subject: Subject, block: Batch, marks: ExampleState, suite: Suite, rows: Tensor, images: Tensor) -> None:
+def try_images(subject: Subject, block: Batch, state: ExampleState, suite: Suite, rows: Tensor, images: Tensor) -> None:
     """Put images ``[R, C, H, W]`` that were found before to the first trial's account, in place.
 
     ``rows`` int64 ``[R]`` are the examples that they are for. An image outside the trial's ball or of another size
@@ -155,32 +155,32 @@ def try_images(subject: Subject, block: Batch, marks: ExampleState, suite: Suite
     """
     if images.shape[1:] != block.x.shape[1:]:
         return
-    standing = _standing(marks, suite, 0)[rows].nonzero().flatten()
+    standing = _standing(state, suite, 0)[rows].nonzero().flatten()
     at, found = rows[standing], images[standing.to(images.device)]
     if len(at):
-        marks["forward"][at, 0] += 1
+        state["forward"][at, 0] += 1
         trial, x = suite.attacks[0], block.x[at]
-        _within_memory(subject, lambda smaller: _judge(smaller, marks, trial, 0, at, x, found.to(x)))
+        _within_memory(subject, lambda smaller: _judge(smaller, state, trial, 0, at, x, found.to(x)))
 
 
 def _judge(
-    subject: Subject, marks: ExampleState, trial: AttackSpec, column: int, rows: Tensor, x: Tensor, found: Tensor
+    subject: Subject, state: ExampleState, trial: AttackSpec, column: int, rows: Tensor, x: Tensor, found: Tensor
 ) -> None:
     """Write down what the network says of images that were found for rows of a block, whose clean images are ``x``.
 
     Whatever the search believed, an example is misclassified when the judge says so of an image in the ball and in
     [0, 1].
     """
-    y = marks["label"][rows]
+    y = state["label"][rows]
     size = ball(trial.attack.norm, trial.attack.eps).size(found - x)
     inside = (size <= _longest(trial, x)) & ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
     logits = _judged(subject, found)
     _check_finite(logits[inside], f"images of attack {trial.name!r}")
-    marks["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
+    state["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
     reached = margin(logits, y)
-    worse = inside & (reached < marks["margin"][rows])
+    worse = inside & (reached < state["margin"][rows])
     for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": found}.items():
-        marks[name][rows[worse]] = value[worse]
+        state[name][rows[worse]] = value[worse]
 
 
 def _images(found: object, x: Tensor, trial: AttackSpec) -> Tensor:

@@ -1,6 +1,6 @@
 """One verdict per example, and what they add up to."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,32 +9,26 @@ import torch
 from torch import Tensor
 
 from overproof.attacks.suites import Suite
-from overproof.evaluation.state import ExampleState, joined
+from overproof.evaluation.state import ExampleResults, ExampleState
 from overproof.functional import cross_entropy
 from overproof.statistics import Proportion
 
 
 @dataclass(frozen=True, eq=False)
-class Verdicts:
-    """What happened to each of N examples under a suite: the marks of its blocks, one after the other, on the CPU."""
+class Verdicts(ExampleResults):
+    """What happened to each of N examples under a suite."""
 
     suite: Suite
-    marks: ExampleState
-
-    @classmethod
-    def of(cls, suite: Suite, blocks: Iterable[ExampleState]) -> "Verdicts":
-        """Join the marks of blocks, in the order given; at least one."""
-        return cls(suite, joined(blocks))
 
     @property
     def labels(self) -> Tensor:
         """The labels, int64 ``[N]``."""
-        return self.marks["label"]
+        return self.state["label"]
 
     @property
     def predictions(self) -> Tensor:
         """The classes predicted on clean images, int64 ``[N]``."""
-        return self.marks["prediction"]
+        return self.state["prediction"]
 
     @property
     def correct(self) -> Tensor:
@@ -44,12 +38,12 @@ class Verdicts:
     @property
     def robust(self) -> Tensor:
         """Which examples survive every trial, bool ``[N]``."""
-        return self.correct & self.marks["survived"].all(dim=1)
+        return self.correct & self.state["survived"].all(dim=1)
 
     @cached_property
     def survived(self) -> dict[str, Tensor]:
         """Which correct examples survive each trial, bool ``[N]``; in a suite on survivors, it and those before it."""
-        survived = self.marks["survived"]
+        survived = self.state["survived"]
         if self.suite.survivors:
             survived = survived.cumprod(dim=1).bool()
         return {trial.name: self.correct & survived[:, column] for column, trial in enumerate(self.suite.attacks)}
@@ -57,7 +51,7 @@ class Verdicts:
     @property
     def seconds(self) -> dict[str, float]:
         """What the clean pass and each trial took."""
-        return dict(zip(["clean", *self.survived], self.marks["seconds"].tolist(), strict=True))
+        return dict(zip(["clean", *self.survived], self.state["seconds"].tolist(), strict=True))
 
     @property
     def clean(self) -> Proportion:
@@ -95,13 +89,13 @@ class Verdicts:
         names = [trial.name for trial in self.suite.attacks]
         return [
             next((name for name, stood in zip(names, row, strict=True) if not stood), None)
-            for row in self.marks["survived"].tolist()
+            for row in self.state["survived"].tolist()
         ]
 
     def broken_in(self, family: str) -> Tensor | None:
         """Return which examples the trials of a family broke, bool ``[N]``; None where none of them was run."""
         columns = [column for column, trial in enumerate(self.suite.attacks) if trial.family == family]
-        return ~self.marks["survived"][:, columns].all(dim=1) if columns else None
+        return ~self.state["survived"][:, columns].all(dim=1) if columns else None
 
     def survivors(self) -> dict[str, list[list[int]]]:
         """Return ``[passes, standing]`` rows of each trial: who still stood after so many forward passes of its search.
@@ -113,10 +107,10 @@ class Verdicts:
 
     def _survivors(self, column: int) -> list[list[int]]:
         before = (
-            self.marks["survived"][:, :column].all(dim=1) if self.suite.survivors else torch.ones_like(self.correct)
+            self.state["survived"][:, :column].all(dim=1) if self.suite.survivors else torch.ones_like(self.correct)
         )
         loose = self.correct & before
-        spent, stood = self.marks["forward"][loose, column], self.marks["survived"][loose, column]
+        spent, stood = self.state["forward"][loose, column], self.state["survived"][loose, column]
         rows, passes = [[0, len(spent)]], 1
         while len(spent) and rows[-1][0] < int(spent.max()):
             passes = min(passes, int(spent.max()))
@@ -124,39 +118,33 @@ class Verdicts:
             passes = max(passes + 1, passes * 5 // 4)
         return rows
 
-    def lines(self, indices: list[int]) -> list[dict[str, Any]]:
-        """Return one record per example: what it was taken for, what broke it, how near, and at what cost.
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what each example was taken for, which attack misclassified it, how near, and at what cost.
 
         ``loss`` is the cross-entropy and ``margin`` the label's logit less the largest other one, both at the worst
         point found, ``norm`` the length of the perturbation there; ``queries`` are the passes of attacks that see
         outputs only.
         """
         blind = [trial.family == "black_box" for trial in self.suite.attacks]
-        forward, backward = self.marks["forward"], self.marks["backward"].sum(dim=1)
-        columns = zip(
-            indices,
-            self.labels.tolist(),
-            self.predictions.tolist(),
-            self.broken_by(),
-            cross_entropy(self.marks["attacked_logits"], self.labels).tolist(),
-            self.marks["margin"].tolist(),
-            self.marks["norm"].tolist(),
-            forward[:, [not word for word in blind]].sum(dim=1).tolist(),
-            backward.tolist(),
-            forward[:, blind].sum(dim=1).tolist(),
-            strict=True,
-        )
-        return [dict(zip(_RECORD, row, strict=True)) for row in columns]
+        forward, backward = self.state["forward"], self.state["backward"].sum(dim=1)
+        return {
+            "label": self.labels.tolist(),
+            "prediction": self.predictions.tolist(),
+            "broken_by": self.broken_by(),
+            "loss": cross_entropy(self.state["attacked_logits"], self.labels).tolist(),
+            "margin": self.state["margin"].tolist(),
+            "norm": self.state["norm"].tolist(),
+            "forward": forward[:, [not word for word in blind]].sum(dim=1).tolist(),
+            "backward": backward.tolist(),
+            "queries": forward[:, blind].sum(dim=1).tolist(),
+        }
 
     @staticmethod
     def _evidence(claim: str, passed: Tensor, seconds: float) -> Proportion:
         return Proportion(claim=claim, passed=int(passed.sum()), of=len(passed), seconds=seconds)
 
 
-def standing(marks: ExampleState) -> Proportion:
+def standing(state: ExampleState) -> Proportion:
     """Return how many examples of a block are correct and not broken so far."""
-    passed = (marks["prediction"] == marks["label"]) & marks["survived"].all(dim=1)
+    passed = (state["prediction"] == state["label"]) & state["survived"].all(dim=1)
     return Proportion(claim="correct under every attack", passed=int(passed.sum()), of=len(passed))
-
-
-_RECORD = ("index", "label", "prediction", "broken_by", "loss", "margin", "norm", "forward", "backward", "queries")

@@ -18,5 +18,5 @@ class Shard(Processes):
         """Return the blocks of all processes, the same in each of them; tensors on the CPU."""
         if self.count == 1:
             return blocks
-        mine = {number: {name: value.cpu() for name, value in marks.items()} for number, marks in blocks.items()}
+        mine = {number: {name: value.cpu() for name, value in state.items()} for number, state in blocks.items()}
         return dict(sorted(item for theirs in self.gather(mine) for item in theirs.items()))

@@ -1,6 +1,9 @@
 """What an examination writes down of a block of examples, and how blocks are put together."""
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,13 +21,37 @@ _SUMS = ("seconds", "passes", "stage_seconds")  # no values of examples; kept on
 
 
 def joined(blocks: Iterable[ExampleState]) -> ExampleState:
-    """Join the marks of blocks of examples, in the order given, on the CPU; sums are added. At least one block."""
+    """Join the state of blocks of examples, in the order given, on the CPU; sums are added. At least one block."""
     parts = list(blocks)
     names = [name for name in parts[0] if name not in _SUMS]
     sums = {name: torch.stack([part[name].cpu() for part in parts]).sum(dim=0) for name in _SUMS if name in parts[0]}
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in names} | sums
 
 
-def placed(marks: ExampleState, device: torch.device) -> ExampleState:
-    """Return the marks of a block on the device that it is examined on."""
-    return {name: value if name in _SUMS else value.to(device) for name, value in marks.items()}
+def placed(state: ExampleState, device: torch.device) -> ExampleState:
+    """Return the state of a block on the device that it is examined on."""
+    return {name: value if name in _SUMS else value.to(device) for name, value in state.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleResults(ABC):
+    """What was found of N examples: the state of their blocks, one after the other, on the CPU.
+
+    A subclass says what the state adds up to, and what is recorded of each example.
+    """
+
+    state: ExampleState
+
+    @classmethod
+    def of(cls, blocks: Iterable[ExampleState], **setting: Any) -> Self:
+        """Join the state of blocks, in the order given; at least one. ``setting`` are the subclass's other fields."""
+        return cls(joined(blocks), **setting)
+
+    @abstractmethod
+    def columns(self) -> Mapping[str, Sequence[Any]]:
+        """Return what is recorded of the examples as JSON values, one column of N for each name."""
+
+    def records(self, **first: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return one record per example: the columns given, which come first, and those of the results."""
+        columns = {**first, **self.columns()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""An unfinished evaluation on disk: the marks of its blocks, so that it can go on after a crash."""
+"""An unfinished evaluation on disk: the state of its blocks, so that it can go on after a crash."""
 
 import json
 import shutil
@@ -19,9 +19,9 @@ _PATIENCE = 10.0  # seconds of work that a crash may cost; writing more often wo
 
 
 class Store:
-    """A folder with ``setting.json`` (everything the marks depend on) and one safetensors file per block.
+    """A folder with ``setting.json`` (everything the state depends on) and one safetensors file per block.
 
-    A block carries the digest of its marks: one that a crash, a disk or a hand has altered is done again.
+    A block carries the digest of its state: one that a crash, a disk or a hand has altered is done again.
     """
 
     def __init__(self, folder: Path, setting: Mapping[str, Any]) -> None:
@@ -63,19 +63,19 @@ class Store:
             return None
         try:
             body = read_bytes(file)
-            marks = load(body)
+            state = load(body)
             # Eight bytes say how long the header is.
             said = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]["sha256"]
         except Exception:  # of bytes that are no whole block: whatever is wrong with them, it is done again
             return None
-        return marks if said == _digest(marks) else None
+        return state if said == _digest(state) else None
 
-    def save(self, number: int, marks: ExampleState, *, whole: bool) -> None:
+    def save(self, number: int, state: ExampleState, *, whole: bool) -> None:
         """Write a block: always when it is ``whole``, else when its last writing is some seconds ago."""
         now = monotonic()
         if whole or now - self._written.setdefault(number, now) >= _PATIENCE:
             self._written[number] = now
-            whole_rows = {name: value.cpu().contiguous() for name, value in marks.items()}
+            whole_rows = {name: value.cpu().contiguous() for name, value in state.items()}
             write_atomically(self._file(number), save(whole_rows, metadata={"sha256": _digest(whole_rows)}))
 
     def remove(self) -> None:
@@ -86,10 +86,10 @@ class Store:
         return self.folder / f"{number:06d}.safetensors"
 
 
-def _digest(marks: ExampleState) -> str:
-    """Return the SHA-256 over the marks' names, types, shapes and numbers."""
+def _digest(state: ExampleState) -> str:
+    """Return the SHA-256 over the state's names, types, shapes and numbers."""
     body = sha256()
-    for name, value in sorted(marks.items()):
+    for name, value in sorted(state.items()):
         body.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         body.update(value.numpy().data)
     return body.hexdigest()

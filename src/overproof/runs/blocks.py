@@ -72,20 +72,20 @@ class Question:
 
 
 class Progress(NamedTuple):
-    """One step of a block: what was done, the marks, how far it is, and whether it is finished.
+    """One step of a block: what was done, the state, how far it is, and whether it is finished.
 
     ``done`` counts in the unit of the work, from 0 to the block's own total; ``where`` says more of what is open.
     """
 
     stage: str
-    marks: ExampleState
+    state: ExampleState
     done: int
     whole: bool = False
     where: str = ""
 
 
 class Block(NamedTuple):
-    """Block ``number``: its images, and the marks of what was finished of it before."""
+    """Block ``number``: its images, and the state of what was finished of it before."""
 
     number: int
     batch: Batch
@@ -120,7 +120,7 @@ class Runner:
     ) -> Generator[T, None, list[ExampleState]]:
         """Yield what is ``told`` after every step, in the leading process alone.
 
-        Returns the marks of all blocks, in each process.
+        Returns the state of all blocks, in each process.
         """
         blocks: dict[int, ExampleState] = {}
         counts: dict[int, Proportion] = {}
@@ -131,11 +131,11 @@ class Runner:
             before = self.store.load(number)
             if before is not None:
                 before = placed(before, self.images.labels.device)
-                with parsing(self.store.folder, "marks of this evaluation; delete the folder to begin again"):
+                with parsing(self.store.folder, "state of this evaluation; delete the folder to begin again"):
                     blocks[number], counts[number] = before, self.evidence(before)
             for step in steps(Block(number, parts[number], before)):
-                blocks[number], counts[number] = step.marks, self.evidence(step.marks)
-                self.store.save(number, step.marks, whole=step.whole)
+                blocks[number], counts[number] = step.state, self.evidence(step.state)
+                self.store.save(number, step.state, whole=step.whole)
                 if self.shard.leads:
                     yield told(
                         Position(

@@ -21,11 +21,11 @@ from overproof.runs.blocks import Progress
 from overproof.runs.known import Known
 from overproof.statistics import Proportion
 
-_PAIR = "pair."  # how the pair's marks are called beside the student's own
+_PAIR = "pair."  # what the names of the pair's state begin with, beside the student's own
 
 
 class Certificate(Protocol):
-    """How a block of examples is certified, and what all blocks' marks say."""
+    """How a block of examples is certified, and what all blocks' state say."""
 
     @property
     def rounds(self) -> int:
@@ -33,12 +33,12 @@ class Certificate(Protocol):
         ...
 
     def steps(
-        self, block: Batch, marks: ExampleState | None, *, seed: int, number: int, rows: Tensor
+        self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
     ) -> Iterator[Progress]:
-        """Certify block ``number``, going on from ``marks``; ``rows`` ``[B]`` are the places in the whole set."""
+        """Certify block ``number``, going on from ``state``; ``rows`` ``[B]`` are the places in the whole set."""
         ...
 
-    def evidence(self, marks: ExampleState) -> Proportion:
+    def evidence(self, state: ExampleState) -> Proportion:
         """Return the certified accuracy of a block so far."""
         ...
 
@@ -75,17 +75,17 @@ class Bounding:
         return 1 if self.pair is None else 2
 
     def steps(
-        self, block: Batch, marks: ExampleState | None, *, seed: int, number: int, rows: Tensor
+        self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
     ) -> Iterator[Progress]:
         """Certify the student, then compare it with its teacher; both have half of an example's time at least."""
-        before = None if marks is None else {name: v for name, v in marks.items() if not name.startswith(_PAIR)}
+        before = None if state is None else {name: v for name, v in state.items() if not name.startswith(_PAIR)}
         own: ExampleState = {}
         plan = self.plan if self.pair is None else replace(self.plan, seconds=self.plan.seconds / 2)
         known = [one.of(rows) for one in self.known]
-        for now in certify_block(self.proposal, block, plan, seed=seed, number=number, marks=before, known=known):
+        for now in certify_block(self.proposal, block, plan, seed=seed, number=number, state=before, known=known):
             own = now
             yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()), where=_where(own))
-        pair = _of_pair(marks or {})
+        pair = _of_pair(state or {})
         if self.pair is not None and not pair:
             for now in compare_block(self.pair, block, self.plan, own, seed=seed, number=number):
                 pair = now
@@ -93,9 +93,9 @@ class Bounding:
                 yield Progress("compare with the teacher", own, len(rows) + through)
         yield Progress("done", own | {_PAIR + name: v for name, v in pair.items()}, self.rounds * len(rows), whole=True)
 
-    def evidence(self, marks: ExampleState) -> Proportion:
+    def evidence(self, state: ExampleState) -> Proportion:
         """Return the certified accuracy of a block so far."""
-        return verified(self.plan, marks)
+        return verified(self.plan, state)
 
     def figures(self, blocks: list[ExampleState]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
@@ -107,40 +107,40 @@ class Bounding:
             "budget": self.plan.seconds,
             "attacks": [plain(trial) for trial in self.plan.suite.attacks],
             "known_counter_examples": sum(len(one.index) for one in self.known),
-            **Certificates.of(self.plan, blocks).plain(),
+            **Certificates.of(blocks, plan=self.plan).plain(),
             "teacher": None if gaps is None else {"name": self.teacher, **gaps.plain(self.gammas, self.plan.seconds)},
         }
 
     def records(self, blocks: list[ExampleState], indices: list[int]) -> list[dict[str, Any]]:
         """Return a record per example, with its pair's."""
-        lines, gaps = Certificates.of(self.plan, blocks).lines(indices), self._gaps(blocks)
+        lines, gaps = Certificates.of(blocks, plan=self.plan).records(index=indices), self._gaps(blocks)
         if gaps is None:
             return lines
-        return [one | {"pair": pair} for one, pair in zip(lines, gaps.lines(), strict=True)]
+        return [one | {"pair": pair} for one, pair in zip(lines, gaps.where_correct(), strict=True)]
 
     def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
         """Return the images that falsify robustness, and those at which the pair disagrees."""
-        found, gaps = Certificates.of(self.plan, blocks), self._gaps(blocks)
-        index, falsified = torch.tensor(indices), found.correct & (found.marks["verdict"] == FALSIFIED)
-        images = {"images": found.marks["image"][falsified], "index": index[falsified]}
+        found, gaps = Certificates.of(blocks, plan=self.plan), self._gaps(blocks)
+        index, falsified = torch.tensor(indices), found.correct & (found.state["verdict"] == FALSIFIED)
+        images = {"images": found.state["image"][falsified], "index": index[falsified]}
         if gaps is not None:
-            apart = gaps.marks["agreement"] == FALSIFIED
-            images |= {"disagreements": gaps.marks["image"][apart], "disagreements_index": index[apart]}
+            apart = gaps.state["agreement"] == FALSIFIED
+            images |= {"disagreements": gaps.state["image"][apart], "disagreements_index": index[apart]}
         return images
 
     def _gaps(self, blocks: list[ExampleState]) -> GapBounds | None:
         return None if self.pair is None else GapBounds.of(map(_of_pair, blocks))
 
 
-def _where(marks: ExampleState) -> str:
+def _where(state: ExampleState) -> str:
     """Return the means that the furthest of the open examples has come to, and how many are open."""
-    open_ = marks["verdict"] == UNKNOWN
+    open_ = state["verdict"] == UNKNOWN
     count = int(open_.sum())
-    return f"{count} open, at {STAGES[int(marks['stage'][open_].max())]}" if count else ""
+    return f"{count} open, at {STAGES[int(state['stage'][open_].max())]}" if count else ""
 
 
-def _of_pair(marks: ExampleState) -> ExampleState:
-    return {name.removeprefix(_PAIR): value for name, value in marks.items() if name.startswith(_PAIR)}
+def _of_pair(state: ExampleState) -> ExampleState:
+    return {name.removeprefix(_PAIR): value for name, value in state.items() if name.startswith(_PAIR)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,23 +157,20 @@ class Smoothening:
         return 1
 
     def steps(
-        self, block: Batch, marks: ExampleState | None, *, seed: int, number: int, rows: Tensor
+        self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
     ) -> Iterator[Progress]:
         """Sample one example after the other."""
-        parts = [] if marks is None else [marks]
-        for place in range(0 if marks is None else len(marks["index"]), len(rows)):
+        parts = [] if state is None else [state]
+        for place in range(0 if state is None else len(state["index"]), len(rows)):
             one = slice(place, place + 1)
             found = smooth(self.model, block.x[one], block.y[one], self.noise, seed=seed, indices=rows[one].tolist())
-            names = ("index", "label", "selected", "votes")
-            seconds = torch.tensor([found.seconds], dtype=torch.float64)
-            parts.append({name: getattr(found, name) for name in names} | {"seconds": seconds})
-            parts = [joined(parts)]
+            parts = [joined([*parts, found.state])]
             yield Progress("smooth", parts[0], place + 1)
         yield Progress("done", parts[0], len(rows), whole=True)
 
-    def evidence(self, marks: ExampleState) -> Proportion:
+    def evidence(self, state: ExampleState) -> Proportion:
         """Return the certified accuracy of a block so far."""
-        return self._smoothed([marks]).evidence(float(self.threat.eps))
+        return self._smoothed([state]).evidence(float(self.threat.eps))
 
     def figures(self, blocks: list[ExampleState]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
@@ -189,13 +186,11 @@ class Smoothening:
 
     def records(self, blocks: list[ExampleState], indices: list[int]) -> list[dict[str, Any]]:
         """Return a record per example."""
-        return self._smoothed(blocks).lines(float(self.threat.eps))
+        return self._smoothed(blocks).at(float(self.threat.eps))
 
     def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
         """Return nothing: an image may be too little certified, but no image falsifies a vote."""
         return {}
 
     def _smoothed(self, blocks: list[ExampleState]) -> Smoothed:
-        marks = joined(blocks)
-        index, label, selected, votes = (marks[name] for name in ("index", "label", "selected", "votes"))
-        return Smoothed(self.noise, index, label, selected, votes, float(marks["seconds"].sum()))
+        return Smoothed.of(blocks, smoothing=self.noise)
