@@ -43,10 +43,10 @@ def gunzipped(body: bytes, where: Path | str, *, most: int | None = None) -> byt
         return body
     most = most_unpacked(len(body)) if most is None else most
     with parsing(where, "a gzip file, or cut off"), gzip.open(BytesIO(body)) as stream:
-        found = stream.read(most + 1)
-    if len(found) > most:
+        unpacked = stream.read(most + 1)
+    if len(unpacked) > most:
         raise InputError(f"{where}: its {len(body):,} bytes unpack to more than {most:,}")
-    return found
+    return unpacked
 
 
 def check_zip(stream: BinaryIO, where: Path | str) -> dict[str, int]:

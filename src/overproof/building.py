@@ -40,9 +40,9 @@ SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, H
 _METHOD = a_class_of(Method, "method")
 
 
-def _check_method(found: Any) -> None:
-    _METHOD(found)
-    if isinstance(found.roles, str) or isinstance(found.auxiliary_models, str):
+def _check_method(cls: Any) -> None:
+    _METHOD(cls)
+    if isinstance(cls.roles, str) or isinstance(cls.auxiliary_models, str):
         raise ValueError("roles and auxiliary models are tuples of names, such as roles = ('robust',)")
 
 
@@ -122,8 +122,8 @@ def plain(value: Any) -> Plain:
     if isinstance(value, Unloaded):
         return dict(value.text)
     if is_dataclass(value) and not isinstance(value, type):
-        found = {part.name: plain(getattr(value, part.name)) for part in fields(value)}
-        return {**found, "kind": _name_of(type(value))} if "kind" in found else found
+        tree = {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        return {**tree, "kind": _name_of(type(value))} if "kind" in tree else tree
     if isinstance(value, Radius):
         return str(value)
     if isinstance(value, tuple | list):
@@ -135,7 +135,7 @@ def plain(value: Any) -> Plain:
 
 def _name_of(cls: type) -> str:
     """Return the ``kind`` of a class as a recipe says it."""
-    registry = next((found for base, found in _REGISTRIES.items() if issubclass(cls, base)), None)
+    registry = next((kinds for base, kinds in _REGISTRIES.items() if issubclass(cls, base)), None)
     return str(getattr(cls, "kind", cls.__name__)) if registry is None else registry.word(cls)
 
 
@@ -155,7 +155,7 @@ def code_folders(value: Any, folder: Path) -> list[str]:
 
     They are what has to be looked through to read the value again; those of installed packages are not.
     """
-    found = set()
+    folders = set()
     for _, cls in _classes(value):
         module = sys.modules.get(cls.__module__)
         file = Path(str(getattr(module, "__file__", None) or ""))
@@ -163,8 +163,8 @@ def code_folders(value: Any, folder: Path) -> list[str]:
             continue
         root = file.resolve().parents[cls.__module__.count(".") + (file.name == "__init__.py")]
         if not {"site-packages", "dist-packages"} & set(root.parts):
-            found.add(relpath(root, folder.resolve()))
-    return sorted(found)
+            folders.add(relpath(root, folder.resolve()))
+    return sorted(folders)
 
 
 def _build(hint: Any, text: Plain, where: str, context: _Context) -> Any:
@@ -319,8 +319,8 @@ def _without_threat(default: Any) -> Plain:
     if isinstance(default, BaseAttack | Threat):
         return {key: value for key, value in plain(default).items() if key not in ("norm", "eps")}
     if is_dataclass(default) and not isinstance(default, type):
-        found = {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
-        return {**found, "kind": _name_of(type(default))} if "kind" in found else found
+        tree = {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
+        return {**tree, "kind": _name_of(type(default))} if "kind" in tree else tree
     return [_without_threat(part) for part in default] if isinstance(default, tuple) else plain(default)
 
 

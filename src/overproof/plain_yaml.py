@@ -32,11 +32,11 @@ def parse_yaml(text: str, *, where: str) -> Plain:
     with parsing(where, "YAML"):
         try:
             # A subclass of the safe loader: plain values alone, no objects.
-            found = yaml.load(text, Loader=_Loader)
+            tree = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as problem:
             raise InputError(f"{where}: not readable as YAML ({' '.join(str(problem).split())[:500]})") from problem
-        _check_size(found, where)
-    return found
+        _check_size(tree, where)
+    return tree
 
 
 class _Loader(yaml.SafeLoader):

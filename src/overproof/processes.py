@@ -68,10 +68,10 @@ class Processes:
         """
         if self.count == 1:
             return work()
-        found: list[T] = []
+        parts: list[T] = []
         problem = ""
         try:
-            found.append(work())
+            parts.append(work())
         except InputError as reason:
             problem = str(reason)
         problems = self.gather(problem)
@@ -79,25 +79,25 @@ class Processes:
             first = next(rank for rank, sentence in enumerate(problems) if sentence)
             alike = len(set(problems)) == 1
             raise AgreedError(problems[first] if alike else f"process {first} of {self.count}: {problems[first]}")
-        return found[0]
+        return parts[0]
 
     def from_leader(self, work: Callable[[], T]) -> T:
         """Return what ``work`` gives the leading process, which alone does it; its ``InputError`` is everyone's."""
         if self.count == 1:
             return work()
-        found: list[T] = []
+        value: list[T] = []
         problem = ""
         if self.leads:
             try:
-                found.append(work())
+                value.append(work())
             except InputError as reason:
                 problem = str(reason)
-        said = [found, problem]
+        said = [value, problem]
         distributed.broadcast_object_list(said, src=0)
-        found, problem = said  # type: ignore[assignment]
+        value, problem = said  # type: ignore[assignment]
         if problem:
             raise AgreedError(problem)
-        return found[0]
+        return value[0]
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean over the processes, elementwise; no gradient flows."""

@@ -93,10 +93,10 @@ def read_json(file: Path, *, limit: int | None = None) -> Any:
 
 def read_object(file: Path, *, limit: int | None = None) -> dict[str, Any]:
     """Return the object of a JSON file; raise ``InputError`` as ``read_json`` does, and for any other value."""
-    found = read_json(file, limit=limit)
-    if not isinstance(found, dict):
+    tree = read_json(file, limit=limit)
+    if not isinstance(tree, dict):
         raise InputError(f"{file}: not a JSON object")
-    return found
+    return tree
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -107,12 +107,12 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     with parsing(file, "JSON lines"):
         for line in read_text(file).split("\n"):
             try:
-                found = json.loads(line)
+                record = json.loads(line)
             except json.JSONDecodeError:
                 return
-            if not isinstance(found, dict):
+            if not isinstance(record, dict):
                 raise InputError(f"{file}: a line of it is not a JSON object")
-            yield found
+            yield record
 
 
 def read_fraction(text: str) -> Fraction:
@@ -158,11 +158,11 @@ def reason(problem: BaseException) -> str:
     return shorten(said, _REASON, placeholder=" ...") if " " in said[:_REASON] else said[:_REASON]
 
 
-def field(found: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: Path | str) -> Any:
+def field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...], *, where: Path | str) -> Any:
     """Return the value of a key that must be there and of a type; raise ``InputError`` that names the place."""
-    value = found.get(name)
+    value = record.get(name)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        said = "is missing" if name not in found else f"is of type {type(value).__name__}"
+        said = "is missing" if name not in record else f"is of type {type(value).__name__}"
         raise InputError(f"{where}: {name!r} {said}")
     return value
 

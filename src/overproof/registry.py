@@ -42,7 +42,7 @@ class Registry(Mapping[str, T]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self.ours()
-        yield from (name for name, found in self.installed().items() if not isinstance(found, str))
+        yield from (name for name, item in self.installed().items() if not isinstance(item, str))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -53,17 +53,17 @@ class Registry(Mapping[str, T]):
 
     def installed(self) -> dict[str, T | str]:
         """Return what installed packages bring, by name; in the place of what cannot be used the sentence why."""
-        found: dict[str, T | str] = {}
+        items: dict[str, T | str] = {}
         for point in entry_points(self.group):
             if point.name in self.ours():
                 said = f"the package {point.package} names {point.word} as overproof's own {point.name!r} is"
-                found[f"{point.name} ({point.package})"] = f"{said}; it can be had by {point.word}"
+                items[f"{point.name} ({point.package})"] = f"{said}; it can be had by {point.word}"
                 continue
             try:
-                found[point.name] = self.find(point.name, where=self.group, code=_OWN)
+                items[point.name] = self.find(point.name, where=self.group, code=_OWN)
             except InputError as problem:
-                found[point.name] = str(problem).removeprefix(f"{self.group}: ")
-        return found
+                items[point.name] = str(problem).removeprefix(f"{self.group}: ")
+        return items
 
     def find(self, name: str, *, where: str, code: Code | None = None, also: Sequence[str] = ()) -> T:
         """Return what a name in the place ``where`` means: one of ours, an entry point, a ``package.module:name``.
@@ -102,22 +102,22 @@ class Registry(Mapping[str, T]):
                 f"{other.package}; write {first.word} or {other.word}"
             )
         place = f"{where}: {first.name!r} of the package {first.package}"
-        found = self._named(first.word, place, code)
-        kind = getattr(found, "kind", first.name)
+        item = self._named(first.word, place, code)
+        kind = getattr(item, "kind", first.name)
         if kind != first.name:
             raise InputError(f"{place}: {first.word} is of kind {kind!r}; the entry point must have the same name")
-        return found
+        return item
 
     def _named(self, word: str, where: str, code: Code) -> T:
-        found = _imported(word, where, code)
+        item = _imported(word, where, code)
         try:
-            self._check(found)
-            kind = str(getattr(found, "kind", ""))
-            if kind in self.ours() and self.ours()[kind] is not found:
+            self._check(item)
+            kind = str(getattr(item, "kind", ""))
+            if kind in self.ours() and self.ours()[kind] is not item:
                 raise ValueError(f"its kind {kind!r} is that of a {self.what} of overproof; choose another")
         except ValueError as problem:
             raise InputError(f"{where}: {word}: {problem}") from problem
-        return found  # type: ignore[no-any-return]
+        return item  # type: ignore[no-any-return]
 
 
 def is_word(name: str) -> bool:
@@ -134,10 +134,10 @@ def a_class_of(base: type, what: str, *, has: Sequence[str] = ()) -> Callable[[A
     home = f"{base.__module__.rpartition('.')[0]}.{base.__name__}"  # its package has it as a public name
     above = "put @dataclass(frozen=True, kw_only=True) above the class"
 
-    def check(found: Any) -> None:
-        if not (isinstance(found, type) and issubclass(found, base)):
-            raise ValueError(f"this is {thing(found)}; a {what} is a class derived from {home}")
-        cls: Any = found
+    def check(item: Any) -> None:
+        if not (isinstance(item, type) and issubclass(item, base)):
+            raise ValueError(f"this is {thing(item)}; a {what} is a class derived from {home}")
+        cls: Any = item
         if isabstract(cls):
             raise ValueError(f"this {what} does not define {', '.join(sorted(cls.__abstractmethods__))}")
         if "__dataclass_fields__" not in vars(cls):
@@ -170,7 +170,7 @@ def _imported(word: str, where: str, code: Code) -> Any:
                 )
         try:
             with default_type_kept():
-                found = imported(word)
+                item = imported(word)
         except InputError as problem:
             raise InputError(f"{where}: {problem}") from problem
     file = getattr(sys.modules[module], "__file__", None)
@@ -180,4 +180,4 @@ def _imported(word: str, where: str, code: Code) -> Any:
             f"{where}: {word}: Python has another module {module!r} already, {file}, in the place of {expected}; "
             "rename one of them"
         )
-    return found
+    return item

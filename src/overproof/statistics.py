@@ -35,8 +35,8 @@ class Proportion:
             return 0.0, 1.0
         from scipy.stats import binomtest
 
-        found = binomtest(self.passed, self.of).proportion_ci(confidence_level=0.95, method="wilson")
-        return float(found.low), float(found.high)
+        bounds = binomtest(self.passed, self.of).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(bounds.low), float(bounds.high)
 
     def __add__(self, other: "Proportion") -> "Proportion":
         if other.claim != self.claim:

@@ -64,11 +64,11 @@ class Code:
     def typed(self, *places: str) -> bool:
         """Whether the user typed the word in these places: the last edit of one of them, or of a key above, decides."""
         paths = [f"{place.removeprefix(f'{self.where}.')}." for place in places]
-        found = self.own
+        code = self.own
         for edit, typed in self.edits:
             if any(path.startswith(f"{edit}.") for path in paths):
-                found = typed
-        return found
+                code = typed
+        return code
 
 
 def module_word(word: str) -> tuple[str, str] | None:
@@ -125,7 +125,7 @@ def entry_points(group: str = "") -> tuple[Point, ...]:
 @cache
 def _all_points(path: tuple[str, ...]) -> tuple[Point, ...]:
     """Return the entry points that packages on the path have for us; of two installations the first one counts."""
-    seen, found = set[str](), list[Point]()
+    seen, points = set[str](), list[Point]()
     for package in distributions(path=list(path)):
         if "overproof" not in (package.read_text("entry_points.txt") or ""):
             continue  # parsing is what takes the time, and hundreds of packages may be installed
@@ -135,8 +135,8 @@ def _all_points(path: tuple[str, ...]) -> tuple[Point, ...]:
         seen.add(name)
         for point in package.entry_points:
             if point.group.split(".")[0] == "overproof":
-                found.append(Point(point.group, point.name, point.value.split("[")[0].strip(), name))
-    return tuple(sorted(found))
+                points.append(Point(point.group, point.name, point.value.split("[")[0].strip(), name))
+    return tuple(sorted(points))
 
 
 def source_of(module: str, folder: Path) -> Path | None:

@@ -86,5 +86,5 @@ def unloaded(base: type, text: Mapping[str, Any], reason: str) -> Unloaded:
         BaseAttack: UnloadedAttack,
     }
     given = {name: text[name] for name in ("norm", "eps") if name in text and base is BaseAttack}
-    found: Unloaded = kinds[base](kind=str(text["kind"]), text=dict(text), reason=reason, **given)
-    return found
+    made: Unloaded = kinds[base](kind=str(text["kind"]), text=dict(text), reason=reason, **given)
+    return made

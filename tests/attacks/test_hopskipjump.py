@@ -214,7 +214,7 @@ def test_a_misclassified_image_at_exactly_eps_counts(norm):
     x = torch.full((1, 1, 1, 1), 0.25, dtype=torch.float64)
     oracle = oracle_of(Plane(torch.ones(1, 1, 1, dtype=torch.float64)), x, norm, eps=0.5)
     assert oracle.ask(x + 0.5, torch.tensor([True])).all()
-    assert torch.equal(oracle.found, x + 0.5) and not oracle.open.any()
+    assert torch.equal(oracle.best, x + 0.5) and not oracle.open.any()
 
 
 def test_no_noise_is_drawn_once_every_example_has_some():

@@ -17,7 +17,7 @@ SEARCH = PGD(steps=3, start="none", eps=Radius("0.1"), ramp=0.5)
 
 @pytest.mark.parametrize("kind", [Recorded, Repeated])
 def test_searches_are_equal_by_their_options_alone(kind):
-    one, other = (kind(steps=3, found=[torch.zeros(seed + 1)]) for seed in range(2))
+    one, other = (kind(steps=3, searched=[torch.zeros(seed + 1)]) for seed in range(2))
     assert one == other and hash(one) == hash(other) and repr(one) == repr(other)
     assert one != kind(steps=4) and one != PGD(steps=3)
     assert "found" not in repr(one)
@@ -25,29 +25,29 @@ def test_searches_are_equal_by_their_options_alone(kind):
 
 @pytest.mark.parametrize("kind", [Recorded, Repeated])
 def test_a_ramped_search_still_records_into_the_same_list(kind):
-    found = []
-    search = kind(steps=3, ramp=0.5, found=found).at(0.25)
-    assert type(search) is kind and search.found is found
+    searched = []
+    search = kind(steps=3, ramp=0.5, searched=searched).at(0.25)
+    assert type(search) is kind and search.searched is searched
     assert search.eps == pytest.approx(PGD().eps / 2) and search.ramp == 0
 
 
 def test_a_recorded_search_finds_what_the_search_finds():
-    student, found = network(), []
-    search = recorded(PGDAT(inner=SEARCH), found).inner
+    student, searched = network(), []
+    search = recorded(PGDAT(inner=SEARCH), searched).inner
 
     def objective(x):
         return ce(student(x))
 
     for progress in (0.25, 1.0):
         adv = search.at(progress)(student, X, objective)
-        assert torch.equal(adv, SEARCH.at(progress)(student, X, objective)) and found[-1] is adv
-    assert len(found) == 2
+        assert torch.equal(adv, SEARCH.at(progress)(student, X, objective)) and searched[-1] is adv
+    assert len(searched) == 2
 
 
 def test_a_repeated_search_asks_nobody():
-    found = [X, ADV]
-    search = recorded(PGDAT(inner=SEARCH), found, repeat=True).inner
-    assert search.at(0.1).search(None, None, None) is ADV and len(found) == 2
+    searched = [X, ADV]
+    search = recorded(PGDAT(inner=SEARCH), searched, repeat=True).inner
+    assert search.at(0.1).search(None, None, None) is ADV and len(searched) == 2
 
 
 @pytest.mark.parametrize("method", [PGDAT(inner=SEARCH), AdaAD(alpha=0.3, inner=SEARCH), FastAT(reach=2.0)])
@@ -56,7 +56,7 @@ def test_a_recorded_method_differs_in_its_search_alone(method):
     assert type(watched) is type(method) and type(watched.inner) is Recorded
     parts = {name: value for name, value in vars(watched).items() if name != "inner"}
     assert parts == {name: value for name, value in vars(method).items() if name != "inner"}
-    options = {name: value for name, value in vars(watched.inner).items() if name != "found"}
+    options = {name: value for name, value in vars(watched.inner).items() if name != "searched"}
     assert options == vars(method.inner)
     assert search_of(watched) == watched.inner
 
@@ -67,11 +67,11 @@ def test_search_of():
 
 
 def test_a_witness_remembers_the_answer_to_what_was_found_last():
-    net, found = network(), []
-    witness = RecordingNetwork(net, found)
+    net, searched = network(), []
+    witness = RecordingNetwork(net, searched)
     asked = counting(net)
     assert torch.equal(witness(X), net(X)) and witness.answer is None
-    found.append(ADV)
+    searched.append(ADV)
     witness(ADV.clone())  # equal, but another tensor: nothing is known about it
     assert witness.answer is None
     answer = witness(ADV)

@@ -21,7 +21,7 @@ def evaluation(*, steps=10, examples=100, passed=50, high=0.6, own=True, digest=
 
 
 def certificate(**changes):
-    found = {
+    result = {
         "model_digest": "abc",
         "as_trained": True,
         "kind": "bounds",
@@ -29,12 +29,12 @@ def certificate(**changes):
         "teacher": None,
         "verified": {"passed": 40},
     }
-    return {**found, **changes}
+    return {**result, **changes}
 
 
-def write(folder, found, beside=None):
+def write(folder, result, beside=None):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps(found))
+    (folder / "evaluation.json").write_text(json.dumps(result))
     for name, body in (beside or {}).items():
         (folder / name).write_text(body)
 
@@ -87,7 +87,7 @@ class TestPromote:
         write(tmp_path / "evaluations" / "b", evaluation(steps=9), {"examples.jsonl": "b"})
         EVALUATION.promote(tmp_path, "abc")
         (other,) = EVALUATION.others(tmp_path, at_the_root(tmp_path))
-        assert other.found == before
+        assert other.result == before
         assert (other.folder / "examples.jsonl").read_text() == "old"
         EVALUATION.promote(tmp_path, "abc")
         assert len(list(EVALUATION.all(tmp_path))) == 2
@@ -149,7 +149,7 @@ class TestPromote:
 
 class TestStrongest:
     @pytest.mark.parametrize(
-        ("found", "best"),
+        ("result", "best"),
         [
             ([evaluation(steps=1), evaluation(steps=9)], 1),
             ([evaluation(examples=200), evaluation(examples=5)], 0),
@@ -163,8 +163,8 @@ class TestStrongest:
             ([evaluation(steps=1, own=False), evaluation(steps=9, own=False)], 1),
         ],
     )
-    def test_of_evaluations(self, found, best):
-        assert strongest_evaluation(found) == best
+    def test_of_evaluations(self, result, best):
+        assert strongest_evaluation(result) == best
 
     @pytest.mark.parametrize(
         "better",

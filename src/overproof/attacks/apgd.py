@@ -43,25 +43,25 @@ class APGD(BaseAttack):
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         search, x = self._staged if self.norm == "l1" else self._dense, x.detach()
         with in_mode(model, training=False):
-            found = search(x, goal)
+            result = search(x, goal)
             for _ in range(self.restarts - 1):
-                standing = (~found.broken).nonzero().flatten()
+                standing = (~result.broken).nonzero().flatten()
                 if len(standing):
-                    found.keep_better(standing, search(x[standing], goal.at(standing)))
-        return found.x
+                    result.keep_better(standing, search(x[standing], goal.at(standing)))
+        return result.x
 
     @override
     def runs(self) -> tuple[Self, int]:
         """Return the search of one start, and how many starts there are."""
         return replace(self, restarts=1), self.restarts
 
-    def _dense(self, x: Tensor, goal: Misclassification) -> "_Found":
+    def _dense(self, x: Tensor, goal: Misclassification) -> "_Best":
         area = ball(self.norm, self.eps)
         draw = torch.empty_like(x).uniform_(-1, 1) if self.norm == "linf" else torch.randn_like(x)
         start = area.project(x + draw * per_example(self.eps / area.size(draw).clamp_min(1e-12), x), x)
         return _ascend(_Dense(area, self.steps), x, start, goal)
 
-    def _staged(self, x: Tensor, goal: Misclassification) -> "_Found":
+    def _staged(self, x: Tensor, goal: Misclassification) -> "_Best":
         """Ascend in balls of 3, 2 and 1 eps: pixels are found in a wide one, and most of them given up again.
 
         A point outside the ball of one eps breaks nothing, so the judge waits for the last stage. The stages take 0.3,
@@ -76,14 +76,14 @@ class APGD(BaseAttack):
         return _ascend(_Sparse(area, rest, first=False), x, area.project(start, x), goal)
 
 
-class _Found(NamedTuple):
+class _Best(NamedTuple):
     """Where an ascent ended: images ``[N, ...]``, their scores ``[N]``, and who is broken, bool ``[N]``."""
 
     x: Tensor
     score: Tensor
     broken: Tensor
 
-    def keep_better(self, rows: Tensor, again: "_Found") -> None:
+    def keep_better(self, rows: Tensor, again: "_Best") -> None:
         """Take over, in place, what a later ascent of these rows broke or lifted higher."""
         lifted = again.broken | (again.score > self.score[rows])
         for kept, new in zip(self, again, strict=True):
@@ -118,26 +118,26 @@ class _Rule(ABC):
         """Return how many steps lie between one look back and the next, until the steps are used up."""
 
 
-def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _Found:
+def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _Best:
     score, gradient, broken = goal.climb(start)
-    found = _Found(start.clone(), score.clone(), torch.zeros_like(broken))
+    result = _Best(start.clone(), score.clone(), torch.zeros_like(broken))
     memory = {"row": torch.arange(len(x), device=x.device), "x": x, "at": start, "before": start}
     memory |= {"score": score, "gradient": gradient, "broken": broken}
     memory |= {"best": start, "best_score": score, "best_gradient": gradient}
     rule.begin(memory)
     for interval in rule.intervals():
         for _ in range(interval):
-            memory, goal = _without_broken(found, memory, goal)
+            memory, goal = _without_broken(result, memory, goal)
             if not len(goal):
-                return found
+                return result
             _advance(rule.advanced(memory), memory, goal)
         rule.look_back(memory, interval)
-    memory, _ = _without_broken(found, memory, goal)
-    found.x[memory["row"]], found.score[memory["row"]] = memory["best"], memory["best_score"]
-    return found
+    memory, _ = _without_broken(result, memory, goal)
+    result.x[memory["row"]], result.score[memory["row"]] = memory["best"], memory["best_score"]
+    return result
 
 
-def _without_broken(found: _Found, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
+def _without_broken(found: _Best, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
     """Write the misclassified points down; return memory and goal of the examples that stand."""
     broken = memory["broken"]
     if not broken.any():
@@ -201,11 +201,11 @@ class _Dense(_Rule):
     def intervals(self) -> list[int]:
         """Return intervals of 0.22 of the steps, then 0.03 shorter each time, down to 0.06 (section 3.2)."""
         interval, shorter, shortest = (max(int(share * self.steps), 1) for share in (0.22, 0.03, 0.06))
-        found: list[int] = []
-        while sum(found) < self.steps:
-            found.append(min(interval, self.steps - sum(found)))
+        checkpoints: list[int] = []
+        while sum(checkpoints) < self.steps:
+            checkpoints.append(min(interval, self.steps - sum(checkpoints)))
             interval = max(interval - shorter, shortest)
-        return found
+        return checkpoints
 
 
 @dataclass(frozen=True)

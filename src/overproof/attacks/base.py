@@ -128,8 +128,8 @@ class BaseAttack(ABC):
             network = AskedNetwork(model, x, gradients=self.needs == "gradients")
             network.check_classes(labels, wanted)
             goal = Misclassification.on(network, labels, loss=climbed, target=wanted)
-            found = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))
-            return like_pixels(found, x)
+            adversarial = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))
+            return like_pixels(adversarial, x)
 
     def _loss(self, loss: Loss | None) -> Loss:
         if loss is None:
@@ -152,8 +152,8 @@ class BaseAttack(ABC):
 
 
 def _classes(y: Tensor, like: Tensor) -> Tensor:
-    found = y.detach().to(like.device, torch.int64)
-    return found.clone() if found.is_inference() else found
+    classes = y.detach().to(like.device, torch.int64)
+    return classes.clone() if classes.is_inference() else classes
 
 
 def _score_of(goal: Misclassification, network: nn.Module) -> Score:

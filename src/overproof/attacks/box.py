@@ -27,20 +27,20 @@ def search_box(
     """
     x = torch.rand(starts, *lower.shape, generator=draws)
     x[: starts // 2] = x[: starts // 2].round()
-    found = _placed(x, lower, upper)
-    score = _worst(ask, found, weight, bias)
+    best = _placed(x, lower, upper)
+    score = _worst(ask, best, weight, bias)
     for step in range(steps):
         left = 1 - step / steps
         again = torch.rand(x.shape, generator=draws) < max(left**3 / 2, 1 / lower.numel())
         corners = torch.rand(x.shape, generator=draws).round()
-        x = torch.where(again, _placed(corners, lower, upper), found)
+        x = torch.where(again, _placed(corners, lower, upper), best)
         now = _worst(ask, x, weight, bias)
         better = now > score
-        found = torch.where(better.reshape(-1, *[1] * lower.dim()), x, found)
+        best = torch.where(better.reshape(-1, *[1] * lower.dim()), x, best)
         score = torch.where(better, now, score)
         if bool((score >= 0).any()):
             break
-    return found, score
+    return best, score
 
 
 def _placed(shares: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

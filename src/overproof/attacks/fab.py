@@ -66,19 +66,19 @@ class FAB(BaseAttack):
             return self._walk(x.detach(), goal.climbing("margin"))
 
     def _walk(self, x: Tensor, goal: Misclassification) -> Tensor:
-        found = x.clone()
+        result = x.clone()
         if not len(x):
-            return found
+            return result
         area, targets = ball(self.norm, self.eps), _targets(x, goal)
         row, clean, point = torch.arange(len(x), device=x.device), x, x
         for _ in range(self.steps):
             point = self._back(area, clean, point, goal)
             seen = goal.towards(targets[0]).unjudged().climb(point)
             done = goal.confirmed(point, seen.broken & _inside(area, clean, point))
-            found[row[done]] = point[done]
+            result[row[done]] = point[done]
             left = (~done).nonzero().flatten()
             if not len(left):
-                return found
+                return result
             goal, targets, row, clean, point = goal.at(left), targets[:, left], row[left], clean[left], point[left]
             seen = Ascent(*(part[left] for part in seen))
             for target in targets[1:]:
@@ -87,8 +87,8 @@ class FAB(BaseAttack):
         near = _inside(area, clean, point).nonzero().flatten()
         if len(near):
             _, broken = goal.at(near).assess(point[near])
-            found[row[near[broken]]] = point[near[broken]]
-        return found
+            result[row[near[broken]]] = point[near[broken]]
+        return result
 
     def _back(self, area: Ball, clean: Tensor, point: Tensor, goal: Misclassification) -> Tensor:
         """Return the points, those broken outside the ball moved back towards the clean image.

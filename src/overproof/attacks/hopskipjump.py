@@ -70,7 +70,7 @@ class HopSkipJump(BaseAttack):
             probes = oracle.left - 2 * rounds  # the rest takes the step and its point to the boundary
             walking = walking & oracle.open & (probes > 0)
             if not walking.any():
-                return oracle.found
+                return oracle.best
             distance = oracle.area.size(point - oracle.x)
             probes = probes.clamp(max=round(self.samples * math.sqrt(iteration)))
             normal = oracle.area.steepest(_normal(oracle, point, walking, probes, _PROBE * distance))
@@ -99,7 +99,7 @@ class _Oracle:
     """Says whether images are broken, within a budget per example, and keeps the first broken one inside the ball."""
 
     def __init__(self, x: Tensor, goal: Misclassification, area: Ball, queries: int) -> None:
-        self.x, self.area, self.found = x, area, x.clone()
+        self.x, self.area, self.best = x, area, x.clone()
         self.left = torch.full((len(x),), queries, device=x.device)
         self._goal, self._done = goal, torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
@@ -117,7 +117,7 @@ class _Oracle:
             broken = self._goal.at(row).assess(asked)[1]
             self.left[row] -= 1
             inside = broken & (self.area.size(asked - self.x[row]) <= self.area.eps)
-            self.found[row[inside]] = asked[inside]
+            self.best[row[inside]] = asked[inside]
             self._done[row] = inside
             answer[row] = broken
         return answer

@@ -46,16 +46,16 @@ def check_labels(y: Tensor, x: Tensor, *, what: str = "labels") -> None:
 
 def working_pixels(x: Tensor) -> Tensor:
     """Return pixels in which a perturbation is computed: those of ``x``, in at least float32, without a graph."""
-    found = x.detach()
-    if found.is_inference():
-        found = found.clone()
+    pixels = x.detach()
+    if pixels.is_inference():
+        pixels = pixels.clone()
     # A pixel may be outside by rounding alone; the ball around it should lie in [0, 1] exactly.
-    return (found.float() if found.dtype in _HALF else found).clamp(0, 1)
+    return (pixels.float() if pixels.dtype in _HALF else pixels).clamp(0, 1)
 
 
-def like_pixels(found: Tensor, x: Tensor) -> Tensor:
+def like_pixels(pixels: Tensor, x: Tensor) -> Tensor:
     """Return what was found as the images ``x`` are: their dtype, and their memory format."""
-    return found.to(x.dtype, memory_format=memory_format(x))
+    return pixels.to(x.dtype, memory_format=memory_format(x))
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -177,7 +177,7 @@ def _depends(logits: Tensor, given: Tensor) -> bool:
     return False
 
 
-def _thing(found: object) -> str:
-    if found is None:
+def _thing(value: object) -> str:
+    if value is None:
         return "None"
-    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

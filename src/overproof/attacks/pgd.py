@@ -74,11 +74,11 @@ class PGD(BaseAttack):
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         climbed = as_objective(objective)
         with compiled_for_pixels(model), nullcontext() if self.mode == "train" else climbed.holding(model):
-            found, score = self._climb(x, climbed)
+            x_adv, score = self._climb(x, climbed)
             for _ in range(self.restarts - 1):
                 other, other_score = self._climb(x, climbed)
-                found, score = _better(other, other_score, found, score)
-        return found
+                x_adv, score = _better(other, other_score, x_adv, score)
+        return x_adv
 
     @override
     def runs(self) -> tuple[Self, int]:

@@ -76,11 +76,11 @@ class Square(BaseAttack):
         point, x = start(x, self.eps, power).flatten(1), x.flatten(1)
         score, broken = goal.assess(point.view(-1, *shape))
         best = torch.where(score.isnan(), -torch.inf, score)  # anything beats a start without a score
-        found, row = point.clone(), torch.arange(len(x), device=x.device)
+        result, row = point.clone(), torch.arange(len(x), device=x.device)
         windows = None
         for iteration in range(self.queries - 1):
             if broken.any():
-                found[row[broken]] = point[broken]
+                result[row[broken]] = point[broken]
                 keep = ~broken
                 row, x, point, best, goal = row[keep], x[keep], point[keep], best[keep], goal.at(keep)
             if not len(row):
@@ -95,8 +95,8 @@ class Square(BaseAttack):
             taken = (score > best) | broken
             best = torch.where(taken, score, best)
             point.scatter_(1, at, torch.where(taken[:, None], point.gather(1, at), before))
-        found[row] = point
-        return found
+        result[row] = point
+        return result
 
 
 class Windows:

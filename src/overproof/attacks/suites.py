@@ -191,12 +191,12 @@ def _check_suite(found: Any) -> None:
 
 class _Suites(Registry[Callable[[Threat], Suite]]):
     def _named(self, word: str, where: str, code: Code) -> Callable[[Threat], Suite]:
-        found = super()._named(word, where, code)
+        make = super()._named(word, where, code)
 
-        @wraps(found)
+        @wraps(make)
         def checked(threat: Threat) -> Suite:
             try:
-                suite = found(threat)
+                suite = make(threat)
             except InputError:
                 raise
             except Exception as problem:

@@ -92,12 +92,12 @@ class Graph:
     @cached_property
     def read_by(self) -> Mapping[int, tuple[Activation, ...]]:
         """The activations that read a node, by the number of the node."""
-        found: dict[int, tuple[Activation, ...]] = {}
+        readers: dict[int, tuple[Activation, ...]] = {}
         for node in self.nodes:
             if isinstance(node.operator, Activation):
                 for number in node.inputs:
-                    found[number] = (*found.get(number, ()), node.operator)
-        return found
+                    readers[number] = (*readers.get(number, ()), node.operator)
+        return readers
 
     @cached_property
     def straight(self) -> frozenset[int]:

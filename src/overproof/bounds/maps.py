@@ -92,8 +92,8 @@ def average(
     wanted = F.avg_pool2d(ones, kernel, step, margin, ceil_mode, count_include_pad, divisor_override)
     around = (margin[1], margin[1] + beyond[1], margin[0], margin[0] + beyond[0])
     conv = replace(conv, padding=(0, 0))
-    found = conv.convolve(F.pad(ones, around), weight)
-    return [Pad(margins=around), conv, Scale(factor=(wanted / found)[0], shift=like.new_zeros(()))]
+    sums = conv.convolve(F.pad(ones, around), weight)
+    return [Pad(margins=around), conv, Scale(factor=(wanted / sums)[0], shift=like.new_zeros(()))]
 
 
 def adaptive(before: Shape, after: Shape, like: Tensor) -> list[Operator]:

@@ -52,8 +52,8 @@ def moves(function: Callable[..., Any], layers: Sequence[tuple[Shape, int, int |
         joined = torch.stack if parts is None else torch.cat
         numbers.append(joined([one, one + total], dim=batch))
         offset += prod(shape)
-    found = function(*numbers)
-    return tuple(_move(each, total) for each in ([found] if isinstance(found, Tensor) else found))
+    outputs = function(*numbers)
+    return tuple(_move(each, total) for each in ([outputs] if isinstance(outputs, Tensor) else outputs))
 
 
 def _move(numbers: Tensor, total: int) -> Move:

@@ -37,14 +37,14 @@ def einsum_terms(equation: str, sizes: Sequence[int]) -> tuple[list[str], str]:
     if not arrow or len(terms) != len(sizes) or not all(set(term) <= {*LETTERS, "."} for term in (*terms, out)):
         raise NoBoundsError(f"einsum {equation!r}, which is not in small letters with its output named")
     free = [letter for letter in LETTERS if letter not in equation]
-    found = []
+    letters = []
     longest = ""
     for term, size in zip(terms, sizes, strict=True):
         rest = size - len(term.replace("...", ""))
         hidden = "".join(free[::-1][:rest])[::-1] if "..." in term else ""
         longest = max(longest, hidden, key=len)
-        found.append(term.replace("...", hidden))
-    return found, out.replace("...", longest)
+        letters.append(term.replace("...", hidden))
+    return letters, out.replace("...", longest)
 
 
 def contracted(draft: Draft, terms: Sequence[str], operands: Sequence[Operand], out: str, like: Tensor) -> Layer:

@@ -102,8 +102,8 @@ class Falsifier:
             unit = _START(model, unit, apart)
             for climb in _CLIMB:
                 unit = climb(model, unit, objective)
-            found: Tensor = model.inputs(unit).float()
-            return found
+            points: Tensor = model.inputs(unit).float()
+            return points
 
     def _score(self, number: int, x: Tensor) -> float:
         with torch.no_grad():

@@ -100,15 +100,15 @@ class CertifyResult:
     def _rows(self) -> Cells:
         of, seconds = len(self.correct), self.certificates.evidence.seconds
         clean = Proportion(claim="correct", passed=int(self.correct.sum()), of=of)
-        found = self.certificates.plain()["counts"]
+        counts = self.certificates.plain()["counts"]
         return [
             ["", "images", "share, %", "95 % interval", "seconds"],
             _row("correct", clean),
             _row("verified", self.certificates.evidence, f"{seconds:.1f}"),
             *[
-                _row(name, Proportion(claim=name, passed=found[name], of=of))
+                _row(name, Proportion(claim=name, passed=counts[name], of=of))
                 for name in ("falsified", "unknown", "error")
-                if found[name] or name != "error"
+                if counts[name] or name != "error"
             ],
         ]
 

@@ -175,7 +175,7 @@ def smooth(
         raise InputError(f"a certificate needs the label of each image, 0 or more, for all of the {len(images)}")
     smoothing.check(0.0)
     places = range(len(images)) if indices is None else map(int, indices)
-    start, found = monotonic(), []
+    start, outcomes = monotonic(), []
     with in_mode(model, training=False), torch.no_grad():
         for image, index in zip(images, places, strict=True):
             # Other draws count than those that chose the class, which would flatter it.
@@ -186,8 +186,8 @@ def smooth(
                 raise InputError(f"label {int(labels.max())} is outside 0..{len(chosen) - 1}, the network's classes")
             selected = int(chosen.argmax())
             votes = _votes(model, image, smoothing.samples, smoothing, counting)
-            found.append((index, selected, int(votes[selected])))
-    rows = torch.tensor(found, dtype=torch.int64).reshape(-1, 3).T
+            outcomes.append((index, selected, int(votes[selected])))
+    rows = torch.tensor(outcomes, dtype=torch.int64).reshape(-1, 3).T
     seconds = torch.tensor([monotonic() - start], dtype=torch.float64)
     state = {"index": rows[0], "label": labels.long().cpu(), "selected": rows[1], "votes": rows[2], "seconds": seconds}
     return Smoothed(state, smoothing)

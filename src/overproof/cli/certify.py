@@ -145,11 +145,11 @@ def certify(
         announce=True,
     )
     with stoppable("finished examples are kept, continue with --resume"):
-        found = show_course(course, run, "example", _told)
+        result = show_course(course, run, "example", _told)
     if leads():
-        _print_certificate(found)
+        _print_certificate(result)
         folder = results_folder(run, out)
-        say_where_kept(CERTIFICATE, folder, found)
+        say_where_kept(CERTIFICATE, folder, result)
         if (folder / "evaluation.json").is_file():
             say(f"report: {write_report(folder)}")
 
@@ -159,43 +159,43 @@ def _told(item: "CertificationEvent") -> tuple[str, str]:
     return item.stage, f"verified {item.verified} %{item.where and f'; {item.where}'}"
 
 
-def _print_certificate(found: "dict[str, Any]") -> None:
-    threat, data, proven = found["threat"], found["data"], found["verified"]
+def _print_certificate(result: "dict[str, Any]") -> None:
+    threat, data, proven = result["threat"], result["data"], result["verified"]
     low, high = proven["interval"]
-    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found["counts"].items())
-    title = f"{found['run']}; {data['name']}, {data['examples']} of {data['of']} test images"
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in result["counts"].items())
+    title = f"{result['run']}; {data['name']}, {data['examples']} of {data['of']} test images"
     say(f"{title}; {threat['norm']} eps {threat['eps']}")
     say(f"certified accuracy: {100 * proven['share']:.1f} [{100 * low:.1f}, {100 * high:.1f}] %; {counts}")
-    if found["kind"] == "bounds":
+    if result["kind"] == "bounds":
         grid = Grid()
         for name in ("stage", "verified", "falsified", "seconds"):
             grid.add_column(name, justify="left" if name == "stage" else "right")
-        for name, part in found["stages"].items():
+        for name, part in result["stages"].items():
             grid.add_row(name, str(part["verified"]), str(part["falsified"]), f"{part['seconds']:.1f}")
         out_console.print(grid)
-        for sentence in (*found["not_afforded"], *(found["teacher"] or {}).get("not_afforded", ())):
+        for sentence in (*result["not_afforded"], *(result["teacher"] or {}).get("not_afforded", ())):
             say(f"{sentence}; more with --seconds")
     else:
         say("of the smoothed network, which answers by vote under noise; the network itself has no certificate")
-    if found["teacher"]:
-        _print_brackets(found["teacher"])
+    if result["teacher"]:
+        _print_brackets(result["teacher"])
 
 
-def _print_brackets(found: "dict[str, Any]") -> None:
-    say(f"beside {found['name']}, on {found['examples']} of {found['of']} images that it classifies correctly:")
+def _print_brackets(result: "dict[str, Any]") -> None:
+    say(f"beside {result['name']}, on {result['examples']} of {result['of']} images that it classifies correctly:")
     grid = Grid()
     for name in ("", "attacked: at least", "proven: at most"):
         grid.add_column(name, justify="right" if name else "left")
     for name, label in (("gap", "mean gap"), ("under", "mean, student less sure"), ("over", "mean, student surer")):
-        grid.add_row(label, f"{found[name]['attacked']:.4f}", f"{found[name]['proven']:.4f}")
+        grid.add_row(label, f"{result[name]['attacked']:.4f}", f"{result[name]['proven']:.4f}")
     out_console.print(grid)
     grid = Grid()
     for name in ("", "proven: at least, %", "not refuted: at most, %"):
         grid.add_column(name, justify="right" if name else "left")
-    shares = [("same class", found["agreement"])]
-    shares += [(f"same class and a gap of at most {one['gamma']:g}", one) for one in found["curve"]]
+    shares = [("same class", result["agreement"])]
+    shares += [(f"same class and a gap of at most {one['gamma']:g}", one) for one in result["curve"]]
     for label, one in shares:
         grid.add_row(label, *(f"{100 * one[side]['share']:.1f}" for side in ("proven", "standing")))
     out_console.print(grid)
-    if found["errors"]:
-        say(f"{found['errors']} examples could not be compared; certificate.jsonl says why")
+    if result["errors"]:
+        say(f"{result['errors']} examples could not be compared; certificate.jsonl says why")

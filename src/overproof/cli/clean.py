@@ -21,11 +21,11 @@ def clean(
     """
     from overproof.commands.clean import clean as cleaned
 
-    found = cleaned(*runs, unfinished=unfinished, dry_run=dry_run)
+    result = cleaned(*runs, unfinished=unfinished, dry_run=dry_run)
     removed = "would be removed" if dry_run else "removed"
-    for one in found:
+    for one in result:
         say(f"{one.folder}: {one.bytes:,} bytes in {len(one.files)} files {removed}")
         for sentence in one.kept:
             say(f"{one.folder}: {sentence} (--unfinished removes them)")
-    if len(found) > 1:
-        say(f"together: {sum(one.bytes for one in found):,} bytes {removed}")
+    if len(result) > 1:
+        say(f"together: {sum(one.bytes for one in result):,} bytes {removed}")

@@ -36,7 +36,7 @@ def compare(
     from overproof.commands.compare import compare as compare_runs
     from overproof.report.text import CAPTION
 
-    found = compare_runs(
+    result = compare_runs(
         runs,
         out=out,
         csv=csv,
@@ -45,7 +45,7 @@ def compare(
         classes_by_position=classes_by_position,
         trust_code=trust_code,
     )
-    for table in found:
+    for table in result:
         print_table(table, wide=wide)
     say(CAPTION)
     for name, file in (("report", out), ("csv", csv), ("latex", latex), ("markdown", markdown)):

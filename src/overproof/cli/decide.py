@@ -29,16 +29,17 @@ def decide_query(
         assert query is not None
         with stoppable("no query was decided"):
             limit = 60.0 if seconds is None else seconds
-            found = decide(networks, query, seconds=limit, seed=seed, precision=precision, out=out)
-        for note in found["notes"]:
+            decision = decide(networks, query, seconds=limit, seed=seed, precision=precision, out=out)
+        for note in decision["notes"]:
             warn(note)
-        say(f"{' and '.join(found['networks'])}; {found['query']}; cases {found['cases']}; {found['seconds']:.1f} s")
-        if found["witness"]:
-            say(f"counter-example, confirmed by onnxruntime: {found['witness']}")
+        names = " and ".join(decision["networks"])
+        say(f"{names}; {decision['query']}; cases {decision['cases']}; {decision['seconds']:.1f} s")
+        if decision["witness"]:
+            say(f"counter-example, confirmed by onnxruntime: {decision['witness']}")
     except Exception:  # which the program's one end says in a sentence, or shows
         say("error")
         raise
-    say(found["result"])
+    say(decision["result"])
 
 
 def decide_instances(

@@ -79,74 +79,74 @@ def evaluate(
         announce=True,
     )
     with stoppable("finished blocks are kept, continue with --resume"):
-        found = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
+        result = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if leads():
-        _print_evaluation(found)
-        say_where_kept(EVALUATION, results_folder(run, out), found)
+        _print_evaluation(result)
+        say_where_kept(EVALUATION, results_folder(run, out), result)
         say(f"report: {write_report(results_folder(run, out))}")
 
 
-def _print_evaluation(found: "dict[str, Any]") -> None:
+def _print_evaluation(result: "dict[str, Any]") -> None:
     from overproof.report.findings import Findings
     from overproof.report.table import tables
     from overproof.report.text import shown
 
-    (table,) = tables([Findings(evaluation=found)])
+    (table,) = tables([Findings(evaluation=result)])
     (row,) = table.rows
-    after = " (each on the survivors)" if found["suite"]["survivors"] else ""
-    grid = Grid(title=f"{row.name}; {table.title}; {found['suite']['name']}{after}", title_justify="left")
+    after = " (each on the survivors)" if result["suite"]["survivors"] else ""
+    grid = Grid(title=f"{row.name}; {table.title}; {result['suite']['name']}{after}", title_justify="left")
     grid.add_column("attack")
     for name in ("correct, % with 95 % interval", "forward passes", "backward passes", "seconds"):
         grid.add_column(name, justify="right")
     for column in table.columns:
         if column.group == "attacks" or column.key in ("clean", "worst"):
-            trial = found["attacks"].get(column.label, {}) if column.group == "attacks" else {}
+            trial = result["attacks"].get(column.label, {}) if column.group == "attacks" else {}
             passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
-            seconds = (trial or found[column.key])["seconds"]
+            seconds = (trial or result[column.key])["seconds"]
             grid.add_row(Text(column.label), shown(row, column), *passes, f"{seconds:.1f}")
     out_console.print(grid)
     means = [f"{column.label} {shown(row, column)} %" for column in table.columns if column.group == "balanced"]
     if means:
-        worst = min(found["per_class"], key=lambda one: one["worst"] / one["of"])
+        worst = min(result["per_class"], key=lambda one: one["worst"] / one["of"])
         least = f"{worst['class']!r} {worst['worst']} of {worst['of']} in the worst case"
         say(f"classes are unequal; mean over the classes: {', '.join(means)}; the weakest is {least}")
-    if found["artefact"]:
-        _print_artefact(found["artefact"])
-    if found["suite"]["caution"]:
-        say(f"{found['suite']['name']}: {found['suite']['caution']}.")
-    if found["answers"]["level"] != "fine":
-        warn(f"{found['run']}: {found['answers']['finding']}")
-    if found["reliability"]:
-        say(found["reliability"]["sentence"])
+    if result["artefact"]:
+        _print_artefact(result["artefact"])
+    if result["suite"]["caution"]:
+        say(f"{result['suite']['name']}: {result['suite']['caution']}.")
+    if result["answers"]["level"] != "fine":
+        warn(f"{result['run']}: {result['answers']['finding']}")
+    if result["reliability"]:
+        say(result["reliability"]["sentence"])
 
 
-def _print_artefact(found: "dict[str, Any]") -> None:
-    time = found["latency"]
+def _print_artefact(result: "dict[str, Any]") -> None:
+    time = result["latency"]
     say(f"one image on one thread: median {time['median']:.3f} ms, p99 {time['p99']:.3f} ms")
-    say(f"{found['bytes']:,} bytes, {_counted(found['multiply_adds'])} multiply-adds per image")
+    say(f"{result['bytes']:,} bytes, {_counted(result['multiply_adds'])} multiply-adds per image")
     for name in ("original", "teacher"):
-        other = found[name]
+        other = result[name]
         if other:
             ratio = ""
-            if found["multiply_adds"] and other["multiply_adds"]:
-                ratio = f", {other['multiply_adds'] / found['multiply_adds']:.1f} times as many"
+            if result["multiply_adds"] and other["multiply_adds"]:
+                ratio = f", {other['multiply_adds'] / result['multiply_adds']:.1f} times as many"
             sizes = f"{other['bytes']:,} bytes, {_counted(other['multiply_adds'])} multiply-adds{ratio}"
             say(f"{name} {other['name']}: {sizes}")
-    if found["original"]:
-        _print_pairs(found["original"])
+    if result["original"]:
+        _print_pairs(result["original"])
 
 
 def _counted(count: int | None) -> str:
     return "an unknown number of" if count is None else f"{count:,}"
 
 
-def _print_pairs(found: "dict[str, Any]") -> None:
-    say(f"beside {found['name']}, the network it came from, example by example:")
+def _print_pairs(result: "dict[str, Any]") -> None:
+    say(f"beside {result['name']}, the network it came from, example by example:")
     grid = Grid()
     grid.add_column("attack")
     for name in ("its correct, %", "lost by the file", "gained", "difference, points with 95 % interval"):
         grid.add_column(name, justify="right")
-    for name, one in {"clean": found["clean"], **found["attacks"], "worst": found["worst"]}.items():
+    for name, one in {"clean": result["clean"], **result["attacks"], "worst": result["worst"]}.items():
         paired = one["paired"]
         low, high = paired["interval"]
         points = f"{100 * paired['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

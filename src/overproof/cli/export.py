@@ -56,14 +56,14 @@ def export(
     }
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     run = with_layout(run, layout)
-    found = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
-    say(f"{found['run']} -> {found['file']}")
-    _SAID[to](found)
+    result = exporting(run, to=to, out=out, data=data, trust_code=trust_code, **given)
+    say(f"{result['run']} -> {result['file']}")
+    _SAID[to](result)
 
 
-def _say_parity(found: "dict[str, Any]") -> None:
-    say(f"{found['bytes']:,} bytes, sha256 {found['sha256'][:16]}")
-    _say_batches("run from the file", found["parity"])
+def _say_parity(result: "dict[str, Any]") -> None:
+    say(f"{result['bytes']:,} bytes, sha256 {result['sha256'][:16]}")
+    _say_batches("run from the file", result["parity"])
 
 
 def _say_batches(how: str, parity: "list[dict[str, Any]]") -> None:
@@ -73,12 +73,12 @@ def _say_batches(how: str, parity: "list[dict[str, Any]]") -> None:
         say(f"  {images} logits within {one['difference']:.1e}, same class {one['agreeing']} of {one['batch']}")
 
 
-def _say_cost(found: "dict[str, Any]") -> None:
-    whole, cost = found["float"], found["cost"]
-    small = whole["bytes"] / found["bytes"]
-    say(f"{found['bytes']:,} bytes, {small:.1f} times smaller than in float; sha256 {found['sha256'][:16]}")
+def _say_cost(result: "dict[str, Any]") -> None:
+    whole, cost = result["float"], result["cost"]
+    small = whole["bytes"] / result["bytes"]
+    say(f"{result['bytes']:,} bytes, {small:.1f} times smaller than in float; sha256 {result['sha256'][:16]}")
     _say_batches("run in float, before quantising", whole["parity"])
-    calibration = found["calibration"]
+    calibration = result["calibration"]
     say(f"calibrated by {calibration['method']} on {calibration['images']} training images")
     say(f"on {cost['images']} held-out images: same class as in float {cost['agreeing']} of {cost['images']}")
     for name, label in (("clean", "clean"), ("robust", f"under {' and '.join(cost['attacks'])}")):
@@ -88,7 +88,7 @@ def _say_cost(found: "dict[str, Any]") -> None:
             f"  {label}: correct in float {one['float']}, in INT8 {one['int8']}; lost {paired['only_before']}, "
             f"gained {paired['only_after']}; {_points(paired)}"
         )
-    before, after = whole["latency"], found["latency"]
+    before, after = whole["latency"], result["latency"]
     say("one image on one thread here:")
     for name, one in (("float:", before), ("INT8: ", after)):
         say(f"  {name} median {one['median']:.3f} ms, p99 {one['p99']:.3f} ms")
@@ -109,24 +109,24 @@ def _points(paired: "dict[str, Any]") -> str:
     return f"{100 * paired['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] points"
 
 
-def _say_queries(found: "dict[str, Any]") -> None:
+def _say_queries(result: "dict[str, Any]") -> None:
     parts = [("robust", "VNN-LIB 1.0", "is another class possible?")]
-    if found["pair"]:
-        gamma, teacher = found["pair"]["gamma"], found["pair"]["teacher"]
+    if result["pair"]:
+        gamma, teacher = result["pair"]["gamma"], result["pair"]["teacher"]
         parts.append(
             ("pair", "VNN-LIB 2.0", f"can it and {teacher} disagree about the class, or their margins by {gamma:g}?")
         )
-    say(f"within linf {found['eps']} of each of {len(found['images'])} test images:")
+    say(f"within linf {result['eps']} of each of {len(result['images'])} test images:")
     for name, version, question in parts:
-        known = found[name]["known"]
-        say(f"  {name}/, {found[name]['queries']} queries in {version}: {question}")
+        known = result[name]["known"]
+        say(f"  {name}/, {result[name]['queries']} queries in {version}: {question}")
         say(f"    known already: yes (sat) {known['sat']}, no (unsat) {known['unsat']}; open {known['open']}")
 
 
-def _say_repository(found: "dict[str, Any]") -> None:
-    say(f"files: {', '.join(found['files'])}")
-    if found["address"]:
-        say(f"pushed: {found['address']}")
+def _say_repository(result: "dict[str, Any]") -> None:
+    say(f"files: {', '.join(result['files'])}")
+    if result["address"]:
+        say(f"pushed: {result['address']}")
 
 
 _SAID: "Mapping[str, Callable[[dict[str, Any]], None]]" = {

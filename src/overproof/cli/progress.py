@@ -129,8 +129,8 @@ def show_course(
             try:
                 item = next(course)
             except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
+                result: dict[str, Any] = end.value
+                return result
             if isinstance(item, Beginning):
                 follower.begin(item)
                 continue

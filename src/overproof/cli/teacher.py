@@ -80,7 +80,7 @@ def check(
 
     run = with_layout(run, layout)
     with stoppable("nothing was written"):
-        found, content = check_teacher(
+        result, content = check_teacher(
             run,
             data=data,
             eps=eps,
@@ -94,8 +94,8 @@ def check(
         )
     for warning in content["warnings"]:
         warn(warning)
-    _print_found(found, content)
-    say(found.sentence)
+    _print_check(result, content)
+    say(result.sentence)
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
@@ -134,22 +134,22 @@ def _list(values: "list[float]") -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _print_found(found: "TeacherCheck", content: "dict[str, Any]") -> None:
+def _print_check(result: "TeacherCheck", content: "dict[str, Any]") -> None:
     threat, data = content["threat"], content["data"]
     grid = Grid(
         title=f"{content['run']}; {data['name']}, {data['examples']} of {data['of']} test images", title_justify="left"
     )
     grid.add_column("check")
     grid.add_column("found", justify="right")
-    grid.add_row("clean, % correct", str(found.clean))
-    grid.add_row(f"quick attack, {threat['norm']} eps {threat['eps']}, % correct", str(found.robust))
-    for reading in found.readings[1:]:
+    grid.add_row("clean, % correct", str(result.clean))
+    grid.add_row(f"quick attack, {threat['norm']} eps {threat['eps']}, % correct", str(result.robust))
+    for reading in result.readings[1:]:
         grid.add_row(f"pixels as {reading.name}, % correct", str(reading.correct))
-    order = "the data's own" if found.order.kept else f"another ({found.order.correct} % correct)"
+    order = "the data's own" if result.order.kept else f"another ({result.order.correct} % correct)"
     grid.add_row("best order of classes", order)
-    grid.add_row("calibration error, clean", f"{found.calibration.ece:.3f}")
-    for name, value in (("clean", found.errors_clean), ("attacked", found.errors_attacked)):
+    grid.add_row("calibration error, clean", f"{result.calibration.ece:.3f}")
+    for name, value in (("clean", result.errors_clean), ("attacked", result.errors_attacked)):
         grid.add_row(f"mean confidence in errors, {name}", "no error" if value is None else f"{value:.2f}")
-    if found.student is not None:
-        grid.add_row(f"{found.student.name} under the same attack, % correct", str(found.student.robust))
+    if result.student is not None:
+        grid.add_row(f"{result.student.name} under the same attack, % correct", str(result.student.robust))
     out_console.print(grid)

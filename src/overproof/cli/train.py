@@ -61,11 +61,11 @@ def train(
     from overproof.runs.shipped import find_recipe
 
     file = find_recipe(recipe)
-    found = read_sweep(file, sets or (), trust_code=trust_code)
-    if not isinstance(found, Sweep):
+    sweep = read_sweep(file, sets or (), trust_code=trust_code)
+    if not isinstance(sweep, Sweep):
         if jobs is not None or cell is not None:
             raise InputError(f"{recipe}: --jobs and --cell are for sweeps, and this is a recipe")
-        settled = found
+        settled = sweep
         folder = out or default_folder(settled)
     elif cell is None:
         if shard_teachers:
@@ -78,13 +78,13 @@ def train(
             "keep_checkpoint": keep_checkpoint,
             "trust_code": trust_code,
         }
-        _train_sweep(found, out or found.folder, jobs, sets or (), options)
+        _train_sweep(sweep, out or sweep.folder, jobs, sets or (), options)
         return
     elif jobs is not None:
         raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
     else:
-        settled = found.cell(cell).recipe
-        folder = (out or found.folder) / found.cell(cell).name
+        settled = sweep.cell(cell).recipe
+        folder = (out or sweep.folder) / sweep.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume") as stop:
         events = iter_train(
             settled,
@@ -171,8 +171,8 @@ def _epoch_line(item: "TrainingEvent") -> str:
     line = f"epoch {item.progress.epoch}/{item.epochs}: {_terms(item)}, lr {item.learning_rate:.2g}"
     if item.validation is None:
         return line
-    found = item.validation
-    return f"{line}; held out: clean {100 * found.clean:.1f} %, robust {100 * found.robust:.1f} %"
+    validation = item.validation
+    return f"{line}; held out: clean {100 * validation.clean:.1f} %, robust {100 * validation.robust:.1f} %"
 
 
 def _terms(item: "TrainingEvent") -> str:

@@ -174,7 +174,7 @@ def _certifying(
                     warnings=warnings if now.first else (),
                 ),
             )
-        found = {
+        report = {
             "schema": CERTIFICATE.schema,
             **subject.facts,
             "data": subject.said_of(images),
@@ -201,9 +201,9 @@ def _certifying(
             if falsifying := certificate.counter_examples(blocks, rows.tolist()):
                 body = save({name: value.contiguous() for name, value in falsifying.items()})
                 write_atomically(results.folder / "counterexamples.safetensors", body)
-            results.write_json("certificate.json", found)
+            results.write_json("certificate.json", report)
             store.remove()
-    return found
+    return report
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def check_teacher(
         warnings = admit(model, batch.x, batch.y, where=subject.name)
     verdicts = judge(model, images, suite.attacks, seed=seed)
     clean, attacked = verdicts.state["clean_logits"], verdicts.state["attacked_logits"]
-    found = TeacherCheck(
+    result = TeacherCheck(
         clean=verdicts.clean,
         robust=verdicts.worst,
         readings=seen,
@@ -84,7 +84,7 @@ def check_teacher(
     )
     content = {
         **subject.facts,
-        **found.plain(),
+        **result.plain(),
         "data": {"name": images.name, "split": "test", "examples": len(images), "of": len(subject.images)},
         "threat": plain(threat),
         "suite": suite.name,
@@ -97,10 +97,10 @@ def check_teacher(
         folder = subject.folder if out is None else Path(out)
         make_folder(folder)
         Run(folder).write_json("teacher.json", content)
-    return found, content
+    return result, content
 
 
 def _alone(source: AnySource, images: ImageSet, suite: Suite, seed: int, trust_code: bool) -> Student:
-    found = resolve(source, images.signature, trust_code=trust_code)
-    verdicts = judge(found.model.to(images.images.device), images, suite.attacks, seed=seed)
-    return Student(name=found.known.title, clean=verdicts.clean, robust=verdicts.worst)
+    student = resolve(source, images.signature, trust_code=trust_code)
+    verdicts = judge(student.model.to(images.images.device), images, suite.attacks, seed=seed)
+    return Student(name=student.known.title, clean=verdicts.clean, robust=verdicts.worst)

@@ -70,17 +70,17 @@ def _cleaned(folder: Path, unfinished: bool, dry_run: bool) -> Cleaned:
     places = [folder, *sorted(place for home in _HOMES for place in folder.glob(f"{home}/*") if place.is_dir())]
     files = [file for place in places for file in place.glob(".*.tmp") if _is_temporary(file)]
 
-    def add(found: list[Path], finished: Callable[[], bool], what: str) -> None:
-        if found and (unfinished or finished()):
-            files.extend(found)
-        elif found:
-            kept.append(f"{what} is not finished: {sum(map(_size, found)):,} bytes are kept")
+    def add(candidates: list[Path], finished: Callable[[], bool], what: str) -> None:
+        if candidates and (unfinished or finished()):
+            files.extend(candidates)
+        elif candidates:
+            kept.append(f"{what} is not finished: {sum(map(_size, candidates)):,} bytes are kept")
 
     states = [*checkpoints(run.checkpoints), *run.checkpoints.glob(".*.tmp")]
     add(states, lambda: is_finished(run, run.recipe().training.epochs), "the training")
     for state in (place / name for place in places for name in _RESULTS):
-        found = sorted(file for file in state.glob("*") if file.suffix in (".json", ".safetensors", ".tmp"))
-        add(found, partial(_is_of, state), f"what {state.relative_to(folder)} belongs to")
+        candidates = sorted(file for file in state.glob("*") if file.suffix in (".json", ".safetensors", ".tmp"))
+        add(candidates, partial(_is_of, state), f"what {state.relative_to(folder)} belongs to")
     size = sum(map(_size, files))
     if not dry_run:
         for file in files:
@@ -110,12 +110,12 @@ def _is_of(state: Path) -> bool:
     if not is_file(result) or not is_file(state / "setting.json"):
         return False
     with suppress(InputError, KeyError, TypeError, AttributeError):
-        setting, found = read_object(state / "setting.json"), read_object(result)
-        return all(setting[name] == value for name, value in _said(found).items())
+        setting, result_file = read_object(state / "setting.json"), read_object(result)
+        return all(setting[name] == value for name, value in _said(result_file).items())
     return False
 
 
-def _said(found: Mapping[str, Any]) -> dict[str, Any]:
+def _said(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what results say of the setting they were found in."""
-    same = {"network": found["model_digest"], "seed": found["seed"], "batch": found["batch"]}
-    return same | {"examples": found["data"]["examples"], "data": found["data"]["digest"]}
+    same = {"network": result["model_digest"], "seed": result["seed"], "batch": result["batch"]}
+    return same | {"examples": result["data"]["examples"], "data": result["data"]["digest"]}

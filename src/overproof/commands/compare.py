@@ -37,16 +37,16 @@ def compare(
     distinct = list({place.resolve(): place for place in places}.values())
     if not distinct:
         raise InputError("name at least one run to compare")
-    found = [findings(folder, trust_code=trust_code) for folder in distinct]
+    all_findings = [findings(folder, trust_code=trust_code) for folder in distinct]
     if not classes_by_position:
-        _check_classes(found)
-    laid = tables(found)
+        _check_classes(all_findings)
+    laid = tables(all_findings)
     if out is not None:
-        alone, several = found[0], len(found) > 1
+        alone, several = all_findings[0], len(all_findings) > 1
         title = "Comparison" if several else alone.name
-        lead = f"{len(found)} runs side by side." if several else _about(alone)
+        lead = f"{len(all_findings)} runs side by side." if several else _about(alone)
         with parsing(", ".join(map(str, distinct)), "results as overproof writes them"):
-            body = page(found, title=title, lead=lead)
+            body = page(all_findings, title=title, lead=lead)
         _write(Path(out), body)
     for file, written in ((csv, as_csv), (latex, as_latex), (markdown, as_markdown)):
         if file is not None:

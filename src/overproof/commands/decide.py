@@ -189,7 +189,7 @@ def _subject(files: Sequence[RawFile], asked: Property, asked_for: Decision) -> 
     """Return what is searched. What has no form in torch, or no bounds, is named in its notes."""
     tried = _points(asked, asked_for.seed)
     searched, said = _without_softmax(files, asked)
-    found: _Subject | None = None
+    subject: _Subject | None = None
     for flat in (False, True) if len(files) == 2 else (False,):
         forms, notes = [], list(said)
         for file in searched:
@@ -210,10 +210,10 @@ def _subject(files: Sequence[RawFile], asked: Property, asked_for: Decision) -> 
         if len(forms) == 1:
             return _Subject(files, first, first.module, graph, tuple(notes))
         both = None if graph is None or other is None else joined(graph, other)
-        found = _Subject(files, first, _Pair(first.module, second.module), both, tuple(dict.fromkeys(notes)))
+        subject = _Subject(files, first, _Pair(first.module, second.module), both, tuple(dict.fromkeys(notes)))
         if both is not None:
             break
-    return found or _Subject(
+    return subject or _Subject(
         files, None, None, None, ("the two networks have no common form in torch, and are only asked",)
     )
 
@@ -225,12 +225,12 @@ def _without_softmax(files: Sequence[RawFile], asked: Property) -> tuple[Sequenc
     """
     if not asked.compares:
         return files, []
-    found, notes = list[RawFile](), list[str]()
+    cut, notes = list[RawFile](), list[str]()
     for file in files:
         body, said = without_softmax(file.body, file.where)
-        found.append(RawFile(body, where=file.where) if said else file)
+        cut.append(RawFile(body, where=file.where) if said else file)
         notes += [f"{file.where}: {note}, and the query compares outputs alone" for note in said]
-    return found, notes
+    return cut, notes
 
 
 def _followed(
@@ -260,11 +260,11 @@ def _followed(
 def _points(asked: Property, seed: int) -> Tensor:
     """Return inputs ``[N, F]`` drawn from the boxes of the first cases."""
     draws = torch.Generator().manual_seed(seed_at(seed, "query", "tried"))
-    found = []
+    points = []
     for number in range(_TRIED):
         lower, upper = asked.inner[number % len(asked.inner)]
-        found.append(lower + (upper - lower) * torch.rand(lower.shape, generator=draws))
-    return torch.stack(found)
+        points.append(lower + (upper - lower) * torch.rand(lower.shape, generator=draws))
+    return torch.stack(points)
 
 
 def _answered(subject: _Subject, asked: Property, asked_for: Decision, started: float) -> Answer:

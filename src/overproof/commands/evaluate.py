@@ -162,7 +162,7 @@ def _evaluating(
             answered = check_answers(verdicts.predictions, verdicts.labels, images.classes)
             trust = _reliability(subject, verdicts, images, threat, seed, answered) if reliability and threat else None
             shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
-        found = {
+        evaluation = {
             "schema": EVALUATION.schema,
             **subject.facts,
             "multiply_adds": None if subject.file else _multiply_adds(model, images),
@@ -198,15 +198,15 @@ def _evaluating(
             results = Run(kept)
             (kept / _IMAGES).unlink(missing_ok=True)  # of what is being replaced
             if asked_for.save_adversarial:
-                found["adversarial"] = _save_adversarial(results, model, verdicts, answers, images, rows)
+                evaluation["adversarial"] = _save_adversarial(results, model, verdicts, answers, images, rows)
             else:
                 _keep_for_certificates(results, verdicts, rows)
             results.write_lines("examples.jsonl", _lines(verdicts, before, rows.tolist()))
-            results.write_json("evaluation.json", found)
+            results.write_json("evaluation.json", evaluation)
             store.remove()
             if store_before:
                 store_before.remove()
-    return found
+    return evaluation
 
 
 def _multiply_adds(model: Classifier, images: ImageSet) -> int | None:
@@ -275,10 +275,10 @@ class _Course:
             subject = prepare(model, precision=self.precision, surrogate=surrogate)
 
             def attacked(block: Block) -> Iterator[Progress]:
-                found = run_attacks(
+                states = run_attacks(
                     subject, block.batch, self.suite, seed=self.seed, number=block.number, state=block.before
                 )
-                for state in found:
+                for state in states:
                     done = int(state["passes"])
                     yield Progress(names[done], state, done + 1, whole=done + 1 == passes)
 

@@ -83,16 +83,16 @@ def exporting(
 def _onnx(subject: ExportTask, out: Path, *, opset: int = LOWEST, licence: str = "not stated") -> dict[str, Any]:
     """Write one ONNX file, checked through onnxruntime at three batch sizes."""
     x = _samples(subject)
-    body, found = _float_file(subject, x, opset, licence)
-    return _written(subject, out, body, {"to": "onnx", "opset": opset, "parity": found})
+    body, report = _float_file(subject, x, opset, licence)
+    return _written(subject, out, body, {"to": "onnx", "opset": opset, "parity": report})
 
 
 def _torch(subject: ExportTask, out: Path) -> dict[str, Any]:
     """Write a ``torch.export`` program, checked as it reads back."""
     x = _samples(subject)
     body = to_program(subject.model, x, where=subject.name)
-    found = same_logits(subject.model, read_program(body, where=str(out)), x, where=subject.name)
-    return _written(subject, out, body, {"to": "torch", "parity": parity_lines(found)})
+    same = same_logits(subject.model, read_program(body, where=str(out)), x, where=subject.name)
+    return _written(subject, out, body, {"to": "torch", "parity": parity_lines(same)})
 
 
 def _int8(
@@ -112,13 +112,13 @@ def _int8(
     learnt, held = subject.split()
     chosen = calibration_pixels(learnt, examples, subject.seed)
     x = _samples(subject)
-    body, found = _float_file(subject, x, opset, licence)
+    body, float_report = _float_file(subject, x, opset, licence)
     small = quantised(body, chosen, calibration=calibration, where=subject.name)
     report = {
         "to": "int8",
         "opset": opset,
         "calibration": {"method": calibration, "images": examples, "of": "training images"},
-        "float": {"bytes": len(body), "parity": found, "latency": _latency(body, x)},
+        "float": {"bytes": len(body), "parity": float_report, "latency": _latency(body, x)},
         "latency": _latency(small, x),
         "hardware": hardware(pick_device("cpu")),
         "cost": _cost(subject, held, small),
@@ -174,7 +174,7 @@ def _change(before: Tensor, after: Tensor) -> dict[str, Any]:
 
 def _written(subject: ExportTask, out: Path, body: bytes, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the file, then its report."""
-    found = {
+    result = {
         "run": subject.name,
         "file": str(out),
         "bytes": len(body),
@@ -186,8 +186,8 @@ def _written(subject: ExportTask, out: Path, body: bytes, report: Mapping[str, A
     }
     make_folder(out.parent)
     write_atomically(out, body)
-    write_atomically(report_of(out), (json.dumps(found, indent=1) + "\n").encode())
-    return found
+    write_atomically(report_of(out), (json.dumps(result, indent=1) + "\n").encode())
+    return result
 
 
 def _hub(

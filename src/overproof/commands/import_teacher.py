@@ -57,10 +57,10 @@ def import_teacher(
     images = source.load("test") if source else None
     channels, height, width = size
     shape = images.signature if images else Signature(channels=channels, height=height, width=width, classes=0)
-    found, architecture = weights_in(tree, said, shape, where=file, name=name, classes=classes, key=key)
-    if images and found.classes != len(images.classes):
-        raise InputError(f"{file}: it is for {found.classes} classes, {images.name} has {len(images.classes)}")
-    network = network_of(found, architecture, shape, where=file, given=(mean, std))
+    weights, architecture = weights_in(tree, said, shape, where=file, name=name, classes=classes, key=key)
+    if images and weights.classes != len(images.classes):
+        raise InputError(f"{file}: it is for {weights.classes} classes, {images.name} has {len(images.classes)}")
+    network = network_of(weights, architecture, shape, where=file, given=(mean, std))
     make_folder(folder)
     facts = {
         "name": folder.name,
@@ -70,9 +70,9 @@ def import_teacher(
         "imported": {
             "file": file.name,
             "sha256": sha256(body).hexdigest(),
-            "place": found.place,
-            "prefix": found.prefix,
-            "unused": list(found.unused),
+            "place": weights.place,
+            "prefix": weights.prefix,
+            "unused": list(weights.unused),
             "data": plain(source) if source else None,
         },
         **({"code_folders": places} if (places := code_folders(source, folder)) else {}),

@@ -81,7 +81,7 @@ def read_instances(file: Path) -> tuple[Instance, ...]:
     with parsing(file, "a table of instances"):
         rows = [(number, row) for number, row in enumerate(csv.reader(StringIO(text)), 1) if any(map(str.strip, row))]
     columns = _columns(rows[0][1]) if rows else None
-    found, missing, names = list[Instance](), list[str](), dict[str, int]()
+    instances, missing, names = list[Instance](), list[str](), dict[str, int]()
     for number, row in rows[1:] if columns else rows:
         cells = [cell.strip() for cell in row]
         named = columns or {"network": 0, "query": 1, "timeout": 2}
@@ -98,7 +98,7 @@ def read_instances(file: Path) -> tuple[Instance, ...]:
         place = _found(file.parent, query, (benchmark, "vnnlib"), missing)
         witness = witness_name(list(paths.values()), place)
         names[witness] = names.get(witness, 0) + 1
-        found.append(
+        instances.append(
             Instance(
                 line=number,
                 cells=(network, query, timeout),
@@ -108,12 +108,12 @@ def read_instances(file: Path) -> tuple[Instance, ...]:
                 witness=witness if names[witness] == 1 else f"{witness}-{names[witness]}",
             )
         )
-    if not found:
+    if not instances:
         raise InputError(f"{file}: it has no instances")
     if missing:
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{file}: there is no {one_line(missing[0], 300)}{more}")
-    return tuple(found)
+    return tuple(instances)
 
 
 def iter_decide(
@@ -171,8 +171,8 @@ def work(networks: dict[str, str], query: str, witness: str, **options: Any) -> 
 def _columns(row: Sequence[str]) -> dict[str, int] | None:
     """Return where the columns of a header are; None for a row that is none."""
     words = [cell.strip().lower() for cell in row]
-    found = {name: words.index(word) for name, known in _WORDS.items() for word in known if word in words}
-    return found if {"network", "query", "timeout"} <= set(found) else None
+    columns = {name: words.index(word) for name, known in _WORDS.items() for word in known if word in words}
+    return columns if {"network", "query", "timeout"} <= set(columns) else None
 
 
 def _networks(cell: str) -> dict[str, str]:
@@ -194,10 +194,10 @@ def _found(home: Path, word: str, folders: Sequence[str], missing: list[str]) ->
 
 def _seconds(text: str) -> float | None:
     try:
-        found = float(text)
+        seconds = float(text)
     except ValueError:
         return None
-    return found if isfinite(found) and found > 0 else None
+    return seconds if isfinite(seconds) and seconds > 0 else None
 
 
 def _told(row: Sequence[str]) -> str:
@@ -320,7 +320,7 @@ def _heard(job: _Job, *, late: bool) -> tuple[Instance, str, float, tuple[str, .
             job.worker.process.kill()
             job.worker.process.wait()
             raise InputError("its time has been over for long, so its process was ended")
-        found = job.worker.answer()
+        answer = job.worker.answer()
     except InputError as problem:
         return job.instance, "error", monotonic() - job.since, (str(problem),)
-    return job.instance, found["result"], found["seconds"], tuple(found["notes"])
+    return job.instance, answer["result"], answer["seconds"], tuple(answer["notes"])

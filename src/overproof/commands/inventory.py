@@ -71,11 +71,11 @@ def _of_suite(suite: object) -> str:
 def _installed(registry: Registry[Any], described: Callable[[Any], str]) -> Lines:
     """Yield what installed packages bring, and of which package it is."""
     packages = {point.name: point.package for point in entry_points(registry.group)}
-    for name, found in registry.installed().items():
-        if isinstance(found, str):
-            yield name, f"Cannot be used: {found}"
+    for name, item in registry.installed().items():
+        if isinstance(item, str):
+            yield name, f"Cannot be used: {item}"
         else:
-            yield name, f"{described(found)} Of the package {packages[name]}."
+            yield name, f"{described(item)} Of the package {packages[name]}."
 
 
 def _first_sentence(described: object) -> str:

@@ -60,12 +60,12 @@ class Outcome:
     @property
     def proof(self) -> str:
         """What is proved of the faithful student, in one sentence."""
-        found = self.certificate
-        gap = found["teacher"]["gap"]
+        certificate = self.certificate
+        gap = certificate["teacher"]["gap"]
         return (
-            f"Proved for the faithful student within linf {found['threat']['eps']}: the right answer on "
-            f"{100 * found['verified']['share']:.0f} % of {found['verified']['of']} test images, and an average "
-            f"distance of its confidence to that of its teacher of at most {gap['proven']:.2f} "
+            f"Proved for the faithful student within linf {certificate['threat']['eps']}: the right answer on "
+            f"{100 * certificate['verified']['share']:.0f} % of {certificate['verified']['of']} test images, and an "
+            f"average distance of its confidence to that of its teacher of at most {gap['proven']:.2f} "
             f"(an attack attains {gap['attacked']:.2f})."
         )
 
@@ -82,24 +82,24 @@ def quickstart(out: Path | str, *, jobs: int | None = None) -> Outcome:
 
 def quickstart_steps(out: Path, *, jobs: int | None = None) -> Iterator[str | Outcome]:
     """Do the same step by step: yield a sentence as each step begins, and the outcome last. Finished runs are kept."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for heard in performing(_tasks(out), "overproof.commands.quickstart:work", jobs=jobs):
         if heard.ended:
-            found[heard.task.name] = heard.result
+            results[heard.task.name] = heard.result
         elif heard.task.sentence:
             yield heard.task.sentence
-    evaluations = {"teacher": [found["evaluate teacher"]]}
+    evaluations = {"teacher": [results["evaluate teacher"]]}
     for name in METHODS:
-        evaluations[name] = [found[f"evaluate {name}-{seed}"] for seed in SEEDS]
-    certificate = found["certify"]
+        evaluations[name] = [results[f"evaluate {name}-{seed}"] for seed in SEEDS]
+    certificate = results["certify"]
     lines = tuple(
         Line(
             name=name,
-            parameters=found[0]["parameters"],
-            clean=Spread.of([one["clean"]["share"] for one in found]),
-            robust=Spread.of([one["worst"]["share"] for one in found]),
+            parameters=results[0]["parameters"],
+            clean=Spread.of([one["clean"]["share"] for one in results]),
+            robust=Spread.of([one["worst"]["share"] for one in results]),
         )
-        for name, found in evaluations.items()
+        for name, results in evaluations.items()
     )
     report = out / "report.html"
     outcome = Outcome(lines=lines, certificate=certificate, report=report)

@@ -267,10 +267,10 @@ def _trained(
         records = run.metrics()[: loop.epoch - len(unvalidated)]
         before = processes.from_leader(run.recipe)
         if extended := before.training.epochs < epochs:
-            found = extension(before, recipe, loop.epoch + loop.batch / len(loop.loader))
+            longer = extension(before, recipe, loop.epoch + loop.batch / len(loop.loader))
             lengths += (before.training.epochs,)
-            warnings += found.warnings
-            yield Beginning(lines=(found.line,))
+            warnings += longer.warnings
+            yield Beginning(lines=(longer.line,))
         stage = replace(stage, init=state.get("init"), lengths=lengths)  # the weights to begin with are not read again
     yield Beginning(lines=_going(run, loop, resuming, wish))
     begun = loop.epoch - len(unvalidated)
@@ -508,7 +508,7 @@ def _facts(recipe: Recipe, stage: Stage, run: Run) -> dict[str, Any]:
         "data": {"notes": list(stage.notes)},
         **({"init": dict(stage.init)} if stage.init else {}),
         **({"extended_from": list(stage.lengths)} if stage.lengths else {}),
-        **({"code_folders": found} if (found := code_folders(recipe, run.folder)) else {}),
+        **({"code_folders": folders} if (folders := code_folders(recipe, run.folder)) else {}),
         "versions": versions(),
     }
 
@@ -533,8 +533,8 @@ def _record(
         "best_epoch": best.epoch if best else None,
         **seconds,
         "passes": {
-            name: asdict(found)
-            for name, found in passes_of_epoch(
+            name: asdict(report)
+            for name, report in passes_of_epoch(
                 loop.method, progress.epoch - 1, loop.training.epochs, progress.batches
             ).items()
         },
@@ -542,6 +542,6 @@ def _record(
         "precision": loop.precision,
         "compile": recipe.performance.compiles(loop.device),
         "processes": loop.processes.count,
-        **({"teacher_cache": found} if (found := loop.teachers.report()) else {}),
+        **({"teacher_cache": report} if (report := loop.teachers.report()) else {}),
         "hardware": hardware(loop.device),
     }

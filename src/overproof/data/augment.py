@@ -103,7 +103,7 @@ class Augment:
         strength and direction of TrivialAugment.
         """
         highs = [0] * (_ALL if self.resizes or self.colours or self.trivial else _OLD)
-        found = torch.zeros(n, len(highs), dtype=torch.int64, device=generator.device)
+        columns = torch.zeros(n, len(highs), dtype=torch.int64, device=generator.device)
         if self.crop or self.flip:
             highs[:3] = [2 * self.crop + 1, 2 * self.crop + 1, 2 if self.flip else 0]
         if self.cutout:
@@ -116,8 +116,8 @@ class Augment:
             highs[13:] = [len(OPERATIONS), LEVELS, 2]
         for column, high in enumerate(highs):
             if high:
-                found[:, column] = torch.randint(high, (n,), generator=generator, device=generator.device)
-        return found
+                columns[:, column] = torch.randint(high, (n,), generator=generator, device=generator.device)
+        return columns
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """Return images like ``images`` ``[N, C, H, W]``, augmented by their draws."""

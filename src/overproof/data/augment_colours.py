@@ -94,8 +94,8 @@ def equalised(images: Tensor) -> Tensor:
     step = (level.shape[1] - brightest) // (_LEVELS - 1)
     below = histogram.cumsum(dim=1) - histogram
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=_LEVELS - 1)
-    found = (table.gather(1, level).to(images.dtype) / (_LEVELS - 1)).reshape(images.shape)
-    return torch.where(step.reshape(n, channels, 1, 1) == 0, images, found)
+    result = (table.gather(1, level).to(images.dtype) / (_LEVELS - 1)).reshape(images.shape)
+    return torch.where(step.reshape(n, channels, 1, 1) == 0, images, result)
 
 
 def _blended(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:

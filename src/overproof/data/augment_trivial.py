@@ -48,9 +48,9 @@ def trivially_augmented(images: Tensor, operation: Tensor, strength: Tensor) -> 
     the nearest pixel where this interpolates, moves by up to 32 pixels where this moves by up to 32/224 of the side,
     and inverts what is as bright as the threshold where this inverts what is brighter.
     """
-    found = images.clone()
+    result = images.clone()
     for number, change in enumerate(OPERATIONS.values()):
         rows = (operation == number).nonzero().flatten()
         if len(rows):
-            found[rows] = change(images[rows], strength[rows])
-    return found
+            result[rows] = change(images[rows], strength[rows])
+    return result

@@ -112,9 +112,9 @@ class EncodedSet:
     @property
     def prints(self) -> Tensor:
         """A number for the pixels of each image, int64 ``[N]``: equal images have equal numbers."""
-        found = self if self.seen else self.examined()
-        assert found.seen
-        return found.seen.prints[found.rows]
+        examined = self if self.seen else self.examined()
+        assert examined.seen
+        return examined.seen.prints[examined.rows]
 
     def at(self, indices: Tensor) -> Self:
         """Return the examples at these indices, in their order; no pixel is read."""
@@ -122,10 +122,10 @@ class EncodedSet:
 
     def read(self, index: int) -> Tensor:
         """Return one image, uint8 ``[C, H, W]``; raise ``InputError`` where it is damaged or not like the first."""
-        found, _ = self._decoded(index)
-        if found.shape != self.shape:
-            raise self._unlike(self.shape, found.shape)
-        return torch.from_numpy(found)
+        pixels, _ = self._decoded(index)
+        if pixels.shape != self.shape:
+            raise self._unlike(self.shape, pixels.shape)
+        return torch.from_numpy(pixels)
 
     def decoded(self) -> ImageSet:
         """Return the set in memory.
@@ -210,15 +210,15 @@ class EncodedSet:
         if cell["bytes"]:
             return len(cell["bytes"]), 0
         try:
-            found = Path(cell["path"]).stat()
+            status = Path(cell["path"]).stat()
         except (OSError, TypeError, ValueError):  # of a cell without a path, or with one that no system takes
             return -1, -1  # a file that is gone is a change, and is reported as one
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
     def _cell(self, index: int) -> Mapping[str, Any]:
         with parsing(self.where, "a table of images"):  # Arrow does not look whether its texts are UTF-8
-            found: Mapping[str, Any] | None = self.cells[int(self.rows[index])].as_py()
-        return found or {"bytes": None, "path": None}
+            cell: Mapping[str, Any] | None = self.cells[int(self.rows[index])].as_py()
+        return cell or {"bytes": None, "path": None}
 
     def _shape(self, index: int) -> Shape:
         with self._image(index) as image:

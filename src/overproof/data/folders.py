@@ -51,16 +51,16 @@ def subfolders(folder: Path, left: Left) -> tuple[str, ...]:
 
     Raises ``InputError`` for a name that is not UTF-8, and for a link to what is not there: it may be one of them.
     """
-    found = []
+    folders = []
     for entry in folder.iterdir():
         if is_hidden(entry.name):
             left.hidden_folders += entry.is_dir()
             left.hidden_files += not entry.is_dir()
         elif entry.is_dir():
-            found.append(Path(as_text(entry)).name)
+            folders.append(Path(as_text(entry)).name)
         elif entry.is_symlink() and not entry.exists():
             raise InputError(f"{one_line(str(entry), 300)}: a link to what is not there; mend or remove it")
-    return tuple(sorted(found))
+    return tuple(sorted(folders))
 
 
 def files_below(folder: Path, suffixes: Collection[str], left: Left) -> list[Path]:
@@ -78,8 +78,8 @@ def as_text(path: Path) -> str:
 
 
 def _walk(folder: Path, suffixes: Collection[str], left: Left, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    found = folder.stat()
-    here = (found.st_dev, found.st_ino)
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
     if here in above:
         left.circles += 1
         return

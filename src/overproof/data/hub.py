@@ -59,12 +59,12 @@ def answers(endpoint: str, seconds: float = _SECONDS) -> bool:
     parts = urlsplit(endpoint)
     if getproxies().get(parts.scheme) or not parts.hostname:
         return True
-    place, found = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), list[bool]()
+    place, addresses = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), list[bool]()
 
     def ask() -> None:
         try:
             socket.create_connection(place, seconds).close()
-            found.append(True)
+            addresses.append(True)
         except OSError:
             pass
 
@@ -72,7 +72,7 @@ def answers(endpoint: str, seconds: float = _SECONDS) -> bool:
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(seconds)
-    return bool(found)
+    return bool(addresses)
 
 
 @contextmanager

@@ -14,15 +14,15 @@ def quotas(counts: Tensor, balance: float) -> Tensor:
     weights = torch.where(counts > 0, counts.double() ** (1 - balance), 0.0)
     exact = total * weights / weights.sum()
     # Rounded in the ninth digit: 10 images of two equal classes are five each on any CPU.
-    found = torch.where(counts > 0, (exact + 1e-9).long().clamp(min=1), 0)
-    remainders = exact - found
-    while (left := total - int(found.sum())) != 0:
+    counts_kept = torch.where(counts > 0, (exact + 1e-9).long().clamp(min=1), 0)
+    remainders = exact - counts_kept
+    while (left := total - int(counts_kept.sum())) != 0:
         step = 1 if left > 0 else -1
-        able = (counts > 0) if step > 0 else (found > 1)
+        able = (counts > 0) if step > 0 else (counts_kept > 1)
         place = int(torch.where(able, step * remainders, -torch.inf).argmax())
-        found[place] += step
+        counts_kept[place] += step
         remainders[place] -= step
-    return found
+    return counts_kept
 
 
 def balanced_order(labels: Tensor, classes: int, balance: float, generator: torch.Generator) -> Tensor:

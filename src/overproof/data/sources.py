@@ -130,7 +130,7 @@ class Parquet(Source):
                 return table_of(shards.parts[pick("train", names, str(folder))], [column])
 
             try:
-                found = set_of(
+                images = set_of(
                     table_of(shards.parts[picked]),
                     folder.name,
                     Reading(label=self.label, form=self.form, on_error=self.on_error),
@@ -144,7 +144,7 @@ class Parquet(Source):
                 if isinstance(problem, InputError):
                     raise
                 raise InputError(f"{folder}: not a readable parquet file ({reason(problem)})") from problem
-        return _cleared(found)
+        return _cleared(images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,8 +244,8 @@ def _of_archive(stream: BinaryIO, split: Split, file: Path) -> ImageSet:
         other = "x_test" if split == "train" else "x_train"
 
         def others() -> np.ndarray[Any, Any] | None:
-            found: np.ndarray[Any, Any] | None = archive.get(other)
-            return found
+            others: np.ndarray[Any, Any] | None = archive.get(other)
+            return others
 
         labels, said_of_labels = labels_of(archive[f"y_{split}"], f"y_{split}", str(file))
         training = labels if split == "train" else labels_of(archive["y_train"], "y_train", str(file))[0]
@@ -266,6 +266,6 @@ def _cells(files: Sequence[str]) -> "pyarrow.ChunkedArray":
     return pyarrow.chunked_array([[{"bytes": None, "path": file} for file in files]], kind)
 
 
-def _cleared(found: EncodedSet) -> EncodedSet:
+def _cleared(images: EncodedSet) -> EncodedSet:
     """Return a set without its damaged images where its source leaves them out: subsets are drawn of the others."""
-    return found.examined() if found.on_error == "skip" else found
+    return images.examined() if images.on_error == "skip" else images

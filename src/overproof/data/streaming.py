@@ -56,7 +56,7 @@ class Stream:
 
         Raises ``InputError`` where a file is damaged or was changed since the set was placed.
         """
-        found = DataLoader(
+        loader = DataLoader(
             _Decoding(self.source),
             sampler=(part.tolist() for part in parts),
             batch_size=None,
@@ -65,7 +65,7 @@ class Stream:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # torch's global one is the training's
         )
-        for images in _alive(found):
+        for images in _alive(loader):
             if isinstance(images, str):
                 raise InputError(images)
             yield images.to(self.device, non_blocking=True)
@@ -127,7 +127,7 @@ def _alive(loader: DataLoader[Tensor | str]) -> Iterator[Tensor | str]:
     try:
         if loader.num_workers:
             multiprocessing.Lock()  # asked first, because torch's half-made iterator would complain when it is dropped
-        found = iter(loader)
+        batches = iter(loader)
     except OSError as problem:  # no shared memory, no more processes or open files
         raise InputError(
             f"processes that decode images cannot be started ({reason(problem)}); loading.workers=0 decodes in the "
@@ -135,7 +135,7 @@ def _alive(loader: DataLoader[Tensor | str]) -> Iterator[Tensor | str]:
         ) from problem
     while True:
         try:
-            images = next(found)
+            images = next(batches)
         except StopIteration:
             return
         except (RuntimeError, MemoryError, OSError) as problem:

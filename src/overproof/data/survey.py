@@ -24,13 +24,13 @@ def surveyed(source: Source) -> ImageSet | EncodedSet:
 
     def part(split: Split) -> ImageSet | EncodedSet | None:
         try:
-            found = source.open(split)
-            if not isinstance(found, ImageSet | EncodedSet):  # other people's sources may forget to return
-                what = f"an object of type {type(found).__name__}"
+            images = source.open(split)
+            if not isinstance(images, ImageSet | EncodedSet):  # other people's sources may forget to return
+                what = f"an object of type {type(images).__name__}"
                 raise InputError(
                     f"data {source.kind!r}: open returned {what} for {split!r}; it must return an ImageSet"
                 )
-            return found.examined()
+            return images.examined()
         except MissingPartError as problem:
             if split == "train":
                 raise

@@ -55,16 +55,16 @@ class Shards:
 
         Raises ``InputError`` where there are none, or those of several data sets.
         """
-        left, found, unknown = Left(), dict[str, dict[str, list[Path]]](), list[str]()
+        left, splits, unknown = Left(), dict[str, dict[str, list[Path]]](), list[str]()
         for file in files_below(folder, {".parquet"}, left):
             part, group = _part_of(Path(as_text(file)).relative_to(folder))
             if part:
-                found.setdefault(part, {}).setdefault(group, []).append(file)
+                splits.setdefault(part, {}).setdefault(group, []).append(file)
             else:
                 unknown.append(str(file.relative_to(folder)))
-        if not found and not unknown:
+        if not splits and not unknown:
             raise InputError(f"{folder}: there are no .parquet files in this folder")
-        groups = sorted({group for parts in found.values() for group in parts})
+        groups = sorted({group for parts in splits.values() for group in parts})
         if len(groups) > 1:
             raise InputError(
                 f"{folder}: the parquet files of several data sets lie here ({first_of(groups)}); name one's folder, "
@@ -75,7 +75,7 @@ class Shards:
             number = len(unknown)
             files = counted(number, "parquet file")
             notes.append(f"{folder.name}: {files} of neither part {was(number)}: {first_of(unknown)}")
-        parts = {part: files for part, by_group in found.items() for files in by_group.values()}
+        parts = {part: files for part, by_group in splits.items() for files in by_group.values()}
         return cls(folder, parts or {name.split("-")[0].removesuffix(".parquet"): [] for name in unknown}, tuple(notes))
 
 

@@ -89,10 +89,10 @@ def probe(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int,
         checks = [determinism, _batch_composition(model, shown, determinism.figures["change"])]
         if not gradients:
             return checks
-        found = _correct(model, x.detach(), y, threat, seed)
-        if not len(found.y):
+        correct = _correct(model, x.detach(), y, threat, seed)
+        if not len(correct.y):
             return [*checks, _nothing_to_attack(len(x))]
-        return [*checks, *_gradients(found), _ends(found), _linearity(found), *_searches(found)]
+        return [*checks, *_gradients(correct), _ends(correct), _linearity(correct), *_searches(correct)]
 
 
 # --- the network alone ------------------------------------------------------------------------------------------------
@@ -129,14 +129,14 @@ def _batch_composition(model: nn.Module, x: Tensor, noise: float) -> Check:
     )
 
 
-def _gradients(found: _Subject) -> list[Check]:
+def _gradients(subject: _Subject) -> list[Check]:
     """Look for gradients that are zero or not finite, and for a cross-entropy that hides the margin's.
 
     The gradient of cross-entropy is at most ``1 - p_y`` times that of the largest logit difference. Scaled logits
     drive ``1 - p_y`` to 0, in float32 exactly (Carlini and Wagner 2017 on defensive distillation).
     """
-    of_margin = _steepness(found.x, found.worse)
-    of_entropy = _steepness(found.x, found.costlier)
+    of_margin = _steepness(subject.x, subject.worse)
+    of_entropy = _steepness(subject.x, subject.costlier)
     useful = of_margin.isfinite() & (of_margin > 0)
     lost = useful & ~(of_entropy > _VANISHED * of_margin)
     none = Proportion(claim="no gradient", passed=int((~useful).sum()), of=len(useful))
@@ -157,15 +157,15 @@ def _gradients(found: _Subject) -> list[Check]:
     ]
 
 
-def _ends(found: _Subject) -> Check:
+def _ends(subject: _Subject) -> Check:
     """Look at pixels of exactly 0 or 1, and a hair inside: a clamp before the network has no gradient at its ends.
 
     So it is from torch 2.14 on. Searches come to these ends all the time, and could never leave them again.
     """
-    ends = (found.x == 0) | (found.x == 1)
+    ends = (subject.x == 0) | (subject.x == 1)
     at, beside = (
-        (as_objective(found.worse).ascend(z)[1].abs() * ends).flatten(1).amax(dim=1)
-        for z in (found.x, found.x.clamp(_HAIR, 1 - _HAIR))
+        (as_objective(subject.worse).ascend(z)[1].abs() * ends).flatten(1).amax(dim=1)
+        for z in (subject.x, subject.x.clamp(_HAIR, 1 - _HAIR))
     )
     lost = Proportion(
         claim="lost", passed=int(((at == 0) & (beside > 0)).sum()), of=int(ends.flatten(1).any(dim=1).sum())
@@ -181,17 +181,17 @@ def _ends(found: _Subject) -> Check:
     )
 
 
-def _linearity(found: _Subject) -> Check:
+def _linearity(subject: _Subject) -> Check:
     """Take a small step along the gradient: does the score rise as the gradient promises?
 
     Counted are images whose score rises by less than a tenth of it within a tenth of the radius.
     """
-    score, gradient = as_objective(found.worse).ascend(found.x)
-    area = ball(found.threat.norm, found.threat.eps / 10)
-    step = area.project(found.x + area.eps * area.steepest(gradient), found.x) - found.x
+    score, gradient = as_objective(subject.worse).ascend(subject.x)
+    area = ball(subject.threat.norm, subject.threat.eps / 10)
+    step = area.project(subject.x + area.eps * area.steepest(gradient), subject.x) - subject.x
     promised = (gradient * step).flatten(1).sum(dim=1)
     with torch.no_grad():
-        risen = found.worse(found.x + step) - score
+        risen = subject.worse(subject.x + step) - score
     moved = promised > 0
     false = moved & ~(risen > promised / 10)
     misled = Proportion(claim="misled", passed=int(false.sum()), of=int(moved.sum()))
@@ -206,13 +206,13 @@ def _linearity(found: _Subject) -> Check:
 # --- searches ---------------------------------------------------------------------------------------------------------
 
 
-def _searches(found: _Subject) -> list[Check]:
+def _searches(subject: _Subject) -> list[Check]:
     """Search at growing radii, then harder, then without gradients."""
-    norm, eps, most = found.threat.norm, found.threat.eps, _diameter(found)
+    norm, eps, most = subject.threat.norm, subject.threat.eps, _diameter(subject)
     radii = [radius for radius in (eps / 2, eps, 2 * eps, 4 * eps) if radius < most]
-    alive = {radius: _attacked(found, radius) for radius in (*radii, most)}
+    alive = {radius: _attacked(subject, radius) for radius in (*radii, most)}
     at_eps = alive.get(eps, alive[most])
-    left = found.at(at_eps)
+    left = subject.at(at_eps)
     longer = PGD(norm=norm, eps=eps, steps=10 * _STEPS, best=True, mode="train")
     again = PGD(norm=norm, eps=eps, steps=_STEPS, restarts=_RESTARTS, best=True, mode="train")
     return [
@@ -224,11 +224,11 @@ def _searches(found: _Subject) -> list[Check]:
     ]
 
 
-def _attacked(found: _Subject, eps: float) -> Tensor:
+def _attacked(subject: _Subject, eps: float) -> Tensor:
     """Return who stands after a short search on cross-entropy and one on the margin, bool ``[N]``."""
-    attack = PGD(norm=found.threat.norm, eps=Radius(eps), steps=_STEPS, best=True, mode="train")
-    alive = found.survives(attack, found.costlier)
-    left = found.at(alive)
+    attack = PGD(norm=subject.threat.norm, eps=Radius(eps), steps=_STEPS, best=True, mode="train")
+    alive = subject.survives(attack, subject.costlier)
+    left = subject.at(alive)
     alive[alive.clone()] = left.survives(attack, left.worse)
     return alive
 
@@ -330,9 +330,9 @@ def _change(logits: Tensor, *others: Tensor) -> float:
     return float(torch.stack([(other - logits[: len(other)]).abs().max() for other in others]).max() / spread)
 
 
-def _diameter(found: _Subject) -> float:
+def _diameter(subject: _Subject) -> float:
     """Return the size of the whole box [0, 1], at which every image is allowed."""
-    return float(ball(found.threat.norm, 1.0).size(torch.ones_like(found.x[:1])))
+    return float(ball(subject.threat.norm, 1.0).size(torch.ones_like(subject.x[:1])))
 
 
 @contextmanager

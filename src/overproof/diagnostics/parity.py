@@ -29,7 +29,7 @@ def same_logits(network: nn.Module, copy: nn.Module, x: Tensor, *, where: str) -
 
     Raises ``InputError`` where they differ by more than rounding: 1e-4 of the largest logit, or of 1.
     """
-    found = []
+    differences = []
     first = 0
     with in_mode(network, training=False), torch.no_grad():
         for batch in BATCHES:
@@ -48,8 +48,8 @@ def same_logits(network: nn.Module, copy: nn.Module, x: Tensor, *, where: str) -
                     f"rounding explains {allowed:.3g}; nothing was written"
                 )
             agreeing = int((here.argmax(dim=1) == there.argmax(dim=1)).sum())
-            found.append(Parity(batch=batch, difference=difference, agreeing=agreeing))
-    return tuple(found)
+            differences.append(Parity(batch=batch, difference=difference, agreeing=agreeing))
+    return tuple(differences)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def readings(model: Classifier, x: Tensor, y: Tensor) -> tuple[Reading, ...]:
     }
     if channels == 3:
         usual["ImageNet's mean and std"] = _IMAGENET
-    found = []
+    readings = []
     with in_mode(model, training=False), torch.no_grad():
         for name, (mean, std) in usual.items():
             shift, scale = (x.new_tensor(part).reshape(1, channels, 1, 1) for part in (mean, std))
@@ -61,14 +61,14 @@ def readings(model: Classifier, x: Tensor, y: Tensor) -> tuple[Reading, ...]:
             for part, labels in zip(torch.split(x, 256), torch.split(y, 256), strict=True):
                 right += int((model.backbone((part - shift) / scale).argmax(dim=1) == labels).sum())
             evidence = Proportion(claim=_CORRECT, passed=right, of=len(y))
-            found.append(Reading(name=name, mean=mean, std=std, correct=evidence))
-    return tuple(found)
+            readings.append(Reading(name=name, mean=mean, std=std, correct=evidence))
+    return tuple(readings)
 
 
-def better_reading(found: Sequence[Reading]) -> Reading | None:
+def better_reading(all_readings: Sequence[Reading]) -> Reading | None:
     """Return the reading that is clearly better than the first, the one in use; None where there is none."""
-    best = max(found, key=lambda reading: reading.correct.share)
-    return best if _clearly_above(best.correct, found[0].correct) else None
+    best = max(all_readings, key=lambda reading: reading.correct.share)
+    return best if _clearly_above(best.correct, all_readings[0].correct) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,9 +99,9 @@ class AutoAttackResult:
         word = "after" if self.verdicts.suite.survivors else "under"
         rows = [["", "accuracy, %", "95 % interval", "forward", "backward", "seconds"]]
         rows.append(["clean", *_figures(self.verdicts.clean), "", "", f"{self.verdicts.clean.seconds:.1f}"])
-        for column, (name, found) in enumerate(self.attacks.items()):
+        for column, (name, accuracy) in enumerate(self.attacks.items()):
             passes = [f"{forward[column]:,}", f"{backward[column]:,}"]
-            rows.append([f"{word} {name}", *_figures(found), *passes, f"{found.seconds:.1f}"])
+            rows.append([f"{word} {name}", *_figures(accuracy), *passes, f"{accuracy.seconds:.1f}"])
         worst = self.verdicts.worst
         return [*rows, ["robust", *_figures(worst), f"{sum(forward):,}", f"{sum(backward):,}", f"{worst.seconds:.1f}"]]
 
@@ -180,9 +180,9 @@ class AutoAttack:
         )
 
 
-def _figures(found: Proportion) -> list[str]:
-    low, high = found.interval
-    return [f"{100 * found.share:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
+def _figures(accuracy: Proportion) -> list[str]:
+    low, high = accuracy.interval
+    return [f"{100 * accuracy.share:.1f}", f"{100 * low:.1f} to {100 * high:.1f}"]
 
 
 def _suite(suite: str | Suite | tuple[AttackSpec, ...], threat: Threat) -> Suite:

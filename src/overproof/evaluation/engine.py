@@ -141,10 +141,10 @@ def _attack(subject: Subject, *, block: Batch, state: ExampleState, task: _Pass)
         slack=subject.slack,
         chunk=subject.chunk,
     )
-    found = _images(search(subject.judge, x, goal), x, trial)
+    x_adv = _images(search(subject.judge, x, goal), x, trial)
     state["forward"][rows, column] += cost.forward
     state["backward"][rows, column] += cost.backward
-    _judge(subject, state, trial, column, rows, x, found)
+    _judge(subject, state, trial, column, rows, x, x_adv)
 
 
 def try_images(subject: Subject, block: Batch, state: ExampleState, suite: Suite, rows: Tensor, images: Tensor) -> None:
@@ -156,15 +156,15 @@ def try_images(subject: Subject, block: Batch, state: ExampleState, suite: Suite
     if images.shape[1:] != block.x.shape[1:]:
         return
     standing = _standing(state, suite, 0)[rows].nonzero().flatten()
-    at, found = rows[standing], images[standing.to(images.device)]
+    at, candidates = rows[standing], images[standing.to(images.device)]
     if len(at):
         state["forward"][at, 0] += 1
         trial, x = suite.attacks[0], block.x[at]
-        _within_memory(subject, lambda smaller: _judge(smaller, state, trial, 0, at, x, found.to(x)))
+        _within_memory(subject, lambda smaller: _judge(smaller, state, trial, 0, at, x, candidates.to(x)))
 
 
 def _judge(
-    subject: Subject, state: ExampleState, trial: AttackSpec, column: int, rows: Tensor, x: Tensor, found: Tensor
+    subject: Subject, state: ExampleState, trial: AttackSpec, column: int, rows: Tensor, x: Tensor, x_adv: Tensor
 ) -> None:
     """Write down what the network says of images that were found for rows of a block, whose clean images are ``x``.
 
@@ -172,33 +172,33 @@ def _judge(
     [0, 1].
     """
     y = state["label"][rows]
-    size = ball(trial.attack.norm, trial.attack.eps).size(found - x)
-    inside = (size <= _longest(trial, x)) & ((found >= 0) & (found <= 1)).flatten(1).all(dim=1)
-    logits = _judged(subject, found)
+    size = ball(trial.attack.norm, trial.attack.eps).size(x_adv - x)
+    inside = (size <= _longest(trial, x)) & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
+    logits = _judged(subject, x_adv)
     _check_finite(logits[inside], f"images of attack {trial.name!r}")
     state["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
     reached = margin(logits, y)
     worse = inside & (reached < state["margin"][rows])
-    for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": found}.items():
+    for name, value in {"margin": reached, "norm": size, "attacked_logits": logits, "image": x_adv}.items():
         state[name][rows[worse]] = value[worse]
 
 
-def _images(found: object, x: Tensor, trial: AttackSpec) -> Tensor:
+def _images(returned: object, x: Tensor, trial: AttackSpec) -> Tensor:
     """Return what an attack found; raise ``InputError`` unless they are images like ``x``, in number, size and type."""
-    if not isinstance(found, Tensor):
-        raise InputError(f"attack {trial.name!r} returned an object of type {type(found).__name__}, not images")
-    if found.shape != x.shape or found.dtype != x.dtype:
+    if not isinstance(returned, Tensor):
+        raise InputError(f"attack {trial.name!r} returned an object of type {type(returned).__name__}, not images")
+    if returned.shape != x.shape or returned.dtype != x.dtype:
         raise InputError(
-            f"attack {trial.name!r} was given images {list(x.shape)} ({x.dtype}) and returned {list(found.shape)} "
-            f"({found.dtype})"
+            f"attack {trial.name!r} was given images {list(x.shape)} ({x.dtype}) and returned {list(returned.shape)} "
+            f"({returned.dtype})"
         )
-    return found.detach().to(x.device)
+    return returned.detach().to(x.device)
 
 
 def _within_memory(subject: Subject, work: Callable[[Subject], T]) -> tuple[T, Subject]:
     """Do the work in chunks that fit: where a device runs out of memory, again with half as many examples a pass."""
-    found, chunk = within_memory(lambda chunk: work(replace(subject, chunk=chunk)), subject.chunk)
-    return found, replace(subject, chunk=chunk)
+    result, chunk = within_memory(lambda chunk: work(replace(subject, chunk=chunk)), subject.chunk)
+    return result, replace(subject, chunk=chunk)
 
 
 def _longest(trial: AttackSpec, x: Tensor) -> float:

@@ -211,7 +211,7 @@ def _normalisation_sentence(better: _Normalised, clean: Proportion, chance: floa
     """Raise ``InputError`` where the network is to blame; return a warning where the images may be."""
     share = better.passed / clean.of
     numbers = f"mean={better.mean}, std={better.std}"
-    found = (
+    sentence = (
         f"{where}: {clean.share:.1%} of {clean.of} clean images are classified correctly as they are, but {share:.1%} "
         f"under {better.name}"
     )
@@ -220,7 +220,7 @@ def _normalisation_sentence(better: _Normalised, clean: Proportion, chance: floa
     lost = clean.share - chance < (share - chance) / 2  # more than half of what it can do beyond guessing
     if lost and share >= _WORKS and contrast >= _CONTRAST:
         raise InputError(
-            f"{found}, so it wants normalised inputs; make normalisation a layer, with the numbers it was trained "
+            f"{sentence}, so it wants normalised inputs; make normalisation a layer, with the numbers it was trained "
             f"with, such as Classifier(backbone, signature, {numbers})"
         )
-    return f"{found} ({numbers}); does it lack a normalisation layer, or are these images unusually dark or flat?"
+    return f"{sentence} ({numbers}); does it lack a normalisation layer, or are these images unusually dark or flat?"

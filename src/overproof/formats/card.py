@@ -97,8 +97,8 @@ def _evidence(evaluation: dict[str, Any] | None, certificate: dict[str, Any] | N
         yield "Nothing was measured: trust it with nothing before `overproof evaluate` and `overproof certify`.\n"
     if evaluation is not None:
         figures = {"clean": evaluation["clean"], **evaluation["attacks"], "worst": evaluation["worst"]}
-        found = {name: Proportion(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
-        lines = [f"| {in_markdown(name)} | {one} | {one.of} |" for name, one in found.items()]
+        evidence = {name: Proportion(claim=name, passed=one["passed"], of=one["of"]) for name, one in figures.items()}
+        lines = [f"| {in_markdown(name)} | {one} | {one.of} |" for name, one in evidence.items()]
         suite = in_code(str(evaluation["suite"]["name"]))
         yield f"Attacked: {in_markdown(footing(evaluation))}; suite {suite}, seed {evaluation['seed']}.\n"
         yield "\n".join(["| attack | correct, % [95 %] | images |", "|---|---|---|", *lines]) + "\n"

@@ -59,7 +59,7 @@ def write_repository(folder: Path, out: Path, *, licence: str = "unknown", trust
     # Every weight is read, so that nothing damaged is published.
     model, description = load_model(folder, trust_code=trust_code)
     del model
-    evidence = {name: found for name in EVIDENCE if (found := _evidence(folder / name, description["digest"]))}
+    evidence = {name: reports for name in EVIDENCE if (reports := _evidence(folder / name, description["digest"]))}
     recipe = read_text(folder / RECIPE, limit=LARGEST) if is_file(folder / RECIPE) else None
     config = {**_without_folders(description), "library_name": "overproof", "license": licence}
     with parsing(folder, "a description and evidence of overproof"):
@@ -84,10 +84,10 @@ def write_repository(folder: Path, out: Path, *, licence: str = "unknown", trust
 
 def _without_folders(description: dict[str, Any]) -> dict[str, Any]:
     """Return a description that does not tell the world its maker's folders."""
-    found = {name: value for name, value in description.items() if name != "code_folders"}
-    if isinstance(code := found.get("code"), dict):
-        found["code"] = {name: value for name, value in code.items() if name != "folder"}
-    return found
+    public = {name: value for name, value in description.items() if name != "code_folders"}
+    if isinstance(code := public.get("code"), dict):
+        public["code"] = {name: value for name, value in code.items() if name != "folder"}
+    return public
 
 
 def push(repository: Path, name: str, *, token: str | None = None, private: bool = False) -> str:
@@ -185,14 +185,14 @@ def _evidence(file: Path, digest: str) -> dict[str, Any] | None:
     if not is_file(file):
         return None
     try:
-        found = read_object(file)
+        record = read_object(file)
     except InputError as problem:
         raise InputError(f"{problem}; measure it again") from problem
-    if found.get("schema") != EVIDENCE[file.name] or "model_digest" not in found:
+    if record.get("schema") != EVIDENCE[file.name] or "model_digest" not in record:
         raise InputError(f"{file}: not evidence of this version of overproof; measure it again")
-    if found["model_digest"] != digest:
+    if record["model_digest"] != digest:
         raise InputError(f"{file}: it is about another network than {WEIGHTS}; measure it again, or remove it")
-    return found
+    return record
 
 
 @contextmanager

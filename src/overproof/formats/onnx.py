@@ -49,13 +49,13 @@ def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where
     program = traced(network, x, where=where)
     with quiet():
         try:
-            found = torch.onnx.export(
+            program_file = torch.onnx.export(
                 program, (), input_names=[INPUT], output_names=[OUTPUT], opset_version=opset, dynamo=True, verbose=False
             )
         except Exception as problem:  # the exporter's error types are private
             raise InputError(f"{where}: {_untranslated(program, problem)}") from problem
-    assert found is not None
-    model = found.model_proto
+    assert program_file is not None
+    model = program_file.model_proto
     _strip(model.graph)
     model.producer_name = "overproof"
     del model.metadata_props[:]

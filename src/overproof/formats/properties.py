@@ -116,8 +116,8 @@ class Property:
             Point(
                 {one.names[0]: one.shaped(0, given) for one in self.networks},
                 {
-                    one.names[1]: one.shaped(1, found.double().numpy())
-                    for one, found in zip(self.networks, outputs, strict=True)
+                    one.names[1]: one.shaped(1, output.double().numpy())
+                    for one, output in zip(self.networks, outputs, strict=True)
                 },
             )
         )
@@ -126,8 +126,8 @@ class Property:
         """Return a counter-example in the form of VNN-COMP, ``((X_0 v) ... (Y_0 v) ...)``; numbers are exact."""
         lines = [
             line
-            for one, found in zip(self.networks, outputs, strict=True)
-            for side, values in ((0, x), (1, found))
+            for one, output in zip(self.networks, outputs, strict=True)
+            for side, values in ((0, x), (1, output))
             for line in one.assigned(side, values.double().numpy())
         ]
         return "(" + "\n".join(lines) + ")\n"
@@ -144,19 +144,19 @@ def property_of(query: Query, files: Sequence[Sizes]) -> Property:
         networks = _declared(query, files)
         reading = _Reading(networks, files)
         parts = reading.cases(query.assertions)
-        found = [reading.case(part) for part in parts]
-        cases, inner = tuple(case for case, _ in found), tuple(box for _, box in found)
+        read = [reading.case(part) for part in parts]
+        cases, inner = tuple(case for case, _ in read), tuple(box for _, box in read)
     return Property(query, networks, cases, inner, tuple(file.outputs for file in files))
 
 
 def networks_of(query: Query) -> dict[str, str]:
     """Return the networks that a 2.0 query declares, in its order, each with the one it is equal to, or nothing."""
-    found = dict[str, str]()
+    networks = dict[str, str]()
     for form in query.declarations:
         if form[0] == "declare-network" and len(form) > 1:
             same = [part[1] for part in form[2:] if isinstance(part, list) and part[:1] == ["equal-to"] and part[1:]]
-            found[str(form[1])] = str(same[0]) if same else ""
-    return found
+            networks[str(form[1])] = str(same[0]) if same else ""
+    return networks
 
 
 # --- declarations -----------------------------------------------------------------------------------------------------
@@ -171,10 +171,10 @@ def _declared(query: Query, files: Sequence[Sizes]) -> tuple[Variables, ...]:
         return (_of_version_1(query, files[0]),)
     if len(networks) != len(query.declarations):
         raise InputError("the query declares networks and variables beside them; in VNN-LIB 2.0 a network has its own")
-    found = tuple(_network(form, file) for form, file in zip(networks, files, strict=True))
-    if len({name for one in found for name in one.names}) != 2 * len(found):
+    networks_declared = tuple(_network(form, file) for form, file in zip(networks, files, strict=True))
+    if len({name for one in networks_declared for name in one.names}) != 2 * len(networks_declared):
         raise InputError("the query declares a variable twice")
-    return found
+    return networks_declared
 
 
 def _of_version_1(query: Query, file: Sizes) -> Variables:
@@ -197,7 +197,7 @@ def _of_version_1(query: Query, file: Sizes) -> Variables:
 def _network(form: Sequence[Expression], file: Sizes) -> Variables:
     if len(form) < 2 or not isinstance(form[1], str):
         raise InputError(f"this is no VNN-LIB query: {shown(form)} names no network")
-    name, found = form[1], dict[str, list[tuple[str, tuple[int, ...]]]]()
+    name, variables = form[1], dict[str, list[tuple[str, tuple[int, ...]]]]()
     for part in form[2:]:
         word = part[0] if isinstance(part, list) and part else ""
         if word in ("equal-to", "isomorphic-to"):
@@ -207,10 +207,10 @@ def _network(form: Sequence[Expression], file: Sizes) -> Variables:
         kind, sizes = indexed(str(part[2]))
         if kind not in _TYPES:
             raise InputError(f"the query's {shown(part[1])} is of type {shown(kind)}, {file.where} of float32")
-        found.setdefault(str(word), []).append((str(part[1]), sizes))
-    if sorted(found) != ["declare-input", "declare-output"] or any(len(each) != 1 for each in found.values()):
+        variables.setdefault(str(word), []).append((str(part[1]), sizes))
+    if sorted(variables) != ["declare-input", "declare-output"] or any(len(each) != 1 for each in variables.values()):
         raise InputError(f"the query's network {shown(name)} needs one input and one output")
-    ((x, takes),), ((y, gives),) = found["declare-input"], found["declare-output"]
+    ((x, takes),), ((y, gives),) = variables["declare-input"], variables["declare-output"]
     flat = (file.inputs,) in (_bare(takes), _bare(file.shape))  # then both count in row-major order
     if prod(takes) != file.inputs or not (flat or _bare(takes) == _bare(file.shape)):
         raise InputError(f"the query is about inputs {x} {list(takes)}, {file.where} takes {list(file.shape)}")
@@ -290,15 +290,15 @@ class _Reading:
         """Return the conjunctions of the disjunctive form, without those whose box is empty."""
         choices, rest = list[list[_Part]](), list[_Part]()
         for form in assertions:
-            found = self._parts(form, top=True)
-            if len(found) == 1:
-                rest.append(found[0])
+            conjunctions = self._parts(form, top=True)
+            if len(conjunctions) == 1:
+                rest.append(conjunctions[0])
             else:
-                choices.append(found)
+                choices.append(conjunctions)
         self._set_base(rest)
         parts = [_Part(rows=self._base.rows, possible=self._base.possible)]
-        for found in choices:
-            parts = _product(parts, found)
+        for conjunctions in choices:
+            parts = _product(parts, conjunctions)
         possible = [part for part in parts if part.possible]
         kept = [part for part in possible if not self._outside(part)]
         if possible and not kept:
@@ -377,10 +377,10 @@ class _Reading:
                 alone += more
             else:
                 choices.append(more)
-        found = [_together(alone)]
+        conjunctions = [_together(alone)]
         for more in choices:
-            found = _product(found, more)
-        return found
+            conjunctions = _product(conjunctions, more)
+        return conjunctions
 
     def _atom(self, form: list[Expression], top: bool) -> _Part:
         word = str(form[0])

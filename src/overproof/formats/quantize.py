@@ -81,8 +81,8 @@ def quantised(body: bytes, x: Tensor, *, calibration: Calibration, where: str) -
     del model.metadata_props[:]
     model.metadata_props.extend(metadata)
     model.producer_name = "overproof"
-    found: bytes = model.SerializeToString()
-    return found
+    written: bytes = model.SerializeToString()
+    return written
 
 
 def _reader(x: Tensor) -> Any:

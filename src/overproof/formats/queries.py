@@ -50,18 +50,18 @@ class Query:
     @classmethod
     def read(cls, text: str) -> "Query":
         """Return the query of a text; raise ``InputError`` where it is none."""
-        found, declared = list[Expression](), list[Sequence[Expression]]()
+        expressions, declared = list[Expression](), list[Sequence[Expression]]()
         with parsing("the query", "VNN-LIB"):
             for form in forms(text):
                 if isinstance(form, list) and len(form) == 2 and form[0] == "assert":
-                    found.append(form[1])
+                    expressions.append(form[1])
                 elif isinstance(form, list) and form and form[0] in _DECLARATIONS:
                     declared.append(form)
                 elif not (isinstance(form, list) and form and form[0] in _SILENT):
                     raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
-        if not found:
+        if not expressions:
             raise InputError("this is no VNN-LIB query: it asserts nothing")
-        return cls(tuple(found), tuple(declared))
+        return cls(tuple(expressions), tuple(declared))
 
     def satisfied_by(self, point: Point) -> bool:
         """Tell whether a point satisfies every assertion.
@@ -140,8 +140,8 @@ def number(text: str) -> float | None:
 
 def indexed(variable: str) -> tuple[str, tuple[int, ...]]:
     """Return a variable's name and indices: ``X[0,3]`` of 2.0, ``X_3`` of 1.0; no indices where it has none."""
-    if found := _INDEXED.fullmatch(variable):
-        return found[1], tuple(int(part) for part in found[2].split(",") if part.strip())
+    if match := _INDEXED.fullmatch(variable):
+        return match[1], tuple(int(part) for part in match[2].split(",") if part.strip())
     name, _, index = variable.rpartition("_")
     return (name, (int(index),)) if name and index.isdigit() else (variable, ())
 

@@ -42,15 +42,15 @@ class AWP(WrappingMethod):
         if not self.gamma or step.progress < self.start:
             yield from self.base.losses(step)
             return
-        found: list[Tensor] = []
+        searched: list[Tensor] = []
         searching = search_of(self.base) is not None
         weights: list[Tensor] = [
             value for value in step.student.parameters() if value.dim() > 1 and value.requires_grad
         ]
-        pushes = self._pushes(recorded(self.base, found) if searching else self.base, step, weights)
+        pushes = self._pushes(recorded(self.base, searched) if searching else self.base, step, weights)
         before = _pushed(weights, pushes)
         try:
-            yield from (recorded(self.base, found, repeat=True) if searching else self.base).losses(step)
+            yield from (recorded(self.base, searched, repeat=True) if searching else self.base).losses(step)
         finally:
             _taken_back(weights, pushes, before)
 

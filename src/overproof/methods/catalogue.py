@@ -12,10 +12,10 @@ from overproof.methods.method import Method
 def methods() -> dict[str, type[Method]]:
     """Return every method class by its ``kind``, in alphabetical order."""
     package = __name__.rpartition(".")[0]
-    found: dict[str, type[Method]] = {}
+    classes: dict[str, type[Method]] = {}
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         members = vars(importlib.import_module(f"{package}.{module.name}")).values()
         for member in members:
             if isinstance(member, type) and issubclass(member, Method) and not isabstract(member):
-                found[member.kind] = member
-    return dict(sorted(found.items()))
+                classes[member.kind] = member
+    return dict(sorted(classes.items()))

@@ -102,8 +102,8 @@ class Faithful(Method):
         teacher, region = step.teachers["robust"], region_of(step.x, eps, self.threat.norm)
         spec = margins(step.y, target.shape[1])
         with torch.no_grad(), exactly(step.x):
-            found = bound(graph_of(teacher, step.x), region, spec, self.teacher_bounds)
-        return Bounds(-found.upper, -found.lower)
+            bounds = bound(graph_of(teacher, step.x), region, spec, self.teacher_bounds)
+        return Bounds(-bounds.upper, -bounds.lower)
 
     def _found(self, step: Step, search: PGD) -> Tensor:
         """Return the largest penalty that a search finds, ``[N]``; it climbs what is descended."""

@@ -45,13 +45,13 @@ class IGDM(WrappingMethod):
         if not self.weight:
             yield from self.base.losses(step)
             return
-        found: list[Tensor] = []
-        student, teacher = RecordingNetwork(step.student, found), RecordingNetwork(step.teachers["robust"], found)
+        searched: list[Tensor] = []
+        student, teacher = RecordingNetwork(step.student, searched), RecordingNetwork(step.teachers["robust"], searched)
         watched = replace(
             step, student=as_classifier(student), teachers={**step.teachers, "robust": as_classifier(teacher)}
         )
-        for terms in recorded(self.base, found).losses(watched):
-            mirrored = step.x - (found[-1] - step.x)
+        for terms in recorded(self.base, searched).losses(watched):
+            mirrored = step.x - (searched[-1] - step.x)
             own = student.answered() - step.student(mirrored)
             wanted = teacher.answered() - step.teachers["robust"](mirrored)
             gradient = self.weight * step.progress * kl(own, wanted).mean()

@@ -15,12 +15,12 @@ from overproof.models.classifier import Classifier
 class Recorded(PGD):
     """A search that appends what it finds to ``found``."""
 
-    found: list[Tensor] = field(default_factory=list, compare=False, repr=False)
+    searched: list[Tensor] = field(default_factory=list, compare=False, repr=False)
 
     def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Search, and remember the images found."""
         adv = super().search(model, x, objective)
-        self.found.append(adv)
+        self.searched.append(adv)
         return adv
 
 
@@ -31,7 +31,7 @@ class Repeated(Recorded):
     def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Return the images found last."""
         del model, x, objective
-        return self.found[-1]
+        return self.searched[-1]
 
 
 class _Searching(Protocol):
@@ -44,27 +44,27 @@ def search_of(method: Method) -> PGD | None:
     return search if isinstance(search, PGD) else None
 
 
-def recorded(method: Method, found: list[Tensor], *, repeat: bool = False) -> Method:
+def recorded(method: Method, searched: list[Tensor], *, repeat: bool = False) -> Method:
     """Return the same method with a search that records into ``found``, or repeats what is there."""
     search = cast(_Searching, method).inner
     options = {part.name: getattr(search, part.name) for part in fields(PGD)}
-    watched = (Repeated if repeat else Recorded)(**options, found=found)
+    watched = (Repeated if repeat else Recorded)(**options, searched=searched)
     return replace(method, inner=watched)  # type: ignore[type-var]
 
 
 class RecordingNetwork(nn.Module):
     """A network that keeps its answer to the images that a search found last, so that nobody has to ask again."""
 
-    def __init__(self, network: Classifier, found: list[Tensor]) -> None:
+    def __init__(self, network: Classifier, searched: list[Tensor]) -> None:
         super().__init__()
         self.network = network
-        self.found = found
+        self.searched = searched
         self.answer: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` to logits ``[N, K]``."""
         logits: Tensor = self.network(x)
-        if self.found and x is self.found[-1]:
+        if self.searched and x is self.searched[-1]:
             self.answer = logits
         return logits
 
@@ -75,7 +75,7 @@ class RecordingNetwork(nn.Module):
     def answered(self) -> Tensor:
         """Return the logits at the images found last, ``[N, K]``; ask the network where nobody has."""
         if self.answer is None:
-            self.answer = self.network(self.found[-1])
+            self.answer = self.network(self.searched[-1])
         return self.answer
 
 

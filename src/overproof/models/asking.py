@@ -20,11 +20,11 @@ def try_batches(ask: Callable[[Tensor], object], image: Tensor, *, where: str) -
     Raises ``InputError`` where it fails on one of them, where it does not give a row of floating-point numbers per
     image, as many whatever the batch, and where it changes torch's default type.
     """
-    found = [_answer(ask, image, size, where) for size in BATCHES]
-    classes = {int(rows.shape[1]) for rows in found}
+    answers = [_answer(ask, image, size, where) for size in BATCHES]
+    classes = {int(rows.shape[1]) for rows in answers}
     if len(classes) > 1:
         raise InputError(f"{where}: it returns {' or '.join(map(str, sorted(classes)))} logits, by the batch's size")
-    return found[0]
+    return answers[0]
 
 
 def ask_once(ask: Callable[[Tensor], object], x: Tensor, *, where: str) -> object:
@@ -34,7 +34,7 @@ def ask_once(ask: Callable[[Tensor], object], x: Tensor, *, where: str) -> objec
     """
     try:
         with default_type_kept() as kept, torch.no_grad():
-            found = ask(x)
+            answer = ask(x)
     except InputError:
         raise
     except Exception as problem:
@@ -43,7 +43,7 @@ def ask_once(ask: Callable[[Tensor], object], x: Tensor, *, where: str) -> objec
         raise InputError(f"{where}: given images {list(x.shape)} it raised {raised(problem)}") from problem
     if kept.changed:
         raise InputError(f"{where}: when it is asked it changes torch's default type; leave that out of it")
-    return found
+    return answer
 
 
 def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: str) -> Tensor:

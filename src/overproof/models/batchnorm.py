@@ -14,10 +14,10 @@ def least_batch(network: Classifier) -> int:
     Of one image a BatchNorm in train mode sees the height times the width of its layer; where that is one value, there
     is no variance, and torch refuses.
     """
-    found: list[int] = []
+    sizes: list[int] = []
 
     def look(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        found.append(given[0].numel() // given[0].shape[1])
+        sizes.append(given[0].numel() // given[0].shape[1])
 
     layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not layers:
@@ -30,4 +30,4 @@ def least_batch(network: Classifier) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return 2 if 1 in found else 1
+    return 2 if 1 in sizes else 1

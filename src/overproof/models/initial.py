@@ -129,21 +129,21 @@ def _renamed(own: _Layer, other: _Layer) -> Iterator[tuple[str, Tensor]]:
 
 def _prefixes(weights: Mapping[str, Tensor]) -> list[str]:
     """Return the beginnings that may have to go: nothing, and every chain of customary words that names begin with."""
-    found = {""}
+    prefixes = {""}
     for name in weights:
         prefix = ""
         for word in name.split("."):
             if word not in _PREFIXES:
                 break
             prefix += f"{word}."
-            found.add(prefix)
-    return sorted(found)  # of equals the first is taken, and by every process the same
+            prefixes.add(prefix)
+    return sorted(prefixes)  # of equals the first is taken, and by every process the same
 
 
 def _fitting(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], inner: str, outer: str) -> dict[str, str]:
     """Return which of the weights fits which tensor, where those begin with ``outer`` and these with ``inner``."""
-    found = {name: outer + name.removeprefix(inner) for name in own if name.startswith(inner)}
-    return {name: source for name, source in found.items() if _fits(own[name], weights.get(source))}
+    names = {name: outer + name.removeprefix(inner) for name in own if name.startswith(inner)}
+    return {name: source for name, source in names.items() if _fits(own[name], weights.get(source))}
 
 
 def _fits(own: Tensor, other: Tensor | None) -> bool:

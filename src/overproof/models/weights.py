@@ -153,13 +153,13 @@ def unshared(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     and zero point, and a tuple (packed weights) its tensors; what else a network calls its state is left out.
     """
     seen: set[int] = set()
-    found = {}
+    copies = {}
     for name, value in _tensors(weights):
         own = value.detach().cpu().contiguous()
         place = own.untyped_storage().data_ptr()
-        found[name] = own.clone() if place in seen else own
+        copies[name] = own.clone() if place in seen else own
         seen.add(place)
-    return found
+    return copies
 
 
 def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

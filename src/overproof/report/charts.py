@@ -11,7 +11,7 @@ from overproof.report.table import Table
 Chart = dict[str, Any]
 
 
-def planes(found: Sequence[Table]) -> list[Chart]:
+def planes(tables: Sequence[Table]) -> list[Chart]:
     """Return per table the accuracy-robustness plane: a point per row with its intervals, and one per seed."""
     return [
         {
@@ -28,7 +28,7 @@ def planes(found: Sequence[Table]) -> list[Chart]:
                 for row in table.rows
             ],
         }
-        for table in found
+        for table in tables
     ]
 
 
@@ -70,8 +70,8 @@ def _worth_drawing(chart: Chart) -> bool:
     return any(len(line["attacked"]) > 2 or line["certified"] or line["probe"] for line in chart["series"])
 
 
-def _at_eps(found: Plain, name: str) -> list[float]:
-    return [float(read_fraction(found["threat"]["eps"])), *_figure(Cell.of(found[name]))]
+def _at_eps(evaluation: Plain, name: str) -> list[float]:
+    return [float(read_fraction(evaluation["threat"]["eps"])), *_figure(Cell.of(evaluation[name]))]
 
 
 def _in_order(points: list[list[float]]) -> list[list[float]]:
@@ -82,8 +82,8 @@ def _probed(evaluation: Plain) -> list[list[float]]:
     signs = (evaluation.get("reliability") or {}).get("signs", ())
     figures: Plain = next((sign["figures"] for sign in signs if sign["name"] == "monotone"), {})
     clean, eps = Cell.of(evaluation["clean"]).value, float(read_fraction(evaluation["threat"]["eps"]))
-    found = [(float(name.removeprefix("eps ")), share) for name, share in figures.items() if share is not None]
-    near = [[radius, clean * share] for radius, share in found if radius <= 3 * eps]
+    points = [(float(name.removeprefix("eps ")), share) for name, share in figures.items() if share is not None]
+    near = [[radius, clean * share] for radius, share in points if radius <= 3 * eps]
     return [[0.0, clean], *near] if near else []
 
 
@@ -104,8 +104,8 @@ def survivors(findings: Sequence[Findings], places: Sequence[int]) -> Chart | No
 
 def brackets(findings: Sequence[Findings]) -> Chart | None:
     """Return what attacks and proofs leave open: the gap to the teacher, faithful examples, certified accuracy."""
-    found = [_bracket(one, one.certificate) for one in findings if one.certificate is not None]
-    return {"kind": "brackets", "runs": found} if found else None
+    bounds = [_bracket(one, one.certificate) for one in findings if one.certificate is not None]
+    return {"kind": "brackets", "runs": bounds} if bounds else None
 
 
 def _bracket(findings: Findings, certificate: Plain) -> Chart:

@@ -23,9 +23,9 @@ class Cell:
     note: str = ""
 
     @classmethod
-    def of(cls, found: Plain, *, note: str = "") -> "Cell":
+    def of(cls, proportion: Plain, *, note: str = "") -> "Cell":
         """Return the share that a piece of evidence, as JSON holds it, stands for; its interval is Wilson's."""
-        evidence = Proportion(claim=found["claim"], passed=found["passed"], of=found["of"])
+        evidence = Proportion(claim=proportion["claim"], passed=proportion["passed"], of=proportion["of"])
         return cls(value=evidence.share, interval=evidence.interval, note=note)
 
 
@@ -184,7 +184,7 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
     """Return the cells of one run with their columns, in the order of a table."""
     evaluation = findings.evaluation
     clean, worst = Cell.of(evaluation["clean"]), Cell.of(evaluation["worst"])
-    found = {
+    columns = {
         "clean": (FIXED["clean"], clean),
         **_attacks(evaluation),
         "worst": (FIXED["worst"], worst),
@@ -198,7 +198,7 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
         numbers[f"ece{suffix}"] = calibration[name]["ece"] if name in calibration else None
         if evaluation.get("teacher"):
             part = evaluation["teacher"][name]
-            found[f"agreement{suffix}"] = (FIXED[f"agreement{suffix}"], Cell.of(part["same"]))
+            columns[f"agreement{suffix}"] = (FIXED[f"agreement{suffix}"], Cell.of(part["same"]))
             numbers[f"gap{suffix}"] = part["gap"]
     epochs = findings.metrics
     numbers["parameters"] = evaluation["parameters"]
@@ -207,12 +207,12 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
     numbers["passes"] = (
         sum(sum(network.values()) for epoch in epochs for network in epoch.get("passes", {}).values()) or None
     )
-    found |= {key: (FIXED[key], Cell(value=float(value))) for key, value in numbers.items() if value is not None}
-    return found
+    columns |= {key: (FIXED[key], Cell(value=float(value))) for key, value in numbers.items() if value is not None}
+    return columns
 
 
 def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
-    found: dict[str, tuple[Column, Cell]] = {}
+    columns: dict[str, tuple[Column, Cell]] = {}
     survivors = bool((evaluation.get("suite") or {}).get("survivors"))
     before: list[str] = []
     for name, attack in evaluation["attacks"].items():
@@ -225,8 +225,8 @@ def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
         column = Column(
             key=f"attack {name} {meaning}", label=label, unit="share", group="attacks", better=1, about=about
         )
-        found[column.key] = (column, Cell.of(attack))
-    return found
+        columns[column.key] = (column, Cell.of(attack))
+    return columns
 
 
 def _balanced(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:

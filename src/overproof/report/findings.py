@@ -19,26 +19,26 @@ class Other:
     folder: str
     what: str
     asked: str
-    found: str
+    result: str
 
     @classmethod
-    def of(cls, folder: str, found: Plain, what: str) -> "Other":
+    def of(cls, folder: str, result: Plain, what: str) -> "Other":
         """Return a result by the content of its main file; raises what a file of another shape makes it raise."""
-        data, threat = found["data"], found["threat"]
-        how = found["suite"]["name"] if what == "evaluation" else found.get("bound", found["kind"])
+        data, threat = result["data"], result["threat"]
+        how = result["suite"]["name"] if what == "evaluation" else result.get("bound", result["kind"])
         asked = f"{how}, {threat['norm']} eps {threat['eps']}, {data['examples']} of {data['of']} images"
-        asked += f" of {data['name']}, seed {found['seed']}"
-        shares = [("clean", found["clean"]), ("worst case", found["worst"])] if what == "evaluation" else []
-        shares = shares or [("certified", found["verified"])]
+        asked += f" of {data['name']}, seed {result['seed']}"
+        shares = [("clean", result["clean"]), ("worst case", result["worst"])] if what == "evaluation" else []
+        shares = shares or [("certified", result["verified"])]
         said = ", ".join(f"{name} {_share(one)}" for name, one in shares)
-        return cls(folder=one_line(folder, _LONGEST), what=what, asked=one_line(asked, _LONGEST), found=said)
+        return cls(folder=one_line(folder, _LONGEST), what=what, asked=one_line(asked, _LONGEST), result=said)
 
     def __str__(self) -> str:
-        return f"{self.what} by {self.asked}: {self.found} ({self.folder})"
+        return f"{self.what} by {self.asked}: {self.result} ({self.folder})"
 
 
-def _share(found: Plain) -> str:
-    return str(Proportion(claim=found["claim"], passed=found["passed"], of=found["of"])) + " %"
+def _share(proportion: Plain) -> str:
+    return str(Proportion(claim=proportion["claim"], passed=proportion["passed"], of=proportion["of"])) + " %"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -41,10 +41,10 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and keys stay in their order
-    found = tables(findings)
+    all_tables = tables(findings)
     runs = [_run(place, one) for place, one in enumerate(findings)]
-    rows = [row for table in found for row in table.rows]
-    across = _across(findings, found)
+    rows = [row for table in all_tables for row in table.rows]
+    across = _across(findings, all_tables)
     charts = {**across, **{f"{name}-{run['place']}": chart for run in runs for name, chart in run["charts"].items()}}
     images = album(findings)
     methods = list(dict.fromkeys(one.method for one in findings))
@@ -54,7 +54,7 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
     html = environment.get_template("page.html.j2").render(
         title=title,
         lead=lead,
-        tables=found,
+        tables=all_tables,
         methods=methods,
         runs=runs,
         charts=charts,
@@ -63,7 +63,7 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         compared=[row.name for row in rows],
         differences=differences([findings[row.places[0]] for row in rows]),
         caption=CAPTION,
-        meanings=dict.fromkeys((column.label, column.about) for table in found for column in table.columns),
+        meanings=dict.fromkeys((column.label, column.about) for table in all_tables for column in table.columns),
         style=_read("page.css"),
         plotly=_packed(plotly),
         own=own,
@@ -103,12 +103,12 @@ def _written(recipe: Mapping[str, Any] | None) -> str:
     return written
 
 
-def _across(findings: Sequence[Findings], found: Sequence[Any]) -> dict[str, dict[str, Any]]:
+def _across(findings: Sequence[Findings], all_tables: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Return the charts that put runs beside each other, each with the title of its panel."""
-    charts: dict[str, dict[str, Any]] = {f"plane-{number}": chart for number, chart in enumerate(planes(found))}
+    charts: dict[str, dict[str, Any]] = {f"plane-{number}": chart for number, chart in enumerate(planes(all_tables))}
     for number, (title, chart) in enumerate(radii(findings).items()):
         charts[f"radius-{number}"] = chart | {"title": title}
-    for number, table in enumerate(found):
+    for number, table in enumerate(all_tables):
         curves = survivors(findings, [place for row in table.rows for place in row.places])
         if curves:
             charts[f"survivors-{number}"] = curves | {"title": table.heading}

@@ -80,10 +80,10 @@ def album(findings: Sequence["Findings"]) -> dict[str, Any]:
     """
     most = SHOWN
     while True:
-        found = _album(findings, most)
-        if most <= 1 or _size(found) <= ROOM:
-            return found
-        most = min(most // 2, int(most * ROOM / _size(found)))
+        pictures = _album(findings, most)
+        if most <= 1 or _size(pictures) <= ROOM:
+            return pictures
+        most = min(most // 2, int(most * ROOM / _size(pictures)))
 
 
 def _album(findings: Sequence["Findings"], most: int) -> dict[str, Any]:

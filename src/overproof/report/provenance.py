@@ -17,7 +17,7 @@ def commands(findings: Findings) -> list[str]:
     """
     folder = findings.folder or findings.name
     again = f"{folder}-again"
-    found = list(_training(findings, folder, again))
+    lines = list(_training(findings, folder, again))
     parts = {"evaluate": (findings.evaluation, _evaluating), "certify": (findings.certificate, _certifying)}
     for command, (result, earlier) in parts.items():
         if result is None or (command == "evaluate" and (result.get("suite") or {}).get("name") == "certify"):
@@ -33,8 +33,8 @@ def commands(findings: Findings) -> list[str]:
         else:
             source, place = _pinned(call, result), ["--out", again]
         if source is not None and words is not None:
-            found.append(["overproof", command, source, *words, *place])
-    return [join(map(str, words)) for words in found]
+            lines.append(["overproof", command, source, *words, *place])
+    return [join(map(str, words)) for words in lines]
 
 
 def _training(findings: Findings, folder: str, again: str) -> Iterator[list[str]]:
@@ -58,18 +58,18 @@ def _pinned(call: Plain, result: Plain) -> str | None:
 
 def _words(options: Plain) -> list[Any] | None:
     """Return options as a command line says them; None where it cannot."""
-    found: list[Any] = []
+    words: list[Any] = []
     for name, value in options.items():
         word = f"--{name.replace('_', '-')}"
         if value is None:
             return None
         if isinstance(value, bool):
-            found.append(word if value else f"--no-{word.removeprefix('--')}")
+            words.append(word if value else f"--no-{word.removeprefix('--')}")
         elif isinstance(value, list):
-            found += [word, ",".join(map(str, value))]
+            words += [word, ",".join(map(str, value))]
         else:
-            found += [word, dumps(value) if isinstance(value, Mapping) else value]
-    return found
+            words += [word, dumps(value) if isinstance(value, Mapping) else value]
+    return words
 
 
 def _evaluating(evaluation: Plain) -> Iterator[Any]:
@@ -144,16 +144,16 @@ def _asking(findings: Findings, command: str, folder: str) -> str:
 def missing(findings: Findings) -> list[tuple[str, str]]:
     """Return what a run does not hold, each with the command that would add it."""
     evaluation, folder = findings.evaluation, findings.folder or findings.name
-    found = [("left out", note) for note in findings.notes]
+    notes = [("left out", note) for note in findings.notes]
     evaluate, certify = (_asking(findings, command, folder) for command in ("evaluate", "certify"))
     if findings.certificate is None:
-        found.append(("certificate: not run", certify))
+        notes.append(("certificate: not run", certify))
     if not evaluation.get("teacher"):
-        found.append(("comparison with the teacher: not run", f"{evaluate} --teacher RUN"))
+        notes.append(("comparison with the teacher: not run", f"{evaluate} --teacher RUN"))
     if not evaluation.get("reliability"):
-        found.append(("reliability probes: not run", evaluate))
+        notes.append(("reliability probes: not run", evaluate))
     if findings.pictures is None:
-        found.append(("misclassified images: not kept, or none was broken", f"{evaluate} --save-adversarial"))
+        notes.append(("misclassified images: not kept, or none was broken", f"{evaluate} --save-adversarial"))
     if not evaluation.get("calibration"):
-        found.append(("calibration: not recorded", evaluate))
-    return found
+        notes.append(("calibration: not recorded", evaluate))
+    return notes

@@ -92,10 +92,10 @@ def _footing(evaluation: Plain) -> tuple[str, ...]:
     return tuple(map(str, (data["digest"], data["examples"], data["of"], threat["norm"], threat["eps"])))
 
 
-def _table(found: list[tuple[int, Findings]]) -> Table:
+def _table(group: list[tuple[int, Findings]]) -> Table:
     columns: dict[str, Column] = {}
     single: list[Row] = []
-    for place, findings in found:
+    for place, findings in group:
         cells = columns_of(findings)
         columns |= {key: column for key, (column, _) in cells.items() if key not in columns}
         single.append(
@@ -109,9 +109,9 @@ def _table(found: list[tuple[int, Findings]]) -> Table:
                 classes={str(one["class"]): one for one in findings.evaluation.get("per_class") or ()},
             )
         )
-    rows = [_folded(group, columns) for group in _by_seed(found, single)]
-    first = found[0][1].evaluation
-    names = dict.fromkeys(one_line(str(one.evaluation["data"]["name"]), 300) for _, one in found)
+    rows = [_folded(group, columns) for group in _by_seed(group, single)]
+    first = group[0][1].evaluation
+    names = dict.fromkeys(one_line(str(one.evaluation["data"]["name"]), 300) for _, one in group)
     name = " = ".join(names)
     laid = _in_order(columns)
     return Table(
@@ -138,11 +138,11 @@ def _in_order(columns: Mapping[str, Column]) -> tuple[Column, ...]:
     return tuple(laid)
 
 
-def _by_seed(found: list[tuple[int, Findings]], rows: list[Row]) -> list[list[Row]]:
+def _by_seed(group: list[tuple[int, Findings]], rows: list[Row]) -> list[list[Row]]:
     """Return the rows in groups that differ in nothing but the seed; the same seed twice is two groups."""
     groups: dict[tuple[str, int], list[Row]] = {}
     seeds: dict[tuple[str, int], set[Any]] = {}
-    for (place, findings), row in zip(found, rows, strict=True):
+    for (place, findings), row in zip(group, rows, strict=True):
         key, seed, turn = _without_seed(place, findings, row), findings.evaluation.get("recipe_seed"), 0
         while seed in seeds.setdefault((key, turn), set()):
             turn += 1

@@ -24,21 +24,21 @@ _LATEX = {
 }
 
 
-def as_csv(found: Sequence[Table]) -> str:
+def as_csv(tables: Sequence[Table]) -> str:
     """Return one line per row, run by run below the means: shares in [0, 1] in full, intervals in columns of their own.
 
     A figure that was not run is empty. Counts per class follow, of up to 100 classes and of single runs. Every line
     says on what it stands, so tables may follow one another.
     """
-    columns = {column.key: column for table in found for column in table.columns}
+    columns = {column.key: column for table in tables for column in table.columns}
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = [head for column in columns.values() for head in _heads(column)]
-    classes = list(dict.fromkeys(name for table in found for row in table.rows for name in row.classes))
+    classes = list(dict.fromkeys(name for table in tables for row in table.rows for name in row.classes))
     classes = classes if len(classes) <= _MOST_CLASSES else []
     named = [f"{in_csv(name)}: {figure}" for name in classes for figure in _OF_CLASS]
     writer.writerow(["footing", "run", "method", "seeds", "marks", *heads, *named])
-    for table in found:
+    for table in tables:
         for row in (line for whole in table.rows for line in (whole, *whole.members)):
             figures = [figure for column in columns.values() for figure in _figures(row, column)]
             words = map(in_csv, (table.title, row.name, row.method))
@@ -60,10 +60,10 @@ def _figures(row: Row, column: Column) -> list[str]:
     return ["" if number is None else "NaN" if math.isnan(number) else f"{number:.6g}" for number in numbers]
 
 
-def as_markdown(found: Sequence[Table]) -> str:
+def as_markdown(tables: Sequence[Table]) -> str:
     """Return the tables as Markdown; bold is better than every other beyond both intervals."""
     parts = []
-    for table in found:
+    for table in tables:
         lines = _lines(table, in_markdown, lambda text: f"**{text}**")
         head, *body = [f"| {' | '.join(line)} |" for line in lines]
         rule = f"|---|---|{'---:|' * len(table.columns)}"
@@ -71,10 +71,10 @@ def as_markdown(found: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-def as_latex(found: Sequence[Table]) -> str:
+def as_latex(tables: Sequence[Table]) -> str:
     """Return the tables as LaTeX for the package booktabs; bold is better than every other beyond both intervals."""
     parts = []
-    for table in found:
+    for table in tables:
         head, *body = [
             " & ".join(line) + r" \\" for line in _lines(table, _in_latex, lambda text: rf"\textbf{{{text}}}")
         ]

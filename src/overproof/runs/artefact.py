@@ -43,7 +43,7 @@ class Artefact:
         form = self.file.form
         x = x.cpu()
         said = own_words(self.file.metadata)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "sha256": self.file.digest,
             "bytes": self.file.size,
             "classes": said.get("classes"),
@@ -57,10 +57,10 @@ class Artefact:
             "teacher": None,
         }
         if self.original is not None and before is not None:
-            found["original"] = {"name": self.name, **_weight(self.original, x), **_compared(before, after)}
+            figures["original"] = {"name": self.name, **_weight(self.original, x), **_compared(before, after)}
         if other is not None:
-            found["teacher"] = {"name": teacher, **_weight(other, x)}
-        return found
+            figures["teacher"] = {"name": teacher, **_weight(other, x)}
+        return figures
 
 
 def artefact(
@@ -82,8 +82,8 @@ def artefact(
     made = Artefact(path=subject.file.where, file=subject.file)
     signature = subject.images.signature
     if original is not None:
-        found = resolve(original, signature, trust_code=trust_code)
-        return Artefact(path=made.path, file=made.file, name=found.known.title, original=found.model.to(device))
+        network = resolve(original, signature, trust_code=trust_code)
+        return Artefact(path=made.path, file=made.file, name=network.known.title, original=network.model.to(device))
     digest = own_words(subject.file.metadata).get("digest")
     if digest is None:
         return made
@@ -98,8 +98,8 @@ def artefact(
             f"it and nothing compared with it; name it with --original"
         )
         return Artefact(path=made.path, file=made.file, warnings=(warning,))
-    found = resolve(folder, signature, trust_code=trust_code)
-    return Artefact(path=made.path, file=made.file, name=str(folder), original=found.model.to(device))
+    network = resolve(folder, signature, trust_code=trust_code)
+    return Artefact(path=made.path, file=made.file, name=str(folder), original=network.model.to(device))
 
 
 def _multiply_adds(body: bytes, path: str) -> int | None:

@@ -120,9 +120,9 @@ class Bounding:
 
     def counter_examples(self, blocks: list[ExampleState], indices: list[int]) -> dict[str, Tensor]:
         """Return the images that falsify robustness, and those at which the pair disagrees."""
-        found, gaps = Certificates.of(blocks, plan=self.plan), self._gaps(blocks)
-        index, falsified = torch.tensor(indices), found.correct & (found.state["verdict"] == FALSIFIED)
-        images = {"images": found.state["image"][falsified], "index": index[falsified]}
+        certificates, gaps = Certificates.of(blocks, plan=self.plan), self._gaps(blocks)
+        index, falsified = torch.tensor(indices), certificates.correct & (certificates.state["verdict"] == FALSIFIED)
+        images = {"images": certificates.state["image"][falsified], "index": index[falsified]}
         if gaps is not None:
             apart = gaps.state["agreement"] == FALSIFIED
             images |= {"disagreements": gaps.state["image"][apart], "disagreements_index": index[apart]}
@@ -163,8 +163,8 @@ class Smoothening:
         parts = [] if state is None else [state]
         for place in range(0 if state is None else len(state["index"]), len(rows)):
             one = slice(place, place + 1)
-            found = smooth(self.model, block.x[one], block.y[one], self.noise, seed=seed, indices=rows[one].tolist())
-            parts = [joined([*parts, found.state])]
+            smoothed = smooth(self.model, block.x[one], block.y[one], self.noise, seed=seed, indices=rows[one].tolist())
+            parts = [joined([*parts, smoothed.state])]
             yield Progress("smooth", parts[0], place + 1)
         yield Progress("done", parts[0], len(rows), whole=True)
 
@@ -174,12 +174,12 @@ class Smoothening:
 
     def figures(self, blocks: list[ExampleState]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
-        found, eps = self._smoothed(blocks), float(self.threat.eps)
-        outcomes = found.outcomes(eps)
+        smoothed, eps = self._smoothed(blocks), float(self.threat.eps)
+        outcomes = smoothed.outcomes(eps)
         return {
             "kind": "smoothing",
             "smoothing": asdict(self.noise) | {"largest": self.noise.largest},
-            "verified": found.evidence(eps).plain(),
+            "verified": smoothed.evidence(eps).plain(),
             "counts": {name: outcomes.count(name) for name in ("certified", "too_small", "abstained", "wrong")},
             "teacher": None,
         }

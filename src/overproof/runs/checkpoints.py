@@ -57,9 +57,9 @@ def weights_in(
             if not isinstance(chain, Recognised):
                 called, other = chain
                 return find_weights(tree, other, shape, name=called, classes=classes, key=key), other
-            found = find_weights(chain.tensors, chain.architecture, shape, name="chain", classes=classes)
-            unused = tuple(sorted({*found.unused, *chain.unused}))
-            return replace(found, place=chain.place, unused=unused), chain.architecture
+            weights = find_weights(chain.tensors, chain.architecture, shape, name="chain", classes=classes)
+            unused = tuple(sorted({*weights.unused, *chain.unused}))
+            return replace(weights, place=chain.place, unused=unused), chain.architecture
     except InputError as problem:
         raise InputError(f"{where}: {problem}") from problem
 
@@ -97,15 +97,15 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def network_of(
-    found: Weights, architecture: Architecture, shape: Signature, *, where: Path, given: Normalisation
+    weights: Weights, architecture: Architecture, shape: Signature, *, where: Path, given: Normalisation
 ) -> Classifier:
     """Return the network of weights that were found in a file, in eval mode, with its one known normalisation.
 
     ``given`` are the mean and std that the user says. Raises ``InputError`` where two that are known differ.
     """
-    mean, std = _normalisation(where, given, (found.mean, found.std))
-    network = build(architecture, replace(shape, classes=found.classes), mean=mean, std=std).eval()
-    load_into(network.backbone, found)
+    mean, std = _normalisation(where, given, (weights.mean, weights.std))
+    network = build(architecture, replace(shape, classes=weights.classes), mean=mean, std=std).eval()
+    load_into(network.backbone, weights)
     return network
 
 
@@ -181,11 +181,11 @@ def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> N
 
 def _numbers(config: Any, name: str, file: Path) -> tuple[float, ...]:
     """Return the numbers that a ``config.json`` has under a name, none where it has nothing there."""
-    found = (config.get(name) if isinstance(config, Mapping) else None) or ()
+    numbers = (config.get(name) if isinstance(config, Mapping) else None) or ()
     with parsing(file.with_name("config.json"), f"the {name} of a normalisation, one number per channel"):
-        if not isinstance(found, list | tuple):
-            raise TypeError(type(found).__name__)
-        return tuple(float(value) for value in found[:_CHANNELS])
+        if not isinstance(numbers, list | tuple):
+            raise TypeError(type(numbers).__name__)
+        return tuple(float(value) for value in numbers[:_CHANNELS])
 
 
 def _words(pair: Normalisation) -> str:

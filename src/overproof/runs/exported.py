@@ -92,10 +92,10 @@ def export_task(
     if example is not None and data is not None:
         raise InputError(f"{origin.source}: images of data are examples as well; leave example out")
     tensors = data if isinstance(data, tuple | list) else None if example is None else (_example(example, origin), None)
-    found = find(source, trust_code=trust_code, layers=True, like=None if tensors is None else tensors[0])
-    chosen = None if isinstance(data, tuple | list) or tensors else found.source(data)
-    images = chosen.load("train") if chosen else tensor_images(source, tensors, found)
-    loaded = found.load(images.signature)
+    network = find(source, trust_code=trust_code, layers=True, like=None if tensors is None else tensors[0])
+    chosen = None if isinstance(data, tuple | list) or tensors else network.source(data)
+    images = chosen.load("train") if chosen else tensor_images(source, tensors, network)
+    loaded = network.load(images.signature)
     loaded.check_classes(images.classes)
     known = loaded.known
     carried = ExportTask(

@@ -50,8 +50,8 @@ class Run:
         entry points. Of what came from the Hub, nothing is run without ``trust_code``.
         """
         said = read_json(file) if self.own and is_file(file := self.folder / "model.json") else {}
-        found = said.get("code_folders", []) if isinstance(said, dict) else []
-        named = [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+        folders = said.get("code_folders", []) if isinstance(said, dict) else []
+        named = [one for one in folders if isinstance(one, str)] if isinstance(folders, list) else []
         return Code(
             where=str(where),
             folders=tuple((self.folder / one).resolve() for one in named),
@@ -78,10 +78,10 @@ class Run:
         named = ("model.json", "config.json")
         if is_file(self.folder / "recipe.yaml") or not any(is_file(self.folder / name) for name in named):
             return None
-        found: dict[str, Any] | None = self.description().get("imported")
-        if found is not None and not isinstance(found, dict):
+        imported: dict[str, Any] | None = self.description().get("imported")
+        if imported is not None and not isinstance(imported, dict):
             raise InputError(f"{self.folder}: what it says of its origin is no mapping")
-        return found
+        return imported
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return one record per finished epoch, in order; a half-written last line is left out."""
@@ -115,10 +115,10 @@ class Run:
         file = self.folder / name
         if not is_file(file):
             return None
-        found = read_json(file)
-        if not isinstance(found, dict):
+        tree = read_json(file)
+        if not isinstance(tree, dict):
             raise InputError(f"{file}: not {what} of overproof")
-        return found
+        return tree
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
         file = self.folder / name

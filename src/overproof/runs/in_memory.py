@@ -52,5 +52,5 @@ def carried_out(course: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
         try:
             next(course)
         except StopIteration as end:
-            found: dict[str, Any] = end.value
-            return found
+            result: dict[str, Any] = end.value
+            return result

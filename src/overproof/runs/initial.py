@@ -68,16 +68,18 @@ def read_weights(
         role = name.removeprefix(_TEACHER)
         if role not in teachers:
             raise InputError(f"init: there is no teacher in the role {role!r}{like(role, teachers)}")
-        found = _of(teachers[role])
+        weights = _of(teachers[role])
     else:
         try:
             read = read_word(word)
-            found, of_file = _of_source(read, signature, beside, trust_code), read.kind == "checkpoint"
+            weights, of_file = _of_source(read, signature, beside, trust_code), read.kind == "checkpoint"
         except InputError as problem:
             raise InputError(f"init: {str(problem).removeprefix('init: ')}") from problem
-    if pin and not of_file and found.digest != pin:  # a file was compared with it as it was read
-        raise InputError(f"init: {name}: these are other weights: their SHA-256 is {found.digest}, the pin says {pin}")
-    return found
+    if pin and not of_file and weights.digest != pin:  # a file was compared with it as it was read
+        raise InputError(
+            f"init: {name}: these are other weights: their SHA-256 is {weights.digest}, the pin says {pin}"
+        )
+    return weights
 
 
 def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code: bool) -> Weights:
@@ -96,8 +98,8 @@ def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code
     if word.kind in ZOOS:
         if word.options:
             raise InputError(f"{word.text}: options are for a factory of your own; these weights come as they are")
-        found = pretrained(word.text, where=word.text)
-        return Weights(tensors=found.network.state_dict(), mean=found.mean, std=found.std)
+        loaded = pretrained(word.text, where=word.text)
+        return Weights(tensors=loaded.network.state_dict(), mean=loaded.mean, std=loaded.std)
     if word.kind == "robustbench":
         return _of(robustbench(word.text))
     if word.kind == "program":
@@ -127,11 +129,11 @@ def with_pretrained(word: str, student: Any) -> str:
 def _of(network: nn.Module) -> Weights:
     if not isinstance(network, Classifier):
         return Weights(tensors=network.state_dict())
-    found = Weights(tensors=network.backbone.state_dict())
+    weights = Weights(tensors=network.backbone.state_dict())
     if not network.normalises:
-        return found
+        return weights
     mean, std = (tuple(part.flatten().tolist()) for part in (network.mean, network.std))
-    return replace(found, mean=mean, std=std)
+    return replace(weights, mean=mean, std=std)
 
 
 def _of_file(file: Path, pin: str) -> Weights:

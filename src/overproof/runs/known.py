@@ -34,7 +34,7 @@ def known_counter_examples(folder: Path, digest: str) -> tuple[tuple[Known, ...]
     Whatever ball, labels or images they were for: who tries them looks whether they fit. The second are warnings about
     files that cannot be read, each a sentence.
     """
-    found, warnings = [], []
+    sets, warnings = [], []
     for file in _files(folder, digest):
         try:
             with parsing(file, "images that overproof keeps"):
@@ -45,14 +45,14 @@ def known_counter_examples(folder: Path, digest: str) -> tuple[tuple[Known, ...]
             warnings.append(f"counter-examples found before are not tried: {problem}")
         else:
             if len(known.index):
-                found.append(known)
-    return tuple(found), tuple(warnings)
+                sets.append(known)
+    return tuple(sets), tuple(warnings)
 
 
 def _files(folder: Path, digest: str) -> Iterator[Path]:
     for kind, name in _IMAGES:
         for kept in kind.all(folder):
-            if kept.found.get("model_digest") == digest and is_file(kept.folder / name):
+            if kept.result.get("model_digest") == digest and is_file(kept.folder / name):
                 yield kept.folder / name
 
 

@@ -19,11 +19,11 @@ def load_teacher(
     Raises ``InputError`` where it is for other images or classes, or not the one that the word pins.
     """
     try:
-        found = resolve(word, images.signature, beside=beside, trust_code=trust_code)
+        network = resolve(word, images.signature, beside=beside, trust_code=trust_code)
     except InputError as problem:
         raise InputError(f"teacher {role!r}: {problem}") from problem
-    found.check_classes(images.classes, where=f"teacher {role!r} ({found.known.title})")
-    return freeze(found.model)
+    network.check_classes(images.classes, where=f"teacher {role!r} ({network.known.title})")
+    return freeze(network.model)
 
 
 def load_other(
@@ -33,7 +33,7 @@ def load_other(
 
     ``by_position`` takes one whose classes have other names or another order.
     """
-    found = resolve(source, images.signature, trust_code=trust_code, layers=layers)
+    network = resolve(source, images.signature, trust_code=trust_code, layers=layers)
     if not by_position:
-        found.check_classes(images.classes, where=f"teacher {found.known.title}", advice=BY_POSITION)
-    return found
+        network.check_classes(images.classes, where=f"teacher {network.known.title}", advice=BY_POSITION)
+    return network

@@ -226,11 +226,11 @@ def _known(subject: ExportTask, threat: Threat) -> _Known:
         lines = list(read_lines(home / "certificate.jsonl"))
         if len(lines) != (expected := said["data"]["examples"]):
             raise ValueError(f"{len(lines)} whole lines for {expected} images")
-        found = load(read_bytes(home / "counterexamples.safetensors"))
+        tensors = load(read_bytes(home / "counterexamples.safetensors"))
         pairs = {one["index"]: one["pair"]["agreement"] for one in lines if one.get("pair")}
         return _Known(
             {one["index"]: one["verdict"] for one in lines},
-            dict(zip(found["index"].tolist(), found["images"], strict=True)),
+            dict(zip(tensors["index"].tolist(), tensors["images"], strict=True)),
             said["teacher"]["name"] if said["teacher"] else "",
             pairs,
         )
@@ -275,8 +275,8 @@ def _pair(
 ) -> list[_Question]:
     """Return the 2.0 queries, parsed by the standard's parser and tried on attacked and sampled points."""
     threat = Threat(norm="linf", eps=asked.eps)
-    found = attack_pair(teacher, student, Batch(asked.x, asked.y), threat, steps=_STEPS, restarts=1, seed=asked.seed)
-    worst = [asked.inside(part) for part in (found.x_under, found.x_over, found.x_disagree)]
+    ends = attack_pair(teacher, student, Batch(asked.x, asked.y), threat, steps=_STEPS, restarts=1, seed=asked.seed)
+    worst = [asked.inside(part) for part in (ends.x_under, ends.x_over, ends.x_disagree)]
     questions = []
     for number, (index, label) in enumerate(zip(asked.index, asked.y.tolist(), strict=True)):
         image, eps = asked.x[number], float(asked.eps)

@@ -30,9 +30,9 @@ def findings(folder: Path, *, trust_code: bool = False) -> Findings:
     """
     run = Run(folder)
     with parsing(folder, "a run's results"):
-        found = _read(run, trust_code)
-    _check(found)
-    return found
+        result = _read(run, trust_code)
+    _check(result)
+    return result
 
 
 def _read(run: Run, trust_code: bool) -> Findings:
@@ -67,26 +67,26 @@ def evaluated(run: Run) -> dict[str, Any]:
 
     Schema 1 (overproof 0.1) is read as 2: what it did not record is absent.
     """
-    folder, found = run.folder, run.evaluation()
-    if found is None and (proved := run.certificate()) is not None:
-        found = _of_certificate(proved, folder)
-    if found is None:
+    folder, evaluation = run.folder, run.evaluation()
+    if evaluation is None and (proved := run.certificate()) is not None:
+        evaluation = _of_certificate(proved, folder)
+    if evaluation is None:
         run.recipe()  # no run folder at all is another sentence
         if not (folder / "model.json").is_file():
             raise InputError(
                 f"{folder}: not finished yet; continue it with: overproof train ... --out {folder} --resume"
             )
         raise InputError(f"{folder}: not evaluated yet; run: overproof evaluate {folder}")
-    schema = found.get("schema")
+    schema = evaluation.get("schema")
     if schema not in (1, EVALUATION.schema):
         raise InputError(
             f"{folder}: its evaluation.json is of schema {schema!r}, this version of overproof reads 1 and "
             f"{EVALUATION.schema}; evaluate it again"
         )
     # What was found about a foreign network lies in a folder without the network.
-    if _trained(run) and found.get("model_digest") != run.description()["digest"]:
+    if _trained(run) and evaluation.get("model_digest") != run.description()["digest"]:
         raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
-    return _migrated(found) if schema == 1 else found
+    return _migrated(evaluation) if schema == 1 else evaluation
 
 
 def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -112,10 +112,10 @@ def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]
     }
 
 
-def _migrated(found: dict[str, Any]) -> dict[str, Any]:
+def _migrated(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return an evaluation of schema 1 as one of 2: every attack met every example, and three options had one value."""
-    found = {**found, "suite": {"name": "recipe", "survivors": False, "caution": ""}}
-    for attack in found.get("attacks", {}).values():
+    evaluation = {**evaluation, "suite": {"name": "recipe", "survivors": False, "caution": ""}}
+    for attack in evaluation.get("attacks", {}).values():
         trial = attack.get("trial")
         if trial is not None:
             attack["trial"] = {
@@ -124,7 +124,7 @@ def _migrated(found: dict[str, Any]) -> dict[str, Any]:
                 **trial,
                 "attack": {"momentum": 0.0, **trial["attack"]},
             }
-    return found
+    return evaluation
 
 
 def _others(run: Run, evaluation: dict[str, Any], certificate: dict[str, Any] | None) -> tuple[Other, ...]:
@@ -132,11 +132,11 @@ def _others(run: Run, evaluation: dict[str, Any], certificate: dict[str, Any] | 
     kept = [(one, "evaluation") for one in EVALUATION.others(run.folder, evaluation)]
     if certificate is not None:
         kept += [(one, "certificate") for one in CERTIFICATE.others(run.folder, certificate)]
-    found = []
+    others = []
     for one, what in kept:
         with suppress(KeyError, TypeError, ValueError, AttributeError, InputError):
-            found.append(Other.of(str(one.folder), one.found, what))
-    return tuple(found)
+            others.append(Other.of(str(one.folder), one.result, what))
+    return tuple(others)
 
 
 def _trained(run: Run) -> bool:
@@ -145,14 +145,14 @@ def _trained(run: Run) -> bool:
 
 def _certificate(run: Run, evaluation: dict[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """Return the certificate of the evaluated network, or None and why it is left out."""
-    found = run.certificate()
-    if found is None:
+    certificate = run.certificate()
+    if certificate is None:
         return None, ()
-    if found.get("schema") != CERTIFICATE.schema:
-        return None, (f"certificate.json: of schema {found.get('schema')!r}, not {CERTIFICATE.schema}",)
-    if found.get("model_digest") != evaluation.get("model_digest"):
+    if certificate.get("schema") != CERTIFICATE.schema:
+        return None, (f"certificate.json: of schema {certificate.get('schema')!r}, not {CERTIFICATE.schema}",)
+    if certificate.get("model_digest") != evaluation.get("model_digest"):
         return None, ("certificate.json: of another network than evaluation.json",)
-    return found, ()
+    return certificate, ()
 
 
 def _classes(run: Run, evaluation: dict[str, Any]) -> tuple[str, ...]:
@@ -183,18 +183,18 @@ def _multiply_adds(run: Run, evaluation: dict[str, Any], trust_code: bool) -> in
     return multiply_adds(network, signature)
 
 
-def _check(found: Findings) -> None:
+def _check(result: Findings) -> None:
     """Raise ``InputError`` for results that no page can show."""
     try:
         for part in (of_run, per_class, commands, missing):
-            part(found)
+            part(result)
         for across in (radii, brackets):
-            across([found])
-        survivors([found], [0])
-        laid = tables([found])
+            across([result])
+        survivors([result], [0])
+        laid = tables([result])
         for written in (as_csv, as_markdown, as_latex):
             written(laid)
     except Exception as problem:  # a file that anybody may have written holds anything
         raise InputError(
-            f"{found.folder}: its results are not as overproof writes them ({reason(problem)}); evaluate it again"
+            f"{result.folder}: its results are not as overproof writes them ({reason(problem)}); evaluate it again"
         ) from problem

@@ -26,7 +26,7 @@ class Kept(NamedTuple):
     """One result: its folder, and the content of its main file."""
 
     folder: Path
-    found: Plain
+    result: Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,11 @@ class Kind:
         """
         self._keep_earlier(root)
         candidates = [
-            one for one in self.all(root) if one.found.get("model_digest") == digest and self._ranks(one.found)
+            one for one in self.all(root) if one.result.get("model_digest") == digest and self._ranks(one.result)
         ]
         if not candidates:
             return
-        best = candidates[self.strongest([one.found for one in candidates])]
+        best = candidates[self.strongest([one.result for one in candidates])]
         for name in (*self.beside, self.main):
             if name.endswith(".safetensors") and _linked(best.folder / name, root / name):
                 continue
@@ -72,17 +72,17 @@ class Kind:
             else:
                 (root / name).unlink(missing_ok=True)
 
-    def _ranks(self, found: Plain) -> bool:
+    def _ranks(self, result: Plain) -> bool:
         """Whether a file holds what results are ranked by; one that somebody edited must not cost another its place."""
         try:
-            self.strongest([found])
+            self.strongest([result])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
             return False
         return True
 
-    def shows(self, root: Path, found: Plain) -> bool:
+    def shows(self, root: Path, result: Plain) -> bool:
         """Whether this result is the one at the root."""
-        return is_file(root / self.main) and _same(read_object(root / self.main), found)
+        return is_file(root / self.main) and _same(read_object(root / self.main), result)
 
     def all(self, root: Path) -> Iterator[Kept]:
         """Yield the results that lie side by side and can be read, in the order of their names."""
@@ -92,18 +92,18 @@ class Kind:
             except InputError:  # written by something else: no reason to lose the others
                 continue
 
-    def folder(self, root: Path, found: Plain) -> Path:
+    def folder(self, root: Path, result: Plain) -> Path:
         """Return where the files beside a result lie that was read at the root: in its own folder where there is one.
 
         A root whose copying was interrupted holds files of two results.
         """
-        return next((one.folder for one in self.all(root) if _same(one.found, found)), root)
+        return next((one.folder for one in self.all(root) if _same(one.result, result)), root)
 
-    def others(self, root: Path, found: Plain) -> list[Kept]:
+    def others(self, root: Path, result: Plain) -> list[Kept]:
         """Return the other results about the network that ``found``, a result of this root, is about."""
-        digest = found.get("model_digest")
+        digest = result.get("model_digest")
         return [
-            one for one in self.all(root) if not _same(one.found, found) and one.found.get("model_digest") == digest
+            one for one in self.all(root) if not _same(one.result, result) and one.result.get("model_digest") == digest
         ]
 
     def _keep_earlier(self, root: Path) -> None:
@@ -112,10 +112,10 @@ class Kind:
         if not is_file(file):
             return
         try:
-            found = read_object(file)
+            earlier = read_object(file)
         except InputError:
-            found = None
-        if found is not None and any(_same(one.found, found) for one in self.all(root)):
+            earlier = None
+        if earlier is not None and any(_same(one.result, earlier) for one in self.all(root)):
             return
         body = read_bytes(file)
         kept = root / self.home / f"earlier-{sha256(body).hexdigest()[:12]}"
@@ -131,15 +131,15 @@ def _same(one: Plain, other: Plain) -> bool:
     return json.dumps(one) == json.dumps(other)
 
 
-def strongest_evaluation(found: Sequence[Plain]) -> int:
+def strongest_evaluation(result: Sequence[Plain]) -> int:
     """Return the place of the evaluation that says most about what an attacker can do.
 
     Those under the threat and on the images of the recipe come first. Of them, one that another surpasses both in
     searching (planned passes per example) and in images is out; of the rest it is the one whose 95 % interval of
     worst-case accuracy ends lowest.
     """
-    own = [number for number, one in enumerate(found) if one.get("as_trained")] or list(range(len(found)))
-    weight = {number: (_search(found[number]), int(found[number]["data"]["examples"])) for number in own}
+    own = [number for number, one in enumerate(result) if one.get("as_trained")] or list(range(len(result)))
+    weight = {number: (_search(result[number]), int(result[number]["data"]["examples"])) for number in own}
 
     def surpassed(number: int) -> bool:
         mine = weight[number]
@@ -151,11 +151,11 @@ def strongest_evaluation(found: Sequence[Plain]) -> int:
 
     return min(
         (number for number in own if not surpassed(number)),
-        key=lambda number: float(found[number]["worst"]["interval"][1]),
+        key=lambda number: float(result[number]["worst"]["interval"][1]),
     )
 
 
-def strongest_certificate(found: Sequence[Plain]) -> int:
+def strongest_certificate(result: Sequence[Plain]) -> int:
     """Return the place of the certificate that says most.
 
     Under the recipe's threat rather than another, of the network itself rather than of the smoothed one, about more
@@ -163,7 +163,7 @@ def strongest_certificate(found: Sequence[Plain]) -> int:
     """
 
     def strength(number: int) -> tuple[Any, ...]:
-        one = found[number]
+        one = result[number]
         return (
             bool(one.get("as_trained")),
             one.get("kind") == "bounds",
@@ -172,12 +172,12 @@ def strongest_certificate(found: Sequence[Plain]) -> int:
             int(one["verified"]["passed"]),
         )
 
-    return max(range(len(found)), key=strength)
+    return max(range(len(result)), key=strength)
 
 
-def _search(found: Plain) -> int:
+def _search(result: Plain) -> int:
     """Return how many passes per example the attacks of an evaluation may take at most, as they were set."""
-    return sum(_planned(attack.get("trial") or {}) for attack in found["attacks"].values())
+    return sum(_planned(attack.get("trial") or {}) for attack in result["attacks"].values())
 
 
 def _planned(trial: Plain) -> int:

@@ -94,9 +94,11 @@ def evaluation_task(
     """
     tensors = data if isinstance(data, tuple | list) else None
     like = tensors[0] if tensors and isinstance(tensors[0], Tensor) else None
-    found = find(source, trust_code=trust_code, layers=layers, like=like)
-    images = tensor_images(source, data, found) if isinstance(data, tuple | list) else found.source(data).open("test")
-    loaded = found.load(images.signature)
+    network = find(source, trust_code=trust_code, layers=layers, like=like)
+    images = (
+        tensor_images(source, data, network) if isinstance(data, tuple | list) else network.source(data).open("test")
+    )
+    loaded = network.load(images.signature)
     if not classes_by_position:
         loaded.check_classes(images.classes, advice=BY_POSITION)
     known = loaded.known

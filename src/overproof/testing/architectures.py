@@ -41,8 +41,8 @@ class ArchitectureContract:
     @pytest.fixture
     def network(self, architecture: Architecture) -> nn.Module:
         """Return a network in eval mode, with BatchNorm statistics that are not the identity."""
-        found: nn.Module = built(architecture, self.signature)
-        return found
+        network: nn.Module = built(architecture, self.signature)
+        return network
 
     def test_it_maps_images_to_logits(self, network: nn.Module, x: Tensor) -> None:
         """Images ``[N, C, H, W]`` become finite logits ``[N, K]``."""
@@ -55,11 +55,11 @@ class ArchitectureContract:
         words = plain(architecture)
         if type(architecture).__module__.partition(".")[0] != "overproof":
             words["kind"] = f"{type(architecture).__module__}:{type(architecture).__qualname__}"
-        found = build_value(Architecture, words, code=Code(own=True))
-        if isinstance(found, External) and not isinstance(architecture, External):
-            assert type(architecture)(**found.options) == architecture
+        made = build_value(Architecture, words, code=Code(own=True))
+        if isinstance(made, External) and not isinstance(architecture, External):
+            assert type(architecture)(**made.options) == architecture
         else:
-            assert found == architecture
+            assert made == architecture
         assert isinstance(hash(architecture), int)
 
     def test_its_representation_leads_to_the_logits(self, architecture: Architecture, x: Tensor) -> None:

@@ -149,8 +149,8 @@ def rightly(model: Classifier, batch: Batch) -> Batch:
 def predictions(model: Classifier, x: Tensor) -> Tensor:
     """Return the classes ``[N]`` that a network gives in eval mode."""
     with in_mode(model, training=False), torch.no_grad():
-        found: Tensor = model(x).argmax(dim=1)
-    return found
+        classes: Tensor = model(x).argmax(dim=1)
+    return classes
 
 
 def found_by(

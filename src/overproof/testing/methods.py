@@ -201,7 +201,7 @@ class MethodContract:
 
     def test_its_cost_is_what_the_list_says(self, method: Method) -> None:
         """The passes in ``overproof list methods`` are those that are counted here."""
-        assert {name: found.forward for name, found in passes(method).items()} == counted(method)
+        assert {name: measured.forward for name, measured in passes(method).items()} == counted(method)
 
     # --- other networks -----------------------------------------------------------------------------------------------
 
@@ -223,8 +223,8 @@ class MethodContract:
             twin, auxiliary_models={name: deepcopy(network) for name, network in step.auxiliary_models.items()}
         )
         expected, gradients = run(short, step)
-        found, compiled_gradients = run(short, twin)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        terms, compiled_gradients = run(short, twin)
+        torch.testing.assert_close(terms, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(list(compiled_gradients.values()), list(gradients.values()), rtol=1e-3, atol=1e-4)
 
     def test_a_plain_module_has_the_losses_of_the_same_network_of_a_family(self, short: Method) -> None:
@@ -309,8 +309,8 @@ def through_a_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     file = io.BytesIO()
     torch.save(dict(state), file)
     file.seek(0)
-    found: dict[str, Tensor] = torch.load(file, weights_only=True)
-    return found
+    read: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return read
 
 
 def counted(method: Method, *, seed: int = 0) -> dict[str, int]:

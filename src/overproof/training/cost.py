@@ -58,8 +58,8 @@ def passes(method: Method, percent: int = 100) -> Mapping[str, Passes]:
         )
         loop.epoch = percent
         next(loop.run())
-    found = {name: Passes(forward=network.forwards, backward=network.backwards) for name, network in networks.items()}
-    return MappingProxyType(found)  # it is cached, so nobody may change it
+    counted = {name: Passes(forward=network.forwards, backward=network.backwards) for name, network in networks.items()}
+    return MappingProxyType(counted)  # it is cached, so nobody may change it
 
 
 def passes_of_epoch(method: Method, epoch: int, epochs: int, batches: int) -> dict[str, Passes]:

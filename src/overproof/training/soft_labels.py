@@ -25,12 +25,12 @@ def takes_soft_labels(method: Method) -> bool:
     hard = torch.arange(3)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
-            found = _losses(method, hard)
+            terms = _losses(method, hard)
             soft = _losses(method, F.one_hot(hard, 3).float())
         except Exception:  # other people's methods fail in any way
             return False
     # Summed in another order: a few roundings of float32 and what a few steps of a search make of them.
-    return all(torch.allclose(soft[name], value, rtol=1e-3, atol=1e-5) for name, value in found.items())
+    return all(torch.allclose(soft[name], value, rtol=1e-3, atol=1e-5) for name, value in terms.items())
 
 
 def _losses(method: Method, y: torch.Tensor) -> Terms:
@@ -47,9 +47,9 @@ def _losses(method: Method, y: torch.Tensor) -> Terms:
         progress=1.0,
     )
     losses = method.losses(step)
-    found = {name: term.detach() for name, term in next(losses).items()}
+    terms = {name: term.detach() for name, term in next(losses).items()}
     losses.close()  # type: ignore[attr-defined]
-    return found
+    return terms
 
 
 def _network() -> Classifier:

@@ -125,8 +125,8 @@ def total(terms: Terms, share: float = 1.0) -> Tensor:
 
     ``share`` weighs a process's means, so that the mean of all processes' gradients is the whole batch's.
     """
-    found = torch.stack(list(terms.values())).sum()
-    return found if share == 1 else found * share
+    loss = torch.stack(list(terms.values())).sum()
+    return loss if share == 1 else loss * share
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

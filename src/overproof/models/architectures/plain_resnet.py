@@ -139,7 +139,7 @@ def plain_resnets(tensors: Mapping[str, Tensor], size: Signature) -> list[PlainR
     if not 1 <= len(channels) <= _MOST_STAGES or not hidden or min(*channels, *hidden, shapes["conv1.weight"][0]) < 1:
         return []
     features = shapes["linear1.weight"][1]
-    found = []
+    candidates = []
     for stem_stride, *strides in product((1, 2), repeat=1 + len(channels)):
         one = PlainResNet(
             stem=shapes["conv1.weight"][0],
@@ -154,5 +154,5 @@ def plain_resnets(tensors: Mapping[str, Tensor], size: Signature) -> list[PlainR
         before = (one.stem, *channels)
         needed = {i for i, stride in enumerate(strides) if stride != 1 or before[i] != channels[i]}
         if height * width > 1 and channels[-1] * height * width == features and needed == changed:
-            found.append(one)
-    return found
+            candidates.append(one)
+    return candidates

@@ -357,12 +357,12 @@ def _ways(
                 for rest in walk(i + 1, after):
                     yield (step, *rest)
 
-    found = []
+    ways = []
     for way in walk(0, (size.height, size.width)) if leading[0] else ():
-        found.append(way)
-        if len(found) == 1000:
+        ways.append(way)
+        if len(ways) == 1000:
             break
-    return sorted(found, key=lambda way: len({(kernel, step) for kernel, step in zip(kernels, way, strict=True)}))
+    return sorted(ways, key=lambda way: len({(kernel, step) for kernel, step in zip(kernels, way, strict=True)}))
 
 
 def _at(values: tuple[int, ...], i: int) -> int | None:

@@ -50,7 +50,7 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
+class _Match:
     """One way to read a file as a network: which of its keys is which name."""
 
     place: str
@@ -67,7 +67,7 @@ class _Found:
         known = {*self.keys.values(), *layer}
         return [key for key in self.tensors if key.startswith(self.prefix) and key not in known]
 
-    def same_as(self, other: "_Found") -> bool:
+    def same_as(self, other: "_Match") -> bool:
         return self.keys.keys() == other.keys.keys() and all(
             torch.equal(self.tensors[self.keys[name]], other.tensors[key]) for name, key in other.keys.items()
         )
@@ -102,28 +102,28 @@ def find_weights(
     if ways is None:
         places = _some([repr(place) for place in maps], _PLACES)
         raise InputError(f"it holds nothing of {name}{_other(maps, size, name)}; its entries are {places}")
-    found, others = ways
-    rivals = [way.label for way in others if not found.same_as(way)]
-    if rivals and 2 * len(found.keys) > len(outline.shapes):  # with fewer it is another network's file
-        labels = _some([repr(label) for label in (found.label, *rivals)], _PLACES)
+    best, others = ways
+    rivals = [way.label for way in others if not best.same_as(way)]
+    if rivals and 2 * len(best.keys) > len(outline.shapes):  # with fewer it is another network's file
+        labels = _some([repr(label) for label in (best.label, *rivals)], _PLACES)
         raise InputError(f"it holds several networks, under {labels}; choose one with --key")
-    sizes = {own: tuple(found.tensors[theirs].shape) for own, theirs in found.keys.items()}
+    sizes = {own: tuple(best.tensors[theirs].shape) for own, theirs in best.keys.items()}
     head = f"{outline.head}.weight"
     count = sizes[head][0] if sizes.get(head) else classes or size.classes or 2
     count = known if external is not None else count  # as its code was asked for
     if classes and count != classes:
-        raise InputError(f"its last layer ({_some([found.keys[head]])}) is for {count} classes, not {classes}")
+        raise InputError(f"its last layer ({_some([best.keys[head]])}) is for {count} classes, not {classes}")
     if count < 1:
-        raise InputError(f"its last layer ({_some([found.keys[head]])}) is for no class at all")
+        raise InputError(f"its last layer ({_some([best.keys[head]])}) is for no class at all")
     wanted = _outline(architecture, size, count).shapes if external is None else outline.shapes
     missing = [own for own in wanted if own not in sizes and not own.endswith("num_batches_tracked")]
     # Other people's code may have a normalising layer of its own.
-    besides = {key: value for key, value in found.tensors.items() if key not in set(found.keys.values())}
+    besides = {key: value for key, value in best.tensors.items() if key not in set(best.keys.values())}
     mean, std, layer = _normaliser(besides, size.channels)
-    left = found.left(layer)
-    strange = [each for each in left if not _expected(each.removeprefix(found.prefix), strictly=external is not None)]
+    left = best.left(layer)
+    strange = [each for each in left if not _expected(each.removeprefix(best.prefix), strictly=external is not None)]
     shapes = [
-        f"{_some([found.keys[own]])} is {list(has)} where {list(wanted[own])} is needed"
+        f"{_some([best.keys[own]])} is {list(has)} where {list(wanted[own])} is needed"
         for own, has in sizes.items()
         if has != wanted[own]
     ]
@@ -134,15 +134,15 @@ def find_weights(
             f"{len(shapes)} are of another shape ({shapes[0]})" if shapes else "",
         ]
         raise InputError(f"it is no {name}: {'; '.join(filter(None, told))}{_other(maps, size, name)}")
-    tensors = {own: _single(found.tensors[theirs]) for own, theirs in found.keys.items()}
+    tensors = {own: _single(best.tensors[theirs]) for own, theirs in best.keys.items()}
     broken = [own for own, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise InputError(f"{len(broken)} of its tensors are not finite ({_some(broken)}); the training had diverged")
     return Weights(
         tensors=tensors,
         classes=count,
-        place=found.place,
-        prefix=found.prefix,
+        place=best.place,
+        prefix=best.prefix,
         unused=tuple(sorted({each.split(".")[0] for each in left})),
         mean=mean,
         std=std,
@@ -151,7 +151,7 @@ def find_weights(
 
 def _best(
     maps: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, Any], key: str = "", *, exactly: bool = False
-) -> tuple[_Found, list[_Found]] | None:
+) -> tuple[_Match, list[_Match]] | None:
     """Return the reading that covers most names, and those that cover as many; None where no name is found.
 
     ``exactly`` takes no synonyms for parts of names.
@@ -170,7 +170,7 @@ def _best(
 
 def _readings(
     place: str, tensors: Mapping[str, Tensor], names: Iterable[str], common: Callable[[str], str]
-) -> Iterable[_Found]:
+) -> Iterable[_Match]:
     """Yield a reading for every prefix under which a name is found, by what is ``common`` to its synonyms."""
     known = {common(name): name for name in names}
     longest = max((name.count(".") for name in known), default=0) + 1
@@ -181,7 +181,7 @@ def _readings(
             own = known.get(common(".".join(parts[start:])))
             if own is not None:
                 under.setdefault("".join(f"{part}." for part in parts[:start]), {})[own] = key
-    return (_Found(place=place, prefix=prefix, keys=keys, tensors=tensors) for prefix, keys in under.items())
+    return (_Match(place=place, prefix=prefix, keys=keys, tensors=tensors) for prefix, keys in under.items())
 
 
 def _common(name: str) -> str:
@@ -272,17 +272,17 @@ def names_that_fit(maps: Mapping[str, Mapping[str, Tensor]], size: Signature, ke
             yield name
 
 
-def _fits(found: _Found, outline: _Outline, channels: int) -> bool:
+def _fits(match: _Match, outline: _Outline, channels: int) -> bool:
     """Whether every tensor is there in its shape, but for the number of classes, and none is left over."""
-    left = found.left(_normaliser(found.tensors, channels)[2])
+    left = match.left(_normaliser(match.tensors, channels)[2])
     return (
-        all(_expected(key.removeprefix(found.prefix)) for key in left)
+        all(_expected(key.removeprefix(match.prefix)) for key in left)
         and all(
             name.endswith("num_batches_tracked")
             or (
-                name in found.keys
+                name in match.keys
                 # The first dimension of the head's tensors is the number of classes.
-                and tuple(found.tensors[found.keys[name]].shape)[name.startswith(f"{outline.head}.") :]
+                and tuple(match.tensors[match.keys[name]].shape)[name.startswith(f"{outline.head}.") :]
                 == shape[name.startswith(f"{outline.head}.") :]
             )
             for name, shape in outline.shapes.items()

@@ -147,8 +147,8 @@ def raised(problem: BaseException) -> str:
     return shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...").removesuffix(":")
 
 
-def thing(found: object) -> str:
+def thing(value: object) -> str:
     """Return the words for an object that is not what was expected: ``None``, ``the class Net``, ``a dict``."""
-    if found is None:
+    if value is None:
         return "None"
-    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

@@ -61,8 +61,8 @@ class _Called(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """Return what the callable returns, on the device of the pixels."""
-        found = self.function(x)
-        return found.to(x.device) if isinstance(found, Tensor) else found
+        answer = self.function(x)
+        return answer.to(x.device) if isinstance(answer, Tensor) else answer
 
 
 # --- a module of the user's own ---------------------------------------------------------------------------------------
@@ -125,15 +125,15 @@ def robustbench(name: str) -> nn.Module:
 
 
 def _pretrained(name: str, _: str, signature: Signature) -> Classifier:
-    found = pretrained(name, where=name)
+    network = pretrained(name, where=name)
     size = (signature.channels, signature.height, signature.width)
-    if found.sizes and size not in found.sizes:
-        meant = " or ".join("x".join(map(str, each)) for each in found.sizes)
+    if network.sizes and size not in network.sizes:
+        meant = " or ".join("x".join(map(str, each)) for each in network.sizes)
         raise InputError(
             f"{name}: it is for {meant} images, the data are {signature}; where another size is meant, resize inside "
             f"a network of your own (package.module:factory)"
         )
-    return Classifier(found.network, signature, mean=found.mean, std=found.std)
+    return Classifier(network.network, signature, mean=network.mean, std=network.std)
 
 
 _ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {
@@ -163,7 +163,7 @@ def fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
     place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     put_into_mode(model.to(place), training=False)
     image = torch.full((signature.channels, signature.height, signature.width), 0.5, device=place)
-    found = try_batches(lambda x: model.backbone(model.normalised(x)), image, where=name)
-    if found.shape[1] != signature.classes:
-        raise InputError(f"{name}: it returns {found.shape[1]} logits, the data have {signature.classes} classes")
+    logits = try_batches(lambda x: model.backbone(model.normalised(x)), image, where=name)
+    if logits.shape[1] != signature.classes:
+        raise InputError(f"{name}: it returns {logits.shape[1]} logits, the data have {signature.classes} classes")
     return model

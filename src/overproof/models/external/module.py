@@ -159,21 +159,21 @@ class External(Architecture):
     def _check_batch(self, trial: nn.Module, size: int, signature: Signature, *, training: bool) -> None:
         x = torch.rand(size, signature.channels, signature.height, signature.width)
         try:
-            found = ask_once(trial, x, where=self.factory)
+            answer = ask_once(trial, x, where=self.factory)
         except InputError as problem:
             if training and "more than 1 value per channel" in str(problem):
                 return  # of a batch of two, which is none that it will see
             raise
         mode = "in training" if training else "in eval mode"
-        if not isinstance(found, Tensor):
+        if not isinstance(answer, Tensor):
             raise InputError(
-                f"{self.factory}: {mode} it returns {thing(found)}{_parts(found)}; leave auxiliary heads out, or say "
+                f"{self.factory}: {mode} it returns {thing(answer)}{_parts(answer)}; leave auxiliary heads out, or say "
                 "which part are the logits with output"
             )
-        if list(found.shape) != [size, signature.classes] or not found.is_floating_point():
+        if list(answer.shape) != [size, signature.classes] or not answer.is_floating_point():
             raise InputError(
-                f"{self.factory}: {mode} it returns {list(found.shape)} numbers ({found.dtype}) of {size} images, the "
-                f"data have {signature.classes} classes"
+                f"{self.factory}: {mode} it returns {list(answer.shape)} numbers ({answer.dtype}) of {size} images, "
+                f"the data have {signature.classes} classes"
             )
 
 
@@ -187,27 +187,27 @@ class _Picked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits; what the network returns as one tensor is them."""
-        found = self.network(x)
-        if isinstance(found, Tensor):
-            return found
+        answer = self.network(x)
+        if isinstance(answer, Tensor):
+            return answer
         try:
-            if isinstance(found, Mapping):
-                logits: Tensor = found[self.output]
+            if isinstance(answer, Mapping):
+                logits: Tensor = answer[self.output]
             elif self.output.isdecimal():
-                logits = found[int(self.output)]
+                logits = answer[int(self.output)]
             else:
-                logits = getattr(found, self.output)
+                logits = getattr(answer, self.output)
         except (LookupError, TypeError, AttributeError):
-            raise InputError(f"output: {thing(found)} has no {self.output!r}{_parts(found)}") from None
+            raise InputError(f"output: {thing(answer)} has no {self.output!r}{_parts(answer)}") from None
         return logits
 
 
-def _parts(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return f" with {', '.join(map(repr, list(found)[:8]))}"
-    if names := getattr(found, "_fields", ()):
+def _parts(answer: Any) -> str:
+    if isinstance(answer, Mapping):
+        return f" with {', '.join(map(repr, list(answer)[:8]))}"
+    if names := getattr(answer, "_fields", ()):
         return f" with {', '.join(map(repr, names[:8]))}"
-    return f" of {len(found)} parts, counted from 0" if isinstance(found, list | tuple) else ""
+    return f" of {len(answer)} parts, counted from 0" if isinstance(answer, list | tuple) else ""
 
 
 def external_of(architecture: Architecture) -> External | None:
@@ -231,5 +231,5 @@ def source_of_code(architecture: Architecture, folder: Path) -> dict[str, Any] |
     module = sys.modules[named[0]]
     file = Path(str(getattr(module, "__file__", "")))
     root = file.resolve().parents[named[0].count(".") + (file.name == "__init__.py")]
-    found = {"module": named[0], "sha256": sha256(read_bytes(file)).hexdigest()}
-    return found if "site-packages" in root.parts else {**found, "folder": relpath(root, folder.resolve())}
+    record = {"module": named[0], "sha256": sha256(read_bytes(file)).hexdigest()}
+    return record if "site-packages" in root.parts else {**record, "folder": relpath(root, folder.resolve())}

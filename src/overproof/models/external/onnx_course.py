@@ -69,20 +69,20 @@ class Operation:
 
     def layer(self) -> Layer:
         """Return the first input, which must depend on the images."""
-        found = self.inputs[0] if self.inputs else None
-        return found if isinstance(found, Layer) else self.refuse("on constants alone")
+        source = self.inputs[0] if self.inputs else None
+        return source if isinstance(source, Layer) else self.refuse("on constants alone")
 
     def constant(self, number: int) -> Tensor | None:
         """Return an input that must be a constant; None where it is left out."""
-        found = self.inputs[number] if number < len(self.inputs) else None
-        return self.refuse("with weights that depend on the images") if isinstance(found, Layer) else found
+        value = self.inputs[number] if number < len(self.inputs) else None
+        return self.refuse("with weights that depend on the images") if isinstance(value, Layer) else value
 
     def numbers(self, name: str, number: int) -> list[int] | None:
         """Return whole numbers that are an attribute in older operator sets and an input in later ones."""
         if name in self.attributes:
             return [int(each) for each in self.attributes[name]]
-        found = self.constant(number)
-        return None if found is None else [int(each) for each in found.flatten().tolist()]
+        value = self.constant(number)
+        return None if value is None else [int(each) for each in value.flatten().tolist()]
 
     def refuse(self, what: str) -> NoReturn:
         """Raise ``Unconverted`` for this operator."""
@@ -152,11 +152,11 @@ class Course:
     def finish(self, value: Layer) -> fx.GraphModule:
         """Return the network whose output is this layer."""
         self.graph.output(self.plain(value).node)
-        found = fx.GraphModule(self.root, self.graph).eval()
-        found.graph.eliminate_dead_code()
-        found.recompile()
-        found.delete_all_unused_submodules()
-        return found
+        network = fx.GraphModule(self.root, self.graph).eval()
+        network.graph.eliminate_dead_code()
+        network.recompile()
+        network.delete_all_unused_submodules()
+        return network
 
     def _node(self, value: Any) -> Any:
         if isinstance(value, list):

@@ -79,14 +79,14 @@ class OnnxFile(nn.Module):
                 f"an ONNX file runs in onnxruntime on numbers and cannot be traced, got {type(x).__name__}{why}"
             )
         pixels = self.form.arranged(x.detach().to("cpu", torch.float32)).contiguous().numpy()
-        found = self._in_parts(pixels) if self.form.batch else self._session.run(pixels)
-        if not hasattr(found, "shape") or len(found.shape) != 2 or len(found) != len(x) or found.dtype.kind != "f":
-            shape = list(found.shape) if hasattr(found, "shape") else type(found).__name__
+        logits = self._in_parts(pixels) if self.form.batch else self._session.run(pixels)
+        if not hasattr(logits, "shape") or len(logits.shape) != 2 or len(logits) != len(x) or logits.dtype.kind != "f":
+            shape = list(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
             raise InputError(
-                f"{self.where}: given {len(x)} images it returned {shape} {getattr(found, 'dtype', '')}; expected one "
+                f"{self.where}: given {len(x)} images it returned {shape} {getattr(logits, 'dtype', '')}; expected one "
                 "row of float logits each"
             )
-        return torch.from_numpy(found).to(x.device)
+        return torch.from_numpy(logits).to(x.device)
 
     def _free_batch(self, threads: int | None) -> None:
         """Run the graph with any batch where its answers are those of one batch of the fixed size after the other."""
@@ -98,8 +98,8 @@ class OnnxFile(nn.Module):
         try:
             self.body = with_any_batch(body, self.where)
             self._session = Session(self.body, where=self.where, threads=threads)
-            found = self._session.run(pixels)
-            same = found.shape == expected.shape and abs(found - expected).max() <= _SAME * abs(expected).max()
+            logits = self._session.run(pixels)
+            same = logits.shape == expected.shape and abs(logits - expected).max() <= _SAME * abs(expected).max()
         except InputError:
             same = False
         self.form = replace(fixed, batch=0) if same else fixed
@@ -114,8 +114,8 @@ class OnnxFile(nn.Module):
         for start in range(0, len(pixels), size):
             part = pixels[start : start + size]
             whole = part if len(part) == size else part[[*range(len(part)), *[0] * (size - len(part))]]
-            found = self._session.run(whole)
-            if not hasattr(found, "shape") or found.shape[:1] != (size,):
-                return found  # of which ``forward`` says what is wrong
-            parts.append(torch.from_numpy(found[: len(part)]))
+            logits = self._session.run(whole)
+            if not hasattr(logits, "shape") or logits.shape[:1] != (size,):
+                return logits  # of which ``forward`` says what is wrong
+            parts.append(torch.from_numpy(logits[: len(part)]))
         return torch.cat(parts).numpy()

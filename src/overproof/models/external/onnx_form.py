@@ -80,15 +80,15 @@ def form_of(session: Any, where: str, layout: str | None = None) -> Form:
         raise InputError(f"{where}: there is no layout {layout!r}{nearest(str(layout), get_args(Layout))}")
     whole, fixed = _TYPES[only.type], batch if isinstance(batch, int) and batch > 0 else 0
     notes = ["its input are bytes, so pixels are rounded to 1/255"] if whole else []
-    found: Layout = "nchw"
+    order: Layout = "nchw"
     if layout is not None:
-        found = "nhwc" if layout == "nhwc" else "nchw"
+        order = "nhwc" if layout == "nhwc" else "nchw"
     elif len(sizes) == 3 and sizes[0] not in _CHANNELS and sizes[2] in _CHANNELS:
-        found = "nhwc"
+        order = "nhwc"
         notes.append(f"its input {list(sizes)} is taken as height, width, channels (?layout=nchw says otherwise)")
     elif len(sizes) != 3:
         notes.append(f"its input {list(sizes)} is taken as channels, height, width (?layout=nhwc says otherwise)")
-    return Form(sizes=tuple(sizes), layout=found, whole=whole, batch=fixed, notes=tuple(notes))
+    return Form(sizes=tuple(sizes), layout=order, whole=whole, batch=fixed, notes=tuple(notes))
 
 
 def without_softmax(body: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
@@ -111,8 +111,8 @@ def without_softmax(body: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:
         before = [each for each in graph.value_info if each.name == graph.output[0].name]
         for each in before:  # it may not be named twice
             graph.value_info.remove(each)
-        found = bytes(model.SerializeToString())
-    return found, (f"its last operator, {last[0].op_type}, is left out: attacks and bounds need logits",)
+        changed = bytes(model.SerializeToString())
+    return changed, (f"its last operator, {last[0].op_type}, is left out: attacks and bounds need logits",)
 
 
 def with_any_batch(body: bytes, where: str) -> bytes:

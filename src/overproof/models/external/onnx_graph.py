@@ -61,8 +61,8 @@ def check_graph(body: bytes, *, where: str) -> None:
     with parsing(where, "an ONNX file"):
         model = onnx.load_model_from_string(body)
         functions = {(each.domain, each.name): each for each in model.functions}
-        if (found := _Counting(functions, where).graph(model.graph, 0)) > _MOST_NODES:
-            raise _too_many(where, found)
+        if (counted := _Counting(functions, where).graph(model.graph, 0)) > _MOST_NODES:
+            raise _too_many(where, counted)
         for graph in (part for top in (model.graph, *model.functions) for part in _graphs(top)):
             if getattr(graph, "sparse_initializer", ()):
                 raise InputError(f"{where}: its weights are sparse; export them as dense tensors")

@@ -184,14 +184,14 @@ def check_parity(network: nn.Module, x: Tensor, expected: Sequence[Tensor]) -> N
     for images, wanted in zip((x, x[:1]), expected, strict=True):
         try:
             with torch.no_grad():
-                found = network(images)
+                answers = network(images)
         except Exception as problem:
             if ran_out(problem):
                 raise
             raise Unconverted(f"its torch network raised {raised(problem)}") from problem
-        if found.shape != wanted.shape:
-            raise Unconverted(f"its torch network returns {list(found.shape)}, the file {list(wanted.shape)}")
+        if answers.shape != wanted.shape:
+            raise Unconverted(f"its torch network returns {list(answers.shape)}, the file {list(wanted.shape)}")
         scale = float(wanted.abs().max())
-        away = float((found - wanted).abs().max())
+        away = float((answers - wanted).abs().max())
         if not away <= _SAME * scale and not away <= min(4 * _rounded(network, images), _MOST * scale):
             raise Unconverted(f"its torch network differs by {away / max(scale, 1e-30):.1e} of the largest logit")

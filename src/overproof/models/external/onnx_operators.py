@@ -33,8 +33,8 @@ def translated(course: Course, operation: Operation) -> Value:
     """Return the value of an operation on values met before; raise ``Unconverted`` where it has no form in torch."""
     kind = operation.kind
     if kind in _CONSTANT and not any(isinstance(each, Layer) for each in operation.inputs):
-        found = _CONSTANT[kind](operation)
-        return operation.refuse("of more numbers than are computed") if found.numel() > _MOST_CONSTANT else found
+        value = _CONSTANT[kind](operation)
+        return operation.refuse("of more numbers than are computed") if value.numel() > _MOST_CONSTANT else value
     if kind in QUANTISED:
         operation.refuse("of a quantised network")
     if kind not in _RULES:
@@ -50,20 +50,20 @@ def _activation(course: Course, operation: Operation) -> Layer:
     x = operation.layer()
     match operation.kind:
         case "Relu":
-            found = course.module(x, nn.ReLU())
+            output = course.module(x, nn.ReLU())
         case "LeakyRelu":
-            found = course.module(x, nn.LeakyReLU(operation.option("alpha", 0.01)))
+            output = course.module(x, nn.LeakyReLU(operation.option("alpha", 0.01)))
         case "Elu":
-            found = course.module(x, nn.ELU(operation.option("alpha", 1.0)))
+            output = course.module(x, nn.ELU(operation.option("alpha", 1.0)))
         case "Sigmoid":
-            found = course.module(x, nn.Sigmoid())
+            output = course.module(x, nn.Sigmoid())
         case "Tanh":
-            found = course.module(x, nn.Tanh())
+            output = course.module(x, nn.Tanh())
         case "Softplus":
-            found = course.module(x, nn.Softplus(threshold=inf))
+            output = course.module(x, nn.Softplus(threshold=inf))
         case _:
-            found = course.call(_FUNCTIONS[operation.kind], x)
-    return replace(found, axes=x.axes, order=x.order)
+            output = course.call(_FUNCTIONS[operation.kind], x)
+    return replace(output, axes=x.axes, order=x.order)
 
 
 def _clip(course: Course, operation: Operation) -> Layer:
@@ -72,15 +72,15 @@ def _clip(course: Course, operation: Operation) -> Layer:
     low, high = (_scalar(operation, name, number) for number, name in ((1, "min"), (2, "max")))
     if low is not None and high is not None and low > high:
         operation.refuse(f"to [{low:g}, {high:g}]")
-    found = x
+    output = x
     if low is not None:
-        found = course.module(found if low == 0 else course.call(operator.sub, found, low), nn.ReLU())
+        output = course.module(output if low == 0 else course.call(operator.sub, output, low), nn.ReLU())
     if high is not None:
         reach = high - (low or 0.0)
-        found = course.call(operator.sub, high, course.module(course.call(operator.sub, reach, found), nn.ReLU()))
+        output = course.call(operator.sub, high, course.module(course.call(operator.sub, reach, output), nn.ReLU()))
     elif low:
-        found = course.call(operator.add, found, low)
-    return replace(found, axes=x.axes, order=x.order)
+        output = course.call(operator.add, output, low)
+    return replace(output, axes=x.axes, order=x.order)
 
 
 def _scalar(operation: Operation, name: str, number: int) -> float | None:
@@ -238,8 +238,8 @@ def _map(course: Course, operation: Operation) -> Layer:
 
 
 def _pair(operation: Operation, name: str) -> tuple[int, int]:
-    found = [int(each) for each in operation.option(name, (1, 1))]
-    return (found[0], found[1]) if len(found) == 2 else operation.refuse("of other than maps")
+    numbers = [int(each) for each in operation.option(name, (1, 1))]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else operation.refuse("of other than maps")
 
 
 def _pads(
@@ -253,11 +253,11 @@ def _pads(
         if len(given) != 4:
             operation.refuse("of other than maps")
         return [(int(given[0]), int(given[2])), (int(given[1]), int(given[3]))]
-    found: Pads = []
+    pads: Pads = []
     for size, width, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
         whole = max((-(-size // stride) - 1) * stride + dilation * (width - 1) + 1 - size, 0)
-        found.append((whole // 2, whole - whole // 2) if auto == "SAME_UPPER" else (whole - whole // 2, whole // 2))
-    return found
+        pads.append((whole // 2, whole - whole // 2) if auto == "SAME_UPPER" else (whole - whole // 2, whole // 2))
+    return pads
 
 
 def _padded(course: Course, x: Layer, pads: Pads, value: float) -> tuple[Layer, tuple[int, int]]:
@@ -307,10 +307,10 @@ def _mean(course: Course, operation: Operation) -> Layer:
     keep = bool(operation.option("keepdims", 1))
     lie = x.axes or tuple(range(x.rank))
     gone = sorted(lie[axis % x.rank] for axis in axes)
-    found = course.call(torch.mean, x, gone, keep)
+    means = course.call(torch.mean, x, gone, keep)
     left = lie if keep else tuple(axis for axis in lie if axis not in gone)
     left = tuple(sorted(left).index(axis) for axis in left)
-    return replace(found, axes=None if left == tuple(range(len(left))) else left)
+    return replace(means, axes=None if left == tuple(range(len(left))) else left)
 
 
 def _pad(course: Course, operation: Operation) -> Layer:
@@ -452,8 +452,8 @@ def _constant(operation: Operation) -> Tensor:
     ):
         if name in operation.attributes:
             return torch.tensor(operation.attributes[name], dtype=kind)
-    found = operation.option("value")
-    return found if isinstance(found, Tensor) else operation.refuse("of another kind")
+    value = operation.option("value")
+    return value if isinstance(value, Tensor) else operation.refuse("of another kind")
 
 
 def _filled(operation: Operation) -> Tensor:
@@ -471,8 +471,8 @@ def _computed(operation: Operation) -> Tensor:
         operation.refuse("of more numbers than are computed")
     if operation.kind == "Div" and not one.is_floating_point():
         return torch.div(one, other, rounding_mode="trunc")
-    found: Tensor = _ARITHMETIC[operation.kind](one, other)
-    return found
+    value: Tensor = _ARITHMETIC[operation.kind](one, other)
+    return value
 
 
 def _cast(operation: Operation) -> Tensor:
@@ -485,8 +485,8 @@ def _gathered(operation: Operation) -> Tensor:
     axis = int(operation.option("axis", 0)) % max(values.dim(), 1)
     if values.numel() // max(values.shape[axis], 1) * places.numel() > _MOST_CONSTANT:
         operation.refuse("of more numbers than are computed")
-    found = values.index_select(axis, places.flatten() % values.shape[axis])
-    return found.reshape([*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]])
+    values_picked = values.index_select(axis, places.flatten() % values.shape[axis])
+    return values_picked.reshape([*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]])
 
 
 def _sliced(operation: Operation) -> Tensor:

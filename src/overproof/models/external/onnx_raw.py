@@ -67,14 +67,14 @@ class RawFile:
         """Map float32 ``[N, F]`` to ``[N, K]`` in one pass where the file takes any batch."""
         if not self.open:
             return self(x)
-        found = self._run(x.detach().reshape(len(x), *self.shape))
-        return torch.from_numpy(found.reshape(len(x), -1)) if found.size == len(x) * self.outputs else self(x)
+        outputs = self._run(x.detach().reshape(len(x), *self.shape))
+        return torch.from_numpy(outputs.reshape(len(x), -1)) if outputs.size == len(x) * self.outputs else self(x)
 
     def _run(self, x: Tensor) -> Any:
-        found = self._session.run((x if self.batched else x[0]).numpy())
-        if getattr(found, "dtype", None) != "float32" or not found.size:
+        output = self._session.run((x if self.batched else x[0]).numpy())
+        if getattr(output, "dtype", None) != "float32" or not output.size:
             raise InputError(f"{self.where}: its output is no tensor of float32 numbers")
-        return found
+        return output
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +139,11 @@ def _transposed(file: RawFile) -> list[tuple[int, ...]]:
     onnx = package("onnx", extra="export", where=file.where)
     with parsing(file.where, "an ONNX file"):
         nodes = onnx.load_model_from_string(file.body).graph.node
-        found = dict.fromkeys(
+        orders = dict.fromkeys(
             tuple(int(axis) - 1 for axis in attribute.ints[1:])
             for node in nodes
             for attribute in node.attribute
             if node.op_type == "Transpose" and attribute.name == "perm" and len(attribute.ints) == 1 + len(file.shape)
         )
     right = tuple(range(len(file.shape)))
-    return [order for order in found if tuple(sorted(order)) == right and order != right][:_MOST_FORMS]
+    return [order for order in orders if tuple(sorted(order)) == right and order != right][:_MOST_FORMS]

@@ -42,14 +42,14 @@ class Session:
 
         def run() -> Any:
             names = [each.name for each in self.runtime.get_outputs()][:1]
-            (found,) = self.runtime.run(names, {self.runtime.get_inputs()[0].name: values}, self._run_options)
-            return found
+            (output,) = self.runtime.run(names, {self.runtime.get_inputs()[0].name: values}, self._run_options)
+            return output
 
         try:
             if self._tried:
                 return run()
             # Of the work that a graph means nothing is known before it has run once.
-            found = _in_time(run, lambda: setattr(self._run_options, "terminate", True), f"{self.where}: running it")
+            output = _in_time(run, lambda: setattr(self._run_options, "terminate", True), f"{self.where}: running it")
         except InputError:
             raise
         except Exception as problem:  # onnxruntime raises a type of its own for each of its failures
@@ -59,7 +59,7 @@ class Session:
                 f"{self.where}: onnxruntime failed on {len(values)} images ({_short(problem)})"
             ) from problem
         self._tried = True
-        return found
+        return output
 
 
 @cache
@@ -74,12 +74,12 @@ def _in_time(work: Callable[[], T], stop: Callable[[], None], what: str) -> T:
 
     It runs beside this thread, which can therefore be interrupted: foreign code in the main thread hears no signal.
     """
-    found: list[T] = []
+    outcome: list[T] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(work())
+            outcome.append(work())
         except BaseException as problem:
             raised.append(problem)
 
@@ -94,7 +94,7 @@ def _in_time(work: Callable[[], T], stop: Callable[[], None], what: str) -> T:
         raise InputError(f"{what} takes more than {_SECONDS:g} seconds, so it was stopped")
     if raised:
         raise raised[0]
-    return found[0]
+    return outcome[0]
 
 
 def _loaded(runtime: Any, body: bytes, where: str, threads: int | None) -> Any:

@@ -78,9 +78,9 @@ def read_untrusted(file: Path, *, digest: str = "") -> dict[str, Any]:
 
 def parse_untrusted(body: bytes, file: Path, *, digest: str = "") -> dict[str, Any]:
     """Return what the content of a file holds; see ``read_untrusted``."""
-    found = sha256(body).hexdigest()
-    if digest and digest.lower() != found:
-        raise InputError(f"{file}: this is another file: its SHA-256 is {found}, expected {digest.lower()}")
+    actual = sha256(body).hexdigest()
+    if digest and digest.lower() != actual:
+        raise InputError(f"{file}: this is another file: its SHA-256 is {actual}, expected {digest.lower()}")
     if told := _is_something_else(body):
         raise InputError(f"{file}: this is {told}")
     with parsing(file, "a PyTorch or safetensors file"):
@@ -103,8 +103,8 @@ def tensor_maps(tree: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor
 def described_beside(file: Path) -> dict[str, Any]:
     """Return what the ``config.json`` in a file's folder says (timm's and Hugging Face's layout), or nothing."""
     config = file.with_name("config.json")
-    found = read_json(config) if config.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    config_tree = read_json(config) if config.is_file() else {}
+    return config_tree if isinstance(config_tree, dict) else {}
 
 
 def _maps(
@@ -210,7 +210,7 @@ def _check_tensors(tree: Mapping[Any, Any], parts: Mapping[str, int], size: int,
     torch before 2.10 takes a tensor's word for the length of its record (CVE-2026-24747); and a small record may be
     shown as a tensor of any size.
     """
-    tensors = {id(value): value for _, found in tensor_maps(tree) for value in found.values()}
+    tensors = {id(value): value for _, maps in tensor_maps(tree) for value in maps.values()}
     check_unpacked(size, sum(value.numel() * value.element_size() for value in tensors.values()), file)
     storages = [value.untyped_storage() for value in tensors.values() if value.numel()]
     stored = {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -28,8 +28,8 @@ class CUDAGraphRunner:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return what the network makes of ``[N, ...]``, which must be on a CUDA device."""
         tape = self._tape(inputs) if torch.is_grad_enabled() and inputs.requires_grad else None
-        found: Tensor = self._network(inputs) if tape is None or tape.waiting else _Played.apply(inputs, tape)  # type: ignore[no-untyped-call]
-        return found
+        output: Tensor = self._network(inputs) if tape is None or tape.waiting else _Played.apply(inputs, tape)  # type: ignore[no-untyped-call]
+        return output
 
     def _tape(self, inputs: Tensor) -> "Tape | None":
         kind = (inputs.shape, inputs.stride(), inputs.dtype, torch.is_autocast_enabled(inputs.device.type))
@@ -97,9 +97,9 @@ class _Played(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, inputs: Tensor, tape: Tape) -> Tensor:
-        found = tape.play(inputs)
+        output = tape.play(inputs)
         ctx.tape, ctx.play = tape, tape.plays
-        return found
+        return output
 
     @staticmethod
     @override

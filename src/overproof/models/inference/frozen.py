@@ -64,8 +64,8 @@ class FrozenConv2d(nn.Module):
         if not self.flips:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         place = self.stride[0], int(self.padding[0]), self.groups
-        found: Tensor = _Convolution.apply(x, self.weight, self.bias, self.flipped, *place)  # type: ignore[no-untyped-call]
-        return found
+        output: Tensor = _Convolution.apply(x, self.weight, self.bias, self.flipped, *place)  # type: ignore[no-untyped-call]
+        return output
 
 
 class _Convolution(torch.autograd.Function):
