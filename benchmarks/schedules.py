@@ -16,7 +16,7 @@ from overproof.commands.train import train
 from overproof.environment import hardware, versions
 from overproof.recipe import parse
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 from overproof.statistics import Spread
 
 RESULT = Path(__file__).parent / "results" / "schedules.json"

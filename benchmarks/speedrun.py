@@ -20,7 +20,7 @@ from overproof.environment import hardware, pick_device, versions
 from overproof.files import write_atomically
 from overproof.recipe import read
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 
 RESULT = Path(__file__).parent / "results" / "speedrun.json"
 EXAMPLES = 1000

@@ -12,7 +12,7 @@ from reference_pages import files_page, recipe_page
 
 from overproof.methods.catalogue import methods
 from overproof.recipe import plain
-from overproof.runs.shipped import recipe_folder, recipe_names
+from overproof.shipped import recipe_folder, recipe_names
 from overproof.statistics import Spread
 from overproof.training.cost import passes
 

@@ -153,6 +153,24 @@ RECIPE_HEAD = """# The recipe
 Made from the dataclasses that a recipe becomes. `--set a.b.c=value` edits any key; an unknown one is answered with the
 nearest right one. `preset: NAME`, where a method has presets, fills in the rest of its mapping. Attacks inherit norm
 and eps from `threat` unless they name their own. Whatever is not written is written into the run's `recipe.yaml`.
+
+## A recipe as a difference
+
+`base:` names another recipe that this one changes. Mappings are merged key by key; lists and single values replace
+those of the base, and so does a mapping of another `kind`.
+
+```yaml
+# my-ard.yaml
+base: mnist/ard                           # a file in this folder or below it, or a shipped recipe or base
+name: my-ard
+student: {channels: [16, 32]}             # the rest of the student is as in the base
+training: {epochs: 20, optimiser: {kind: sgd, lr: 0.1}}   # another kind: nothing of the base's optimiser remains
+```
+
+A base may have a base itself. `--set` edits what they make together, and `overproof recipe show` prints it;
+`overproof recipe copy` writes it, and a run keeps it, without a base. The shipped recipes of one data set share one
+file, such as `mnist/base`, which is no recipe to train, but a base for yours. A key of the base cannot be taken away,
+only given another value.
 """
 
 FILES_HEAD = """# Files

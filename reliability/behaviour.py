@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import overproof
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 
 CHANGES = ("seconds", "versions", "hardware", "call", "cost", "bytes", "sha256", "latency", "hours", "time", "pace")
 """Keys, or parts of keys, whose values are another run's."""

@@ -17,7 +17,7 @@ from overproof.commands.sweep import finished
 from overproof.errors import InputError, nearest
 from overproof.recipe import Recipe, identity, read
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs") / "study"

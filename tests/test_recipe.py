@@ -34,7 +34,7 @@ from overproof.recipe import (
     plain,
     read,
 )
-from overproof.runs.shipped import find_recipe, recipe_names
+from overproof.shipped import find_recipe, recipe_names
 from overproof.training.averaging import EMA, SWA
 from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
 

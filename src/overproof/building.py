@@ -29,7 +29,7 @@ from overproof.models.architectures.architecture import Architecture
 from overproof.models.architectures.catalogue import FAMILIES, NAMED, named
 from overproof.models.external.imports import raised
 from overproof.models.external.module import External
-from overproof.plain_yaml import Plain, parse_yaml
+from overproof.plain_yaml import Plain, overlay, parse_yaml
 from overproof.registry import Registry, a_class_of, is_word
 from overproof.trust import Code, entry_points
 from overproof.unloaded import Unloaded, unloaded
@@ -104,7 +104,7 @@ def data_source(word: str, like: Source | None = None) -> Source:
     shared = {"form", "label", "on_error"} & set(hints(kind) if kind else ()) & set(before)
     under = {key: before[key] for key in shared}
     code = Code(where=where, own=True)
-    source = build(Source, _overlay({"kind": tree.get("kind"), **under}, tree), where=where, code=code)
+    source = build(Source, overlay({"kind": tree.get("kind"), **under}, tree), where=where, code=code)
     assert isinstance(source, Source)
     return source
 
@@ -304,14 +304,14 @@ def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, 
     written = {key: value for key, value in text.items() if key != "preset"}
     return {
         **written,
-        **{key: _overlay(value, written.get(key, value)) for key, value in presets[name].items()},
+        **{key: overlay(value, written.get(key, value)) for key, value in presets[name].items()},
     }
 
 
 def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
     """Return the text of a field: what is written, laid over the field's own default."""
     under = _without_threat(default)
-    return _overlay(under, text[name]) if name in text else under
+    return overlay(under, text[name]) if name in text else under
 
 
 def _without_threat(default: Any) -> Plain:
@@ -322,15 +322,6 @@ def _without_threat(default: Any) -> Plain:
         tree = {part.name: _without_threat(getattr(default, part.name)) for part in fields(default)}
         return {**tree, "kind": _name_of(type(default))} if "kind" in tree else tree
     return [_without_threat(part) for part in default] if isinstance(default, tuple) else plain(default)
-
-
-def _overlay(under: Plain, over: Plain) -> Plain:
-    """Lay one text over another key by key; where it names another ``kind``, nothing of the lower one remains."""
-    if not isinstance(under, Mapping) or not isinstance(over, Mapping):
-        return over
-    if over.get("kind", under.get("kind")) != under.get("kind"):
-        return over
-    return {**under, **{key: _overlay(under.get(key), value) for key, value in over.items()}}
 
 
 def _sequence(hint: Any, text: Plain, where: str, context: _Context) -> tuple[Any, ...]:

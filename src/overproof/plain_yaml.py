@@ -39,6 +39,15 @@ def parse_yaml(text: str, *, where: str) -> Plain:
     return tree
 
 
+def overlay(under: Plain, over: Plain) -> Plain:
+    """Lay one tree over another key by key; where it names another ``kind``, nothing of the lower one remains."""
+    if not isinstance(under, Mapping) or not isinstance(over, Mapping):
+        return over
+    if over.get("kind", under.get("kind")) != under.get("kind"):
+        return over
+    return {**under, **{key: overlay(under.get(key), value) for key, value in over.items()}}
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader; it stops at nesting that would exhaust the stack, and at a key that is there twice."""
 

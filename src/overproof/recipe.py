@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields, replace
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,6 +16,8 @@ import yaml
 from overproof.attacks.ball import Threat
 from overproof.attacks.pgd import PGD
 from overproof.attacks.suites import AttackSpec, Suite
+from overproof.bases import KEY as BASE
+from overproof.bases import parse_whole, read_whole
 from overproof.building import SOURCES as SOURCES
 from overproof.building import alternatives as alternatives
 from overproof.building import build as build
@@ -29,7 +32,8 @@ from overproof.errors import InputError
 from overproof.methods.method import Method
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.external.module import external_of
-from overproof.plain_yaml import Plain, parse_yaml, read_yaml
+from overproof.plain_yaml import LARGEST, Plain, parse_yaml, read_yaml
+from overproof.reading import read_text
 from overproof.training.optimisation import Training
 from overproof.training.performance import Performance
 from overproof.trust import Code
@@ -181,11 +185,13 @@ class Recipe:
 def read(path: Path | str, sets: Sequence[str] = (), *, trust_code: bool = False) -> Recipe:
     """Read a recipe file, apply ``path=value`` edits to its text and validate it; raise ``InputError``.
 
-    The file may be a stranger's: code that it names must lie beside it or in the current folder, unless the caller says
-    ``trust_code`` (see ``trust``). The edits are the caller's own.
+    It may be the difference from its ``base`` (see ``bases``). The file may be a stranger's: code that it or its base
+    names must lie beside it or in the current folder, unless the caller says ``trust_code`` (see ``trust``). The edits
+    are the caller's own.
     """
     file = Path(path)
-    return of_tree(read_yaml(file), sets, where=str(file), folder=file.parent, trust_code=trust_code)
+    whole = read_whole(file)
+    return of_tree(whole.tree, sets, where=whole.where, folder=file.parent, trust_code=trust_code)
 
 
 def read_values(path: Path, code: Code) -> Recipe:
@@ -199,7 +205,8 @@ def read_values(path: Path, code: Code) -> Recipe:
 
 def parse(text: str, sets: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
     """Validate a recipe's YAML text, the caller's own, after ``path=value`` edits; raise ``InputError``."""
-    return of_tree(parse_yaml(text, where=where), sets, where=where)
+    whole = parse_whole(text, where)
+    return of_tree(whole.tree, sets, where=whole.where)
 
 
 def of_tree(
@@ -233,6 +240,10 @@ def of_tree(
 
 
 def _built(tree: Plain, where: str, code: Code | None) -> Recipe:
+    if BASE in _mapping(tree, where):
+        raise InputError(
+            f"{where}: base: only the file of a recipe names one, not --set, an axis of a sweep or the recipe of a run"
+        )
     recipe = build(Recipe, _mapping(tree, where), where=where, code=code)
     assert isinstance(recipe, Recipe)
     return recipe
@@ -255,6 +266,22 @@ def read_suite(file: Path, threat: Threat, *, trust_code: bool = False) -> Suite
     if not suite.attacks:
         raise InputError(f"{file}: a suite needs at least one attack")
     return suite.under(threat)
+
+
+def whole_text(file: Path) -> str:
+    """Return a recipe file's text; of one with a base the text of both together, after its own first comments.
+
+    Nothing is validated but that both can be read. Raises ``InputError``.
+    """
+    text = read_text(file, limit=LARGEST)
+    own, tree = parse_yaml(text, where=str(file)), read_whole(file).tree
+    if not isinstance(own, dict) or BASE not in own:
+        return text
+    comments = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
+    order = [part.name for part in fields(Recipe)]
+    return "".join(comments) + _written(
+        {**{key: tree[key] for key in order if key in tree}, **{key: tree[key] for key in tree if key not in order}}
+    )
 
 
 def dump(recipe: Recipe) -> str:

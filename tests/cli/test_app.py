@@ -10,7 +10,7 @@ import typer.main
 import overproof
 from overproof.cli import app
 from overproof.environment import versions
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 
 
 def in_a_process(code, *words):

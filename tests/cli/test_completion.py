@@ -7,7 +7,7 @@ from overproof.attacks.suites import SUITES
 from overproof.cli import app, completion
 from overproof.commands.export import TARGETS
 from overproof.commands.inventory import _LISTS
-from overproof.runs.shipped import recipe_names
+from overproof.shipped import recipe_names
 
 
 @pytest.fixture

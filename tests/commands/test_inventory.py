@@ -6,7 +6,7 @@ from overproof.commands.inventory import inventory
 from overproof.errors import InputError
 from overproof.methods.catalogue import methods
 from overproof.models.architectures.catalogue import FAMILIES, NAMED
-from overproof.runs.shipped import recipe_names
+from overproof.shipped import recipe_names
 
 
 @pytest.mark.parametrize("what", ["methods", "attacks", "models", "datasets", "augmentations", "recipes"])

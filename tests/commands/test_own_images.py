@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from overproof.commands.train import iter_train, train
 from overproof.recipe import read
-from overproof.runs.shipped import find_recipe, recipe_names
 from overproof.runs.summary import Beginning
+from overproof.shipped import find_recipe, recipe_names
 
 SHORT = (
     "training.epochs=1",

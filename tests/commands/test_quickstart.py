@@ -4,7 +4,7 @@ from overproof.commands import quickstart as verb
 from overproof.commands.quickstart import METHODS, Line, Outcome, quickstart, quickstart_steps
 from overproof.recipe import read
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 from overproof.statistics import Spread
 
 TINY = (

@@ -552,7 +552,7 @@ class TestVerdicts:
 
 def test_every_shipped_digits_recipe_starts(tmp_path, finished):
     """The networks, methods and teachers of the recipes fit together; one epoch each."""
-    from overproof.runs.shipped import find_recipe, recipe_names
+    from overproof.shipped import find_recipe, recipe_names
 
     tiny = ("training.epochs=1", "selection.examples=10", "selection.trial.attack.steps=1")
     for name in recipe_names():

@@ -17,7 +17,7 @@ from overproof.commands.sweep import read_sweep
 from overproof.methods.rslad import RSLAD
 from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build, freeze
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 from overproof.signature import Signature
 
 ROOT = Path(__file__).parents[2]

@@ -114,7 +114,7 @@ def test_the_python_of_the_start(tmp_path, monkeypatch, capsys):
 def _short(recipe, out):
     from overproof.commands.train import train
     from overproof.recipe import read
-    from overproof.runs.shipped import find_recipe
+    from overproof.shipped import find_recipe
 
     return train(read(find_recipe(recipe), ["training.epochs=1", "training.precision=fp32"]), out, device="cpu")
 

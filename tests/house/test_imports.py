@@ -6,6 +6,7 @@ import sys
 GROUND = {
     "allocation",
     "archives",
+    "bases",
     "clamp",
     "environment",
     "errors",
@@ -17,6 +18,7 @@ GROUND = {
     "plain_yaml",
     "processes",
     "reading",
+    "shipped",
     "signature",
     "statistics",
     "stopping",

@@ -6,7 +6,7 @@ import torch
 
 from overproof.commands.train import train
 from overproof.recipe import parse, read
-from overproof.runs.shipped import find_recipe, recipe_names
+from overproof.shipped import find_recipe, recipe_names
 from overproof.signature import Signature
 
 SHAPES = {

@@ -11,7 +11,7 @@ from overproof.models.architectures.catalogue import named
 from overproof.models.classifier import parameter_count
 from overproof.recipe import read
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
+from overproof.shipped import find_recipe
 from overproof.signature import Signature
 
 ROOT = Path(__file__).parents[2]

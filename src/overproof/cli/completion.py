@@ -7,7 +7,7 @@ FORMATS = ("onnx", "int8", "torch", "vnnlib", "hub")
 
 def recipes(incomplete: str) -> list[str]:
     """Return the shipped recipes that begin so; the shell adds files where there is none."""
-    from overproof.runs.shipped import recipe_names
+    from overproof.shipped import recipe_names
 
     return [name for name in recipe_names() if name.startswith(incomplete)]
 

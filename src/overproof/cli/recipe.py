@@ -21,16 +21,15 @@ def show(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Every key, those left to their defaults too.")] = False,
 ) -> None:
-    """Print a recipe: as it is written or, with --full or --set, as it is run, defaults included.
+    """Print a recipe with what it has of its base; with --full or --set as it is run, defaults included.
 
     Example: overproof recipe show mnist/ard --set training.epochs=5
     """
-    from overproof.reading import read_text
-    from overproof.recipe import dump, read
-    from overproof.runs.shipped import find_recipe
+    from overproof.recipe import dump, read, whole_text
+    from overproof.shipped import find_recipe
 
     file = find_recipe(name)
-    say((dump(read(file, sets or [])) if full or sets else read_text(file)).rstrip("\n"))
+    say((dump(read(file, sets or [])) if full or sets else whole_text(file)).rstrip("\n"))
 
 
 @recipe.command()
@@ -38,19 +37,19 @@ def copy(
     name: _Name,
     file: Annotated[Path | None, typer.Argument(help="Where to; default the recipe's last word, here.")] = None,
 ) -> None:
-    """Copy a recipe to a file of your own, which is not overwritten.
+    """Copy a recipe, with what it has of its base, to a file of your own, which is not overwritten.
 
     Example: overproof recipe copy mnist/ard my-ard.yaml
     """
     from overproof.errors import InputError
     from overproof.files import make_folder, write_atomically
-    from overproof.reading import read_bytes
-    from overproof.runs.shipped import find_recipe
+    from overproof.recipe import whole_text
+    from overproof.shipped import find_recipe
 
     source = find_recipe(name)
     place = Path(source.name) if file is None else file / source.name if file.is_dir() else file
     if place.exists():
         raise InputError(f"{place}: it is already there; name another file")
     make_folder(place.parent)
-    write_atomically(place, read_bytes(source))
+    write_atomically(place, whole_text(source).encode())
     say(f"{place}: train it with: overproof train {place}")

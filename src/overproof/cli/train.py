@@ -58,7 +58,7 @@ def train(
     from overproof.commands.train import default_folder, iter_train
     from overproof.report.overfitting import overfitting
     from overproof.runs.folder import Run
-    from overproof.runs.shipped import find_recipe
+    from overproof.shipped import find_recipe
 
     file = find_recipe(recipe)
     sweep = read_sweep(file, sets or (), trust_code=trust_code)

@@ -11,7 +11,7 @@ from overproof.methods.method import Method
 from overproof.models.architectures.catalogue import FAMILIES, NAMED
 from overproof.models.external.imports import raised
 from overproof.registry import Registry
-from overproof.runs.shipped import recipe_names
+from overproof.shipped import recipe_names
 from overproof.training.cost import passes
 from overproof.trust import entry_points
 

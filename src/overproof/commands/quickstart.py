@@ -13,8 +13,8 @@ from overproof.files import write_atomically
 from overproof.recipe import Recipe, dump, parse, read
 from overproof.report.page import page
 from overproof.runs.reader import findings
-from overproof.runs.shipped import find_recipe
 from overproof.runs.workers import Task, performing
+from overproof.shipped import find_recipe
 from overproof.statistics import Spread
 
 METHODS = ("natural", "at", "kd", "ard")

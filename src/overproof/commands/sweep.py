@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import torch
 
+from overproof.bases import complete, read_whole
 from overproof.commands.clean import is_finished
 from overproof.data.sources import Source
 from overproof.environment import pick_device
@@ -27,8 +28,8 @@ from overproof.plain_yaml import read_yaml
 from overproof.reading import is_file
 from overproof.recipe import Recipe, differences, of_tree
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
 from overproof.runs.workers import ONE_CORE, cores
+from overproof.shipped import find_recipe
 from overproof.wording import check_path_name
 
 _KEYS = ("name", "base", "axes")
@@ -82,7 +83,8 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
     """
     text = read_yaml(file)
     if not isinstance(text, dict) or "axes" not in text:
-        return of_tree(text, sets, where=str(file), folder=file.parent, trust_code=trust_code)
+        whole = complete(text, str(file), file)
+        return of_tree(whole.tree, sets, where=whole.where, folder=file.parent, trust_code=trust_code)
     for key in text:
         if key not in _KEYS:
             raise InputError(f"{file}: unknown key {key!r} of a sweep{nearest(str(key), _KEYS)}")
@@ -94,7 +96,7 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
         check_path_name(name)
     except ValueError as problem:
         raise InputError(f"{file}.name: {problem}") from problem
-    axes, tree, places = _axes(file, text["axes"]), read_yaml(base), (base.parent, file.parent)
+    axes, whole, places = _axes(file, text["axes"]), read_whole(base), (base.parent, file.parent)
     if (count := prod(map(len, axes.values()))) > _MOST_CELLS:
         raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its axes")
     cells = []
@@ -104,7 +106,7 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
         called = _called(chosen)
         edits.append(f"name={json.dumps(f'{name}/{called}')}")
         try:
-            recipe = of_tree(tree, sets, edits=edits, where=str(base), folder=places, trust_code=trust_code)
+            recipe = of_tree(whole.tree, sets, edits=edits, where=whole.where, folder=places, trust_code=trust_code)
         except InputError as problem:
             raise InputError(f"{file}: cell {called}: {problem}") from problem
         cells.append(Cell(name=called, recipe=recipe))

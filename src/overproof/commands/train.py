@@ -32,10 +32,10 @@ from overproof.recipe import Recipe, differences, dump, read
 from overproof.runs.agreement import check_same_recipe
 from overproof.runs.extending import extension, is_longer
 from overproof.runs.folder import Run
-from overproof.runs.shipped import find_recipe
 from overproof.runs.summary import Beginning, results_line
 from overproof.runs.trackers import check_trackers, tracked
 from overproof.runs.trainer import Stage, set_up
+from overproof.shipped import find_recipe
 from overproof.stopping import Stop, Stopped
 from overproof.training.checkpoint import checkpoints, drop_checkpoints, load_checkpoint, save_checkpoint
 from overproof.training.cost import passes_of_epoch
