@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from studies.course import commit
+from studies.record import commit
 
 from overproof.commands.evaluate import evaluate
 from overproof.commands.train import train

@@ -4,13 +4,17 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from overproof.errors import InputError
-from studies.course import Course
+from overproof.files import make_folder
+from overproof.runs.steps import Ended, Started, Step, run_steps
 from studies.grid import RUNS, Cell, cells, find_study, study_names
+from studies.record import Record
 from studies.result import RESULTS, left_to_do, result_file, write_result
 
 MORE = 75
@@ -46,15 +50,13 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(f"{state:5}  {cell.title}: overproof {' '.join(cell.words)}")
             print(f"{len(found) - _left(waiting)} of {len(found)} done")
             return 0
-        course = Course(
-            waiting,
-            options.runs,
-            tell=lambda line: print(line, flush=True),
-            after=lambda: write_result(study, options.runs, options.results),
-            device=options.device,
+        events = run_steps(
+            steps(waiting, options.runs),
+            options=lambda step, slot: () if step.words[0] == "export" else ("--device", options.device),
             deadline=float("inf") if options.until is None else started + 60 * options.until,
         )
-        whole = course.run()
+        with closing(events):
+            failed = follow(events, waiting, after=lambda: write_result(study, options.runs, options.results))
         write_result(study, options.runs, options.results)
     except InputError as problem:
         print(problem, file=sys.stderr)
@@ -63,9 +65,56 @@ def main(words: Sequence[str] | None = None) -> int:
         print("stopped; what is done is kept, the same command continues", file=sys.stderr)
         return 130
     print(f"{len(found) - _left(waiting)} of {len(found)} done; figures: {result_file(study, options.results)}")
-    if course.failed:
+    if failed:
         return 1
-    return 0 if whole else MORE
+    return MORE if _left(waiting) else 0
+
+
+def steps(waiting: Sequence[Cell], root: Path) -> list[Step]:
+    """Return a step for each cell; runners of other studies that share a run wait for it."""
+    return [
+        Step(
+            name=str(cell.folder),
+            words=cell.words,
+            done=partial(_done, cell),
+            needs=tuple(map(str, cell.needs)),
+            lock=root / ".locks" / f"{cell.run.folder.name}-{cell.folder.name}",
+        )
+        for cell in waiting
+    ]
+
+
+def follow(events: Iterable[Started | Ended], waiting: Sequence[Cell], after: Callable[[], object]) -> list[Cell]:
+    """Print a line for every cell, record its time, and call ``after`` when it is done; return those that failed."""
+    by_name, records, failed = {str(cell.folder): cell for cell in waiting}, dict[str, Record](), list[Cell]()
+    try:
+        for event in events:
+            name = event.step.name
+            cell = by_name[name]
+            if isinstance(event, Started):
+                number = len(waiting) - _left(waiting) + 1
+                print(f"[{number}/{len(waiting)}] {cell.title} ({cell.folder})", flush=True)
+                records[name] = Record(cell)
+                if cell.exam:
+                    make_folder(cell.folder)
+                continue
+            if event.ran:
+                record = records.pop(name)
+                record.keep()
+            if event.problem:
+                failed.append(cell)
+                print(f"failed: {cell.title}: {event.problem}", flush=True)
+            elif event.ran and not event.stopped:
+                print(f"done in {record.minutes:.1f} minutes", flush=True)
+                after()
+    finally:
+        for record in records.values():
+            record.keep()
+    return failed
+
+
+def _done(cell: Cell) -> bool:
+    return cell.done
 
 
 def _left(waiting: Sequence[Cell]) -> int:

@@ -10,8 +10,8 @@ from overproof.errors import InputError
 from overproof.files import make_folder, write_atomically
 from overproof.recipe import leaves, plain
 from overproof.runs.folder import Run
-from studies.course import record_of
 from studies.grid import Cell, Column, Study, Trained, cells, examined, trained
+from studies.record import record_of
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "studies"
 

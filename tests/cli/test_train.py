@@ -143,9 +143,24 @@ class TestTrain:
         assert "--jobs must be at least 1" in refused("train", grid, "--jobs", "0")
         assert "--shard-teachers is for one run on several processes" in refused("train", grid, "--shard-teachers")
         assert refused("train", recipe, "--jobs", "2").endswith(
-            "--jobs and --cell are for sweeps, and this is a recipe"
+            "--jobs, --cell and --until are for sweeps, and this is a recipe"
         )
         assert "are for sweeps" in refused("train", recipe, "--cell", "0")
+        assert "are for sweeps" in refused("train", recipe, "--until", "5")
+        assert "use one of the two" in refused("train", grid, "--cell", "0", "--until", "2")
+        for minutes in ("0", "-1", "nan"):
+            assert "--until is a number of minutes above 0" in refused("train", grid, "--until", minutes)
+
+    def test_a_sweep_may_end_before_its_cells(self, run_cli, recipe, tmp_path):
+        grid = tmp_path / "grid.yaml"
+        grid.write_text(f"base: {recipe}\naxes: {{seed: [5, 6], training.epochs: [1]}}\n")
+        words = ("train", grid, "--out", tmp_path / "runs", "--device", "cpu", "--resume")
+        code, out, err = run_cli(*words, "--until", "1e-9")
+        assert (code, err) == (75, "")
+        assert out.endswith("the time is up with 2 of 2 cells left; continue with --resume\n")
+        assert run_cli(*words, "--until", "60")[0] == 0
+        code, out, _ = run_cli(*words, "--until", "1e-9")
+        assert (code, out.count("best epoch")) == (0, 2)
 
 
 def test_a_terminal_shows_a_bar_and_the_losses_of_the_moment(run_cli, recipe, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -164,10 +165,14 @@ class TestPool:
                 f"with open(os.path.join({str(log)!r}, words[words.index('--cell') + 1]), 'w') as file:\n"
                 "    json.dump([begin, time.monotonic(), words, os.environ['OMP_NUM_THREADS']], file)\n"
             )
-            real = sweep_module.subprocess.Popen
-            monkeypatch.setattr(
-                sweep_module.subprocess, "Popen", lambda words, **o: real([sys.executable, script, *words[3:]], **o)
-            )
+            real = partial(sweep_module.run_steps, program=(sys.executable, str(script)))
+            monkeypatch.setattr(sweep_module, "run_steps", real)
+
+            def is_written(run, recipe):
+                names = [cell.name for cell in read_sweep(tmp_path / "grid.yaml").cells]
+                return (log / str(names.index(run.folder.name))).is_file()
+
+            monkeypatch.setattr(sweep_module, "finished", is_written)
             return lambda: {int(file.name): json.loads(file.read_text()) for file in log.iterdir()}
 
         return make
@@ -208,6 +213,14 @@ class TestPool:
         assert next(course).problem == "exit status -9"
         with pytest.raises(InputError, match="1 of 1 cells failed"):
             next(course)
+
+    def test_when_the_time_is_up_what_runs_is_stopped_and_no_further_cell_begins(self, grid, tmp_path, fused_form):
+        written = fused_form("time.sleep(0 if '0' in words else 60)")
+        sweep, began = read_sweep(grid()), time.monotonic()
+        ended = list(sweeping(sweep, tmp_path / "out", jobs=1, device="cpu", deadline=time.monotonic() + 5))
+        assert [(one.number, one.problem) for one in ended] == [(0, "")]
+        assert time.monotonic() - began < 30
+        assert set(written()) == {0}
 
     def test_workers_share_several_gpus(self, monkeypatch):
         monkeypatch.setattr(sweep_module.torch.cuda, "device_count", lambda: 2)

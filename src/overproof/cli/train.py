@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from overproof.commands.train import TrainingEvent
     from overproof.runs.summary import Beginning
 
+_MORE = 75  # the exit status where the time is up and there is more to do (EX_TEMPFAIL)
+
 
 def train(
     recipe: Annotated[
@@ -37,6 +39,13 @@ def train(
     device: Device = "auto",
     jobs: Annotated[
         int | None, typer.Option(help="Cells of a sweep trained at a time; default: what the networks' size suggests.")
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES",
+            help="Stop a sweep after so long; exit status 75: cells are left, --resume continues.",
+        ),
     ] = None,
     cell: Annotated[int | None, typer.Option(help="Train this cell of a sweep alone, counted from 0.")] = None,
     shard_teachers: Annotated[
@@ -63,11 +72,13 @@ def train(
     file = find_recipe(recipe)
     sweep = read_sweep(file, sets or (), trust_code=trust_code)
     if not isinstance(sweep, Sweep):
-        if jobs is not None or cell is not None:
-            raise InputError(f"{recipe}: --jobs and --cell are for sweeps, and this is a recipe")
+        if jobs is not None or cell is not None or until is not None:
+            raise InputError(f"{recipe}: --jobs, --cell and --until are for sweeps, and this is a recipe")
         settled = sweep
         folder = out or default_folder(settled)
     elif cell is None:
+        if until is not None and not until > 0:
+            raise InputError(f"--until is a number of minutes above 0, got {until:g}")
         if shard_teachers:
             raise InputError(f"{recipe}: --shard-teachers is for one run on several processes, and this is a sweep")
         if dry_run:
@@ -77,11 +88,12 @@ def train(
             "device": device,
             "keep_checkpoint": keep_checkpoint,
             "trust_code": trust_code,
+            "deadline": float("inf") if until is None else monotonic() + 60 * until,
         }
         _train_sweep(sweep, out or sweep.folder, jobs, sets or (), options)
         return
-    elif jobs is not None:
-        raise InputError("--jobs is for all cells of a sweep, --cell for one of them; use one of the two")
+    elif jobs is not None or until is not None:
+        raise InputError("--jobs and --until are for all cells of a sweep, --cell for one of them; use one of the two")
     else:
         settled = sweep.cell(cell).recipe
         folder = (out or sweep.folder) / sweep.cell(cell).name
@@ -108,11 +120,16 @@ def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str
     from overproof.commands.sweep import sweeping
     from overproof.report.overfitting import overfitting
 
+    over = 0
     with stoppable("finished cells and checkpoints are kept, continue with --resume"):
         for ended in sweeping(sweep, out, jobs=jobs, sets=sets, **options):
             outcome = ended.problem or overfitting(ended.run.metrics())
             say(f"cell {ended.number} of {len(sweep.cells)}, {ended.cell.name}: {outcome}")
+            over += 1
     say(f"run folders: {out}/*")
+    if over < len(sweep.cells):
+        say(f"the time is up with {len(sweep.cells) - over} of {len(sweep.cells)} cells left; continue with --resume")
+        raise typer.Exit(_MORE)
 
 
 def _follow(events: "Iterator[Beginning | TrainingEvent]", title: str) -> None:

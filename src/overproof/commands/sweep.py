@@ -3,17 +3,15 @@
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -28,6 +26,7 @@ from overproof.plain_yaml import read_yaml
 from overproof.reading import is_file
 from overproof.recipe import Recipe, differences, of_tree
 from overproof.runs.folder import Run
+from overproof.runs.steps import Started, Step, run_steps
 from overproof.runs.workers import ONE_CORE, cores
 from overproof.shipped import find_recipe
 from overproof.wording import check_path_name
@@ -126,45 +125,46 @@ def sweeping(
     device: str = "auto",
     keep_checkpoint: bool = False,
     trust_code: bool = False,
+    deadline: float = float("inf"),
 ) -> Iterator[Ended]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
     ``jobs`` is ``fitting_jobs`` where nobody says. Raises ``InputError`` before the first cell where a folder is in the
-    way, and after the last one where a cell failed. A caller that stops early stops the cells too; their checkpoints
-    remain. ``keep_checkpoint`` is that of ``train``.
+    way, and after the last one where a cell failed. A caller that stops early stops the cells too, and so does
+    ``deadline``, a time of ``time.monotonic``; their checkpoints remain. ``keep_checkpoint`` is that of ``train``.
     """
     _check(sweep, out, jobs, resume)
     jobs = fitting_jobs(sweep, device) if jobs is None else jobs
-    waiting = deque(enumerate(sweep.cells))
     words = [word for edit in sets for word in ("--set", edit)]
     wishes = {"--resume": resume, "--keep-checkpoint": keep_checkpoint, "--trust-code": trust_code}
     words += [word for word, wished in wishes.items() if wished]
-    free, running, failed = list(range(jobs))[::-1], list[_Job](), list[str]()
-    try:
-        while waiting or running:
-            while waiting and free:
-                number, cell = waiting.popleft()
-                if finished(Run(out / cell.name), cell.recipe):
-                    yield Ended(number=number, cell=cell, run=Run(out / cell.name))
-                else:
-                    running.append(_start(sweep, number, out, words, _place(device, free[-1]), free.pop(), jobs))
-            for job in [job for job in running if job.process.poll() is not None]:
-                running.remove(job)
-                free.append(job.slot)
-                cell, problem = sweep.cells[job.number], job.problem()
-                failed += [cell.name] if problem else []
-                yield Ended(number=job.number, cell=cell, run=Run(out / cell.name), problem=problem)
-            time.sleep(_LOOK_SECONDS if running else 0)
-    finally:
-        for job in running:
-            job.process.terminate()
-        for job in running:
-            job.process.wait()
-            job.said.close()
+    numbers, steps, failed = {cell.name: number for number, cell in enumerate(sweep.cells)}, list[Step](), list[str]()
+    for number, cell in enumerate(sweep.cells):
+        command = ("train", str(sweep.file), "--cell", str(number), "--out", str(out))
+        steps.append(Step(name=cell.name, words=command, done=partial(_is_done, out, cell)))
+    events = run_steps(
+        steps,
+        jobs=jobs,
+        threads=max(1, cores() // jobs),
+        options=lambda step, slot: ("--device", _place(device, slot), *words),
+        deadline=deadline,
+    )
+    with closing(events):
+        for event in events:
+            if isinstance(event, Started) or event.stopped:
+                continue
+            number = numbers[event.step.name]
+            cell = sweep.cells[number]
+            failed += [cell.name] if event.problem else []
+            yield Ended(number=number, cell=cell, run=Run(out / cell.name), problem=event.problem)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(sweep.cells)} cells failed ({', '.join(failed)}); --resume tries them again"
         )
+
+
+def _is_done(out: Path, cell: Cell) -> bool:
+    return finished(Run(out / cell.name), cell.recipe)
 
 
 def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
@@ -193,39 +193,6 @@ def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool
 def finished(run: Run, recipe: Recipe) -> bool:
     """Whether a run of this very recipe has reached its end."""
     return is_finished(run, recipe.training.epochs) and not differences(run.recipe(), recipe)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """A cell's process, and what it says."""
-
-    number: int
-    slot: int
-    process: subprocess.Popen[bytes]
-    said: IO[bytes]
-
-    def problem(self) -> str:
-        """Return the last line of a process that ended badly, else an empty text; asked once."""
-        with self.said:
-            self.said.seek(0)
-            lines = self.said.read().decode(errors="replace").strip().splitlines()
-        if self.process.returncode == 0:
-            return ""
-        return lines[-1] if lines else f"exit status {self.process.returncode}"
-
-
-def _start(sweep: Sweep, number: int, out: Path, options: Sequence[str], device: str, slot: int, jobs: int) -> _Job:
-    words = ["train", str(sweep.file), "--cell", str(number), "--out", str(out), "--device", device, *options]
-    said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job; a full pipe would stop the process
-    process = subprocess.Popen(
-        [sys.executable, "-m", "overproof", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=said,
-        stderr=subprocess.STDOUT,
-        # Processes that each take all cores take turns.
-        env={"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ},
-    )
-    return _Job(number=number, slot=slot, process=process, said=said)
 
 
 def _place(device: str, slot: int) -> str:
