@@ -5,14 +5,26 @@ run therefore mean the same folder, and an edit of a recipe makes another one.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from overproof.commands.rows import (
+    Place,
+    Row,
+    check_known,
+    check_seeds,
+    check_teachers,
+    in_order,
+    read_mapping,
+    read_record,
+    read_row,
+    seeds_of,
+)
 from overproof.commands.sweep import finished
 from overproof.errors import InputError, nearest
 from overproof.recipe import Recipe, identity, read
@@ -42,13 +54,9 @@ OWN = ("training", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One row of a study: a recipe, its edits, the rows that teach it, its seeds, and its exams (None: all)."""
+class Planned(Row):
+    """One row of a study: that of a sweep, with its exams (None: all) and what its table calls it."""
 
-    recipe: str
-    set: dict[str, Any] = field(default_factory=dict)
-    teachers: dict[str, str] = field(default_factory=dict)
-    seeds: list[int] | None = None
     exams: list[str] | None = None
     label: str = ""
 
@@ -90,8 +98,7 @@ class Study:
 
     def seeds_of(self, name: str) -> list[int]:
         """Return a row's seeds."""
-        own = self.runs[name].seeds
-        return self.seeds if own is None else own
+        return seeds_of(self.runs, name, self.seeds)
 
     def exams_of(self, name: str) -> list[str]:
         """Return a row's exams, in the file's order."""
@@ -157,48 +164,32 @@ def read_study(file: Path) -> Study:
         text = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise InputError(f"{file}: not readable as YAML ({' '.join(str(problem).split())})") from problem
-    tree = _mapping(text, f"{file}")
+    tree = read_mapping(text, f"{file}")
     runs = {
-        name: _planned(one, f"{file}: runs.{name}") for name, one in _mapping(tree.get("runs"), f"{file}: runs").items()
+        name: _planned(one, f"{file}: runs.{name}")
+        for name, one in read_mapping(tree.get("runs"), f"{file}: runs").items()
     }
     exams = {
         name: _exam(one, f"{file}: exams.{name}", runs)
-        for name, one in _mapping(tree.get("exams", {}), f"{file}: exams").items()
+        for name, one in read_mapping(tree.get("exams", {}), f"{file}: exams").items()
     }
     columns = {
         name: _column(one, f"{file}: columns.{name}", exams)
-        for name, one in _mapping(tree.get("columns"), f"{file}: columns").items()
+        for name, one in read_mapping(tree.get("columns"), f"{file}: columns").items()
     }
     drawn = tree.get("figure")
-    figure = None if drawn is None else _record(Figure, drawn, f"{file}: figure")
+    figure = None if drawn is None else read_record(drawn, f"{file}: figure", Figure)
     values = {**tree, "name": file.stem, "runs": runs, "exams": exams, "columns": columns, "figure": figure}
-    study: Study = _record(Study, values, f"{file}")
+    study = read_record(values, f"{file}", Study)
     _check(study, file)
     return study
 
 
 def trained(study: Study, root: Path = RUNS) -> dict[tuple[str, int], Trained]:
     """Return every run of a study by row and seed, teachers before their students; raise ``InputError``."""
-    found: dict[tuple[str, int], Trained] = {}
-
-    def visit(row: str, seed: int, above: tuple[str, ...]) -> Trained:
-        if row in above:
-            raise InputError(f"{study.name}: runs.{row} is taught by itself")
-        if (row, seed) not in found:
-            taught = {}
-            for role, name in study.runs[row].teachers.items():
-                seeds = study.seeds_of(name)
-                # One teacher for all students, or each seed its own.
-                if seed not in seeds and len(seeds) > 1:
-                    raise InputError(f"{study.name}: runs.{name} has no seed {seed} to teach runs.{row}")
-                taught[role] = visit(name, seed if seed in seeds else seeds[0], (*above, row))
-            found[row, seed] = _trained(study, row, seed, taught, root)
-        return found[row, seed]
-
-    for seed in dict.fromkeys(seed for row in study.runs for seed in study.seeds_of(row)):
-        for row in study.runs:
-            if seed in study.seeds_of(row):
-                visit(row, seed, ())
+    found: dict[Place, Trained] = {}
+    for (row, seed), taught in in_order(study.runs, study.seeds, study.name).items():
+        found[row, seed] = _trained(study, row, seed, {role: found[place] for role, place in taught.items()}, root)
     return found
 
 
@@ -285,36 +276,14 @@ def _trained(study: Study, row: str, seed: int, teachers: dict[str, Trained], ro
     return Trained(row=row, seed=seed, folder=root / name, recipe=recipe, words=words, teachers=teachers)
 
 
-def _mapping(text: Any, where: str) -> dict[str, Any]:
-    if not isinstance(text, dict):
-        raise InputError(f"{where}: expected a mapping, got {text!r}")
-    return {str(key): value for key, value in text.items()}
-
-
-def _record(cls: type, text: Any, where: str) -> Any:
-    tree = _mapping(text, where)
-    known = {one.name: one for one in fields(cls)}
-    for key in tree:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}")
-    for name, one in known.items():
-        if name not in tree and one.default is MISSING and one.default_factory is MISSING:
-            raise InputError(f"{where}: key {name!r} is missing")
-    return cls(**tree)
-
-
 def _planned(text: Any, where: str) -> Planned:
-    planned: Planned = _record(Planned, text, where)
-    for key, kind in (("recipe", str), ("set", dict), ("teachers", dict), ("label", str)):
-        if not isinstance(getattr(planned, key), kind):
-            raise InputError(f"{where}.{key}: expected a {kind.__name__}, got {getattr(planned, key)!r}")
-    _check_seeds(planned.seeds, where)
+    planned = read_row(text, where, Planned)
     find_recipe(planned.recipe)
     return planned
 
 
 def _exam(text: Any, where: str, runs: Mapping[str, Planned]) -> dict[str, Any]:
-    tree = _mapping(text, where)
+    tree = read_mapping(text, where)
     verb = tree.get("verb")
     if verb not in VERBS:
         raise InputError(f"{where}.verb: there is no {verb!r}{nearest(str(verb), VERBS)}")
@@ -323,53 +292,38 @@ def _exam(text: Any, where: str, runs: Mapping[str, Planned]) -> dict[str, Any]:
             raise InputError(f"{where}: {verb} has no option {key!r}{nearest(key, VERBS[verb][1])}")
     for key in ("teacher", "student"):
         if key in tree:
-            _known(tree[key], runs, f"{where}.{key}", "run")
+            check_known(tree[key], runs, f"{where}.{key}", "run")
     return tree
 
 
 def _column(text: Any, where: str, exams: Mapping[str, Any]) -> Column:
-    tree = _mapping(text, where)
+    tree = read_mapping(text, where)
     share = str(tree.get("at", "")).rpartition(".")[2] in ("share", "w_robust")
     tree = {"form": tree.pop("as", "percent" if share else "number"), **tree}
-    column: Column = _record(Column, tree, where)
-    _known(column.of, (*OWN, *exams), f"{where}.of", "exam")
-    _known(column.form, FORMATS, f"{where}.as", "form")
+    column = read_record(tree, where, Column)
+    check_known(column.of, (*OWN, *exams), f"{where}.of", "exam")
+    check_known(column.form, FORMATS, f"{where}.as", "form")
     return column
 
 
-def _known(word: Any, names: Sequence[str] | Mapping[str, Any], where: str, what: str) -> None:
-    if word not in names:
-        raise InputError(f"{where}: there is no {what} {word!r}{nearest(str(word), names)}")
-
-
-def _check_seeds(seeds: Any, where: str) -> None:
-    if seeds is None:
-        return
-    if not isinstance(seeds, list) or not seeds or any(type(seed) is not int for seed in seeds):
-        raise InputError(f"{where}.seeds: expected a list of whole numbers, got {seeds!r}")
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"{where}.seeds: a seed is there twice, in {seeds}")
-
-
 def _check(study: Study, file: Path) -> None:
-    _check_seeds(study.seeds, str(file))
+    check_seeds(study.seeds, str(file))
     if not isinstance(study.budget_minutes, int | float) or study.budget_minutes <= 0:
         raise InputError(f"{file}: budget_minutes is a number of minutes above 0, got {study.budget_minutes!r}")
     for key in ("title", "claim", "source", "reduced", "reading"):
         if not isinstance(getattr(study, key), str):
             raise InputError(f"{file}: {key} is a text, got {getattr(study, key)!r}")
+    check_teachers(study.runs, str(file))
     for name, planned in study.runs.items():
-        for role, teacher in planned.teachers.items():
-            _known(teacher, study.runs, f"{file}: runs.{name}.teachers.{role}", "run")
         for exam in planned.exams or ():
-            _known(exam, study.exams, f"{file}: runs.{name}.exams", "exam")
+            check_known(exam, study.exams, f"{file}: runs.{name}.exams", "exam")
     for name, exam in study.exams.items():
         if "file" in exam:
-            _known(exam["file"], study.exams, f"{file}: exams.{name}.file", "exam")
+            check_known(exam["file"], study.exams, f"{file}: exams.{name}.file", "exam")
             if study.exams[exam["file"]]["verb"] != "export":
                 raise InputError(f"{file}: exams.{name}.file: {exam['file']} is not an export")
     for column in _drawn(study):
-        _known(column, study.columns, f"{file}: figure", "column")
+        check_known(column, study.columns, f"{file}: figure", "column")
 
 
 def _drawn(study: Study) -> Iterator[str]:

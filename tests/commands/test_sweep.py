@@ -1,6 +1,7 @@
 import json
 import sys
 import time
+from datetime import date
 from functools import partial
 
 import numpy as np
@@ -110,6 +111,11 @@ class TestReading:
             (None, {"base": 3}, "base names the recipe to start from"),
             (None, {"base": "digits/naturl"}, "no recipe file 'digits/naturl'.*digits/natural"),
             (None, {"jobs": 2}, "unknown key 'jobs' of a sweep"),
+            (
+                {"training.epochs": [date(2020, 1, 1)]},
+                {},
+                r"cell epochs=2020-01-01: training.epochs: cannot use datetime",
+            ),
         ],
     )
     def test_bad_grids_are_one_sentence_before_anything_is_trained(self, grid, axes, keys, sentence):
@@ -122,6 +128,109 @@ class TestReading:
         assert sweep.cell(3) is sweep.cells[3]
         with pytest.raises(InputError, match=f"there is no cell {number}; its 4 are numbered from 0"):
             sweep.cell(number)
+
+
+ROWS = {
+    "student": {"recipe": "taught.yaml", "teachers": {"robust": "teacher"}, "set": {"training.epochs": 1}},
+    "teacher": {"recipe": "base.yaml", "seeds": [0]},
+}
+
+
+class TestRows:
+    @pytest.fixture
+    def rows(self, grid, tmp_path):
+        """Return a function: a sweep of rows beside the recipes of its students and its teacher."""
+        grid()
+        (tmp_path / "taught.yaml").write_text("base: base.yaml\nmethod: {kind: kd}\nteachers: {robust: nowhere}\n")
+
+        def make(runs=ROWS, **keys):
+            file = tmp_path / "rows.yaml"
+            file.write_text(yaml.safe_dump({"runs": runs, "seeds": [0, 1]} | keys, sort_keys=False))
+            return file
+
+        return make
+
+    def test_every_row_at_every_seed_is_a_cell_and_teachers_come_first(self, rows, tmp_path):
+        sweep = read_sweep(rows(), ["student.hidden=[3]"])
+        assert [cell.name for cell in sweep.cells] == ["teacher,seed=0", "student,seed=0", "student,seed=1"]
+        teacher, student, other = (cell.recipe for cell in sweep.cells)
+        assert (teacher.name, student.name) == ("rows/teacher,seed=0", "rows/student,seed=0")
+        assert [one.seed for one in (teacher, student, other)] == [0, 0, 1]
+        assert [one.training.epochs for one in (teacher, student)] == [2, 1]
+        assert {one.student.hidden for one in (teacher, student, other)} == {(3,)}
+        assert student.teachers == other.teachers == {"robust": "runs/rows/teacher,seed=0"}
+        assert sweep.cells[1].recipe_in(tmp_path).teachers == {"robust": str(tmp_path / "teacher,seed=0")}
+        assert sweep.cells[0].recipe_in(tmp_path) == teacher
+
+    def test_a_teacher_of_all_seeds_teaches_the_student_of_its_own(self, rows):
+        cells = read_sweep(rows({**ROWS, "teacher": {"recipe": "base.yaml"}})).cells
+        assert {cell.name: dict(cell.teachers) for cell in cells if cell.teachers} == {
+            "student,seed=0": {"robust": "teacher,seed=0"},
+            "student,seed=1": {"robust": "teacher,seed=1"},
+        }
+
+    def test_the_seed_is_0_where_nobody_says(self, rows):
+        assert [cell.recipe.seed for cell in read_sweep(rows(seeds=None)).cells] == [0, 0]
+
+    @pytest.mark.parametrize(
+        ("changes", "keys", "sentence"),
+        [
+            ({}, {"axes": {"seed": [1]}}, "unknown key 'axes' of a sweep of runs"),
+            ({}, {"seeds": [1, 1]}, "a seed is there twice"),
+            ({}, {"seeds": 3}, "seeds: expected a list of whole numbers, got 3"),
+            ({}, {"name": "../x"}, "rows.yaml.name: "),
+            ({"student": 3}, {}, "runs.student: expected a mapping, got 3"),
+            ({"student": {}}, {}, "runs.student: key 'recipe' is missing"),
+            ({"student": ROWS["student"] | {"seed": 3}}, {}, "unknown key 'seed' .did you mean 'seeds'"),
+            ({"student": ROWS["student"] | {"set": {"seed": 3}}}, {}, "runs.student.set.seed: cells are named"),
+            (
+                {"student": ROWS["student"] | {"set": {"training.epoch": 3}}},
+                {},
+                "runs.student: .*did you mean 'epochs'",
+            ),
+            ({"student": ROWS["student"] | {"set": {"seeed": date(2020, 1, 1)}}}, {}, "seeed: cannot use datetime"),
+            ({"student": ROWS["student"] | {"teachers": {"robust": "techer"}}}, {}, "did you mean 'teacher'"),
+            ({"student": ROWS["student"] | {"teachers": {"robust": ["teacher"]}}}, {}, "there is no run"),
+            (
+                {"student": ROWS["student"] | {"teachers": {"robust": "student"}}},
+                {},
+                "runs.student is taught by itself",
+            ),
+            ({"student": ROWS["student"] | {"recipe": "digits/atd"}}, {}, "runs.student.recipe: no recipe file"),
+            ({"teacher": ROWS["teacher"] | {"seeds": [3, 4]}}, {}, "runs.teacher has no seed 0 to teach runs.student"),
+            ({"a/b": ROWS["teacher"]}, {}, "runs: 'a/b' is no folder's name"),
+            ({"..": ROWS["teacher"]}, {}, "runs: '..' is no folder's name"),
+            ({"teacher": {"recipe": "base.yaml", "seeds": list(range(10_001))}}, {}, "10,003 cells are more than"),
+        ],
+    )
+    def test_bad_rows_are_one_sentence(self, rows, changes, keys, sentence):
+        with pytest.raises(InputError, match=sentence) as caught:
+            read_sweep(rows({**ROWS, **changes}, **keys))
+        assert "rows.yaml" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("runs", [{}, [], None, 3])
+    def test_no_rows(self, rows, runs):
+        with pytest.raises(InputError, match="runs: expected "):
+            read_sweep(rows(runs))
+
+    def test_a_student_is_trained_after_its_teacher_and_left_out_without_it(self, rows, tmp_path):
+        sweep, out = read_sweep(rows(seeds=[0])), tmp_path / "out"
+        ended = list(sweeping(sweep, out, jobs=2, device="cpu"))
+        assert [(one.cell.name, one.problem) for one in ended] == [("teacher,seed=0", ""), ("student,seed=0", "")]
+        assert ended[1].run.recipe().teachers == {"robust": str(out / "teacher,seed=0")}
+        before = (ended[1].run.folder / "last.json").stat().st_mtime_ns
+        assert len(list(sweeping(sweep, out, resume=True, device="cpu"))) == 2
+        assert (ended[1].run.folder / "last.json").stat().st_mtime_ns == before
+
+        bad = read_sweep(
+            rows({**ROWS, "teacher": ROWS["teacher"] | {"set": {"training.optimiser.lr": 1e30}}}, seeds=[0])
+        )
+        course = sweeping(bad, tmp_path / "bad", jobs=2, device="cpu")
+        assert "not finite" in next(course).problem
+        assert next(course).problem == "left out, because teacher,seed=0 has failed"
+        with pytest.raises(InputError, match=r"2 of 2 cells failed"):
+            next(course)
 
 
 def test_a_worker_pool_trains_all_keeps_what_is_finished_and_says_what_failed(grid, tmp_path):

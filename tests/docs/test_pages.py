@@ -124,12 +124,15 @@ def test_the_loop_of_the_methods_page_trains_a_student():
 
 
 def test_the_sweep_and_the_job_of_the_scale_page_agree(tmp_path):
-    sweep, job = blocks(ROOT / "docs" / "scale.md", "yaml")
+    sweep, taught, job = blocks(ROOT / "docs" / "scale.md", "yaml")
     file = tmp_path / SHOWN[0]
     file.write_text(sweep)
     cells = read_sweep(file, ["teachers.robust=runs/teacher"]).cells
     assert cells[0].name == "seed=0,lr=0.05"
     assert yaml.safe_load(job)["spec"]["completions"] == len(cells) == 6
+    file.write_text(taught)
+    names = [cell.name for cell in read_sweep(file).cells]
+    assert (len(names), names[:2]) == (7, ["teacher,seed=0", "ard,seed=0"])
     assert "--array=0-5 " in (ROOT / "docs" / "scale.md").read_text()
 
 

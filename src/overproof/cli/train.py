@@ -95,7 +95,7 @@ def train(
     elif jobs is not None or until is not None:
         raise InputError("--jobs and --until are for all cells of a sweep, --cell for one of them; use one of the two")
     else:
-        settled = sweep.cell(cell).recipe
+        settled = sweep.cell(cell).recipe_in(out or sweep.folder)
         folder = (out or sweep.folder) / sweep.cell(cell).name
     with stoppable(f"the last checkpoint is in {folder / 'checkpoint'}, continue with --resume") as stop:
         events = iter_train(

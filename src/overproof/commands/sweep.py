@@ -1,4 +1,7 @@
-"""``train`` over a grid: a base recipe and axes of edits; one run folder per cell, each trained by its own process."""
+"""``train`` over a grid, a base recipe and axes of edits, or over rows of which some teach others.
+
+One run folder per cell, each trained by a process of its own.
+"""
 
 import json
 import os
@@ -6,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from math import prod
@@ -17,6 +20,7 @@ import torch
 
 from overproof.bases import complete, read_whole
 from overproof.commands.clean import is_finished
+from overproof.commands.rows import Row, check_seeds, check_teachers, in_order, read_mapping, read_row, seeds_of
 from overproof.data.sources import Source
 from overproof.environment import pick_device
 from overproof.errors import InputError, nearest
@@ -32,6 +36,7 @@ from overproof.shipped import find_recipe
 from overproof.wording import check_path_name
 
 _KEYS = ("name", "base", "axes")
+_ROW_KEYS = ("name", "runs", "seeds")
 _MOST_CELLS = 10_000
 _LOOK_SECONDS = 0.1
 _UNFIT = r"[^\w.+-]+"  # for a folder's name
@@ -39,15 +44,26 @@ _UNFIT = r"[^\w.+-]+"  # for a folder's name
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One recipe of a sweep; ``name`` says its values, and is its folder's name."""
+    """One recipe of a sweep; ``name`` says its values, and is its folder's name.
+
+    ``teachers`` are cells, by their roles; in ``recipe`` they are where they lie when nobody says where.
+    """
 
     name: str
     recipe: Recipe
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    def recipe_in(self, out: Path) -> Recipe:
+        """Return the recipe with its teachers' cells below ``out``."""
+        if not self.teachers:
+            return self.recipe
+        own = {role: str(out / name) for role, name in self.teachers.items()}
+        return replace(self.recipe, teachers={**self.recipe.teachers, **own})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The cells of a grid file, the last axis changing fastest."""
+    """The cells of a sweep's file: of a grid the last axis changes fastest; of rows teachers come first."""
 
     file: Path
     name: str
@@ -56,7 +72,7 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """Where its runs go when nobody says: ``runs/<its name>``."""
-        return Path("runs") / self.name
+        return _folder(self.name)
 
     def cell(self, number: int) -> Cell:
         """Return a cell by its number from 0 on; raise ``InputError`` where there is none."""
@@ -76,11 +92,13 @@ class Ended:
 
 
 def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False) -> Sweep | Recipe:
-    """Read a grid file and validate every cell, or return the recipe that the file is. Raises ``InputError``.
+    """Read a sweep's file and validate every cell, or return the recipe that the file is. Raises ``InputError``.
 
-    ``sets`` are edits of the base, as of any recipe; ``trust_code`` is that of ``recipe.read``.
+    ``sets`` are edits of the base, or of every row's recipe; ``trust_code`` is that of ``recipe.read``.
     """
     text = read_yaml(file)
+    if isinstance(text, dict) and "runs" in text:
+        return _of_rows(file, text, sets, trust_code)
     if not isinstance(text, dict) or "axes" not in text:
         whole = complete(text, str(file), file)
         return of_tree(whole.tree, sets, where=whole.where, folder=file.parent, trust_code=trust_code)
@@ -89,22 +107,16 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
             raise InputError(f"{file}: unknown key {key!r} of a sweep{nearest(str(key), _KEYS)}")
     if not isinstance(text.get("base"), str):
         raise InputError(f"{file}: base names the recipe to start from, a file or a shipped one")
-    beside = file.parent / text["base"]
-    base, name = beside if is_file(beside) else find_recipe(text["base"]), str(text.get("name", file.stem))
-    try:
-        check_path_name(name)
-    except ValueError as problem:
-        raise InputError(f"{file}.name: {problem}") from problem
+    base, name = _recipe_file(file, text["base"]), _name(file, text)
     axes, whole, places = _axes(file, text["axes"]), read_whole(base), (base.parent, file.parent)
     if (count := prod(map(len, axes.values()))) > _MOST_CELLS:
         raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its axes")
     cells = []
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        edits = [f"{path}={json.dumps(value)}" for path, value in chosen.items()]
         called = _called(chosen)
-        edits.append(f"name={json.dumps(f'{name}/{called}')}")
         try:
+            edits = [_edit(path, value) for path, value in {**chosen, "name": f"{name}/{called}"}.items()]
             recipe = of_tree(whole.tree, sets, edits=edits, where=whole.where, folder=places, trust_code=trust_code)
         except InputError as problem:
             raise InputError(f"{file}: cell {called}: {problem}") from problem
@@ -113,6 +125,83 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
     if twice:
         raise InputError(f"{file}: two cells are called {twice[0]}; their values must differ in more than punctuation")
     return Sweep(file=file, name=name, cells=tuple(cells))
+
+
+def _of_rows(file: Path, text: Mapping[str, Any], sets: Sequence[str], trust_code: bool) -> Sweep:
+    for key in text:
+        if key not in _ROW_KEYS:
+            raise InputError(f"{file}: unknown key {key!r} of a sweep of runs{nearest(str(key), _ROW_KEYS)}")
+    name, seeds = _name(file, text), [0] if text.get("seeds") is None else text["seeds"]
+    check_seeds(seeds, str(file))
+    written = read_mapping(text["runs"], f"{file}: runs")
+    rows = {row: read_row(one, f"{file}: runs.{row}", Row) for row, one in written.items()}
+    if not rows:
+        raise InputError(f"{file}: runs: expected rows, each with the recipe that it trains")
+    for row in rows:
+        if re.search(_UNFIT, row) or not row.strip("."):
+            raise InputError(f"{file}: runs: {row!r} is no folder's name; use letters, digits and any of _ . + -")
+        for key in sorted({"name", "seed"} & set(rows[row].set)):
+            raise InputError(f"{file}: runs.{row}.set.{key}: cells are named after their row and seed; use seeds")
+    check_teachers(rows, str(file))
+    if (count := sum(len(seeds_of(rows, row, seeds)) for row in rows)) > _MOST_CELLS:
+        raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its runs")
+    wholes = {}
+    for row, one in rows.items():
+        try:
+            base = _recipe_file(file, one.recipe)
+            wholes[row] = base, read_whole(base)
+        except InputError as problem:
+            raise InputError(f"{file}: runs.{row}.recipe: {problem}") from problem
+    cells = []
+    for (row, seed), taught in in_order(rows, seeds, str(file)).items():
+        called, teachers = _at_seed(row, seed), {role: _at_seed(*place) for role, place in taught.items()}
+        edits = {**rows[row].set, "seed": seed, "name": f"{name}/{called}"}
+        edits |= {f"teachers.{role}": str(_folder(name) / teacher) for role, teacher in teachers.items()}
+        base, whole = wholes[row]
+        try:
+            recipe = of_tree(
+                whole.tree,
+                sets,
+                edits=[_edit(path, value) for path, value in edits.items()],
+                where=whole.where,
+                folder=(base.parent, file.parent),
+                trust_code=trust_code,
+            )
+        except InputError as problem:
+            raise InputError(f"{file}: runs.{row}: {problem}") from problem
+        cells.append(Cell(name=called, recipe=recipe, teachers=teachers))
+    return Sweep(file=file, name=name, cells=tuple(cells))
+
+
+def _edit(path: str, value: Any) -> str:
+    """Return an edit as ``--set`` has it; raise ``InputError`` for a value that is no JSON, such as a date."""
+    try:
+        return f"{path}={json.dumps(value)}"
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"{path}: cannot use {value!r}: expected text, a number, a list or a mapping") from problem
+
+
+def _at_seed(row: str, seed: int) -> str:
+    return f"{row},seed={seed}"
+
+
+def _folder(name: str) -> Path:
+    return Path("runs") / name
+
+
+def _name(file: Path, text: Mapping[str, Any]) -> str:
+    name = str(text.get("name", file.stem))
+    try:
+        check_path_name(name)
+    except ValueError as problem:
+        raise InputError(f"{file}.name: {problem}") from problem
+    return name
+
+
+def _recipe_file(file: Path, word: str) -> Path:
+    """Return the file of a recipe that a sweep names: one beside it, or what the word means elsewhere."""
+    beside = file.parent / word
+    return beside if is_file(beside) else find_recipe(word)
 
 
 def sweeping(
@@ -129,6 +218,8 @@ def sweeping(
 ) -> Iterator[Ended]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
+    A cell waits for those that teach it, and is left out where one of them failed.
+
     ``jobs`` is ``fitting_jobs`` where nobody says. Raises ``InputError`` before the first cell where a folder is in the
     way, and after the last one where a cell failed. A caller that stops early stops the cells too, and so does
     ``deadline``, a time of ``time.monotonic``; their checkpoints remain. ``keep_checkpoint`` is that of ``train``.
@@ -141,7 +232,8 @@ def sweeping(
     numbers, steps, failed = {cell.name: number for number, cell in enumerate(sweep.cells)}, list[Step](), list[str]()
     for number, cell in enumerate(sweep.cells):
         command = ("train", str(sweep.file), "--cell", str(number), "--out", str(out))
-        steps.append(Step(name=cell.name, words=command, done=partial(_is_done, out, cell)))
+        needs = tuple(cell.teachers.values())
+        steps.append(Step(name=cell.name, words=command, done=partial(_is_done, out, cell), needs=needs))
     events = run_steps(
         steps,
         jobs=jobs,
@@ -164,7 +256,7 @@ def sweeping(
 
 
 def _is_done(out: Path, cell: Cell) -> bool:
-    return finished(Run(out / cell.name), cell.recipe)
+    return finished(Run(out / cell.name), cell.recipe_in(out))
 
 
 def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
@@ -218,7 +310,7 @@ def _called(chosen: Mapping[str, Any]) -> str:
     words = []
     for path, value in chosen.items():
         end = path.rpartition(".")[2]
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
         words.append(f"{path if ends[end] > 1 else end}={re.sub(_UNFIT, '-', text).strip('-')}")
     return ",".join(words)[:200]
 
