@@ -165,7 +165,7 @@ class _Process:
     """The process of a step, in its place among those that run at a time."""
 
     def __init__(self, step: Step, slot: int, words: Sequence[str], threads: int, lock: _Lock) -> None:
-        self.step, self.slot, self._lock = step, slot, lock
+        self.step, self.slot, self._lock, self._stopped = step, slot, lock, False
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -183,16 +183,16 @@ class _Process:
         return self._process.poll() is not None
 
     def terminate(self) -> None:
-        """Ask it to stop."""
-        self._process.terminate()
+        """Ask it to stop, if it still runs."""
+        if not self.has_ended:
+            self._stopped = True
+            self._process.terminate()
 
     def stop(self) -> bool:
-        """Wait until a process is gone that was asked to stop; return whether it still ran."""
-        ran = not self.has_ended
-        if ran:
-            self.terminate()
-            self._process.wait()
-        return ran
+        """Ask it to stop and wait until it is gone; return whether it still ran when it was first asked."""
+        self.terminate()
+        self._process.wait()
+        return self._stopped
 
     def problem(self) -> str:
         """Return why the step is not done: the last line that was said; an empty text where it is. Asked once."""
