@@ -20,7 +20,7 @@ def test_searches_are_equal_by_their_options_alone(kind):
     one, other = (kind(steps=3, searched=[torch.zeros(seed + 1)]) for seed in range(2))
     assert one == other and hash(one) == hash(other) and repr(one) == repr(other)
     assert one != kind(steps=4) and one != PGD(steps=3)
-    assert "found" not in repr(one)
+    assert "searched" not in repr(one)
 
 
 @pytest.mark.parametrize("kind", [Recorded, Repeated])
