@@ -50,7 +50,7 @@ def test_the_loss_is_the_formula():
 def test_what_is_no_option():
     with pytest.raises(ValueError, match="alpha is a share"):
         OneTarget(alpha=2)
-    with pytest.raises(ValueError, match="norm is linf, got l2"):
+    with pytest.raises(ValueError, match="corners is defined for linf, not for l2"):
         Corners(norm="l2")
 
 

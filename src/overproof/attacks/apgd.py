@@ -34,7 +34,7 @@ class APGD(BaseAttack):
     losses: ClassVar[tuple[Loss, ...]] = ("cross_entropy", "margin", "dlr")
 
     def __post_init__(self) -> None:
-        self._check_ball()
+        super().__post_init__()
         if self.steps < 1 or self.restarts < 1:
             raise InputError(f"steps and restarts must be at least 1, got {self.steps} and {self.restarts}")
 

@@ -34,12 +34,19 @@ class BaseAttack(ABC):
     targeted: ClassVar[bool] = True
     needs: ClassVar[Needs] = "gradients"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    """The norms it is defined for."""
     transfers: ClassVar[bool] = True
     """Whether what it finds on another network is worth trying on this one; not where it follows a boundary."""
     least_dimensions: ClassVar[int] = 2
     """Of a batch of pixels."""
     needs_goal: ClassVar[bool] = True
     """Whether it must know which images are misclassified: it takes no objective but a ``Misclassification``."""
+
+    def __post_init__(self) -> None:
+        """Raise ``InputError`` for a ball that cannot be meant, or that this attack has no search in."""
+        check_eps(self.norm, self.eps)
+        if self.norm not in self.norms:
+            raise InputError(f"{self._kind} is defined for {' and '.join(self.norms)}, not for {self.norm}")
 
     @overload
     def __call__(
@@ -98,14 +105,10 @@ class BaseAttack(ABC):
         """Return the attack of a single run, and how many such runs it is: its restarts."""
         return self, 1
 
-    def training_options(self) -> tuple[str, ...]:
-        """Return the names of the options set that belong to training, and which no evaluation takes."""
-        return ()
-
-    def _check_ball(self) -> None:
-        check_eps(self.norm, self.eps)
-        if self.norm not in self.norms:
-            raise InputError(f"{self._kind} is defined for {' and '.join(self.norms)}, not for {self.norm}")
+    @property
+    def for_training(self) -> bool:
+        """Whether an option is set that has a meaning in training alone."""
+        return False
 
     def _moved(self, **options: Any) -> Self:
         return cast(Self, replace(cast(Any, self), **options))

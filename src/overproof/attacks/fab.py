@@ -46,7 +46,7 @@ class FAB(BaseAttack):
     transfers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._check_ball()
+        super().__post_init__()
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, got {self.steps}")
         if not 0 <= self.bias <= 1:

@@ -48,7 +48,7 @@ class HopSkipJump(BaseAttack):
     least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        self._check_ball()
+        super().__post_init__()
         if self.queries < 1 or self.samples < 1:
             raise InputError(f"queries and samples must be at least 1, got {self.queries} and {self.samples}")
 

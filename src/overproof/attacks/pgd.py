@@ -58,7 +58,7 @@ class PGD(BaseAttack):
     needs_goal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self._check_ball()
+        super().__post_init__()
         for name in ("ramp", "steps_ramp"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise InputError(f"{name} is a share of the run, in [0, 1], got {share}")
@@ -85,11 +85,11 @@ class PGD(BaseAttack):
         """Return the search of one start, and how many starts there are."""
         return replace(self, restarts=1), self.restarts
 
+    @property
     @override
-    def training_options(self) -> tuple[str, ...]:
-        """Return which of the ramps and the mode are set."""
-        chosen = {"ramp": self.ramp, "steps_ramp": self.steps_ramp, "mode": self.mode != "eval"}
-        return tuple(name for name, value in chosen.items() if value)
+    def for_training(self) -> bool:
+        """Whether it ramps, or searches in the mode of the training loop."""
+        return bool(self.ramp or self.steps_ramp) or self.mode != "eval"
 
     @override
     def under(self, norm: Norm, eps: Radius) -> "PGD":

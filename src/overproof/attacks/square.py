@@ -42,7 +42,7 @@ class Square(BaseAttack):
     least_dimensions: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        self._check_ball()
+        super().__post_init__()
         if self.queries < 1:
             raise InputError(f"queries must be at least 1, got {self.queries}")
         if not 0 < self.p_init <= 1:

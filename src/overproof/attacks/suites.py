@@ -40,7 +40,7 @@ class AttackSpec:
     surrogate: bool = False
 
     def __post_init__(self) -> None:
-        if self.attack.training_options():
+        if self.attack.for_training:
             raise ValueError(f"attack {self.name!r}: ramps and mode belong to training, an evaluation has neither")
         if self.targets < 0:
             raise ValueError(f"attack {self.name!r}: targets must be 0 (none) or more, got {self.targets}")

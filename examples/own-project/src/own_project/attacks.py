@@ -21,11 +21,11 @@ class Corners(BaseAttack):
 
     losses: ClassVar = ("margin", "cross_entropy", "dlr")
     needs: ClassVar = "scores"
+    norms: ClassVar = ("linf",)
     needs_goal: ClassVar = False  # any score of images will do
 
     def __post_init__(self) -> None:
-        if self.norm != "linf":
-            raise ValueError(f"corners are those of a cube, so norm is linf, got {self.norm}")
+        super().__post_init__()
         if self.queries < 1:
             raise ValueError(f"queries must be at least 1, got {self.queries}")
 
