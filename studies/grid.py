@@ -19,6 +19,7 @@ from overproof.commands.rows import (
     check_known,
     check_seeds,
     check_teachers,
+    check_type,
     in_order,
     read_mapping,
     read_record,
@@ -278,6 +279,7 @@ def _trained(study: Study, row: str, seed: int, teachers: dict[str, Trained], ro
 
 def _planned(text: Any, where: str) -> Planned:
     planned = read_row(text, where, Planned)
+    check_type(planned.label, str, f"{where}.label")
     find_recipe(planned.recipe)
     return planned
 

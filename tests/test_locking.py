@@ -82,7 +82,7 @@ def test_it_is_let_go_after_a_failure(tmp_path):
 
 def test_a_lock_on_a_removed_file_is_none(tmp_path, monkeypatch):
     """Between opening and locking, the one who held it lets go and removes the file."""
-    real, file = locking._lock, tmp_path / lock_name("train")
+    real, file = locking.lock, tmp_path / lock_name("train")
     calls = []
 
     def slow(handle):
@@ -91,7 +91,7 @@ def test_a_lock_on_a_removed_file_is_none(tmp_path, monkeypatch):
             file.unlink()
         real(handle)
 
-    monkeypatch.setattr(locking, "_lock", slow)
+    monkeypatch.setattr(locking, "lock", slow)
     with exclusive(tmp_path, "train"):
         assert len(calls) == 2
         assert file.exists()

@@ -6,14 +6,13 @@ came with the package, and nowhere else.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 
 from overproof.errors import InputError
 from overproof.plain_yaml import Plain, overlay, parse_yaml, read_yaml
 from overproof.reading import is_file
-from overproof.shipped import recipe_folder, recipe_names, shipped_recipe
+from overproof.shipped import nearest_recipes, recipe_folder, shipped_recipe
 from overproof.wording import one_line
 
 KEY = "base"
@@ -94,7 +93,7 @@ def _find(word: str, files: Sequence[Path], where: str) -> Path:
             return beside
     if (shipped := _shipped(word)) is not None:
         return shipped
-    near = get_close_matches(word[:_WORD], recipe_names(), n=1, cutoff=0.6)
+    near = nearest_recipes(word)
     hint = f" (the nearest shipped one: {near[0]})" if near else ""
     raise InputError(f"{where}: its base {shown} is neither a recipe file beside it nor a shipped recipe{hint}")
 

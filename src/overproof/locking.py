@@ -56,7 +56,7 @@ def _acquired(file: Path, folder: Path, work: str) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         try:
-            _lock(handle)
+            lock(handle)
             # The one who held it may have removed the file between the two calls: then this is a lock on nothing.
             if file.stat().st_ino == os.fstat(handle).st_ino:
                 os.ftruncate(handle, 0)
@@ -74,7 +74,8 @@ def _acquired(file: Path, folder: Path, work: str) -> int:
         os.close(handle)
 
 
-def _lock(handle: int) -> None:
+def lock(handle: int) -> None:
+    """Lock an open file, if the system and the file system can; raise ``BlockingIOError`` where another has it."""
     if fcntl is None:
         return
     try:

@@ -30,12 +30,17 @@ def shipped_recipe(name: str) -> Path | None:
     return file if is_file(file) and file.resolve().is_relative_to(folder.resolve()) else None
 
 
+def nearest_recipes(name: str, count: int = 1) -> list[str]:
+    """Return the names of the shipped recipes that are most like a misspelt one, at most ``count``."""
+    return get_close_matches(name[:200], recipe_names(), n=count, cutoff=0.4)
+
+
 def find_recipe(name: str) -> Path:
     """Return the file a user means: a path that exists, or a shipped recipe by its name; raise ``InputError``."""
     if is_file(Path(name)):
         return Path(name)
     if (shipped := shipped_recipe(name)) is not None:
         return shipped
-    near = get_close_matches(name[:200], recipe_names(), n=3, cutoff=0.4)
+    near = nearest_recipes(name, 3)
     hint = f" (the nearest: {', '.join(near)})" if near else "; see: overproof list recipes"
     raise InputError(f"no recipe file {one_line(name, 200)!r}, and no shipped recipe of this name{hint}")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from overproof.errors import InputError, nearest
 
 _T = TypeVar("_T")
+_Row = TypeVar("_Row", bound="Row")
 _DEEPEST = 20  # teachers of teachers
 
 
@@ -24,14 +25,12 @@ Place = tuple[str, int]
 """A row at a seed."""
 
 
-def read_row(text: Any, where: str, cls: type[_T]) -> _T:
+def read_row(text: Any, where: str, cls: type[_Row]) -> _Row:
     """Return a row of what a file says; raise ``InputError``."""
     row = read_record(text, where, cls)
-    kinds = {"recipe": str, "set": dict, "teachers": dict, "label": str}
-    for key, kind in kinds.items():
-        if hasattr(row, key) and not isinstance(getattr(row, key), kind):
-            raise InputError(f"{where}.{key}: expected a {kind.__name__}, got {getattr(row, key)!r}")
-    check_seeds(getattr(row, "seeds", None), where)
+    for key, kind in (("recipe", str), ("set", dict), ("teachers", dict)):
+        check_type(getattr(row, key), kind, f"{where}.{key}")
+    check_seeds(row.seeds, where)
     return row
 
 
@@ -95,6 +94,12 @@ def read_record(text: Any, where: str, cls: type[_T]) -> _T:
         if name not in tree and one.default is MISSING and one.default_factory is MISSING:
             raise InputError(f"{where}: key {name!r} is missing")
     return cls(**tree)
+
+
+def check_type(value: Any, kind: type, where: str) -> None:
+    """Raise ``InputError`` for a value of another type."""
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: expected a {kind.__name__}, got {value!r}")
 
 
 def check_known(word: Any, names: Sequence[str] | Mapping[str, Any], where: str, what: str) -> None:

@@ -38,7 +38,6 @@ from overproof.wording import check_path_name
 _KEYS = ("name", "base", "axes")
 _ROW_KEYS = ("name", "runs", "seeds")
 _MOST_CELLS = 10_000
-_LOOK_SECONDS = 0.1
 _UNFIT = r"[^\w.+-]+"  # for a folder's name
 
 

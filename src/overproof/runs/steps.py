@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from overproof.files import make_folder
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+from overproof.locking import lock as take_lock
 
 PROGRAM = (sys.executable, "-m", "overproof")
 _LOOK_SECONDS = 0.1
+_ASK_SECONDS = 1.0  # whether a step is done is read from files, which other runners may have written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ def run_steps(
     """
     known = {step.name: step for step in steps}
     waiting, running, over, failed = list(steps), list[_Process](), set[str](), set[str]()
-    free = list(range(jobs))[::-1]
+    free, ask = list(range(jobs))[::-1], 0.0
 
     def is_over(name: str) -> bool:
         if name not in over and (name not in known or known[name].done()):
@@ -84,8 +81,9 @@ def run_steps(
 
     try:
         while waiting or running:
-            late, held = time.monotonic() >= deadline, list[Step]()
-            while waiting and free:
+            now, held = time.monotonic(), list[Step]()
+            late = now >= deadline
+            while waiting and free and (late or now >= ask):
                 step = waiting.pop(0)
                 if is_over(step.name):
                     yield Ended(step=step, ran=False)
@@ -102,13 +100,14 @@ def run_steps(
                     except BaseException:  # a caller that stops here as well
                         lock.close()
                         raise
-            waiting = held + waiting
+            waiting, ask = held + waiting, now + _ASK_SECONDS if now >= ask else ask
             if late:
                 for process in running:
                     process.terminate()
             for process in [one for one in running if late or one.has_ended]:
                 stopped = process.stop()
                 running.remove(process)
+                ask = 0.0
                 free.append(process.slot)
                 problem = process.problem()
                 if stopped and problem:
@@ -146,19 +145,15 @@ def _locked(step: Step) -> _Lock | None:
         return _Lock(None, tempfile.TemporaryFile())
     make_folder(step.lock.parent)
     held = step.lock.open("ab")
-    if not _is_free(held) or step.done():
+    try:
+        take_lock(held.fileno())
+    except BlockingIOError:
+        held.close()
+        return None
+    if step.done():
         held.close()
         return None
     return _Lock(held, step.lock.with_name(f"{step.lock.name}.log").open("w+b"))
-
-
-def _is_free(file: IO[bytes]) -> bool:
-    try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class _Process:
