@@ -210,9 +210,11 @@ def families_table(file: Path) -> str:
         said = "yes" if one.get("finite") else "yes, but infinite"
         bounded = one.get("refused") or (said if one["held"] else "**wrongly**")
         lines.append(f"| {family} | {one['network']} | {one['parameters']:,} | {one.get('pixels', '')} | {bounded} |")
-    count = sum("refused" not in one for one in found["families"].values())
-    tried = f"{len(found['families'])} that were tried, of {found['of']}"
-    said = f"{count} of {tried}; timm {found['timm']}, torch {found['versions']['torch']}."
+    rows = found["families"].values()
+    finite = sum(one.get("held", False) and one["finite"] for one in rows)
+    tried = sum(not one.get("refused", "").startswith("not tried") for one in rows)
+    counts = f"Finite bounds for {finite} of {tried} that were tried, of {found['of']}"
+    said = f"{counts}; timm {found['timm']}, torch {found['versions']['torch']}."
     return "\n".join([*lines, "", said])
 
 
