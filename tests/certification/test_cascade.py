@@ -16,8 +16,8 @@ from overproof.certification import cascade as certified
 from overproof.certification.cascade import (
     ERROR,
     FALSIFIED,
+    NO_MEMORY,
     NO_NUMBER,
-    NO_ROOM,
     REACHES,
     STAGES,
     UNKNOWN,
@@ -333,7 +333,7 @@ def test_examples_that_do_not_fit_together_are_certified_in_parts(monkeypatch):
     scarce = certify(model, block, plan("0.02", "crown", seconds=60.0))
     others = torch.arange(len(block.y)) != row
     assert torch.equal(plenty["verdict"][others], scarce["verdict"][others])
-    assert (scarce["verdict"][row], scarce["problem"][row]) == (ERROR, NO_ROOM)
+    assert (scarce["verdict"][row], scarce["problem"][row]) == (ERROR, NO_MEMORY)
 
 
 def test_a_split_that_does_not_fit_is_an_error(monkeypatch):
@@ -344,7 +344,7 @@ def test_a_split_that_does_not_fit_is_an_error(monkeypatch):
     model = small()
     state = certify(model, images(model, 80), plan("0.03"))
     assert (state["verdict"] == ERROR).sum() > 0
-    assert (state["problem"][state["verdict"] == ERROR] == NO_ROOM).all()
+    assert (state["problem"][state["verdict"] == ERROR] == NO_MEMORY).all()
     assert not (state["verdict"] == UNKNOWN).any()
 
 

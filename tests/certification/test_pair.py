@@ -12,7 +12,7 @@ from overproof.bounds.region import Bounds
 from overproof.certification import pair as faithful
 from overproof.certification.cascade import (
     FALSIFIED,
-    NO_ROOM,
+    NO_MEMORY,
     UNKNOWN,
     UNSOUND,
     VERIFIED,
@@ -232,7 +232,7 @@ def test_what_does_not_fit_into_memory_is_an_error_of_the_example_alone(monkeypa
 
     monkeypatch.setattr(faithful, "coupled", full)
     state, _ = compare(big, small, block, "0.02", "crown")
-    assert (state["problem"] == NO_ROOM).nonzero().flatten().tolist() == [9]
+    assert (state["problem"] == NO_MEMORY).nonzero().flatten().tolist() == [9]
     others = before["correct"] & (torch.arange(24) != 9)
     assert torch.allclose(state["under_proven"][others], before["under_proven"][others], atol=1e-5)
 

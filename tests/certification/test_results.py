@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from overproof.attacks.ball import Radius, Threat
-from overproof.certification.cascade import ERROR, FALSIFIED, NO_ROOM, STAGES, UNKNOWN, VERIFIED, Plan
+from overproof.certification.cascade import ERROR, FALSIFIED, NO_MEMORY, STAGES, UNKNOWN, VERIFIED, Plan
 from overproof.certification.results import Certificates, verified
 
 HOW = Plan(threat=Threat(eps=Radius("2/255")), reach="crown")
@@ -30,7 +30,7 @@ def state(verdict, stage, right, lower=0.5, problem=0):
 
 
 FIRST = state([VERIFIED, FALSIFIED, FALSIFIED], ["ibp", "clean", "attack"], [True, False, True])
-SECOND = state([UNKNOWN, ERROR, VERIFIED], ["crown", "ibp", "crown"], [True] * 3, lower=-math.inf, problem=NO_ROOM)
+SECOND = state([UNKNOWN, ERROR, VERIFIED], ["crown", "ibp", "crown"], [True] * 3, lower=-math.inf, problem=NO_MEMORY)
 
 
 def test_the_verdicts_add_up_and_are_kept_apart():

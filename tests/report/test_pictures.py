@@ -57,11 +57,11 @@ def test_images_that_most_runs_lost_come_first(full, monkeypatch):
 
 def test_fewer_are_taken_where_they_would_not_fit(full, monkeypatch):
     run = full("a", images=64, shape=(3, 16, 16))
-    room = module._size(album([run])) // 3
-    monkeypatch.setattr(module, "ROOM", room)
+    most = module._size(album([run])) // 3
+    monkeypatch.setattr(module, "MOST_BYTES", most)
     found = album([run])
     assert 0 < len(found["runs"]["0"]["place"]) < 64
-    assert module._size(found) <= room
+    assert module._size(found) <= most
 
 
 def test_no_pictures_are_an_empty_album(finding):

@@ -121,7 +121,7 @@ class TestKnown:
 
 
 def test_many_images_are_kept_only_where_they_are_asked_for(run, monkeypatch):
-    monkeypatch.setattr("overproof.commands.evaluate._ROOM", 64 * 4)  # a digit
+    monkeypatch.setattr("overproof.commands.evaluate._MOST_BYTES", 64 * 4)  # a digit
     evaluate(run, attacks="fgsm", reliability=False, **HOW)
     assert not (run / "adversarial.safetensors").exists()
     evaluate(run, attacks="fgsm", reliability=False, save_adversarial=True, overwrite=True, **HOW)

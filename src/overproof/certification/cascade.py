@@ -51,7 +51,7 @@ PROBLEMS = (
     "the bounds are not numbers",
     "an attack attained what was proved to be impossible, so the bound or its rounding slack is wrong",
 )
-NO_ROOM, NO_NUMBER, UNSOUND = range(1, 4)
+NO_MEMORY, NO_NUMBER, UNSOUND = range(1, 4)
 
 _UNITS = 16  # rounding slack, in units of the last place of the largest bound
 _ROWS = 200_000  # linear functions that CROWN makes of one layer at once
@@ -323,7 +323,7 @@ class _Cascade:
         for rows in torch.split(open_.nonzero().flatten(), size):
             left: list[_Part] = []
             with torch.no_grad():
-                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
+                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_MEMORY)
             yield self.state
             for part in left:
                 for one in torch.split(torch.arange(len(part.rows), device=rows.device), 1):
@@ -353,8 +353,8 @@ class _Cascade:
         spec = margins(self.block.y[rows], self.graph.classes).to(region.box.lower)
         layers = intermediate(self.graph, region, self._means("ibp"))
         best = final(self.graph, region, layers, spec, BoundOptions(method="ibp")).lower
-        room, _ = proving_slack(self.graph, region, layers)
-        part = self._judged("ibp", _Part(rows, region, spec, layers, best, room), started)
+        needed, _ = proving_slack(self.graph, region, layers)
+        part = self._judged("ibp", _Part(rows, region, spec, layers, best, needed), started)
         pulled = False
         if len(part.rows) and last >= STAGES.index("crown_ibp"):
             part, pulled = self._tried("crown_ibp", part, lambda part, until: self._pulled(part, "crown_ibp", until))
@@ -427,8 +427,8 @@ class _Cascade:
         self._spent(stage, rows, started)
         self._fail(rows[part.best.isnan().any(dim=1)], NO_NUMBER)
         # An attack attained this margin, computed in float32: no bound can prove more.
-        room = torch.maximum(part.slack, slack(part.layers, torch.float32))
-        self._fail(rows[smallest > state["margin"][rows] + room], UNSOUND)
+        tolerance = torch.maximum(part.slack, slack(part.layers, torch.float32))
+        self._fail(rows[smallest > state["margin"][rows] + tolerance], UNSOUND)
         return part.at((state["verdict"][rows] == UNKNOWN).nonzero().flatten())
 
     def _split(self, part: _Part) -> None:
@@ -440,9 +440,9 @@ class _Cascade:
         part = self._tighter(part, started + _TIGHTER * seconds)
         spec, place = part.hardest()
         known = part.best.gather(1, place)
-        room, rounding = proving_slack(self.graph, part.region, part.layers)
+        needed, rounding = proving_slack(self.graph, part.region, part.layers)
         # Twice where nothing is known of the prices of the signs, which are one more sum.
-        enough = float(room) if rounding else 2 * float(part.slack)
+        enough = float(needed) if rounding else 2 * float(part.slack)
         try:
             found = least(
                 self.graph,
@@ -457,7 +457,7 @@ class _Cascade:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
             if not ran_out(problem):
                 raise
-            self._fail(part.rows, NO_ROOM)
+            self._fail(part.rows, NO_MEMORY)
             return
         proven = known.clamp(min=-found.worst)
         best = part.best.scatter(1, place, proven)

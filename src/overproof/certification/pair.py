@@ -24,8 +24,8 @@ from overproof.bounds.region import Region
 from overproof.bounds.split import Budget
 from overproof.certification.cascade import (
     FALSIFIED,
+    NO_MEMORY,
     NO_NUMBER,
-    NO_ROOM,
     UNKNOWN,
     UNSOUND,
     VERIFIED,
@@ -146,7 +146,7 @@ class _Course:
         for rows in torch.split(self.state["correct"].nonzero().flatten(), size):
             left: list[_Known] = []
             with torch.no_grad():
-                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_ROOM)
+                self._fail(piecewise(partial(self._bounded, left=left), rows, size), NO_MEMORY)
             yield self.state
             if self.plan.reach == "split" and splits(self.pair.both):
                 for known in left:

@@ -48,7 +48,7 @@ from overproof.runs.summary import Beginning, device_line, known_lines, network_
 from overproof.statistics import Proportion
 
 _IMAGES = "adversarial.safetensors"
-_ROOM = 64 * 2**20  # bytes of images that are kept though nobody asked for them
+_MOST_BYTES = 64 * 2**20  # bytes of images that are kept though nobody asked for them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,7 +370,7 @@ def _keep_for_certificates(results: Run, verdicts: Verdicts, rows: Tensor) -> No
     """Write the misclassified images, which ``certify`` tries before it searches, unless they take much space."""
     misclassified = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     images = verdicts.state["image"]
-    if len(misclassified) and len(misclassified) * images[0].numel() * images.element_size() <= _ROOM:
+    if len(misclassified) and len(misclassified) * images[0].numel() * images.element_size() <= _MOST_BYTES:
         body = {"images": images[misclassified].contiguous(), "index": rows[misclassified]}
         write_atomically(results.folder / _IMAGES, save(body))
 

@@ -22,7 +22,7 @@ Images = NDArray[np.uint8]
 SHOWN = 200
 """So many misclassified images of a run are on a page, if they fit."""
 
-ROOM = 8_500_000
+MOST_BYTES = 8_500_000
 """Characters of a page that all images together may take."""
 
 ACROSS = 20  # images in one row of a sprite
@@ -76,14 +76,14 @@ def album(findings: Sequence["Findings"]) -> dict[str, Any]:
 
     Runs on the same images share one sprite of clean ones; which are shown is decided together: those that most runs
     lost come first. A run's own sprite holds ``attacked - clean`` modulo 256, which is exact and compresses well. Fewer
-    than ``SHOWN`` are taken where they would not fit in ``ROOM``.
+    than ``SHOWN`` are taken where they would not fit in ``MOST_BYTES``.
     """
     most = SHOWN
     while True:
         pictures = _album(findings, most)
-        if most <= 1 or _size(pictures) <= ROOM:
+        if most <= 1 or _size(pictures) <= MOST_BYTES:
             return pictures
-        most = min(most // 2, int(most * ROOM / _size(pictures)))
+        most = min(most // 2, int(most * MOST_BYTES / _size(pictures)))
 
 
 def _album(findings: Sequence["Findings"], most: int) -> dict[str, Any]:
