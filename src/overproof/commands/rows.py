@@ -52,28 +52,28 @@ def in_order(rows: Mapping[str, Row], seeds: list[int], where: str) -> dict[Plac
 
     A teacher of one seed teaches the students of all, one of several those of its seed. Raises ``InputError``.
     """
-    found: dict[Place, dict[str, Place]] = {}
+    teachers_of: dict[Place, dict[str, Place]] = {}
 
     def visit(name: str, seed: int, above: tuple[str, ...]) -> Place:
         if name in above:
             raise InputError(f"{where}: runs.{name} is taught by itself")
         if len(above) > _DEEPEST:
             raise InputError(f"{where}: runs.{above[0]} has more than {_DEEPEST} teachers in a row")
-        if (name, seed) not in found:
+        if (name, seed) not in teachers_of:
             taught = {}
             for role, teacher in rows[name].teachers.items():
                 own = seeds_of(rows, teacher, seeds)
                 if seed not in own and len(own) > 1:
                     raise InputError(f"{where}: runs.{teacher} has no seed {seed} to teach runs.{name}")
                 taught[role] = visit(teacher, seed if seed in own else own[0], (*above, name))
-            found[name, seed] = taught
+            teachers_of[name, seed] = taught
         return name, seed
 
     for seed in dict.fromkeys(seed for name in rows for seed in seeds_of(rows, name, seeds)):
         for name in rows:
             if seed in seeds_of(rows, name, seeds):
                 visit(name, seed, ())
-    return found
+    return teachers_of
 
 
 def read_mapping(text: Any, where: str) -> dict[str, Any]:
