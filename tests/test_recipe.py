@@ -605,6 +605,18 @@ class TestIdentity:
             assert other.digest != recipe.digest
         assert parse(identity(recipe)) == recipe
 
+    def test_so_do_those_of_a_method_and_of_what_it_wraps(self):
+        text = (
+            "name: x\ndata: digits\nstudent: {kind: mlp, hidden: [8]}\nteachers: {robust: r}\n"
+            "method: {kind: awp, base: {kind: igdm, base: {kind: adaad}}}\n"
+        )
+        recipe = parse(text)
+        for word in ("attacked_forward", "search_target"):
+            assert word in dump(recipe) and word not in identity(recipe)
+        for edit in ("method.base.attacked_forward=again", "method.base.base.search_target=clean"):
+            assert parse(text, [edit]).digest != recipe.digest
+        assert parse(identity(recipe)) == recipe
+
 
 def threats_in(value):
     """Yield the threats and the attacks in a value, at any depth."""

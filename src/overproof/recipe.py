@@ -54,6 +54,7 @@ _LATER: Mapping[str, Plain] = {
     "training.learning_rates": {},
     "training.balance": 0.0,
 }
+_LATER_OF_METHODS: Mapping[str, Plain] = {"attacked_forward": "shared", "search_target": "attacked"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +303,11 @@ def identity(recipe: Recipe) -> str:
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node and node[last] == default:
             del node[last]
+    method = tree.get("method") if isinstance(tree, dict) else None
+    while isinstance(method, dict):  # and what it wraps
+        for name in [name for name, default in _LATER_OF_METHODS.items() if method.get(name) == default]:
+            del method[name]
+        method = method.get("base")
     return _written(tree)
 
 

@@ -30,6 +30,19 @@ def test_the_search_climbs_through_both_networks(monkeypatch):
     climbs(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
 
 
+def test_with_the_clean_target_the_search_asks_the_teacher_once(monkeypatch):
+    told = tell(monkeypatch)
+    method = AdaAD(alpha=0.6, search_target="clean")
+    step = step_of(method)
+    student, teacher = step.student, step.teachers["robust"]
+    asked = counting(teacher)
+    terms = only(method.losses(step))
+    assert [torch.equal(x, X) for x in asked] == [True, False]  # its answers to the search, and to what it found
+    hand = {"adv": 0.6 * kl(teacher(ADV), student(ADV)).mean(), "clean": 0.4 * kl(teacher(X), student(X)).mean()}
+    equal(terms, hand, student)
+    climbs(told, lambda x: kl(teacher(X), student(x)))
+
+
 @pytest.mark.parametrize(
     ("alpha", "forward", "clean"), [(1.0, "needed", 0), (1.0, "always", 1), (0.5, "needed", 1), (0.5, "always", 1)]
 )

@@ -112,6 +112,28 @@ def test_the_mirrored_image_is_not_clipped(monkeypatch):
     assert torch.equal(asked[-1], X - (ADV - X)) and (asked[-1].min() < 0 or asked[-1].max() > 1)
 
 
+def test_the_official_code_asks_the_student_four_times_and_for_the_attacked_image_twice(monkeypatch):
+    tell(monkeypatch)
+    method = IGDM(base=AdaAD(clean_forward="always", inner=SHORT), attacked_forward="again")
+    step = step_of(method, progress=0.5)
+    asked = counting(step.student)
+    terms = only(method.losses(step))
+    opposite = X - (ADV - X)
+    assert [
+        next(k for k, v in {"x": X, "adv": ADV, "opposite": opposite}.items() if torch.equal(v, x)) for x in asked
+    ] == [
+        "x",
+        "adv",
+        "opposite",
+        "adv",
+    ]
+    once = IGDM(base=AdaAD(inner=SHORT))
+    shared = only(once.losses(step_of(once, progress=0.5)))
+    assert terms.keys() == shared.keys()  # without BatchNorm's batch statistics between them the values are the same
+    for name, term in terms.items():
+        torch.testing.assert_close(term, shared[name])
+
+
 def test_the_base_gives_roles_updates_and_memory():
     method = IGDM(base=MTARD())
     assert method.roles == ("robust", "clean") and method.updates == 1

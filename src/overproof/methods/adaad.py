@@ -15,7 +15,9 @@ class AdaAD(Method):
     """Adaptive Adversarial Distillation (Huang et al., CVPR 2023).
 
     Formula: ``alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))`` with ``x' = argmax KL(T(x') || S(x'))``, the
-    gradient of the search flowing through both networks: the teacher is run in every step.
+    gradient of the search flowing through both networks: the teacher is run in every step. With ``search_target:
+    clean`` the search climbs ``KL(T(x) || S(x'))``, RSLAD's: the teacher is run once in it (Lee et al., ICLR 2025,
+    measured 3.3 times less time for a point of robust accuracy).
     Official code: KL averaged over batch *and* classes on CIFAR-10 and over the batch on CIFAR-100; start 0.001 times a
     normal, not clipped; the clean pass comes first. ``preset: paper`` does so.
     """
@@ -25,6 +27,7 @@ class AdaAD(Method):
     inner: PGD = field(default_factory=lambda: PGD(start="normal"))
     kl_scale: KLScale = "batch"
     clean_forward: Literal["needed", "always"] = "needed"
+    search_target: Literal["attacked", "clean"] = "attacked"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "kl_scale": "class",
@@ -39,11 +42,14 @@ class AdaAD(Method):
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``adv`` and, below alpha 1, ``clean``."""
         student, teacher = step.student, step.teachers["robust"]
-        adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), teacher(x)))
+        around = teacher(step.x) if self.search_target == "clean" else None
+        adv = self.inner.at(step.progress)(
+            student, step.x, lambda x: kl(student(x), teacher(x) if around is None else around)
+        )
         clean = student(step.x) if self.alpha < 1 or self.clean_forward == "always" else None
         attacked = student(adv)
         terms = {"adv": self.alpha * scaled(kl(attacked, teacher(adv)), attacked, self.kl_scale).mean()}
         if clean is not None and self.alpha < 1:
-            divergence = scaled(kl(clean, teacher(step.x)), clean, self.kl_scale)
+            divergence = scaled(kl(clean, teacher(step.x) if around is None else around), clean, self.kl_scale)
             terms["clean"] = (1 - self.alpha) * divergence.mean()
         yield terms
