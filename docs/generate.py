@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from api_pages import api_pages
+from published_pages import published_page
 from reference_pages import files_page, recipe_page
 
 from overproof.methods.catalogue import methods
@@ -34,6 +35,7 @@ def pages() -> dict[Path, str]:
         DOCS / "speedrun.md": speedrun_page(),
         DOCS / "reference" / "recipe.md": recipe_page(),
         DOCS / "reference" / "files.md": files_page(),
+        DOCS / "reference" / "published.md": published_page(),
         **study_pages(),
         **{DOCS / "api" / name: text for name, text in api_pages().items()},
         **{DOCS / "methods" / f"{kind}.md": method_page(kind) for kind in methods()},
