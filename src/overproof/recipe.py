@@ -54,7 +54,11 @@ _LATER: Mapping[str, Plain] = {
     "training.learning_rates": {},
     "training.balance": 0.0,
 }
-_LATER_OF_METHODS: Mapping[str, Plain] = {"attacked_forward": "shared", "search_target": "attacked"}
+_LATER_OF_METHODS: Mapping[str, Plain] = {
+    "divergence": {"kind": "kl"},
+    "attacked_forward": "shared",
+    "search_target": "attacked",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

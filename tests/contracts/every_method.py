@@ -7,6 +7,7 @@ from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.methods.awp import AWP
 from overproof.methods.catalogue import methods
+from overproof.methods.divergence import KL
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.testing import MethodContract
@@ -16,7 +17,7 @@ CASES = [pytest.param((cls, None), id=kind) for kind, cls in methods().items()]
 CASES += [
     pytest.param((cls, preset), id=f"{kind}-{preset}") for kind, cls in methods().items() for preset in cls.presets
 ]
-NAMES = {"PGD": PGD, "Radius": Radius, "Threat": Threat, **{cls.__name__: cls for cls in methods().values()}}
+NAMES = {"KL": KL, "PGD": PGD, "Radius": Radius, "Threat": Threat, **{cls.__name__: cls for cls in methods().values()}}
 
 
 class TestEveryMethod(MethodContract):

@@ -11,21 +11,28 @@ from overproof import methods as package
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.pgd import PGD
 from overproof.methods.catalogue import methods
+from overproof.methods.divergence import KL
 from overproof.methods.method import Method
 
 # Results depend on these, and recipes that do not write them down change with them. Of a search: what is not PGD's.
 NORMAL, RAMPED = {"start": "normal"}, {"steps": 8, "ramp": 0.5}
+BY_KL = {"divergence": KL()}
 DEFAULTS = {
-    "adaad": {"alpha": 1.0, "inner": NORMAL, "kl_scale": "batch", "clean_forward": "needed"},
+    "adaad": {
+        "alpha": 1.0, "inner": NORMAL, "kl_scale": "batch", "clean_forward": "needed", "search_target": "attacked",
+        **BY_KL,
+    },
     "adaiad": {
         "alpha": 1.0, "temperature": 30.0, "beta": 0.1, "warmup": 0.3, "inner": NORMAL, "weigh_teacher": True,
-        "detach_self": True, "idle_forwards": "none",
+        "detach_self": True, "idle_forwards": "none", **BY_KL,
     },
-    "ard": {"alpha": 1.0, "temperature": 30.0, "inner": {}, "kl_scale": "batch", "clean_forward": "needed"},
+    "ard": {
+        "alpha": 1.0, "temperature": 30.0, "inner": {}, "kl_scale": "batch", "clean_forward": "needed", **BY_KL,
+    },
     "awp": {"base": methods()["pgd_at"](), "gamma": 0.005, "start": 0.0},
     "b_mtard": {
         "balance_rate": 0.025, "balance_power": 1.0, "temper_rate": 0.001, "low": 1.0, "high": 10.0, "rate_drops": (),
-        "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0,
+        "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0, **BY_KL,
     },
     "crown_ibp": {
         "threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "beta": (1.0, 0.0), "balance": 0.0, "scaled_start": False,
@@ -37,34 +44,37 @@ DEFAULTS = {
     },
     "fast_ard": {
         "alpha": 1.0, "temperature": 30.0, "replays": 4, "ascend": "distillation", "threat": Threat(),
-        "kl_scale": "batch",
+        "kl_scale": "batch", **BY_KL,
     },
     "fast_at": {"inner": {"steps": 1}, "reach": 1.25},
     "free_at": {"replays": 8, "threat": Threat(), "clamp_images": True},
     "iad": {
         "alpha": 1.0, "temperature": 1.0, "beta": 0.1, "warmup": 0.3, "inner": {}, "weigh_teacher": True,
-        "detach_self": True, "idle_forwards": "none",
+        "detach_self": True, "idle_forwards": "none", **BY_KL,
     },
     "ibp": {"threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "balance": 0.0, "scaled_start": False},
-    "igdm": {"base": methods()["adaad"](), "weight": 1.0},
-    "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False},
+    "igdm": {"base": methods()["adaad"](), "weight": 1.0, "attacked_forward": "shared"},
+    "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False, **BY_KL},
     "mart": {"beta": 5.0, "inner": {}},
     "mtard": {
         "balance_rate": 0.025, "balance_power": 1.0, "rate_drops": (), "inner": NORMAL, "kl_scale": "batch",
-        "log_eps": 0.0, "factor": 1.0,
+        "log_eps": 0.0, "factor": 1.0, **BY_KL,
     },
     "mtl_ibp": {"alpha": 0.5, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
     "natural": {"label_smoothing": 0.0},
     "peeraid": {
         "label": 0.0, "peer": 1.0, "own": 1.0, "temperature": 5.0, "peer_label": 1.0, "peer_student": 0.1,
         "peer_temperature": 1.0, "inner": NORMAL, "kl_scale": "batch", "detach_targets": True, "idle_forwards": "none",
+        **BY_KL,
     },
     "pgd_at": {"inner": {}, "label_smoothing": 0.0},
     "rrm": {"distance": "cosine", "label_weight": 0.005, "replays": 1},
-    "rslad": {"alpha": 5 / 6, "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0},
+    "rslad": {"alpha": 5 / 6, "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0, **BY_KL},
     "saad": {
         "entropy_scale": 5.0, "gradient_weight": 1.0, "clean_weight": 0.0, "correction": 1.0, "inner": NORMAL,
+        **BY_KL,
     },
+    "saad_weight": {"base": methods()["rslad"](), "scale": 1.0, "from_least": False},
     "sabr": {"lam": 0.4, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
     "trades": {"beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False},
 }  # fmt: skip
@@ -83,7 +93,12 @@ PRESETS = {
     "b_mtard": {"paper": BALANCED},
     "free_at": {"paper": {"replays": 8}},
     "iad": {"paper": {**OFFICIAL, "inner": IN_TRAIN_MODE}},
-    "igdm": {"paper": {"weight": 1.0, "base": {"kind": "adaad", "inner": UNCLIPPED}}},
+    "igdm": {
+        "paper": {
+            "weight": 5.0, "attacked_forward": "again",
+            "base": {"kind": "adaad", "clean_forward": "always", "inner": UNCLIPPED},
+        }
+    },
     "kd": {"paper": {"alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "tempered_labels": True}},
     "mtard": {"paper": BALANCED},
     "peeraid": {

@@ -9,6 +9,7 @@ from overproof.methods.adaiad import AdaIAD
 from overproof.methods.ard import ARD
 from overproof.methods.awp import AWP
 from overproof.methods.catalogue import methods
+from overproof.methods.divergence import IKL
 from overproof.methods.fast_ard import FastARD
 from overproof.methods.free_at import FreeAT
 from overproof.methods.iad import IAD
@@ -21,6 +22,7 @@ from overproof.methods.pgd_at import PGDAT
 from overproof.methods.rrm import RRM
 from overproof.methods.rslad import RSLAD
 from overproof.methods.saad import SAAD
+from overproof.methods.saad_weight import SAADWeight
 from overproof.methods.trades import TRADES
 from overproof.training.cost import Passes, passes, passes_of_epoch
 
@@ -48,6 +50,8 @@ BY_DEFAULT = {
     "igdm": {"student": (11 + 1, 11 + 1), "robust": (11 + 1, 10)},
     # T(x) with a gradient for the pixels, T(x') and T(x - d); S(x') and S(x - d).
     "saad": {"student": (10 + 2, 10 + 2), "robust": (3, 1)},
+    # RSLAD, whose teacher is asked about x' too.
+    "saad_weight": {"student": (10 + 2, 10 + 2), "robust": (2, 0)},
     # One step of search.
     "fast_at": {"student": (1 + 1, 1 + 1)},
     # One pass per replay: eight, and four.
@@ -84,6 +88,8 @@ BY_OPTION = [
     (IAD(idle_forwards="official", inner=SHORT), {"student": (7, 5), "robust": (2, 0)}),
     (AdaAD(alpha=0.5, inner=SHORT), {"student": (5, 5), "robust": (5, 3)}),
     (AdaAD(clean_forward="always", inner=SHORT), {"student": (5, 4), "robust": (4, 3)}),
+    (AdaAD(search_target="clean", inner=SHORT), {"student": (4, 4), "robust": (2, 0)}),  # T(x), and T(x') for the loss
+    (ARD(divergence=IKL(), inner=SHORT), {"student": (4, 4), "robust": (1, 0)}),
     (AdaIAD(idle_forwards="official", inner=SHORT), {"student": (7, 5), "robust": (4, 3)}),
     (FreeAT(replays=3), {"student": (3, 3)}),
     (FastARD(replays=3, alpha=0.5), {"student": (6, 6), "robust": (1, 0)}),
@@ -98,6 +104,12 @@ BY_OPTION = [
     (IGDM(base=RSLAD(inner=SHORT)), {"student": (6, 6), "robust": (3, 0)}),
     (IGDM(base=ARD(inner=SHORT)), {"student": (5, 5), "robust": (3, 0)}),
     (IGDM(weight=0.0, base=ARD(inner=SHORT)), {"student": (4, 4), "robust": (1, 0)}),
+    # The official code asks the student four times.
+    (
+        IGDM(attacked_forward="again", base=AdaAD(clean_forward="always", inner=SHORT)),
+        {"student": (7, 6), "robust": (5, 3)},
+    ),
+    (SAADWeight(base=AdaAD(inner=SHORT)), {"student": (4, 4), "robust": (4, 3)}),
     (AWP(gamma=0.0, base=PGDAT(inner=SHORT)), {"student": (4, 4)}),
     (AWP(base=Natural()), {"student": (2, 2)}),
     (AWP(base=MTARD(inner=SHORT)), {"student": (7, 7), "robust": (2, 0), "clean": (2, 0)}),

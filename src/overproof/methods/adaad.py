@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
 from overproof.methods.distillation import KLScale, check_mix, scaled
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -28,6 +29,8 @@ class AdaAD(Method):
     kl_scale: KLScale = "batch"
     clean_forward: Literal["needed", "always"] = "needed"
     search_target: Literal["attacked", "clean"] = "attacked"
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "kl_scale": "class",
@@ -48,8 +51,9 @@ class AdaAD(Method):
         )
         clean = student(step.x) if self.alpha < 1 or self.clean_forward == "always" else None
         attacked = student(adv)
-        terms = {"adv": self.alpha * scaled(kl(attacked, teacher(adv)), attacked, self.kl_scale).mean()}
+        between = self.divergence.on(step)
+        terms = {"adv": self.alpha * step.mean(scaled(between(attacked, teacher(adv)), attacked, self.kl_scale))}
         if clean is not None and self.alpha < 1:
-            divergence = scaled(kl(clean, teacher(step.x) if around is None else around), clean, self.kl_scale)
-            terms["clean"] = (1 - self.alpha) * divergence.mean()
+            distance = between(clean, teacher(step.x) if around is None else around)
+            terms["clean"] = (1 - self.alpha) * step.mean(scaled(distance, clean, self.kl_scale))
         yield terms

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.reliability import IdleForwards, check_introspection, introspective_terms, reliability
 
@@ -30,6 +31,8 @@ class AdaIAD(Method):
     weigh_teacher: bool = True
     detach_self: bool = True
     idle_forwards: IdleForwards = "none"
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "weigh_teacher": False,
@@ -61,4 +64,5 @@ class AdaIAD(Method):
             weigh_teacher=self.weigh_teacher,
             detach_self=self.detach_self,
             official=official,
+            between=self.divergence.on(step),
         )

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -27,6 +28,8 @@ class ARD(Method):
     inner: PGD = field(default_factory=PGD)
     kl_scale: KLScale = "batch"
     clean_forward: Literal["needed", "always"] = "needed"
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "alpha": 1.0,
@@ -44,8 +47,9 @@ class ARD(Method):
         """Yield the terms ``distil`` and, below alpha 1, ``label``."""
         target = step.teachers["robust"](step.x)
         adv = self.inner.at(step.progress)(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
-        distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale)
-        terms = {"distil": self.alpha * distil.mean()}
+        between = self.divergence.on(step)
+        distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale, between)
+        terms = {"distil": self.alpha * step.mean(distil)}
         if self.alpha < 1 or self.clean_forward == "always":
             label = cross_entropy(step.student(step.x), step.y)
             terms["label"] = (1 - self.alpha) * label.mean()

@@ -11,6 +11,7 @@ from overproof.data.images import Batch
 from overproof.functional import entropy
 from overproof.methods.control import decayed, temper
 from overproof.methods.distillation import KLScale
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Step
 from overproof.methods.two_teachers import TwoTeachers
 
@@ -39,6 +40,7 @@ class BMTARD(TwoTeachers):
     kl_scale: KLScale = "batch"
     log_eps: float = 0.0
     factor: float = 1.0
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """What distillation losses share: the scale of their KL, a temperature, and the weight of the teacher, checked once."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
@@ -11,20 +12,34 @@ KLScale = Literal["batch", "class"]
 """``batch``: summed over classes. ``class``: divided by their number, torch's default ``mean`` (several papers)."""
 
 
-def softened_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float, scale: KLScale) -> Tensor:
+def softened_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    scale: KLScale,
+    between: Callable[..., Tensor] = kl,
+) -> Tensor:
     """Return ``temperature ** 2 * KL(teacher || student)`` at a temperature per example, ``[N]``.
 
-    The factor keeps the gradient's size as the temperature grows (Hinton et al. 2015).
+    The factor keeps the gradient's size as the temperature grows (Hinton et al. 2015). ``between`` is another
+    divergence than KL (see ``divergence``).
     """
-    return scaled(temperature**2 * kl(student_logits, teacher_logits, temperature), student_logits, scale)
+    return scaled(temperature**2 * between(student_logits, teacher_logits, temperature), student_logits, scale)
 
 
-def shifted_kl(student_logits: Tensor, teacher_logits: Tensor, scale: KLScale, log_eps: float) -> Tensor:
+def shifted_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    scale: KLScale,
+    log_eps: float,
+    between: Callable[..., Tensor] = kl,
+) -> Tensor:
     """Return KL(teacher || student) with ``log(p + log_eps)`` for the teacher's logarithm, per example, ``[N]``.
 
     The form of the RSLAD and MTARD codes (1e-5): the constant shifts the value, never the student's gradient.
+    ``between`` is another divergence than KL, which has no such constant.
     """
-    divergence = kl(student_logits, teacher_logits)
+    divergence = between(student_logits, teacher_logits)
     if log_eps:
         p = F.softmax(teacher_logits, dim=1)
         divergence = divergence + (p * ((p + log_eps).log() - F.log_softmax(teacher_logits, dim=1))).sum(dim=1)

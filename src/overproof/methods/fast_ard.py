@@ -12,6 +12,7 @@ from overproof.clamp import clamp
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
 
@@ -35,6 +36,7 @@ class FastARD(Method):
     ascend: Literal["distillation", "cross_entropy"] = "distillation"
     threat: Threat = field(default_factory=Threat)
     kl_scale: KLScale = "batch"
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
 
     def __post_init__(self) -> None:
         check_mix(self.alpha, self.temperature)
@@ -51,14 +53,14 @@ class FastARD(Method):
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``distil`` and, below alpha 1, ``label``, once per replay."""
-        target = step.teachers["robust"](step.x)
+        target, between = step.teachers["robust"](step.x), self.divergence.on(step)
         for _ in range(self.replays):
             rows = perturbation(step)
             adv = clamp(step.x + rows, 0, 1)
             gradient = None
             if self.ascend == "cross_entropy":
                 _, gradient = as_objective(lambda x: cross_entropy(step.student(x), step.y)).ascend(adv)
-            distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale)
+            distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale, between)
             terms = {"distil": self.alpha * distil.mean()}
             if self.alpha < 1:
                 terms["label"] = (1 - self.alpha) * cross_entropy(step.student(step.x), step.y).mean()

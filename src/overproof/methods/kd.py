@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -23,6 +24,7 @@ class KD(Method):
     temperature: float = 4.0
     kl_scale: KLScale = "batch"
     tempered_labels: bool = False
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "tempered_labels": True}
     }
@@ -34,7 +36,7 @@ class KD(Method):
         """Yield the terms ``distil`` and, below alpha 1, ``label``."""
         target = step.teachers["robust"](step.x)
         logits = step.student(step.x)
-        distil = softened_kl(logits, target, self.temperature, self.kl_scale)
+        distil = softened_kl(logits, target, self.temperature, self.kl_scale, self.divergence.on(step))
         terms = {"distil": self.alpha * distil.mean()}
         if self.alpha < 1:
             read = logits / self.temperature if self.tempered_labels else logits

@@ -1,7 +1,7 @@
 """What a method is: a frozen value that, shown one batch, yields the losses the training loop descends."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -24,6 +24,8 @@ class Step:
     first update of the run and 1 at the last. Teachers are frozen, in eval mode; auxiliary models learn too.
     ``part`` says which rows of the batch are here where several processes share it: a figure of the whole batch, other
     than a term, is ``part.mean``, ``part.least`` or ``part.greatest``, and memory is the same in all of them.
+    ``weights`` are what a wrapping method weighs examples by, ``[N]``, asked for after the search; a method that is
+    ``weighable`` takes ``mean`` of the losses that a robust teacher's answers give.
     """
 
     x: Tensor
@@ -34,6 +36,11 @@ class Step:
     state: dict[str, Tensor] = field(default_factory=dict)
     progress: float = 0.0
     part: Part = WHOLE
+    weights: Callable[[], Tensor] | None = None
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """Return the mean of per-example losses ``[N]`` from a teacher's answers, weighed as a wrapper asks for."""
+        return losses.mean() if self.weights is None else (self.weights() * losses).mean()
 
 
 class Method(ABC):
@@ -47,6 +54,8 @@ class Method(ABC):
     """The teachers it listens to; a recipe names exactly these."""
     auxiliary_models: ClassVar[tuple[str, ...]] = ()
     """Further networks of the student's architecture that are trained beside it and then left behind."""
+    weighable: ClassVar[bool] = False
+    """Whether the losses from its robust teacher are weighed by ``Step.mean``."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings as a recipe would write them; ``paper`` reproduces the official code, its quirks included."""
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from overproof.attacks.pgd import PGD
 from overproof.methods.distillation import KLScale
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Step
 from overproof.methods.two_teachers import TwoTeachers
 
@@ -31,6 +32,7 @@ class MTARD(TwoTeachers):
     kl_scale: KLScale = "batch"
     log_eps: float = 0.0
     factor: float = 1.0
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
 
     def targets(self, step: Step, adv: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers of both teachers, as they are."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.methods.distillation import KLScale, check_mix, check_weights, softened_kl
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.mode import in_mode, no_gradient
 
@@ -34,6 +35,7 @@ class PeerAiD(Method):
     kl_scale: KLScale = "batch"
     detach_targets: bool = True
     idle_forwards: Literal["none", "official"] = "none"
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
     roles: ClassVar[tuple[str, ...]] = ()
     auxiliary_models: ClassVar[tuple[str, ...]] = ("peer",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -68,7 +70,8 @@ class PeerAiD(Method):
         if self.detach_targets:
             first, clean = first.detach(), clean.detach()
         to_student = softened_kl(by_peer, first, self.peer_temperature, self.kl_scale)
-        to_peer = softened_kl(attacked, by_peer.detach(), self.temperature, self.kl_scale)
+        between = self.divergence.on(step, "peer")
+        to_peer = softened_kl(attacked, by_peer.detach(), self.temperature, self.kl_scale, between)
         to_itself = softened_kl(attacked, clean, self.temperature, self.kl_scale)
         yield {
             "peer_label": self.peer_label * cross_entropy(by_peer, step.y).mean(),

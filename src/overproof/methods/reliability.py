@@ -7,6 +7,7 @@ from torch import Tensor
 
 from overproof.functional import cross_entropy, kl
 from overproof.methods.distillation import check_mix, softened_kl
+from overproof.methods.divergence import Between
 from overproof.methods.method import Step, Terms
 
 IdleForwards = Literal["none", "official"]
@@ -38,6 +39,7 @@ def introspective_terms(
     weigh_teacher: bool,
     detach_self: bool,
     official: bool,
+    between: Between = kl,
 ) -> Terms:
     """Return the terms ``teacher``, ``self`` (where ``trust`` ``[N]`` is given) and ``label``.
 
@@ -45,12 +47,12 @@ def introspective_terms(
     trust) KL(S(x) || S(x'))``; plus ``(1 - alpha) CE(S(x), y)``. One clean pass serves ``self`` and ``label``; with
     ``official`` each has its own, and the label's runs even at alpha 1.
     """
-    teacher = softened_kl(attacked, target, temperature, "batch")
+    teacher = softened_kl(attacked, target, temperature, "batch", between)
     terms: Terms = {}
     if trust is None or not weigh_teacher:
-        terms["teacher"] = alpha * teacher.mean()
+        terms["teacher"] = alpha * step.mean(teacher)
     else:
-        terms["teacher"] = alpha * (trust * teacher).mean()
+        terms["teacher"] = alpha * step.mean(trust * teacher)
     clean = None
     if trust is not None:
         clean = own = step.student(step.x)

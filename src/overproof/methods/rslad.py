@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
 from overproof.methods.distillation import KLScale, check_mix, check_weights, shifted_kl
+from overproof.methods.divergence import KL, Divergence, check_log_eps
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -26,6 +27,8 @@ class RSLAD(Method):
     kl_scale: KLScale = "batch"
     log_eps: float = 0.0
     factor: float = 1.0
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "alpha": 5 / 6,
@@ -38,13 +41,18 @@ class RSLAD(Method):
     def __post_init__(self) -> None:
         check_mix(self.alpha, 1)
         check_weights(factor=self.factor, log_eps=self.log_eps)
+        check_log_eps(self.divergence, self.log_eps)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``adv`` and ``clean``."""
         target = step.teachers["robust"](step.x)
         adv = self.inner.at(step.progress)(step.student, step.x, lambda x: kl(step.student(x), target))
         attacked, clean = step.student(adv), step.student(step.x)
+        between = self.divergence.on(step)
+        adv_loss, clean_loss = (
+            shifted_kl(answer, target, self.kl_scale, self.log_eps, between) for answer in (attacked, clean)
+        )
         yield {
-            "adv": self.factor * self.alpha * shifted_kl(attacked, target, self.kl_scale, self.log_eps).mean(),
-            "clean": self.factor * (1 - self.alpha) * shifted_kl(clean, target, self.kl_scale, self.log_eps).mean(),
+            "adv": self.factor * self.alpha * step.mean(adv_loss),
+            "clean": self.factor * (1 - self.alpha) * step.mean(clean_loss),
         }

@@ -10,6 +10,7 @@ from overproof.attacks.objectives import as_objective
 from overproof.attacks.pgd import PGD
 from overproof.functional import entropy, kl
 from overproof.methods.distillation import check_weights
+from overproof.methods.divergence import KL, Divergence
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -31,6 +32,7 @@ class SAAD(Method):
     clean_weight: float = 0.0
     correction: float = 1.0
     inner: PGD = field(default_factory=lambda: PGD(start="normal"))
+    divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
 
     def __post_init__(self) -> None:
         check_weights(
@@ -61,7 +63,7 @@ class SAAD(Method):
         weight = self.entropy_scale * (unsure - step.part.least(unsure))
         slopes = kl(attacked - opposite, target - teacher(mirrored))
         terms = {
-            "adv": (weight * kl(attacked, target)).mean(),
+            "adv": (weight * self.divergence.on(step)(attacked, target)).mean(),
             "gradient": self.gradient_weight * step.progress * (weight * slopes).mean(),
         }
         if self.clean_weight:

@@ -12,6 +12,7 @@ from overproof.data.images import Batch
 from overproof.functional import cross_entropy
 from overproof.methods.control import balance, check_drops, decayed
 from overproof.methods.distillation import KLScale, check_weights, shifted_kl
+from overproof.methods.divergence import Divergence, check_log_eps
 from overproof.methods.method import Method, Step, Terms
 
 PAPER: Mapping[str, Any] = {
@@ -37,7 +38,9 @@ class TwoTeachers(Method):
     kl_scale: KLScale
     log_eps: float
     factor: float
+    divergence: Divergence
     roles: ClassVar[tuple[str, ...]] = ("robust", "clean")
+    weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
 
     def __post_init__(self) -> None:
@@ -45,6 +48,7 @@ class TwoTeachers(Method):
             raise ValueError(f"balance_rate is a step towards a target and must be in [0, 1], got {self.balance_rate}")
         check_drops(self.rate_drops)
         check_weights(factor=self.factor, log_eps=self.log_eps)
+        check_log_eps(self.divergence, self.log_eps)
 
     def initial_state(self, like: Batch) -> dict[str, Tensor]:
         """Return equal weights; the initial losses are unknown (NaN) until the first batch."""
@@ -64,10 +68,11 @@ class TwoTeachers(Method):
         student = step.student
         adv = self.inner.at(step.progress)(student, step.x, lambda x: cross_entropy(student(x), step.y))
         answers = student(adv), student(step.x)
-        adv_loss, clean_loss = (
-            self.factor * shifted_kl(answer, target, self.kl_scale, self.log_eps).mean()
-            for answer, target in zip(answers, self.targets(step, adv), strict=True)
+        adv_losses, clean_losses = (
+            shifted_kl(answer, target, self.kl_scale, self.log_eps, self.divergence.on(step, role))
+            for answer, target, role in zip(answers, self.targets(step, adv), self.roles, strict=True)
         )
+        adv_loss, clean_loss = self.factor * step.mean(adv_losses), self.factor * clean_losses.mean()
         rate = decayed(self.balance_rate, step.progress, self.rate_drops)
         losses = step.part.mean(torch.stack([adv_loss, clean_loss]))
         weights = rebalanced(step.state, losses, rate, self.balance_power)
