@@ -227,6 +227,16 @@ class TestThreat:
             "evaluation: {attacks: [{name: a, attack: {kind: sqare}}]}"
         )
 
+    @pytest.mark.parametrize("kind", ["rslad", "adaad", "mtard"])
+    @pytest.mark.parametrize("wrapper", ["igdm", "saad_weight"])
+    def test_the_preset_of_a_wrapped_method_counts(self, kind, wrapper):
+        """Of one that is the wrapper's default too, which would hide it."""
+        teachers = "{robust: r, clean: c}" if kind == "mtard" else "{robust: r}"
+        inner = f"{{kind: {kind}, preset: paper}}"
+        found = recipe(f"method: {{kind: {wrapper}, base: {inner}}}\nteachers: {teachers}").method.base
+        assert found == recipe(f"method: {inner}\nteachers: {teachers}").method
+        assert found != methods()[kind]()
+
     def test_presets_inherit_it_too(self):
         found = recipe("threat: {eps: 4/255}\nmethod: {kind: ard, preset: paper}\nteachers: {robust: r}")
         assert str(found.method.inner.eps) == "4/255"

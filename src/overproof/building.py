@@ -309,7 +309,13 @@ def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, 
 
 
 def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
-    """Return the text of a field: what is written, laid over the field's own default."""
+    """Return the text of a field: what is written, laid over the field's own default.
+
+    With a preset it is not laid over that, which would hide the preset's values.
+    """
+    written = text.get(name)
+    if isinstance(written, Mapping) and "preset" in written:
+        return written
     under = _without_threat(default)
     return overlay(under, text[name]) if name in text else under
 

@@ -46,6 +46,7 @@ _LATER: Mapping[str, Plain] = {
     "normalise.of": "numbers",
     "data.config": "",
     "data.on_error": "refuse",
+    "data.extra": None,
     "augment.scale": [1.0, 1.0],
     "augment.ratio": [3 / 4, 4 / 3],
     **{f"augment.{name}": 0.0 for name in ("brightness", "contrast", "saturation", "hue", "mixup", "cutmix")},

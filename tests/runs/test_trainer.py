@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from overproof.commands.train import TrainingEvent, iter_train, train
 from overproof.errors import InputError
@@ -136,3 +137,78 @@ def test_how_much_they_are_balanced_is_from_none_to_whole(toy):
     for value in (-0.1, 1.1):
         with pytest.raises(InputError, match=r"training: balance is from 0 \(as the data are\) to 1"):
             toy(f"training.balance={value}")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """Return a file of 300 images as generated ones are published; their labels are those of noise."""
+    draws = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("extra") / "300.npz"
+    np.savez(file, image=draws.integers(0, 256, (300, 8, 8), dtype=np.uint8), label=draws.integers(0, 10, 300))
+    return file
+
+
+class TestExtraImages:
+    def mixed(self, file, labels="theirs", fraction=0.5):
+        return f"data.extra={{source: {{kind: npz, path: {file}}}, fraction: {fraction}, labels: {labels}}}"
+
+    def test_they_are_said_and_change_the_run_but_not_its_length(self, toy, finished, generated, tmp_path):
+        run = train(toy(self.mixed(generated)), tmp_path / "run", device="cpu")
+        lines = said(toy(self.mixed(generated)), tmp_path / "other")
+        assert "extra images: 300: 300, 0.5 of every batch, labels: theirs" in lines
+        assert any(line.startswith("method: natural; 2 epochs of 11 batches of 128 images") for line in lines)
+        alone = finished()
+        assert len(run.metrics()) == len(alone.metrics())
+        assert run.description()["digest"] != alone.description()["digest"]
+
+    @pytest.mark.parametrize(
+        ("method", "labels"),
+        [("rslad", "none"), ("adaad", "none"), ("rslad", "teacher"), ("ard", "teacher"), ("ard", "theirs")],
+    )
+    def test_methods_learn_from_them(self, toy, finished, generated, tmp_path, method, labels):
+        edits = (f"method={{kind: {method}, inner: {{steps: 1}}}}", f"teachers.robust={finished().folder}")
+        recipe = toy(*edits, "training.epochs=1", self.mixed(generated, labels))
+        assert len(train(recipe, tmp_path / "run", device="cpu").metrics()) == 1
+
+    def test_images_without_a_label_have_the_teachers(self, toy, finished, generated, tmp_path):
+        """A natural student of nothing but the teacher's labels on noise agrees with it there more than with chance."""
+        teacher = finished("training.epochs=6")
+        edits = ("method={kind: kd, alpha: 0.0}", f"teachers.robust={teacher.folder}", "training.epochs=30")
+        run = train(toy(*edits, self.mixed(generated, "teacher", 0.9)), tmp_path / "run", device="cpu")
+        images = torch.from_numpy(np.load(generated)["image"])[:, None].float() / 255
+        with torch.no_grad():
+            student, taught = (one.model()[0].eval()(images).argmax(dim=1) for one in (run, teacher))
+        # 300 images: chance agreement of the most frequent class stays far below.
+        assert (student == taught).float().mean() > taught.bincount().max() / 300 + 0.2
+
+    def test_a_run_that_was_interrupted_goes_on_to_the_bit(self, toy, generated, tmp_path):
+        recipe = toy(self.mixed(generated))
+        whole = train(recipe, tmp_path / "whole", device="cpu")
+        for event in iter_train(recipe, tmp_path / "cut", device="cpu"):
+            if isinstance(event, TrainingEvent) and event.progress.epoch == 1:
+                break
+        again = train(recipe, tmp_path / "cut", device="cpu", resume=True)
+        assert again.description()["digest"] == whole.description()["digest"]
+
+    @pytest.mark.parametrize(
+        ("method", "labels", "sentence"),
+        [
+            ("natural", "none", "method 'natural' needs a label of every image, and data.extra.labels: none gives"),
+            ("pgd_at", "none", "method 'pgd_at' needs a label of every image"),
+            ("natural", "teacher", "data.extra.labels: teacher: method 'natural' has no teacher"),
+        ],
+    )
+    def test_labels_that_a_method_needs_are_asked_for(self, toy, generated, tmp_path, method, labels, sentence):
+        with pytest.raises(InputError, match=sentence):
+            train(toy(f"method={{kind: {method}}}", self.mixed(generated, labels)), tmp_path / "run", device="cpu")
+        assert not (tmp_path / "run").exists()
+
+    def test_mixed_labels_need_labels(self, toy, finished, generated, tmp_path):
+        edits = ("method={kind: kd}", f"teachers.robust={finished().folder}", "augment.cutmix=1")
+        with pytest.raises(InputError, match="mix labels, and extra images have none of their own"):
+            train(toy(*edits, self.mixed(generated, "teacher")), tmp_path / "run", device="cpu")
+
+    @pytest.mark.parametrize("fraction", [0, 1])
+    def test_a_share_of_nothing_or_all_is_refused(self, toy, generated, fraction):
+        with pytest.raises(InputError, match=r"recipe.data.extra: fraction is the share of extra images"):
+            toy(self.mixed(generated, fraction=fraction))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from overproof.data.augment import Augment
 from overproof.data.draws import generator_at, seed_at
+from overproof.data.extra import Mixture
 from overproof.data.images import Batch, ImageSet, pixels, placed
 from overproof.data.mixing import Mix, drawn_mix
 from overproof.data.sampling import balanced_order
@@ -25,11 +26,13 @@ class Loader:
 
     Images that are on the device and images that are streamed to it give the same batches, to the bit.
 
+    A ``Mixture`` fills a share of every batch with extra images; an epoch is as long as without them.
+
     ``balance`` shows rare classes more often (see ``sampling``). Where ``augment`` mixes images, labels are the shares
     of classes, ``[N, K]``.
     """
 
-    images: ImageSet | Stream
+    images: ImageSet | Stream | Mixture
     batch: int
     augment: Augment
     seed: int
@@ -72,18 +75,24 @@ class Loader:
         return Part(self.processes, min(self.batch, len(self.images) - number * self.batch))
 
     def order(self, epoch: int) -> Tensor:
-        """Return which image comes when in an epoch, int64 ``[N]``; drawn on the CPU, the same for every device."""
+        """Return which real image comes when in an epoch, int64 ``[N]``; drawn on the CPU, alike for every device."""
         generator = generator_at(torch.device("cpu"), self.seed, "order", epoch)
         if not self.balance:
             return torch.randperm(len(self.images), generator=generator)
-        return balanced_order(self.images.labels.cpu(), self.images.signature.classes, self.balance, generator)
+        return balanced_order(
+            self.images.labels[: len(self.images)].cpu(), self.images.signature.classes, self.balance, generator
+        )
 
     def rows(self, epoch: int) -> tuple[Tensor, ...]:
         """Return which images this process's part of each batch of an epoch holds, int64, on the CPU."""
         return tuple(self.part(number).rows(rows) for number, rows in enumerate(self._whole(epoch)))
 
     def _whole(self, epoch: int) -> tuple[Tensor, ...]:
-        return torch.split(self.order(epoch), self.batch)[: len(self)]
+        if not isinstance(self.images, Mixture):
+            return torch.split(self.order(epoch), self.batch)[: len(self)]
+        sizes = [self.part(number).whole for number in range(len(self))]
+        generator = generator_at(torch.device("cpu"), self.seed, "extra", epoch)
+        return self.images.rows(self.order(epoch), sizes, generator)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on; what a batch holds does not depend on ``start``."""
@@ -125,13 +134,13 @@ class Loader:
     def shown(self, draw: int, size: int) -> Iterator[Tensor]:
         """Yield the pixels of the whole set in its own order, ``size`` at a time, as one draw of the bank shows it."""
         draws = torch.split(self.bank(draw), size)
-        everything = torch.split(torch.arange(len(self.images)), size)
+        everything = torch.split(torch.arange(len(self.images.labels)), size)
         for number, images in enumerate(self.images.gather(everything)):
             yield pixels(self.augment.apply(images, draws[number]))
 
     def bank(self, draw: int) -> Tensor:
         """Return every image's draw of this number, a row for each."""
-        return self._drawn(len(self.images), "bank", draw)
+        return self._drawn(len(self.images.labels), "bank", draw)
 
     def _fresh(self, epoch: int, number: int) -> Tensor:
         """Return the draws of this process's part of a batch: its rows of those that a single process would draw."""

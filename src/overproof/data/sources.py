@@ -47,6 +47,30 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extra:
+    """A second stream of images for training: ``fraction`` of every batch, drawn with replacement.
+
+    ``source`` is any source, whose training part is taken, or an archive of generated images as published, with arrays
+    ``image`` (uint8 ``[N, H, W, C]``) and ``label``, which is read by map where it is not compressed. Whose
+    ``labels``: ``theirs``; the ``teacher``'s, asked about every image as it is shown; or ``none``, for methods that
+    read none. An epoch is as long as that of the real images alone, which fill the rest of every batch; nothing is held
+    out from here, and nothing of it is in a test part.
+    """
+
+    source: Source
+    fraction: float
+    labels: Literal["theirs", "teacher", "none"] = "theirs"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(
+                f"fraction is the share of extra images in every batch, between 0 and 1, got {self.fraction:g}"
+            )
+        if getattr(self.source, "extra", None) is not None:
+            raise ValueError("the source of extra images cannot have extra images of its own")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Digits(Source):
     """The 1,797 handwritten digits that scikit-learn carries: 8x8, grey, 17 levels; no download.
 
@@ -54,6 +78,7 @@ class Digits(Source):
     """
 
     kind: Literal["digits"] = "digits"
+    extra: Extra | None = None
 
     def open(self, split: Split) -> ImageSet:
         """Return 1,437 training or 360 test images ``[N, 1, 8, 8]`` uint8."""
@@ -83,6 +108,7 @@ class Hub(Source):
     label: str = ""
     form: Form = field(default_factory=Form)
     on_error: OnError = "refuse"
+    extra: Extra | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -115,6 +141,7 @@ class Parquet(Source):
     label: str = ""
     form: Form = field(default_factory=Form)
     on_error: OnError = "refuse"
+    extra: Extra | None = None
 
     def open(self, split: Split) -> EncodedSet:
         """Read the files of one split in name order."""
@@ -159,6 +186,7 @@ class Folder(Source):
     path: str
     form: Form = field(default_factory=Form)
     on_error: OnError = "refuse"
+    extra: Extra | None = None
 
     def open(self, split: Split) -> EncodedSet:
         """Find every image file of one split; classes are the training folders' names in order."""
@@ -219,6 +247,7 @@ class Npz(Source):
 
     kind: Literal["npz"] = "npz"
     path: str
+    extra: Extra | None = None
 
     def open(self, split: Split) -> ImageSet:
         """Read the two arrays of one split."""

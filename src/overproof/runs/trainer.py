@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 
 from overproof.data.draws import seed_at
 from overproof.data.encoded import EncodedSet
+from overproof.data.extra import Mixture, open_extra
 from overproof.data.images import ImageSet, check_held_out, check_trainable, hold_out, stratified_subset
 from overproof.data.loader import Loader
-from overproof.data.sources import Hub
+from overproof.data.sources import Extra, Hub
 from overproof.data.survey import surveyed
 from overproof.errors import InputError
 from overproof.models.architectures.architecture import Architecture
@@ -38,7 +40,7 @@ from overproof.runs.summary import (
 from overproof.signature import Signature
 from overproof.training.loop import Loop
 from overproof.training.parallel import sharded
-from overproof.training.soft_labels import takes_soft_labels
+from overproof.training.soft_labels import needs_no_labels, takes_soft_labels
 
 _Images = ImageSet | EncodedSet
 
@@ -78,12 +80,16 @@ def set_up(
     files of teachers name, wherever it lies. Raises ``InputError`` for what does not fit together. Writes nothing.
     """
 
+    extra: Extra | None = getattr(recipe.data, "extra", None)  # other people's sources have none
+
     def read_images() -> tuple[_Images, _Images, _Images]:
         if recipe.augment.mixes and not takes_soft_labels(recipe.method):
             raise InputError(
                 f"method {recipe.method.kind!r} reads labels as classes, and augment.mixup and augment.cutmix make "
                 "them shares of classes; set both to 0 or choose another method"
             )
+        if extra is not None:
+            _check_labels(recipe, extra)
         if shard_teachers and recipe.method.bounds_teachers:
             raise InputError(
                 f"method {recipe.method.kind!r} bounds its teacher, which takes whole weights; leave --shard-teachers "
@@ -151,10 +157,16 @@ def set_up(
             sharded(teacher, processes, device)
         else:
             prepared.append(teacher.to(device))
+    mixed = None
+    if extra is not None:
+        second = processes.together(lambda: open_extra(extra, images.signature))
+        mixed = Mixture(placed, second, extra.fraction, taught=extra.labels == "teacher")
+        share = f"{extra.fraction:g} of every batch"
+        yield Beginning(lines=(f"extra images: {second.name}: {len(second):,}, {share}, labels: {extra.labels}",))
     recipe.performance.prepare(prepared, device)
     least = max(map(least_batch, [student, *auxiliary_models.values()]))
     loader = Loader(
-        placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least, recipe.training.balance
+        mixed or placed, recipe.training.batch, recipe.augment, recipe.seed, processes, least, recipe.training.balance
     )
     loop = Loop(
         recipe.method,
@@ -169,7 +181,7 @@ def set_up(
         loop=loop,
         architecture=architecture,
         classes=images.classes,
-        data=kept.digest,
+        data=kept.digest if mixed is None else sha256(f"{kept.digest}{mixed.extra.digest}".encode()).hexdigest(),
         notes=images.notes,
         held_out=held.at(stratified_subset(held, recipe.selection.examples, recipe.seed)).decoded().to(device),
         teachers=digests,
@@ -181,6 +193,23 @@ def set_up(
     computing = device_line(loop.device, loop.precision, graphs=graphs)
     yield Beginning(lines=(f"method: {recipe.method.kind}; {course}{shared}", computing))
     return stage
+
+
+def _check_labels(recipe: Recipe, extra: Extra) -> None:
+    """Raise ``InputError`` where the method needs what the extra images do not have."""
+    kind = recipe.method.kind
+    if extra.labels == "none" and not needs_no_labels(recipe.method):
+        raise InputError(
+            f"method {kind!r} needs a label of every image, and data.extra.labels: none gives extra images none; use "
+            "labels: theirs or teacher, or a method that needs none (such as rslad, adaad or igdm)"
+        )
+    if extra.labels == "teacher" and not recipe.method.roles:
+        raise InputError(f"data.extra.labels: teacher: method {kind!r} has no teacher; use labels: theirs")
+    if recipe.augment.mixes and extra.labels != "theirs":
+        raise InputError(
+            "augment.mixup and augment.cutmix mix labels, and extra images have none of their own before they are "
+            "shown; set both to 0 or use data.extra.labels: theirs"
+        )
 
 
 def _with_test(recipe: Recipe, splits: Mapping[str, _Images]) -> tuple[str, ...]:

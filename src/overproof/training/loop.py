@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from overproof.data.draws import drawing
+from overproof.data.extra import Mixture
 from overproof.data.images import Batch
 from overproof.data.loader import Loader
 from overproof.errors import AgreedError, InputError
@@ -179,7 +180,11 @@ class Loop:
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
         place, part = self._place(self.epoch, self.batch), self.loader.part(self.batch)
-        step = self._step(batch.x.contiguous(memory_format=torch.channels_last), batch.y, part)
+        x, y = batch.x.contiguous(memory_format=torch.channels_last), batch.y
+        if isinstance(self.loader.images, Mixture) and self.loader.images.taught:
+            with self._updates.precision():
+                y = self.teachers.label(x, y)
+        step = self._step(x, y, part)
         for update, terms in enumerate(self._updates.taken(self.method, step, place, self.seed)):
             share = place.at(update / self.method.updates) / self.training.epochs
             if self.average:

@@ -1,4 +1,4 @@
-"""Whether a method takes labels that are shares of classes: tried on a toy and never typed."""
+"""Whether a method takes labels that are shares of classes, or needs none: tried on a toy and never typed."""
 
 from functools import cache
 
@@ -31,6 +31,21 @@ def takes_soft_labels(method: Method) -> bool:
             return False
     # Summed in another order: a few roundings of float32 and what a few steps of a search make of them.
     return all(torch.allclose(soft[name], value, rtol=1e-3, atol=1e-5) for name, value in terms.items())
+
+
+@cache
+def needs_no_labels(method: Method) -> bool:
+    """Return whether a method has the same losses for images without a label (-1) as with one.
+
+    One that reads labels raises, or has other losses. Leaves torch's random state as it was.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            terms = _losses(method, torch.arange(3))
+            without = _losses(method, torch.full((3,), -1))
+        except Exception:  # other people's methods fail in any way
+            return False
+    return all(torch.equal(without[name], value) for name, value in terms.items())
 
 
 def _losses(method: Method, y: torch.Tensor) -> Terms:

@@ -82,7 +82,7 @@ class Teacher(nn.Module):
     def _page(self, question: _Question) -> _Answer:
         """Return the answers to the whole set under the present draw; raise ``InputError`` for a bank too large."""
         pages: list[Tensor] = []
-        start, n = 0, len(self.loader.images)
+        start, n = 0, len(self.loader.images.labels)
         for x in self.loader.shown(self._draw, _AT_ONCE):
             answer = self._ask(question, x.contiguous(memory_format=torch.channels_last))
             if not pages:
@@ -95,7 +95,7 @@ class Teacher(nn.Module):
         return tuple(pages)
 
     def _check_room(self, page: int) -> None:
-        draws, n = self.loader.augment.draws, len(self.loader.images)
+        draws, n = self.loader.augment.draws, len(self.loader.images.labels)
         if draws * page > room(self.loader.images.device):
             raise InputError(
                 f"a teacher's answers to {draws} draws of {n} images take {draws * page / 1e9:.1f} GB, more than half "
@@ -121,6 +121,18 @@ class Teachers:
             for one in self.wrapped.values():
                 one.show(x, self._rows[1][batch], self.loader.draw(epoch))
         return self.networks
+
+    def label(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the labels, with a teacher's prediction for each of the images ``x`` that has none.
+
+        The robust teacher's, or the only one's.
+        """
+        unknown = y < 0
+        teacher = self.networks.get("robust") or next(iter(self.networks.values()))
+        if bool(unknown.any()):
+            with torch.no_grad():
+                y = y.masked_scatter(unknown, teacher(x[unknown]).argmax(dim=1))
+        return y
 
     def report(self) -> dict[str, dict[str, float]]:
         """Return what each memory has done since this process started: its bytes, and the share it answered."""
