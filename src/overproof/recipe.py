@@ -55,10 +55,16 @@ _LATER: Mapping[str, Plain] = {
     "training.learning_rates": {},
     "training.balance": 0.0,
 }
-_LATER_OF_METHODS: Mapping[str, Plain] = {
-    "divergence": {"kind": "kl"},
-    "attacked_forward": "shared",
-    "search_target": "attacked",
+_BY_KL: Mapping[str, Plain] = {"divergence": {"kind": "kl"}}
+_SHARP: Mapping[str, Plain] = {"label_smoothing": 0.0}
+_LATER_OF_KIND: Mapping[str, Mapping[str, Plain]] = {
+    **dict.fromkeys(("b_mtard", "mtard", "rslad", "saad"), _BY_KL),
+    **dict.fromkeys(("fast_at", "free_at", "mart", "rrm", "trades"), _SHARP),
+    **{kind: {**_BY_KL, **_SHARP} for kind in ("adaiad", "ard", "fast_ard", "iad", "kd", "peeraid")},
+    "adaad": {**_BY_KL, "search_target": "attacked"},
+    "igdm": {"attacked_forward": "shared"},
+    "ema": {"warmup": 0.0},
+    "preact": {"activation": "relu"},
 }
 
 
@@ -308,12 +314,21 @@ def identity(recipe: Recipe) -> str:
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node and node[last] == default:
             del node[last]
-    method = tree.get("method") if isinstance(tree, dict) else None
-    while isinstance(method, dict):  # and what it wraps
-        for name in [name for name, default in _LATER_OF_METHODS.items() if method.get(name) == default]:
-            del method[name]
-        method = method.get("base")
+    _drop_later(tree)
     return _written(tree)
+
+
+def _drop_later(tree: Plain) -> None:
+    """Remove, in place and at any depth, the keys that a kind got later and that are at their defaults."""
+    if isinstance(tree, list):
+        for part in tree:
+            _drop_later(part)
+    elif isinstance(tree, dict):
+        for name, default in _LATER_OF_KIND.get(str(tree.get("kind")), {}).items():
+            if name in tree and tree[name] == default:
+                del tree[name]
+        for part in tree.values():
+            _drop_later(part)
 
 
 def _written(tree: Plain) -> str:

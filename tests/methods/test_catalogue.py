@@ -16,7 +16,7 @@ from overproof.methods.method import Method
 
 # Results depend on these, and recipes that do not write them down change with them. Of a search: what is not PGD's.
 NORMAL, RAMPED = {"start": "normal"}, {"steps": 8, "ramp": 0.5}
-BY_KL = {"divergence": KL()}
+BY_KL, SHARP = {"divergence": KL()}, {"label_smoothing": 0.0}
 DEFAULTS = {
     "adaad": {
         "alpha": 1.0, "inner": NORMAL, "kl_scale": "batch", "clean_forward": "needed", "search_target": "attacked",
@@ -24,10 +24,11 @@ DEFAULTS = {
     },
     "adaiad": {
         "alpha": 1.0, "temperature": 30.0, "beta": 0.1, "warmup": 0.3, "inner": NORMAL, "weigh_teacher": True,
-        "detach_self": True, "idle_forwards": "none", **BY_KL,
+        "detach_self": True, "idle_forwards": "none", **BY_KL, **SHARP,
     },
     "ard": {
-        "alpha": 1.0, "temperature": 30.0, "inner": {}, "kl_scale": "batch", "clean_forward": "needed", **BY_KL,
+        "alpha": 1.0, "temperature": 30.0, "inner": {}, "kl_scale": "batch", "clean_forward": "needed",
+        **BY_KL, **SHARP,
     },
     "awp": {"base": methods()["pgd_at"](), "gamma": 0.005, "start": 0.0},
     "b_mtard": {
@@ -44,18 +45,18 @@ DEFAULTS = {
     },
     "fast_ard": {
         "alpha": 1.0, "temperature": 30.0, "replays": 4, "ascend": "distillation", "threat": Threat(),
-        "kl_scale": "batch", **BY_KL,
+        "kl_scale": "batch", **BY_KL, **SHARP,
     },
-    "fast_at": {"inner": {"steps": 1}, "reach": 1.25},
-    "free_at": {"replays": 8, "threat": Threat(), "clamp_images": True},
+    "fast_at": {"inner": {"steps": 1}, "reach": 1.25, **SHARP},
+    "free_at": {"replays": 8, "threat": Threat(), "clamp_images": True, **SHARP},
     "iad": {
         "alpha": 1.0, "temperature": 1.0, "beta": 0.1, "warmup": 0.3, "inner": {}, "weigh_teacher": True,
-        "detach_self": True, "idle_forwards": "none", **BY_KL,
+        "detach_self": True, "idle_forwards": "none", **BY_KL, **SHARP,
     },
     "ibp": {"threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "balance": 0.0, "scaled_start": False},
     "igdm": {"base": methods()["adaad"](), "weight": 1.0, "attacked_forward": "shared"},
-    "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False, **BY_KL},
-    "mart": {"beta": 5.0, "inner": {}},
+    "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False, **BY_KL, **SHARP},
+    "mart": {"beta": 5.0, "inner": {}, **SHARP},
     "mtard": {
         "balance_rate": 0.025, "balance_power": 1.0, "rate_drops": (), "inner": NORMAL, "kl_scale": "batch",
         "log_eps": 0.0, "factor": 1.0, **BY_KL,
@@ -65,10 +66,10 @@ DEFAULTS = {
     "peeraid": {
         "label": 0.0, "peer": 1.0, "own": 1.0, "temperature": 5.0, "peer_label": 1.0, "peer_student": 0.1,
         "peer_temperature": 1.0, "inner": NORMAL, "kl_scale": "batch", "detach_targets": True, "idle_forwards": "none",
-        **BY_KL,
+        **BY_KL, **SHARP,
     },
     "pgd_at": {"inner": {}, "label_smoothing": 0.0},
-    "rrm": {"distance": "cosine", "label_weight": 0.005, "replays": 1},
+    "rrm": {"distance": "cosine", "label_weight": 0.005, "replays": 1, **SHARP},
     "rslad": {"alpha": 5 / 6, "inner": NORMAL, "kl_scale": "batch", "log_eps": 0.0, "factor": 1.0, **BY_KL},
     "saad": {
         "entropy_scale": 5.0, "gradient_weight": 1.0, "clean_weight": 0.0, "correction": 1.0, "inner": NORMAL,
@@ -76,7 +77,9 @@ DEFAULTS = {
     },
     "saad_weight": {"base": methods()["rslad"](), "scale": 1.0, "from_least": False},
     "sabr": {"lam": 0.4, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
-    "trades": {"beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False},
+    "trades": {
+        "beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False, **SHARP,
+    },
 }  # fmt: skip
 UNCLIPPED = {"steps": 10, "start": "normal", "clip_start": False}
 IN_TRAIN_MODE = {"steps": 10, "start": "uniform", "clip_start": False, "mode": "train"}

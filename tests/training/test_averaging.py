@@ -38,6 +38,25 @@ def test_the_effective_decay_rises_to_the_decay(decay, count):
     assert rule.share(10**9, 0.0) == pytest.approx(1 - decay)
 
 
+def test_until_its_warm_up_is_over_the_average_is_the_newest_network(exactly, net):
+    late, alone = Average(EMA(decay=0.9, warmup=0.5), net()), None
+    for n, student in enumerate(trajectory(net, 20)):
+        if n == 10:  # it begins with the network that was the newest
+            alone = Average(EMA(decay=0.9), net())
+            alone.parameters = {name: value.clone() for name, value in late.parameters.items()}
+        late.take("update", student, n / 20)
+        if alone:
+            alone.take("update", student, n / 20)
+        for name, value in student.named_parameters():
+            torch.testing.assert_close(late.parameters[name], alone.parameters[name] if alone else value.detach())
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_a_warm_up_that_is_no_share_of_the_run_is_refused(warmup):
+    with pytest.raises(ValueError, match=rf"^warmup is a share of the run, in \[0, 1\), got {warmup}$"):
+        EMA(warmup=warmup)
+
+
 @pytest.mark.parametrize("start", [0.0, 0.3, 0.5, 0.99])
 def test_swa_is_the_plain_mean_of_the_networks_from_start_on(exactly, net, start):
     average = Average(SWA(start=start), net())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from overproof.training.averaging import EMA
-from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
+from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, OneCycle, Training, Triangular
 
 lengths = st.integers(1, 300)
 shares = st.floats(0, 1)
@@ -59,6 +59,38 @@ def test_triangular_rises_to_its_peak_and_falls_to_zero(share, epochs, peak):
 
     wanted = np.interp(share, [0, peak, 1], [0, 1, 0])
     assert schedule.factor(share * epochs, epochs) == pytest.approx(float(wanted), abs=1e-9)
+
+
+@pytest.mark.parametrize("anneal", ["cosine", "linear"])
+@pytest.mark.parametrize("pct_start", [0.05, 0.3])
+def test_one_cycle_is_torchs(anneal, pct_start):
+    steps = 200  # torch's top is one step before the share, and its end one before the last
+    options = {"div_factor": 10.0, "final_div_factor": 100.0}
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=0.3,
+        total_steps=steps,
+        pct_start=pct_start,
+        anneal_strategy={"cosine": "cos", "linear": "linear"}[anneal],
+        cycle_momentum=False,
+        **options,
+    )
+    ours = OneCycle(pct_start=(pct_start * steps - 1) / (steps - 1), anneal=anneal, **options)
+    for step in range(steps):
+        assert 0.3 * ours.factor(step, steps - 1) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        if step < steps - 1:
+            reference.step()
+    assert ours.factor(steps, steps - 1) == pytest.approx(1 / 1000)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pct_start": 0.0}, {"pct_start": 1.0}, {"div_factor": 0.5}, {"final_div_factor": 0.0}]
+)
+def test_a_cycle_that_is_none_is_refused(options):
+    with pytest.raises(ValueError, match=r"pct_start is a share of the run|div_factor and final_div_factor divide"):
+        OneCycle(**options)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), Triangular()], ids=repr)

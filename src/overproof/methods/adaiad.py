@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.attacks.pgd import PGD
 from overproof.functional import kl
 from overproof.methods.divergence import KL, Divergence
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.reliability import IdleForwards, check_introspection, introspective_terms, reliability
 
@@ -32,6 +33,7 @@ class AdaIAD(Method):
     detach_self: bool = True
     idle_forwards: IdleForwards = "none"
     divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    label_smoothing: float = 0.0
     weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
@@ -44,6 +46,7 @@ class AdaIAD(Method):
 
     def __post_init__(self) -> None:
         check_introspection(self.alpha, self.temperature, self.beta, self.warmup)
+        check_label_smoothing(self.label_smoothing)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``teacher``, ``self`` after the warm-up and, below alpha 1, ``label``."""
@@ -65,4 +68,5 @@ class AdaIAD(Method):
             detach_self=self.detach_self,
             official=official,
             between=self.divergence.on(step),
+            label_smoothing=self.label_smoothing,
         )

@@ -8,6 +8,7 @@ from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.divergence import KL, Divergence
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -29,6 +30,7 @@ class ARD(Method):
     kl_scale: KLScale = "batch"
     clean_forward: Literal["needed", "always"] = "needed"
     divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    label_smoothing: float = 0.0
     weighable: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
@@ -42,6 +44,7 @@ class ARD(Method):
 
     def __post_init__(self) -> None:
         check_mix(self.alpha, self.temperature)
+        check_label_smoothing(self.label_smoothing)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``distil`` and, below alpha 1, ``label``."""
@@ -51,6 +54,6 @@ class ARD(Method):
         distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale, between)
         terms = {"distil": self.alpha * step.mean(distil)}
         if self.alpha < 1 or self.clean_forward == "always":
-            label = cross_entropy(step.student(step.x), step.y)
+            label = cross_entropy(step.student(step.x), step.y, label_smoothing=self.label_smoothing)
             terms["label"] = (1 - self.alpha) * label.mean()
         yield terms

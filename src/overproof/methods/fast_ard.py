@@ -13,6 +13,7 @@ from overproof.data.images import Batch
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.divergence import KL, Divergence
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
 
@@ -37,10 +38,12 @@ class FastARD(Method):
     threat: Threat = field(default_factory=Threat)
     kl_scale: KLScale = "batch"
     divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         check_mix(self.alpha, self.temperature)
         check_replays(self.replays)
+        check_label_smoothing(self.label_smoothing)
 
     @property
     def updates(self) -> int:
@@ -63,7 +66,9 @@ class FastARD(Method):
             distil = softened_kl(step.student(adv), target, self.temperature, self.kl_scale, between)
             terms = {"distil": self.alpha * distil.mean()}
             if self.alpha < 1:
-                terms["label"] = (1 - self.alpha) * cross_entropy(step.student(step.x), step.y).mean()
+                terms["label"] = (1 - self.alpha) * cross_entropy(
+                    step.student(step.x), step.y, label_smoothing=self.label_smoothing
+                ).mean()
             yield terms
             climbed = rows.grad if gradient is None else gradient
             assert climbed is not None

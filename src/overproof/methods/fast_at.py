@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from overproof.attacks.ball import Radius
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -26,9 +27,11 @@ class FastAT(Method):
     kind: Literal["fast_at"] = "fast_at"
     inner: PGD = field(default_factory=_one_step)
     reach: float = 1.25
+    label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
         if self.reach <= 0:
             raise ValueError(f"reach is the step in units of eps and must be positive, got {self.reach}")
         if self.inner.steps != 1:
@@ -41,4 +44,4 @@ class FastAT(Method):
         search = self.inner.at(step.progress)
         search = replace(search, step=Radius(self.reach * search.eps))
         adv = search(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
-        yield {"adv": cross_entropy(step.student(adv), step.y).mean()}
+        yield {"adv": cross_entropy(step.student(adv), step.y, label_smoothing=self.label_smoothing).mean()}

@@ -10,6 +10,7 @@ from overproof.attacks.ball import Threat
 from overproof.clamp import clamp
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
 
@@ -28,11 +29,13 @@ class FreeAT(Method):
     replays: int = 8
     threat: Threat = field(default_factory=Threat)
     clamp_images: bool = True
+    label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"replays": 8}}
 
     def __post_init__(self) -> None:
         check_replays(self.replays)
+        check_label_smoothing(self.label_smoothing)
 
     @property
     def updates(self) -> int:
@@ -48,6 +51,6 @@ class FreeAT(Method):
         for _ in range(self.replays):
             rows = perturbation(step)
             adv = clamp(step.x + rows, 0, 1) if self.clamp_images else step.x + rows
-            yield {"adv": cross_entropy(step.student(adv), step.y).mean()}
+            yield {"adv": cross_entropy(step.student(adv), step.y, label_smoothing=self.label_smoothing).mean()}
             assert rows.grad is not None
             climb(step, rows, rows.grad, self.threat)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from overproof.functional import cross_entropy
 from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.divergence import KL, Divergence
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -25,12 +26,14 @@ class KD(Method):
     kl_scale: KLScale = "batch"
     tempered_labels: bool = False
     divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    label_smoothing: float = 0.0
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "tempered_labels": True}
     }
 
     def __post_init__(self) -> None:
         check_mix(self.alpha, self.temperature)
+        check_label_smoothing(self.label_smoothing)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``distil`` and, below alpha 1, ``label``."""
@@ -40,5 +43,5 @@ class KD(Method):
         terms = {"distil": self.alpha * distil.mean()}
         if self.alpha < 1:
             read = logits / self.temperature if self.tempered_labels else logits
-            terms["label"] = (1 - self.alpha) * cross_entropy(read, step.y).mean()
+            terms["label"] = (1 - self.alpha) * cross_entropy(read, step.y, label_smoothing=self.label_smoothing).mean()
         yield terms

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -24,9 +25,11 @@ class MART(Method):
     kind: Literal["mart"] = "mart"
     beta: float = 5.0
     inner: PGD = field(default_factory=PGD)
+    label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
         if self.beta < 0:
             raise ValueError(f"beta weighs the robust term and cannot be negative, got {self.beta}")
 
@@ -35,6 +38,9 @@ class MART(Method):
         adv = self.inner.at(step.progress)(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
         attacked, clean = step.student(adv), step.student(step.x)
         runner_up = F.softmax(attacked, dim=1).scatter(1, step.y[:, None], 0).amax(dim=1)
-        boosted = cross_entropy(attacked, step.y) - (-runner_up.clamp(max=1 - 1e-6)).log1p()
+        boosted = (
+            cross_entropy(attacked, step.y, label_smoothing=self.label_smoothing)
+            - (-runner_up.clamp(max=1 - 1e-6)).log1p()
+        )
         unsure = 1 - F.softmax(clean, dim=1).gather(1, step.y[:, None]).squeeze(1)
         yield {"boosted": boosted.mean(), "robust": self.beta * (unsure * kl(attacked, clean)).mean()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from overproof.functional import cross_entropy
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -19,6 +20,9 @@ class Natural(Method):
     kind: Literal["natural"] = "natural"
     label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the term ``label``."""

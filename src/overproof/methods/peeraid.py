@@ -8,6 +8,7 @@ from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.methods.distillation import KLScale, check_mix, check_weights, softened_kl
 from overproof.methods.divergence import KL, Divergence
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.mode import in_mode, no_gradient
 
@@ -36,6 +37,7 @@ class PeerAiD(Method):
     detach_targets: bool = True
     idle_forwards: Literal["none", "official"] = "none"
     divergence: Divergence = KL()  # noqa: RUF009 - a frozen value
+    label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
     auxiliary_models: ClassVar[tuple[str, ...]] = ("peer",)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -50,6 +52,7 @@ class PeerAiD(Method):
     def __post_init__(self) -> None:
         for temperature in (self.temperature, self.peer_temperature):
             check_mix(1, temperature)
+        check_label_smoothing(self.label_smoothing)
         check_weights(
             label=self.label,
             peer=self.peer,
@@ -76,7 +79,7 @@ class PeerAiD(Method):
         yield {
             "peer_label": self.peer_label * cross_entropy(by_peer, step.y).mean(),
             "peer_student": self.peer_student * to_student.mean(),
-            "label": self.label * cross_entropy(attacked, step.y).mean(),
+            "label": self.label * cross_entropy(attacked, step.y, label_smoothing=self.label_smoothing).mean(),
             "peer": self.peer * to_peer.mean(),
             "own": self.own * to_itself.mean(),
         }

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 
 
@@ -23,6 +24,9 @@ class PGDAT(Method):
     inner: PGD = field(default_factory=PGD)
     label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the term ``adv``."""

@@ -40,6 +40,7 @@ def introspective_terms(
     detach_self: bool,
     official: bool,
     between: Between = kl,
+    label_smoothing: float = 0.0,
 ) -> Terms:
     """Return the terms ``teacher``, ``self`` (where ``trust`` ``[N]`` is given) and ``label``.
 
@@ -60,5 +61,5 @@ def introspective_terms(
         terms["self"] = alpha * ((1 - trust) * kl(attacked, own_target)).mean()
     if alpha < 1 or official:
         read = step.student(step.x) if official or clean is None else clean
-        terms["label"] = (1 - alpha) * cross_entropy(read, step.y).mean()
+        terms["label"] = (1 - alpha) * cross_entropy(read, step.y, label_smoothing=label_smoothing).mean()
     return terms

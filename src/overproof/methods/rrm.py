@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from overproof.functional import cosine, cross_entropy
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays
 from overproof.models.adapted import FeatureAdapter
@@ -32,6 +33,7 @@ class RRM(Method):
     distance: Literal["cosine", "relative_l2"] = "cosine"
     label_weight: float = 0.005
     replays: int = 1
+    label_smoothing: float = 0.0
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"distance": "cosine", "label_weight": 0.005},
         "paper_l2": {"distance": "cosine", "label_weight": 0.00005},
@@ -40,6 +42,7 @@ class RRM(Method):
 
     def __post_init__(self) -> None:
         check_replays(self.replays)
+        check_label_smoothing(self.label_smoothing)
         if self.label_weight < 0:
             raise ValueError(f"label_weight cannot be negative, got {self.label_weight}")
 
@@ -68,4 +71,5 @@ class RRM(Method):
                 distance = -cosine(own, wanted)
             else:
                 distance = (own - wanted).norm(dim=1) / wanted.norm(dim=1)
-            yield {"label": self.label_weight * cross_entropy(logits, step.y).mean(), "features": distance.mean()}
+            label = cross_entropy(logits, step.y, label_smoothing=self.label_smoothing)
+            yield {"label": self.label_weight * label.mean(), "features": distance.mean()}

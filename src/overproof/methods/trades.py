@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
+from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.models.mode import in_mode, no_gradient
 
@@ -27,6 +28,7 @@ class TRADES(Method):
     inner: PGD = field(default_factory=lambda: PGD(start="normal"))
     clean_target_forward: Literal["shared", "again"] = "shared"
     detach_target: bool = False
+    label_smoothing: float = 0.0
     roles: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
@@ -37,6 +39,7 @@ class TRADES(Method):
     }
 
     def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
         if self.beta < 0:
             raise ValueError(f"beta weighs the robust term and cannot be negative, got {self.beta}")
 
@@ -51,4 +54,7 @@ class TRADES(Method):
         attacked = student(adv)
         target = clean if self.clean_target_forward == "shared" else student(step.x)
         robust = kl(attacked, target.detach() if self.detach_target else target)
-        yield {"label": cross_entropy(clean, step.y).mean(), "robust": self.beta * robust.mean()}
+        yield {
+            "label": cross_entropy(clean, step.y, label_smoothing=self.label_smoothing).mean(),
+            "robust": self.beta * robust.mean(),
+        }

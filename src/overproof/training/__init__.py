@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from overproof.training.averaging import EMA, SWA
     from overproof.training.cost import Passes
     from overproof.training.loop import Loop, NotFiniteError, Progress
-    from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, Training, Triangular
+    from overproof.training.optimisation import SGD, AdamW, Constant, Cosine, Multistep, OneCycle, Training, Triangular
     from overproof.training.performance import Performance
 
 _HOMES = {
@@ -25,6 +25,7 @@ _HOMES = {
     "SGD": "overproof.training.optimisation",
     "SWA": "overproof.training.averaging",
     "Training": "overproof.training.optimisation",
+    "OneCycle": "overproof.training.optimisation",
     "Triangular": "overproof.training.optimisation",
 }
 
@@ -38,6 +39,7 @@ __all__ = [
     "Loop",
     "Multistep",
     "NotFiniteError",
+    "OneCycle",
     "Passes",
     "Performance",
     "Progress",

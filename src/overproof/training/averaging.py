@@ -18,25 +18,29 @@ Moment = Literal["update", "epoch"]
 
 @dataclass(frozen=True, kw_only=True)
 class EMA:
-    """Exponential moving average after every update; the effective decay rises as ``(1 + n) / (10 + n)`` up to it."""
+    """Exponential moving average after every update; the effective decay rises as ``(1 + n) / (10 + n)`` up to it.
+
+    Until the share ``warmup`` of the run the average is the newest network (0.025 in Wang et al., ICML 2023).
+    """
 
     kind: Literal["ema"] = "ema"
     decay: float = 0.999
+    warmup: float = 0.0
     moment: ClassVar[Moment] = "update"
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {self.decay}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of the run, in [0, 1), got {self.warmup}")
 
     def share(self, count: int, progress: float) -> float:
         """Return the weight of the newest network, when ``count`` networks are in the average."""
-        del progress
-        return 1 - min(self.decay, (1 + count) / (10 + count))
+        return 1 - min(self.decay, (1 + count) / (10 + count)) if self.counts(progress) else 1.0
 
     def counts(self, progress: float) -> bool:
-        """Whether the average remembers a network taken here: always."""
-        del progress
-        return True
+        """Whether the average remembers a network taken here: from ``warmup`` on."""
+        return progress >= self.warmup
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,41 @@ class Triangular(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneCycle(Schedule):
+    """One cycle as in torch's ``OneCycleLR``: up to 1 at the share ``pct_start`` of the run, then down to nearly 0.
+
+    It begins at ``1 / div_factor`` and ends at that divided by ``final_div_factor``; both ways are half cosines, or
+    lines. Momentum does not change. Wang et al. (ICML 2023) use ``pct_start`` 0.025.
+    """
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    pct_start: float = 0.3
+    anneal: Literal["cosine", "linear"] = "cosine"
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pct_start < 1:
+            raise ValueError(f"pct_start is a share of the run, between 0 and 1, got {self.pct_start}")
+        if not self.div_factor >= 1 or not self.final_div_factor >= 1:
+            raise ValueError(
+                "div_factor and final_div_factor divide the highest rate and must be at least 1, got "
+                f"{self.div_factor} and {self.final_div_factor}"
+            )
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Return the height of the cycle."""
+        share = min(epoch / epochs, 1)
+        first = 1 / self.div_factor
+        if share < self.pct_start:
+            return self._between(first, 1, share / self.pct_start)
+        return self._between(1, first / self.final_div_factor, (share - self.pct_start) / (1 - self.pct_start))
+
+    def _between(self, start: float, end: float, share: float) -> float:
+        return start + (end - start) * (share if self.anneal == "linear" else (1 - math.cos(math.pi * share)) / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SGD:
     """Stochastic gradient descent with momentum; weight decay on every parameter, as in the papers."""
 
@@ -150,7 +185,7 @@ class Training:
     epochs: int = 100
     batch: int = 128
     optimiser: SGD | AdamW = field(default_factory=SGD)
-    schedule: Constant | Multistep | Cosine | Triangular = field(default_factory=Cosine)
+    schedule: Constant | Multistep | Cosine | Triangular | OneCycle = field(default_factory=Cosine)
     warmup: float = 0.0
     averaging: EMA | SWA | None = None
     clip: float = 0.0

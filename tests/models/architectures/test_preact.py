@@ -44,13 +44,27 @@ def test_the_two_shortcuts_share_parameters_and_differ_in_function():
     torch.testing.assert_close(raw.layer2[0](h), branch + block.shortcut(h))
 
 
+def test_with_silu_the_parameters_are_the_same_and_every_activation_is_silu():
+    signature = Signature(channels=3, height=8, width=8, classes=10)
+    relu, silu = (PreActResNet(width=0.0625, activation=name).build(signature).eval() for name in ("relu", "silu"))
+    silu.load_state_dict(relu.state_dict())
+    assert not [module for module in silu.modules() if isinstance(module, torch.nn.ReLU)]
+    assert sum(isinstance(module, torch.nn.SiLU) for module in silu.modules()) == 2 * 8 + 1
+    x = torch.randn(2, 3, 8, 8)
+    assert not torch.allclose(silu(x), relu(x))
+    block, h = silu.layer2[0], torch.randn(2, 4, 8, 8)
+    normed = torch.nn.functional.silu(block.bn1(h))
+    branch = block.conv2(torch.nn.functional.silu(block.bn2(block.conv1(normed))))
+    torch.testing.assert_close(block(h), branch + block.shortcut(normed))
+
+
 @pytest.mark.parametrize("side", [8, 28, 32, 64])
 def test_takes_every_usual_size(side):
     network = on_meta(PreActResNet(), side=side, channels=1, classes=7)
     assert network(torch.empty(2, 1, side, side, device="meta")).shape == (2, 7)
 
 
-@pytest.mark.parametrize("options", [{"depth": 20}, {"width": -1.0}, {"shortcut": "plain"}])
+@pytest.mark.parametrize("options", [{"depth": 20}, {"width": -1.0}, {"shortcut": "plain"}, {"activation": "gelu"}])
 def test_refuses_bad_options(options):
     with pytest.raises(ValueError, match=f"not {next(iter(options.values()))!r}"):
         PreActResNet(**options)

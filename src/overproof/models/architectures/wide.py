@@ -22,6 +22,11 @@ def check_wide(name: str, depth: int, width: int, activation: Activation) -> Non
         raise ValueError(f"the depth of a {name} is 6n + 4 (10, 16, 22, 28, 34, ...), not {depth}")
     if width < 1:
         raise ValueError(f"the width of a {name} multiplies its channels and must be at least 1, not {width}")
+    check_activation(name, activation)
+
+
+def check_activation(name: str, activation: str) -> None:
+    """Raise ``ValueError`` for an activation that is not known."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"the activation of a {name} is relu or silu, not {activation!r}")
 
