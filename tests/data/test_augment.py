@@ -1,9 +1,12 @@
+import math
 from itertools import product
 
 import pytest
 import torch
 
+from overproof.building import build
 from overproof.data.augment import Augment
+from overproof.data.augment_policies import changed
 
 
 def drawn(seed=0):
@@ -164,6 +167,11 @@ PHOTO = {
     "saturation": {"saturation": 0.4},
     "hue": {"hue": 0.1},
     "trivial": {"trivial": True},
+    "crop_shift": {"crop_shift": 3},
+    "colour_shape": {"colour_shape": True},
+    "erasing": {"erasing": 0.8},
+    "auto_augment": {"auto_augment": True},
+    "rand_augment": {"rand_augment": 2, "rand_magnitude": 15},
     "all": {
         "scale": (0.3, 0.9),
         "crop": 1,
@@ -176,6 +184,9 @@ PHOTO = {
         "trivial": True,
     },
 }
+
+
+LATER = ("crop_shift", "colour_shape", "erasing", "auto_augment", "rand_augment")
 
 
 class TestPhotographs:
@@ -197,7 +208,8 @@ class TestPhotographs:
         augment = Augment(**options)
         draws = augment.draw(len(images), (7, 6), drawn(2))
         whole, some = augment.apply(images, draws), torch.tensor([17, 3, 399, 3])
-        assert draws.shape == (400, 16)
+        later = any(name in options for name in LATER)
+        assert draws.shape == (400, 34 + 2 * options.get("rand_augment", 0) if later else 16)
         assert torch.equal(augment.apply(images[some], draws[some]), whole[some])
 
     @pytest.mark.parametrize("options", PHOTO.values(), ids=PHOTO.keys())
@@ -212,6 +224,10 @@ class TestPhotographs:
             old.draw(9, (7, 6), drawn(1)),
             Augment(crop=2, flip=True, cutout=3, scale=(0.5, 1)).draw(9, (7, 6), drawn(1))[:, :5],
         )
+        old = Augment(crop=2, scale=(0.5, 1), hue=0.1, trivial=True)
+        later = {"crop_shift": 4, "colour_shape": True, "erasing": 0.5, "auto_augment": True, "rand_augment": 2}
+        new = Augment(crop=2, scale=(0.5, 1), hue=0.1, trivial=True, **later)
+        assert torch.equal(old.draw(9, (7, 6), drawn(1)), new.draw(9, (7, 6), drawn(1))[:, :16])
 
     def test_a_part_has_a_share_between_the_bounds(self):
         # A ramp's slope tells how much of it is shown.
@@ -248,4 +264,56 @@ class TestPhotographs:
     )
     def test_strengths_out_of_range(self, options, sentence):
         with pytest.raises(ValueError, match=sentence):
+            Augment(**options)
+
+
+class TestIDBH:
+    def test_the_presets_are_the_published_forms(self):
+        for name, erasing in (("idbh_weak", 0.5), ("idbh_strong", 1.0)):
+            found = build(Augment, {"preset": name})
+            assert found == Augment(flip=True, crop_shift=10, colour_shape=True, erasing=erasing)
+            assert build(Augment, {"preset": name, "crop_shift": 4}).crop_shift == 4
+
+    def test_lines_are_cut_from_none_to_the_greatest_number_and_dealt_to_rows_and_columns(self):
+        white = torch.full((4000, 1, 12, 12), 255, dtype=torch.uint8)
+        out = Augment(crop_shift=3)(white, drawn())
+        rows, columns = (12 - (out[:, 0] > 0).any(dim=2 - axis).sum(dim=1) for axis in (0, 1))
+        cut = rows + columns
+        counts = torch.bincount(cut, minlength=4)
+        assert len(counts) == 4 and counts.min() > 1000 - 5 * math.sqrt(4000 * 0.25 * 0.75)  # five deviations
+        assert set(rows[cut == 3].tolist()) == {0, 1, 2, 3}
+
+    @pytest.mark.parametrize("probability", [0.25, 1.0])
+    def test_a_box_is_erased_so_often_and_is_so_large(self, probability):
+        white = torch.full((4000, 1, 20, 20), 255, dtype=torch.uint8)
+        black = (Augment(erasing=probability)(white, drawn())[:, 0] == 0).flatten(1).sum(dim=1)
+        hits = int((black > 0).sum())
+        assert abs(hits - 4000 * probability) <= 5 * math.sqrt(4000 * probability * (1 - probability))
+        sizes = black[black > 0].float() / 400
+        assert float(sizes.max()) <= 0.33 + 1 / 20 and float(sizes.mean()) > 0.1
+
+    def test_rand_augment_applies_so_many_operations(self, images):
+        augment = Augment(rand_augment=2, rand_magnitude=30)
+        draws = augment.draw(400, (7, 6), drawn())
+        x = images.float() / 255
+        expected = x
+        for column in (34, 36):
+            expected = changed(expected, draws[:, column], 1.0 - 2 * draws[:, column + 1])
+        torch.testing.assert_close(augment.apply(x, draws), expected)
+        assert set(draws[:, 34].tolist()) == set(range(14))
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"crop_shift": -1}, "crop_shift is a number of lines and cannot be negative, got -1"),
+            ({"erasing": 1.5}, "erasing is a probability, got 1.5"),
+            (
+                {"rand_augment": -1},
+                "rand_augment is a number of operations and rand_magnitude from 0 to 30, got -1 and 9",
+            ),
+            ({"rand_magnitude": 31}, "rand_augment is a number of operations .* from 0 to 30, got 0 and 31"),
+        ],
+    )
+    def test_bad_options_are_refused(self, options, sentence):
+        with pytest.raises(ValueError, match=f"^{sentence}$"):
             Augment(**options)

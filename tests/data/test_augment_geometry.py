@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from overproof.data.augment_geometry import boxes, moved, resized, sheared, turned
+from overproof.data.augment_geometry import boxes, crop_shifted, erased, moved, resized, sheared, turned
 
 
 def images(n=20, channels=3, height=9, width=7, seed=0):
@@ -84,3 +84,50 @@ class TestMaps:
         x[:, :, :, 4] = 1
         columns = sheared(x, torch.tensor([1.0]), torch.zeros(1))[0, 0].argmax(dim=1).tolist()
         assert columns == list(range(8, -1, -1)) or columns == list(range(9))
+
+
+class TestCropShift:
+    @staticmethod
+    def slow(image, cut, wide, places):
+        """Return what is left of one image pixel by pixel."""
+        height, width = image.shape[1:]
+        rows, columns = cut - wide, wide
+        top, put_top = int(places[0] * (rows + 1)), int(places[2] * (rows + 1))
+        left, put_left = int(places[1] * (columns + 1)), int(places[3] * (columns + 1))
+        out = torch.zeros_like(image)
+        for row in range(height - rows):
+            for column in range(width - columns):
+                out[:, put_top + row, put_left + column] = image[:, top + row, left + column]
+        return out
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_it_is_the_slow_twin(self, dtype):
+        draws = torch.Generator().manual_seed(0)
+        n = 60
+        images = torch.randint(1, 256, (n, 3, 9, 7), dtype=torch.uint8, generator=draws)
+        images = images if dtype == torch.uint8 else images.float() / 255
+        cut = torch.randint(0, 6, (n,), generator=draws)
+        wide = (torch.rand(n, generator=draws) * (cut + 1)).long()
+        places = torch.rand(n, 4, generator=draws, dtype=torch.float64)
+        out = crop_shifted(images, cut, wide, places)
+        assert out.dtype == dtype
+        for number in range(n):
+            expected = self.slow(images[number], int(cut[number]), int(wide[number]), places[number].tolist())
+            assert torch.equal(out[number], expected)
+
+    def test_nothing_cut_changes_nothing(self):
+        images = torch.randint(0, 256, (5, 1, 6, 6), dtype=torch.uint8)
+        zero = torch.zeros(5, dtype=torch.int64)
+        assert torch.equal(crop_shifted(images, zero, zero, torch.rand(5, 4)), images)
+
+
+def test_erased_boxes_are_black_where_they_hit():
+    images = torch.randint(1, 256, (6, 3, 8, 9), dtype=torch.uint8)
+    box = torch.tensor([[0, 0, 8, 9], [2, 3, 1, 4], [7, 8, 1, 1], [0, 0, 3, 3], [1, 1, 2, 2], [4, 0, 4, 9]])
+    hit = torch.tensor([True, True, True, False, False, True])
+    out = erased(images, box, hit)
+    for image, changed, (top, left, tall, wide), one in zip(images, out, box.tolist(), hit.tolist(), strict=True):
+        expected = image.clone()
+        if one:
+            expected[:, top : top + tall, left : left + wide] = 0
+        assert torch.equal(changed, expected)

@@ -16,7 +16,7 @@ finally:
 
 SETTINGS = [setting for _, settings in papers().values() for setting in settings]
 # Of this project, of no one paper, or carried over from CIFAR, which their own first lines say.
-OWN = {"at", "natural", "fast_ard", "speedrun-alone", "speedrun-student", "speedrun-teacher"}
+OWN = {"at", "natural", "fast_ard", "rslad-idbh", "speedrun-alone", "speedrun-student", "speedrun-teacher"}
 FOLDERS = ("cifar10", "cifar100", "restricted-imagenet")
 
 

@@ -46,6 +46,39 @@ def _interpolated(images: Tensor, start: Tensor, length: Tensor) -> Tensor:
     return first + share * (second - first)
 
 
+def crop_shifted(images: Tensor, cut: Tensor, wide: Tensor, places: Tensor) -> Tensor:
+    """Return images ``[N, C, H, W]`` of which a part was cut out and pasted elsewhere on black, without resizing.
+
+    CropShift (Li and Spratling, ICLR 2023): ``cut`` ``[N]`` lines are cut away, of which ``wide`` ``[N]`` are columns
+    and the others rows. ``places`` ``[N, 4]`` are uniform draws in [0, 1): top and left of the part, and of its new
+    place.
+    """
+    height, width = images.shape[2:]
+    lines = torch.stack([cut - wide, wide], dim=1)  # [N, 2]: rows and columns
+    start = (places[:, :2] * (lines + 1)).long()
+    put = (places[:, 2:] * (lines + 1)).long()
+    for dimension, (size, at) in enumerate(((height, 2), (width, 3))):
+        line = torch.arange(size, device=images.device)
+        first, to, gone = (values[:, dimension, None] for values in (start, put, lines))
+        source = line - to + first  # [N, size]
+        kept = (line >= to) & (line < to + size - gone)
+        shape = [len(images), 1, 1, 1]
+        shape[at] = size
+        index = source.clamp(0, size - 1).view(shape).expand_as(images)
+        images = images.gather(at, index) * kept.view(shape).to(images.dtype)
+    return images
+
+
+def erased(images: Tensor, box: Tensor, hit: Tensor) -> Tensor:
+    """Return images ``[N, C, H, W]`` in which the box ``[N, 4]`` (top, left, height, width) is black where ``hit``."""
+    top, left, tall, wide = box.unbind(dim=1)
+    row = torch.arange(images.shape[2], device=images.device)
+    column = torch.arange(images.shape[3], device=images.device)
+    in_rows = (row >= top[:, None]) & (row < (top + tall)[:, None])
+    in_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
+    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :] & hit[:, None, None])[:, None], 0)
+
+
 def sheared(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
     """Return images ``[N, C, H, W]`` whose rows move by ``across`` and columns by ``down`` ``[N]`` per unit."""
     one, zero = torch.ones_like(across), torch.zeros_like(across)
