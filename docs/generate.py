@@ -502,7 +502,8 @@ Wrap any network as `overproof.models.classifier.Classifier(network, signature)`
 |---|---|
 | CIARD | its code differs from its text in weights and push term, reports no AutoAttack, and carries no licence |
 | ABSLD | targets worst-class accuracy; its code shares one tensor between two scalings, so there is nothing to equal |
-| DGAD, MMARD, DARD, information-bottleneck | no code was available to prove equality with |
+| MMARD, DARD, information-bottleneck | no code was available to prove equality with |
+| ProARD, DARHT, TALD, SmaraAD, STARSHIP | neither code nor figures were found |
 | IAD-II, AKD2 | a fixed mixture of two teachers and labels, weaker than what is here |
 """
 

@@ -38,17 +38,20 @@ DEFAULTS = {
     "crown_ibp": {
         "threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "beta": (1.0, 0.0), "balance": 0.0, "scaled_start": False,
     },
+    "dgad": {"beta": 1.0, "correct": True, "inner": NORMAL, **BY_KL},
     "faithful": {
         "alpha": 0.5, "temperature": 1.0, "threat": Threat(), "ramp": 0.5, "kappa": 2.0, "gap": "log",
         "beta": (0.0, 0.0), "teacher_bounds": "ibp", "inner": None, "attacked": 0.0, "balance": 0.0,
         "scaled_start": False,
     },
+    "fare": {"label_weight": 0.0, "inner": {}, **SHARP},
     "fast_ard": {
         "alpha": 1.0, "temperature": 30.0, "replays": 4, "ascend": "distillation", "threat": Threat(),
         "kl_scale": "batch", **BY_KL, **SHARP,
     },
     "fast_at": {"inner": {"steps": 1}, "reach": 1.25, **SHARP},
     "free_at": {"replays": 8, "threat": Threat(), "clamp_images": True, **SHARP},
+    "hat": {"beta": 2.5, "gamma": 0.5, "reach": 3.5, "inner": NORMAL, **SHARP},
     "iad": {
         "alpha": 1.0, "temperature": 1.0, "beta": 0.1, "warmup": 0.3, "inner": {}, "weigh_teacher": True,
         "detach_self": True, "idle_forwards": "none", **BY_KL, **SHARP,
@@ -56,12 +59,14 @@ DEFAULTS = {
     "ibp": {"threat": Threat(), "ramp": 0.5, "kappa": (1.0, 0.5), "balance": 0.0, "scaled_start": False},
     "igdm": {"base": methods()["adaad"](), "weight": 1.0, "attacked_forward": "shared"},
     "kd": {"alpha": 0.9, "temperature": 4.0, "kl_scale": "batch", "tempered_labels": False, **BY_KL, **SHARP},
+    "lbgat": {"beta": 0.0, "guide": 1.0, "inner": NORMAL, **SHARP},
     "mart": {"beta": 5.0, "inner": {}, **SHARP},
     "mtard": {
         "balance_rate": 0.025, "balance_power": 1.0, "rate_drops": (), "inner": NORMAL, "kl_scale": "batch",
         "log_eps": 0.0, "factor": 1.0, **BY_KL,
     },
     "mtl_ibp": {"alpha": 0.5, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
+    "n_fgsm": {"noise": 2.0, "reach": 1.0, "mode": "eval", "threat": Threat(), **SHARP},
     "natural": {"label_smoothing": 0.0},
     "peeraid": {
         "label": 0.0, "peer": 1.0, "own": 1.0, "temperature": 5.0, "peer_label": 1.0, "peer_student": 0.1,
@@ -94,7 +99,13 @@ PRESETS = {
         }
     },
     "b_mtard": {"paper": BALANCED},
+    "dgad": {"paper": {"beta": 1.0, "inner": UNCLIPPED}},
+    "fare": {"paper": {"label_weight": 0.0, "inner": {"steps": 10}}},
     "free_at": {"paper": {"replays": 8}},
+    "hat": {
+        "paper": {"beta": 2.5, "gamma": 0.5, "inner": UNCLIPPED},
+        "paper_extra": {"beta": 3.5, "gamma": 0.5, "label_smoothing": 0.1, "inner": UNCLIPPED},
+    },
     "iad": {"paper": {**OFFICIAL, "inner": IN_TRAIN_MODE}},
     "igdm": {
         "paper": {
@@ -103,7 +114,9 @@ PRESETS = {
         }
     },
     "kd": {"paper": {"alpha": 1.0, "temperature": 30.0, "kl_scale": "class", "tempered_labels": True}},
+    "lbgat": {"paper": {"beta": 6.0, "inner": {"eps": "0.031", "step": "0.007", **UNCLIPPED}}},
     "mtard": {"paper": BALANCED},
+    "n_fgsm": {"paper": {"noise": 2.0, "reach": 1.0, "mode": "train"}},
     "peeraid": {
         "paper": {
             "kl_scale": "class", "detach_targets": False, "idle_forwards": "official", "inner": UNCLIPPED,

@@ -52,6 +52,14 @@ BY_DEFAULT = {
     "saad": {"student": (10 + 2, 10 + 2), "robust": (3, 1)},
     # RSLAD, whose teacher is asked about x' too.
     "saad_weight": {"student": (10 + 2, 10 + 2), "robust": (2, 0)},
+    # AdaAD's search, then S(x), S(x'), T(x) and T(x').
+    "dgad": {"student": (10 + 2, 10 + 2), "robust": (10 + 2, 10)},
+    # TRADES, and the helper; the clean teacher labels it.
+    "hat": {"student": (1 + 10 + 3, 10 + 3), "clean": (1, 0)},
+    # TRADES without its own consistency at beta 0; the guide sees the clean image.
+    "lbgat": {"student": (1 + 10 + 1, 10 + 1), "guide": (1, 1)},
+    "fare": {"student": (10 + 1, 10 + 1), "clean": (1, 0)},
+    "n_fgsm": {"student": (1 + 1, 1 + 1)},
     # One step of search.
     "fast_at": {"student": (1 + 1, 1 + 1)},
     # One pass per replay: eight, and four.

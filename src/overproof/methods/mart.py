@@ -19,7 +19,7 @@ class MART(Method):
     Formula: ``BCE(S(x'), y) + beta KL(S(x) || S(x')) (1 - p_y(x))`` with ``BCE = -log p_y - log(1 - max_{j != y} p_j)``
     and ``x' = argmax CE(S(x'), y)``; gradients flow through both forward passes and the weight.
     Official code adds 1e-12 to 1.0001 inside logarithms; here the second logarithm is ``log1p`` of the negated
-    probability, bounded 1e-6 away from 1. Written from the paper's formula; no reference numbers were at hand.
+    probability, bounded 1e-6 away from 1. Written from the paper's formula.
     """
 
     kind: Literal["mart"] = "mart"

@@ -21,7 +21,7 @@ class PeerAiD(Method):
     KL(S(x') || P(x'))``, the student ``label CE(S(x'), y) + peer t^2 KL(P(x') || S(x')) + own t^2 KL(S(x) || S(x'))``.
     Official code: KL averaged over batch *and* classes; the targets S(x') of the peer and S(x) of the student are not
     detached; the student answers x' twice, which moves BatchNorm once more. ``preset: paper`` does so. Defaults are its
-    CIFAR-10 weights, with KL summed over classes and targets detached. No reference numbers were at hand.
+    CIFAR-10 weights, with KL summed over classes and targets detached.
     """
 
     kind: Literal["peeraid"] = "peeraid"

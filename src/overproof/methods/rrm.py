@@ -10,10 +10,9 @@ from overproof.functional import cosine, cross_entropy
 from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
 from overproof.methods.replay import check_replays
-from overproof.models.adapted import FeatureAdapter
+from overproof.methods.representations import as_wide_as
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.classifier import Classifier
-from overproof.models.weights import outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +55,7 @@ class RRM(Method):
 
         Raises ``ValueError`` where the teacher has no penultimate layer.
         """
-        teacher = teachers["robust"]
-        wanted = teacher.head.in_features
-        own = outline(student, teacher.signature).head.in_features
-        return student if own == wanted else FeatureAdapter(base=student, features=wanted)
+        return as_wide_as(student, teachers["robust"])
 
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``label`` and ``features``, once per replay."""

@@ -1,7 +1,6 @@
 """TRADES: accuracy on clean images, and agreement with oneself around them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +8,7 @@ from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy, kl
 from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
-from overproof.models.mode import in_mode, no_gradient
+from overproof.methods.own_answer import search_from_own_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,7 @@ class TRADES(Method):
     def losses(self, step: Step) -> Iterator[Terms]:
         """Yield the terms ``label`` and ``robust``."""
         student = step.student
-        # The search's target does not move, so it is asked for once and not in every step.
-        with no_gradient(), nullcontext() if self.inner.mode == "train" else in_mode(student, training=False):
-            around = student(step.x)
-        adv = self.inner.at(step.progress)(student, step.x, lambda x: kl(student(x), around))
+        adv = search_from_own_answer(step, self.inner)
         clean = student(step.x)
         attacked = student(adv)
         target = clean if self.clean_target_forward == "shared" else student(step.x)
