@@ -69,7 +69,8 @@ _LATER_OF_KIND: Mapping[str, Mapping[str, Plain]] = {
     **{kind: {**_BY_KL, **_SHARP} for kind in ("adaiad", "ard", "fast_ard", "iad", "kd", "peeraid")},
     "adaad": {**_BY_KL, "search_target": "attacked"},
     "igdm": {"attacked_forward": "shared"},
-    "ema": {"warmup": 0.0},
+    "ema": {"warmup": 0.0, "batchnorm": "measured"},
+    "swa": {"batchnorm": "measured"},
     "preact": {"activation": "relu"},
 }
 

@@ -20,7 +20,7 @@ def trajectory(net, length, seed=3):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
 def test_ema_is_its_recursion_written_out(exactly, net, decay):
-    average = Average(EMA(decay=decay), net())
+    average = Average(EMA(decay=decay, batchnorm="copied"), net())
     slow = {name: value.detach().clone() for name, value in net().named_parameters()}
     for n, student in enumerate(trajectory(net, 40)):
         average.take("update", student, n / 40)
@@ -113,6 +113,35 @@ def test_the_average_is_a_copy_and_the_student_stays_as_it_was(net, images):
         assert torch.equal(value, average.parameters[name])
         assert not torch.equal(value, dict(student.named_parameters())[name])
     assert network.training == student.training
+
+
+@pytest.mark.parametrize("rule", [EMA, SWA], ids=lambda rule: rule().kind)
+@pytest.mark.parametrize("statistics", ["averaged", "copied", "measured"])
+def test_batchnorm_statistics_are_averaged_or_the_newest_networks_or_those_of_the_clean_images(
+    rule, statistics, exactly, net, images
+):
+    """A student that learns from shifted images, as attacked ones are, knows the statistics of these."""
+    student = net().train()
+    average = Average(rule(batchnorm=statistics), student)
+    norm = student.backbone[1]
+    slow = norm.running_mean.clone()
+    for number, batch in enumerate(images.batches(8)):
+        student(batch.x + 0.5)
+        share = average.rule.share(number, 1.0)
+        slow = (1 - share) * slow + share * norm.running_mean
+        average.take(rule.moment, student, 1.0)
+    network = average.network(student, images.batches(8))
+    measured = net()
+    measured.load_state_dict({**student.state_dict(), **average.parameters})
+    reestimate_batchnorm(measured, images.batches(8))
+    wanted = {"averaged": slow, "copied": norm.running_mean, "measured": measured.backbone[1].running_mean}
+    torch.testing.assert_close(network.backbone[1].running_mean, wanted.pop(statistics), rtol=0, atol=1e-12)
+    for other in wanted.values():
+        assert not torch.allclose(network.backbone[1].running_mean, other)
+
+
+def test_an_exponential_average_averages_them_and_an_equal_one_measures_them():
+    assert (EMA().batchnorm, SWA().batchnorm) == ("averaged", "measured")
 
 
 def test_batchnorm_statistics_are_those_of_torch(exactly, net, images):

@@ -60,7 +60,12 @@ class TestSlowTwin:
     @pytest.mark.parametrize("clip", [0.0, 0.05])
     def test_ends_at_the_same_weights_average_and_means(self, exactly, looping, net, optimiser, reference, clip):
         loop = looping(
-            Natural(), optimiser=optimiser, clip=clip, schedule=Cosine(floor=0.1), warmup=1.0, averaging=EMA(decay=0.8)
+            Natural(),
+            optimiser=optimiser,
+            clip=clip,
+            schedule=Cosine(floor=0.1),
+            warmup=1.0,
+            averaging=EMA(decay=0.8, batchnorm="copied"),
         )
         progress = finish(loop)
 
@@ -516,7 +521,7 @@ class TestNetwork:
         assert loop.network() is loop.student
 
     def test_averaged_with_statistics_of_the_plain_training_images(self, looping, images):
-        loop = looping(Natural(), averaging=EMA(decay=0.9))
+        loop = looping(Natural(), averaging=EMA(decay=0.9, batchnorm="measured"))
         finish(loop)
         network = loop.network()
         seen = []

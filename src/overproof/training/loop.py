@@ -132,10 +132,11 @@ class Loop:
         return self.training.learning_rate(last.at((updates - 1) / updates if batches else 0))
 
     def network(self) -> Classifier:
-        """Return the network to evaluate: the student, or its average with BatchNorm statistics measured again."""
+        """Return the network to evaluate: the student, or its average."""
         self.processes.leaders(list(self.student.buffers()))
         if self.average is None:
             return self.student
+        self.processes.leaders(self.average.statistics)
         return self.average.network(self.student, self.loader.images.batches(max(self.loader.batch, 256)))
 
     def state(self) -> State:
