@@ -13,7 +13,7 @@ from overproof.attacks.apgd import APGD
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.suites import AttackSpec, Suite, standard
 from overproof.data.images import Batch
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.engine import run_attacks
 from overproof.models.classifier import Classifier
 from overproof.models.precision import choose_precision
@@ -53,7 +53,7 @@ def attacked(batch: int) -> Iterator[tuple[str, Work, Work]]:
 def ours(model: Classifier, x: Tensor, y: Tensor, suite: Suite) -> None:
     """Take the images through the suite as an evaluation does, in the precision that ``auto`` takes."""
     precision = choose_precision("auto", x.device, model)
-    for _ in run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0):
+    for _ in run_attacks(prepare_subject(model, precision=precision), Batch(x, y), suite, seed=0, number=0):
         pass
 
 

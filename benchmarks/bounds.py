@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.pairs import bound_together, narrow
 from overproof.attacks.ball import Radius, Threat
 from overproof.bounds.crown import BoundOptions, Method, bound, final, intermediate
-from overproof.bounds.graph import Graph, joined
-from overproof.bounds.pair import couple, coupled, narrowed
+from overproof.bounds.graph import Graph, join_graphs
+from overproof.bounds.pair import bound_pair
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.spec import logits, margins
 from overproof.bounds.split import Budget
@@ -74,7 +75,7 @@ IBPS = {
     "ibp-alone": IBP(threat=_EPS, ramp=0.0, kappa=(0.0, 0.0), scaled_start=False),  # no clean pass
 }
 
-Found = dict[str, Any]
+Figures = dict[str, Any]
 
 
 def main() -> None:
@@ -96,7 +97,7 @@ def main() -> None:
         print(name, json.dumps(known[name] | {"hardware": "", "versions": ""}), flush=True)
 
 
-def parts(rounds: int) -> Iterator[tuple[str, Callable[[], Found]]]:
+def parts(rounds: int) -> Iterator[tuple[str, Callable[[], Figures]]]:
     """Yield the name of each measurement and what makes it."""
     for name in ARCHITECTURES:
         for eps in RADII:
@@ -169,9 +170,9 @@ def _seconds(work: Callable[[], object]) -> float:
 # --- one network ------------------------------------------------------------------------------------------------------
 
 
-def bounds_of(name: str, eps: float, rounds: int) -> Found:
+def bounds_of(name: str, eps: float, rounds: int) -> Figures:
     """Return seconds and widths of the quick methods for all 16 images: margins are timed, logits compared."""
-    labels, found = told("inputs")["labels"], Found()
+    labels, figures = told("inputs")["labels"], Figures()
     for dtype in (torch.float32, torch.float64):
         made, here = graph(name, dtype), region(eps, dtype)
         quick: tuple[Method, ...] = ("ibp", "crown_ibp", "crown")
@@ -179,39 +180,42 @@ def bounds_of(name: str, eps: float, rounds: int) -> Found:
         for method, seconds in zip(quick, in_turn(rounds, *works), strict=True):
             of_logits, of_margins = (bound(made, here, spec, method) for spec in (logits(16, 10), margins(labels, 10)))
             theirs = reference(f"bounds/{name}", f"eps{eps}.{method}.logits")
-            one = found.setdefault(method, {"reference_width": mean_width(theirs)})
+            one = figures.setdefault(method, {"reference_width": mean_width(theirs)})
             one[str(dtype).removeprefix("torch.")] = {
                 "seconds": seconds,
                 "width": mean_width(of_logits),
                 "looser_by_at_most": _excess(of_logits, theirs),
                 "certified": int((of_margins.lower > 0).all(dim=1).sum()),
             }
-    return found
+    return figures
 
 
 def _excess(ours: Bounds, theirs: Bounds) -> float:
     return float(f"{max(float((theirs.lower - ours.lower).max()), float((ours.upper - theirs.upper).max())):.2g}")
 
 
-def alpha_of(name: str, eps: float) -> Found:
+def alpha_of(name: str, eps: float) -> Figures:
     """Return seconds and width of alpha-CROWN, 20 steps, for 8 images: margins and logits together, as in the README.
 
     Unlike the reference's, every neuron of every layer has its own slopes.
     """
-    labels, found = told("inputs")["labels"][:8], Found()
+    labels, figures = told("inputs")["labels"][:8], Figures()
     for dtype in (torch.float32, torch.float64):
-        made, here, means = graph(name, dtype), region(eps, dtype, 8), BoundOptions(method="alpha")
+        made, here, options = graph(name, dtype), region(eps, dtype, 8), BoundOptions(method="alpha")
         results: dict[str, Bounds] = {}
 
         def work(
-            made: Graph = made, here: Region = here, means: BoundOptions = means, results: dict[str, Bounds] = results
+            made: Graph = made,
+            here: Region = here,
+            options: BoundOptions = options,
+            results: dict[str, Bounds] = results,
         ) -> None:
-            layers = intermediate(made, here, means)
+            layers = intermediate(made, here, options)
             for what, spec in (("margins", margins(labels, 10)), ("logits", logits(8, 10))):
-                results[what] = final(made, here, layers, spec, means)
+                results[what] = final(made, here, layers, spec, options)
 
         crown = bound(made, here, logits(8, 10), "crown")
-        found[str(dtype).removeprefix("torch.")] = {
+        figures[str(dtype).removeprefix("torch.")] = {
             "seconds": in_turn(1, work)[0],
             "width": mean_width(results["logits"]),
             "crown_width": mean_width(crown),
@@ -219,17 +223,17 @@ def alpha_of(name: str, eps: float) -> Found:
         }
     theirs = told(f"bounds/{name}")
     if f"eps{eps}.alpha.logits.lower" in theirs:
-        found["reference_width"] = mean_width(reference(f"bounds/{name}", f"eps{eps}.alpha.logits", 8))
-    return {**found, "reference_seconds": ALPHA_SECONDS[name, eps]}
+        figures["reference_width"] = mean_width(reference(f"bounds/{name}", f"eps{eps}.alpha.logits", 8))
+    return {**figures, "reference_seconds": ALPHA_SECONDS[name, eps]}
 
 
 # --- the pair ---------------------------------------------------------------------------------------------------------
 
 
-def bounds_of_pair(eps: float, rounds: int) -> Found:
+def bounds_of_pair(eps: float, rounds: int) -> Figures:
     """Return the cost of the cheap joint bound next to that of CROWN on both networks, and how tight both are."""
     theirs = told("pairs/" + "__".join(PAIR))
-    classes, found = theirs["class"], Found()
+    classes, figures = theirs["class"], Figures()
     for dtype in (torch.float32, torch.float64):
         teacher, student = (graph(name, dtype) for name in PAIR)
         here = region(eps, dtype)
@@ -238,10 +242,10 @@ def bounds_of_pair(eps: float, rounds: int) -> Found:
             for one in graphs:
                 bound(one, here, margins(classes, 10), "crown")
 
-        together = partial(couple, teacher, student, here, classes, "crown")
+        together = partial(bound_together, teacher, student, here, classes, "crown")
         pairs = [in_turn(1, apart, together) for _ in range(rounds + 2)]
-        ours = couple(teacher, student, here, classes, "crown")
-        found[str(dtype).removeprefix("torch.")] = {
+        ours = bound_together(teacher, student, here, classes, "crown")
+        figures[str(dtype).removeprefix("torch.")] = {
             "crown_of_both_seconds": min(pair[0] for pair in pairs),
             "joint_seconds": min(pair[1] for pair in pairs),
             "ratio_of_best": round(min(pair[1] for pair in pairs) / min(pair[0] for pair in pairs), 3),
@@ -250,7 +254,7 @@ def bounds_of_pair(eps: float, rounds: int) -> Found:
             "joint": mean_larger(ours.joint),
         }
     return {
-        **found,
+        **figures,
         "target_ratio": 1.3,
         "attacked": mean_larger(_attacked(eps)),
         "reference": {
@@ -266,19 +270,19 @@ def _attacked(eps: float) -> Bounds:
     return Bounds(theirs[f"eps{eps}.attack.diff.min"], theirs[f"eps{eps}.attack.diff.max"])
 
 
-def splitting(eps: float, method: Method, seconds: float) -> Found:
-    """Return the mean bound after splitting, for so many seconds of the clock where the attack leaves room."""
-    dtype, means = torch.float32, BoundOptions(method=method)
-    both, here = joined(graph(PAIR[0], dtype), graph(PAIR[1], dtype)), region(eps, dtype)
+def splitting(eps: float, method: Method, seconds: float) -> Figures:
+    """Return the mean bound after splitting, for so many seconds of the clock where the attack leaves a gap."""
+    dtype, options = torch.float32, BoundOptions(method=method)
+    both, here = join_graphs(graph(PAIR[0], dtype), graph(PAIR[1], dtype)), region(eps, dtype)
     classes, inner = told("pairs/" + "__".join(PAIR))["class"], _attacked(eps)
     before, after, clock, processor = [], [], [], []
     for number in range(16):
         at = torch.tensor([number])
         enough = max(float(inner.upper[number]), -float(inner.lower[number])) + 0.002
         started = time.monotonic(), time.process_time()
-        layers = intermediate(both, here.at(at), means)
-        known = coupled(both, here.at(at), classes[at], layers, means)
-        better = narrowed(both, here.at(at), classes[at], layers, known, Budget(seconds=seconds), enough)
+        layers = intermediate(both, here.at(at), options)
+        known = bound_pair(both, here.at(at), classes[at], layers, options)
+        better = narrow(both, here.at(at), classes[at], layers, known, Budget(seconds=seconds), enough)
         clock.append(time.monotonic() - started[0])
         processor.append(time.process_time() - started[1])
         before.append(mean_larger(known.joint))
@@ -298,7 +302,7 @@ def splitting(eps: float, method: Method, seconds: float) -> Found:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def training_step(method: str, channels: tuple[int, int], rounds: int, batch: int = 128, steps: int = 30) -> Found:
+def training_step(method: str, channels: tuple[int, int], rounds: int, batch: int = 128, steps: int = 30) -> Figures:
     """Return the cost of a step of IBP next to a plain one's: the recipes' networks and batch, our own loop, fp32."""
     plain, certified = (_epoch(one, channels, batch, steps) for one in (Natural(), IBPS[method]))
     plain(), certified()

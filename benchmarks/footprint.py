@@ -20,9 +20,9 @@ from overproof.attacks.ball import Radius
 from overproof.attacks.suites import AttackSpec, Suite
 from overproof.data.images import Batch
 from overproof.environment import hardware, versions
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.engine import run_attacks
-from overproof.models.architectures.catalogue import named
+from overproof.models.architectures.catalogue import find_architecture
 from overproof.models.weights import build
 from overproof.signature import Signature
 
@@ -34,14 +34,16 @@ def side(which: str, name: str) -> None:
     """Attack once and print the peak resident memory in MiB."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build(named(name), Signature(channels=3, height=32, width=32, classes=10)).eval()
+    model = build(find_architecture(name), Signature(channels=3, height=32, width=32, classes=10)).eval()
     x = torch.rand(EXAMPLES, 3, 32, 32)
     with torch.no_grad():
         y = torch.cat([model(part) for part in torch.split(x, 50)]).argmax(dim=1)
     eps = Radius("1/2550")  # so small that hardly any image is broken, which is the larger case
     if which == "ours":
         trial = AttackSpec(name="apgd-ce", attack=APGD(eps=eps, steps=STEPS))
-        for _ in run_attacks(prepare(model), Batch(x, y), Suite(name="one", attacks=(trial,)), seed=0, number=0):
+        for _ in run_attacks(
+            prepare_subject(model), Batch(x, y), Suite(name="one", attacks=(trial,)), seed=0, number=0
+        ):
             pass
     elif which == "theirs":
         from pyautoattack import AutoAttack

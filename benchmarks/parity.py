@@ -22,7 +22,7 @@ from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.suites import Suite, standard
 from overproof.data.images import Batch, balanced_subset, pixels
 from overproof.environment import hardware, versions
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.engine import run_attacks
 from overproof.models.precision import choose_precision
 from overproof.runs.folder import Run
@@ -114,7 +114,7 @@ def compare(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, batch: int, 
 
 
 def _ours(model: nn.Module, x: Tensor, y: Tensor, suite: Suite, precision: Any) -> Tensor:
-    *_, state = run_attacks(prepare(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
+    *_, state = run_attacks(prepare_subject(model, precision=precision), Batch(x, y), suite, seed=0, number=0)
     return state["survived"][:, 0] & (state["prediction"] == y)
 
 

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.search [FOLDER]``: what each means of branch and bound is worth on queries of ``resnet_2b``.
+"""``python -m benchmarks.search [FOLDER]``: what each part of branch and bound is worth on queries of ``resnet_2b``.
 
-``FOLDER`` (default ``../shared/reference/wild``) holds ``onnx`` and ``queries``. Each line leaves one means out. What
+``FOLDER`` (default ``../shared/reference/wild``) holds ``onnx`` and ``queries``. Each line leaves one part out. What
 is counted are the parts that were bounded until everything was proved, which no other work on the machine changes, and
 the CPU seconds of one thread. Writes ``benchmarks/results/search.json``. Needs the extra ``export``.
 """
@@ -47,12 +47,12 @@ def asked(folder: Path, number: int) -> tuple[Any, Any]:
 
 @contextmanager
 def cold() -> Iterator[None]:
-    """Let every part begin at CROWN's slopes, without prices."""
+    """Let every part begin at CROWN's slopes, without betas."""
     children = split._Tree.children
 
     def forgetful(tree: Any, parts: Any) -> Any:
         start = torch.cat([parts.lower.new_zeros(0), *tree._crown()]).expand_as(parts.slopes).bfloat16()
-        return children(tree, replace(parts, slopes=start, prices=torch.zeros_like(start)))
+        return children(tree, replace(parts, slopes=start, betas=torch.zeros_like(start)))
 
     with patch.object(split._Tree, "children", forgetful):
         yield
@@ -99,8 +99,8 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "layers bounded by CROWN alone": loose,
     "parts begin at CROWN's slopes": cold,
     "the greatest chord is split, none is tried": lambda: budget(tried=1),
-    "one step of slopes and prices a part": lambda: budget(climb=AlphaOptimizer(steps=1, rate=0.1)),
-    "ten steps of slopes and prices a part": lambda: budget(climb=AlphaOptimizer(steps=10, rate=0.1)),
+    "one step of slopes and betas a part": lambda: budget(optimizer=AlphaOptimizer(steps=1, rate=0.1)),
+    "ten steps of slopes and betas a part": lambda: budget(optimizer=AlphaOptimizer(steps=10, rate=0.1)),
 }
 
 

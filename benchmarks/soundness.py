@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from overproof.bounds.crown import METHODS, bound, intermediate
 from overproof.bounds.region import Region
-from overproof.bounds.split import Budget, least
+from overproof.bounds.split import Budget, bound_least
 from overproof.bounds.trace import trace
 from overproof.files import write_atomically
 
@@ -134,7 +134,7 @@ def ask(asked: Question, *, seconds: float = 1.0) -> Asked:
         bounds = {method: float(bound(graph, region, spec[None], method).lower) for method in METHODS}
         layers = intermediate(graph, region, "crown")
         known = asked.image.new_full((1,), bounds["crown"])
-        proof = least(graph, region, layers, spec, known, enough=0.0, budget=Budget(seconds=seconds))
+        proof = bound_least(graph, region, layers, spec, known, enough=0.0, budget=Budget(seconds=seconds))
     bounds["split"] = -proof.worst
     attained, exact = searched(asked)
     return Asked(bounds, attained, exact, proof.finished)

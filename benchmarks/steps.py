@@ -18,7 +18,7 @@ from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.methods.witness import search_of
 from overproof.models.architectures.architecture import Architecture
-from overproof.models.architectures.catalogue import named
+from overproof.models.architectures.catalogue import find_architecture
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.inference.fused import fused_for_attack
@@ -57,7 +57,7 @@ def shortened(kind: str, eps: str = "8/255") -> Method:
 def network(name: str | Architecture, seed: int, place: torch.device = CPU, like: Signature = CIFAR) -> Classifier:
     """Return a network, of CIFAR's shape unless told, with weights drawn by the seed."""
     torch.manual_seed(seed)
-    return build(named(name) if isinstance(name, str) else name, like).train().to(place)
+    return build(find_architecture(name) if isinstance(name, str) else name, like).train().to(place)
 
 
 def noise(batch: int, place: torch.device = CPU, like: Signature = CIFAR) -> ImageSet:

@@ -236,7 +236,7 @@ def published_table(file: Path) -> str:
 
 
 def search_table(file: Path) -> str:
-    """Return what each means of branch and bound is worth."""
+    """Return what each part of branch and bound is worth."""
     found = json.loads(file.read_text())
     queries = list(next(iter(found["rows"].values())))
     head = ["", *(f"query {number}" for number in queries), "CPU seconds"]
@@ -411,8 +411,8 @@ A tool with none took no part in that benchmark, or answered none of these queri
 
 {verifier}
 
-What each means of the search is worth, on four queries of `cifar10_resnet` (`python -m benchmarks.search`): parts that
-were bounded until the proof was finished, or within 60 s; one line leaves one means out.
+What each part of the search is worth, on four queries of `cifar10_resnet` (`python -m benchmarks.search`): parts that
+were bounded until the proof was finished, or within 60 s; one line leaves one part out.
 
 {search}
 
@@ -422,7 +422,7 @@ were bounded until the proof was finished, or within 60 s; one line leaves one m
 batch fixed at 1, one of them flat, one by height, width and channels. Each is loaded (read, converted and compared
 with onnxruntime), attacked as by `overproof evaluate FILE.onnx --data DATA --attacks quick --eps EPS --examples 100`,
 and certified as by `overproof certify FILE.onnx --data DATA --eps EPS --examples 50 --seconds 5`. Behind `?` stands the
-normalisation that a file wants. *open* are neither proved nor broken in 5 seconds.
+normalisation that a file wants. *open* are neither proved nor falsified in 5 seconds.
 
 {published}
 

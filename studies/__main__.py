@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from overproof.errors import InputError
 from overproof.files import make_folder
-from overproof.runs.steps import Ended, Started, Step, run_steps
+from overproof.runs.steps import CommandStep, StepEnded, StepStarted, run_steps
 from studies.grid import RUNS, Cell, cells, find_study, study_names
 from studies.record import Record
 from studies.result import RESULTS, left_to_do, result_file, write_result
@@ -70,10 +70,10 @@ def main(words: Sequence[str] | None = None) -> int:
     return MORE if _left(waiting) else 0
 
 
-def steps(waiting: Sequence[Cell], root: Path) -> list[Step]:
+def steps(waiting: Sequence[Cell], root: Path) -> list[CommandStep]:
     """Return a step for each cell; runners of other studies that share a run wait for it."""
     return [
-        Step(
+        CommandStep(
             name=str(cell.folder),
             words=cell.words,
             done=partial(_done, cell),
@@ -84,14 +84,16 @@ def steps(waiting: Sequence[Cell], root: Path) -> list[Step]:
     ]
 
 
-def follow(events: Iterable[Started | Ended], waiting: Sequence[Cell], after: Callable[[], object]) -> list[Cell]:
+def follow(
+    events: Iterable[StepStarted | StepEnded], waiting: Sequence[Cell], after: Callable[[], object]
+) -> list[Cell]:
     """Print a line for every cell, record its time, and call ``after`` when it is done; return those that failed."""
     by_name, records, failed = {str(cell.folder): cell for cell in waiting}, dict[str, Record](), list[Cell]()
     try:
         for event in events:
             name = event.step.name
             cell = by_name[name]
-            if isinstance(event, Started):
+            if isinstance(event, StepStarted):
                 number = len(waiting) - _left(waiting) + 1
                 print(f"[{number}/{len(waiting)}] {cell.title} ({cell.folder})", flush=True)
                 records[name] = Record(cell)

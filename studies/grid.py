@@ -15,7 +15,7 @@ import yaml
 
 from overproof.commands.rows import (
     Place,
-    Row,
+    SweepRow,
     check_known,
     check_seeds,
     check_teachers,
@@ -26,7 +26,7 @@ from overproof.commands.rows import (
     read_row,
     seeds_of,
 )
-from overproof.commands.sweep import finished
+from overproof.commands.sweep import is_done
 from overproof.errors import InputError, nearest
 from overproof.recipe import Recipe, identity, read
 from overproof.runs.folder import Run
@@ -55,7 +55,7 @@ OWN = ("training", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned(Row):
+class Planned(SweepRow):
     """One row of a study: that of a sweep, with its exams (None: all) and what its table calls it."""
 
     exams: list[str] | None = None
@@ -121,7 +121,7 @@ class Trained:
     @property
     def done(self) -> bool:
         """Whether it was trained to its end."""
-        return finished(Run(self.folder), self.recipe)
+        return is_done(Run(self.folder), self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def in_turn(monkeypatch):
 
         for task in tasks:
             yield Heard(task)
-            yield Heard(task, ended=True, result=json.loads(json.dumps(quickstart.work(**task.words))))
+            yield Heard(task, ended=True, result=json.loads(json.dumps(quickstart.do_task(**task.words))))
 
     monkeypatch.setattr("overproof.commands.quickstart.performing", performing)
 
@@ -96,21 +96,21 @@ def worst_case():
 
     def gain(norm, slope, x, eps):
         steep = slope.abs().flatten(1)
-        room = torch.where(slope > 0, 1 - x, x).flatten(1)  # how far a pixel can move in the direction that pays
+        distance = torch.where(slope > 0, 1 - x, x).flatten(1)  # how far a pixel can move in the direction that pays
         if norm == "linf":
-            return (steep * room.clamp(max=eps)).sum(dim=1)
+            return (steep * distance.clamp(max=eps)).sum(dim=1)
         if norm == "l1":  # the budget goes to the steepest pixel until it is full, then to the next
             order = steep.argsort(dim=1, descending=True)
-            steep, room = steep.gather(1, order), room.gather(1, order)
-            before = room.cumsum(dim=1) - room
-            return (steep * (eps - before).clamp(min=0).minimum(room)).sum(dim=1)
-        # l2: delta = min(t * slope, room), and the length grows with t.
+            steep, distance = steep.gather(1, order), distance.gather(1, order)
+            before = distance.cumsum(dim=1) - distance
+            return (steep * (eps - before).clamp(min=0).minimum(distance)).sum(dim=1)
+        # l2: delta = min(t * slope, distance), and the length grows with t.
         low, high = torch.zeros_like(steep[:, :1]), torch.full_like(steep[:, :1], 1e6)
         for _ in range(200):
             middle = (low + high) / 2
-            fits = (middle * steep).minimum(room).square().sum(dim=1, keepdim=True) <= eps**2
+            fits = (middle * steep).minimum(distance).square().sum(dim=1, keepdim=True) <= eps**2
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        return (steep * (low * steep).minimum(room)).sum(dim=1)
+        return (steep * (low * steep).minimum(distance)).sum(dim=1)
 
     return gain
 

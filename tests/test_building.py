@@ -4,7 +4,7 @@ import pytest
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.base import BaseAttack
-from overproof.building import DATA, alternatives, build, data_source, hints, leaves, plain
+from overproof.building import DATA, alternatives, build_value, data_source, hints, leaves, plain
 from overproof.data.augment import Augment
 from overproof.data.sources import Digits, Source
 from overproof.errors import InputError
@@ -212,7 +212,7 @@ class TestEntryPoints:
     def test_a_stranger_makes_no_student_of_a_package(self, install):
         install("one", {"models": "net = own_m:Net"})
         with pytest.raises(InputError, match="'net' is code that is not part of overproof"):
-            build(Architecture, "net")
+            build_value(Architecture, "net")
 
     def test_data_by_one_word(self, install, monkeypatch):
         install("own", POINTS, own_m=OWN)
@@ -306,15 +306,15 @@ def test_a_suite_may_name_what_lies_beside_it(beside):
 
 
 def test_without_permission_a_text_names_ours_alone():
-    assert build(Method, "natural") == Natural()
+    assert build_value(Method, "natural") == Natural()
     for hint in (Method, Source, BaseAttack, Augment):
         with pytest.raises(InputError, match=r"x\.kind: 'a:B' is code that is not part of overproof"):
-            build(hint, {"kind": "a:B"}, where="x")
+            build_value(hint, {"kind": "a:B"}, where="x")
 
 
 def test_the_standard_augmentation_may_be_named():
-    assert build(Augment, {"kind": "standard", "crop": 2}) == build(Augment, {"crop": 2}) == Augment(crop=2)
-    assert build(Augment, "standard") == Augment() and "kind" not in plain(Augment())
+    assert build_value(Augment, {"kind": "standard", "crop": 2}) == build_value(Augment, {"crop": 2}) == Augment(crop=2)
+    assert build_value(Augment, "standard") == Augment() and "kind" not in plain(Augment())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +325,7 @@ class Inner:
 
 def test_values_go_to_text_and_back():
     value = Inner(sizes=(3,), more={"a": 1})
-    assert plain(value) == {"sizes": [3], "more": {"a": 1}} and build(Inner, plain(value)) == value
+    assert plain(value) == {"sizes": [3], "more": {"a": 1}} and build_value(Inner, plain(value)) == value
     assert dict(leaves(plain(value))) == {"sizes": [3], "more.a": 1}
     assert list(hints(Inner)) == ["sizes", "more"] and alternatives(Inner) == {"Inner": Inner}
     assert set(alternatives(Source)) == set(DATA.ours())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import overproof
-from overproof.environment import hardware, memory, package, pick_device, room, versions
+from overproof.environment import hardware, memory, memory_left, package, pick_device, versions
 from overproof.errors import InputError
 
 
@@ -44,7 +44,7 @@ def test_memory_is_the_machines_or_the_containers(monkeypatch):
     for written, wanted in (("max", machine), ("4096", 4096), (str(2 * machine), machine)):
         monkeypatch.setattr(Path, "read_text", lambda _, written=written: written + "\n")
         assert memory() == wanted
-        assert room(torch.device("cpu")) == wanted // 2
+        assert memory_left(torch.device("cpu")) == wanted // 2
     monkeypatch.setattr(Path, "is_file", lambda _: False)
     assert memory() == machine
 

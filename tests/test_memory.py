@@ -3,7 +3,7 @@ import torch
 
 from overproof.memory import piecewise, ran_out, within_memory
 
-FULL = torch.OutOfMemoryError("no room")
+FULL = torch.OutOfMemoryError("no memory")
 ON_A_PROCESSOR = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
 
 
@@ -25,7 +25,7 @@ def test_not_even_one_is_the_devices_own_error():
     def work(chunk):
         raise FULL
 
-    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
         within_memory(work, 4)
 
 

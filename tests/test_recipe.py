@@ -22,10 +22,10 @@ from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.resnet import ResNet
 from overproof.recipe import (
-    Evaluation,
+    EvaluationSettings,
     Recipe,
     Selection,
-    build,
+    build_value,
     data_source,
     differences,
     dump,
@@ -73,7 +73,7 @@ class TestRoundTrip:
     def test_every_method_with_its_defaults_and_its_presets(self, kind):
         for preset in (None, *methods()[kind].presets):
             text = {"kind": kind} | ({"preset": preset} if preset else {})
-            roles = build(Method, text).roles  # those of a wrapper depend on what it wraps
+            roles = build_value(Method, text).roles  # those of a wrapper depend on what it wraps
             found = recipe(yaml.safe_dump({"method": text, "teachers": {role: f"runs/{role}" for role in roles}}))
             assert parse(dump(found)) == found
 
@@ -115,7 +115,7 @@ class TestRoundTrip:
         ),
         selection=st.builds(Selection, fraction=shares, every=st.integers(1, 9)),
         evaluation=st.builds(
-            Evaluation,
+            EvaluationSettings,
             attacks=st.lists(
                 st.builds(AttackSpec, name=st.sampled_from("ab"), attack=attacks),
                 min_size=1,
@@ -517,14 +517,14 @@ class TestDifferences:
 
 def test_build_and_plain_work_on_any_node():
     attack = PGD(steps=3, eps=Radius("2/255"), step=Radius("1/255"))
-    assert build(PGD, plain(attack)) == attack
+    assert build_value(PGD, plain(attack)) == attack
     assert plain(attack)["eps"] == "2/255"
     assert plain(Natural()) == {"kind": "natural", "label_smoothing": 0.0}
 
 
 def test_an_evaluation_without_attacks_is_refused():
     with pytest.raises(ValueError, match="at least one attack"):
-        Evaluation(attacks=())
+        EvaluationSettings(attacks=())
 
 
 class TestDataSource:
@@ -642,7 +642,7 @@ def threats_in(value):
 
 @pytest.mark.parametrize("kind", methods())
 def test_all_that_a_method_searches_or_bounds_is_within_the_recipe_s_threat(kind):
-    roles = build(Method, {"kind": kind}).roles
+    roles = build_value(Method, {"kind": kind}).roles
     teachers = {role: f"runs/{role}" for role in roles}
     found = recipe(yaml.safe_dump({"threat": {"norm": "l2", "eps": "0.3"}, "method": kind, "teachers": teachers}))
     inside = list(threats_in(found.method))

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from overproof.errors import InputError
-from overproof.trust import Code, Point, check_named_code, entry_points, module_word, source_of
+from overproof.trust import Code, EntryPoint, check_named_code, entry_points, module_word, source_of
 
 RUNS = "open('RAN', 'w').close()\n"
 
@@ -134,7 +134,7 @@ def test_entry_points_are_listed_by_group_and_a_package_counts_once(installed):
     assert not [point for point in entry_points() if point.package == "mine"]
     installed("mine", "[overproof.methods]\nb = m:B\na = m:A [extra]\n[overproof.data]\nc = m:C\n[x]\nd = m:D\n")
     installed("mine", "[overproof.methods]\na = elsewhere:A\n", where="earlier")
-    assert entry_points("overproof.methods") == (Point("overproof.methods", "a", "elsewhere:A", "mine"),)
+    assert entry_points("overproof.methods") == (EntryPoint("overproof.methods", "a", "elsewhere:A", "mine"),)
     (sys.path).remove(sys.path[0])
     assert [point.word for point in entry_points("overproof.methods")] == ["m:A", "m:B"]
     assert {point.group for point in entry_points() if point.package == "mine"} == {

@@ -33,7 +33,7 @@ def check_unpacked(size: int, unpacked: int, where: Path | str) -> None:
         )
 
 
-def gunzipped(body: bytes, where: Path | str, *, most: int | None = None) -> bytes:
+def gunzip(body: bytes, where: Path | str, *, most: int | None = None) -> bytes:
     """Return what a gzip file holds; bytes that are none are returned as they are.
 
     Raises ``InputError`` for a damaged or truncated one, and where it holds more than ``most`` bytes (default: what a

@@ -91,7 +91,7 @@ def _find(word: str, files: Sequence[Path], where: str) -> Path:
             )
         if is_file(beside):
             return beside
-    if (shipped := _shipped(word)) is not None:
+    if (shipped := _find_shipped(word)) is not None:
         return shipped
     near = nearest_recipes(word)
     hint = f" (the nearest shipped one: {near[0]})" if near else ""
@@ -106,7 +106,7 @@ def _is_inside(file: Path, folder: Path) -> bool:
         return False
 
 
-def _shipped(word: str) -> Path | None:
+def _find_shipped(word: str) -> Path | None:
     try:
         return shipped_recipe(word)
     except (OSError, RuntimeError, ValueError):

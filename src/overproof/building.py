@@ -26,13 +26,13 @@ from overproof.errors import InputError, nearest
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.models.architectures.architecture import Architecture
-from overproof.models.architectures.catalogue import FAMILIES, NAMED, named
-from overproof.models.external.imports import raised
+from overproof.models.architectures.catalogue import FAMILIES, NAMED, find_architecture
+from overproof.models.external.imports import describe_exception
 from overproof.models.external.module import External
 from overproof.plain_yaml import Plain, overlay, parse_yaml
 from overproof.registry import Registry, a_class_of, is_word
 from overproof.trust import Code, entry_points
-from overproof.unloaded import Unloaded, unloaded
+from overproof.unloaded import Unloaded, make_stand_in
 from overproof.wording import one_line
 
 SOURCES: dict[str, type[Source]] = {source.kind: source for source in (Digits, Hub, Parquet, Folder, Npz)}
@@ -79,7 +79,7 @@ class _Context:
         return replace(self, here={**self.here, **dict(_classes(default))})
 
 
-def build(
+def build_value(
     hint: Any, text: Plain, *, where: str = "recipe", threat: Threat | None = None, code: Code | None = None
 ) -> Any:
     """Return the value that ``text`` describes for a type hint; raise ``InputError`` naming the place.
@@ -97,19 +97,19 @@ def data_source(word: str, like: Source | None = None) -> Source:
     meaning.
     """
     where = f"data {one_line(word, 300)}"
-    tree = parse_yaml(word, where=where) if _YAML.match(word) else _described(word)
+    tree = parse_yaml(word, where=where) if _YAML.match(word) else _describe_word(word)
     if not isinstance(tree, dict):
         raise InputError(f"{where}: a source is a mapping such as {{kind: folder, path: x, form: {{size: 32}}}}")
     kind, before = SOURCES.get(str(tree.get("kind"))), {} if like is None else plain(like)
     shared = {"form", "label", "on_error"} & set(hints(kind) if kind else ()) & set(before)
     under = {key: before[key] for key in shared}
     code = Code(where=where, own=True)
-    source = build(Source, overlay({"kind": tree.get("kind"), **under}, tree), where=where, code=code)
+    source = build_value(Source, overlay({"kind": tree.get("kind"), **under}, tree), where=where, code=code)
     assert isinstance(source, Source)
     return source
 
 
-def _described(word: str) -> dict[str, str]:
+def _describe_word(word: str) -> dict[str, str]:
     """Return which source a word means, as a recipe says it: ours first, then what an installed package brings."""
     return {"kind": word} if is_word(word) or word in DATA.names() else described(word)
 
@@ -178,7 +178,7 @@ def _build(hint: Any, text: Plain, where: str, context: _Context) -> Any:
     if hint is Architecture and (student := _student(text, where, context)) is not None:
         return student
     if isinstance(text, str) and hint is Source and text not in kinds:
-        text = _described(text)
+        text = _describe_word(text)
     if isinstance(text, str) and (bare := _bare(hint)):
         text = {bare: text}
     if isinstance(text, str) and (hint in _REGISTRIES or all(hasattr(cls, "kind") for cls in kinds.values())):
@@ -190,10 +190,10 @@ def _build(hint: Any, text: Plain, where: str, context: _Context) -> Any:
         return _record(cls, text, where, context)
     if "kind" not in text:
         raise InputError(f"{where}: say which kind (one of: {', '.join(kinds)})")
-    return _chosen(hint, kinds, text, where, context)
+    return _build_kind(hint, kinds, text, where, context)
 
 
-def _chosen(hint: Any, kinds: Mapping[str, type], text: Mapping[str, Plain], where: str, context: _Context) -> Any:
+def _build_kind(hint: Any, kinds: Mapping[str, type], text: Mapping[str, Plain], where: str, context: _Context) -> Any:
     """Build what ``kind`` says; where that is code of other packages which is not run, a stand-in for it."""
     kind, code, registry = text["kind"], context.code, _REGISTRIES.get(hint)
     known = {**kinds, **{_name_of(cls): cls for cls in kinds.values()}}
@@ -204,7 +204,7 @@ def _chosen(hint: Any, kinds: Mapping[str, type], text: Mapping[str, Plain], whe
     elif registry is None or not isinstance(kind, str):
         raise InputError(f"{where}.kind: there is no {kind!r}{nearest(str(kind), kinds)}")
     elif code is not None and not code.load and hint in (Method, Augment):
-        return unloaded(hint, text, f"{where}.kind: {kind} is not imported here, as it is only needed to train")
+        return make_stand_in(hint, text, f"{where}.kind: {kind} is not imported here, as it is only needed to train")
     else:
         try:
             may = code if code is not None and code.imports else None
@@ -212,7 +212,7 @@ def _chosen(hint: Any, kinds: Mapping[str, type], text: Mapping[str, Plain], whe
         except InputError as problem:
             if code is None or code.load:
                 raise
-            return unloaded(hint, text, str(problem))
+            return make_stand_in(hint, text, str(problem))
     own = {"kind": cls.kind} if hasattr(cls, "kind") else {}  # in the place of the word that it was found by
     return _record(cls, {**{key: value for key, value in text.items() if key != "kind"}, **own}, where, context)
 
@@ -242,7 +242,7 @@ def _student(text: Plain, where: str, context: _Context) -> Architecture | None:
     try:
         if ":" in word or points:
             return External.of(points[0].word if points else word, keys)
-        return None if isinstance(text, Mapping) else named(word)
+        return None if isinstance(text, Mapping) else find_architecture(word)
     except ValueError as problem:
         raise InputError(f"{where}: {problem}") from problem
 
@@ -259,14 +259,14 @@ def _record(cls: type, text: Mapping[str, Plain], where: str, context: _Context)
             raise InputError(f"{where}: unknown key {key!r}{nearest(str(key), known)}")
     types = _hints(cls, where)
     if types.get("threat") is Threat and context.threat is None:  # a recipe's, which all below inherits
-        context = replace(context, threat=build(Threat, text.get("threat", {}), where=f"{where}.threat"))
+        context = replace(context, threat=build_value(Threat, text.get("threat", {}), where=f"{where}.threat"))
     values = {}
     for name, hint in types.items():
         default = _default(known[name])
         if name not in text and default is MISSING:
             raise InputError(f"{where}: key {name!r} is missing")
-        values[name] = _build(hint, _merged(default, text, name), f"{where}.{name}", context.knowing(default))
-    return _made(cls, values, where)
+        values[name] = _build(hint, _merge(default, text, name), f"{where}.{name}", context.knowing(default))
+    return _make(cls, values, where)
 
 
 def _hints(cls: type, where: str) -> dict[str, Any]:
@@ -274,11 +274,12 @@ def _hints(cls: type, where: str) -> dict[str, Any]:
         return hints(cls)
     except Exception as problem:  # an annotation that is only there for the type checker, in other people's classes
         raise InputError(
-            f"{where}: the types of the fields of {cls.__module__}:{cls.__name__} cannot be read ({raised(problem)})"
+            f"{where}: the types of the fields of {cls.__module__}:{cls.__name__} cannot be read "
+            f"({describe_exception(problem)})"
         ) from problem
 
 
-def _made(cls: type, values: Mapping[str, Any], where: str) -> Any:
+def _make(cls: type, values: Mapping[str, Any], where: str) -> Any:
     ours = cls.__module__.partition(".")[0] == "overproof"
     try:
         made = cls(**values)
@@ -291,7 +292,7 @@ def _made(cls: type, values: Mapping[str, Any], where: str) -> Any:
             raise
         hashing = isinstance(problem, TypeError) and "unhashable" in str(problem)
         advice = "; its values must be hashable: a tuple in the place of a list" if hashing else ""
-        raise InputError(f"{where}: making {cls.__name__} raised {raised(problem)}{advice}") from problem
+        raise InputError(f"{where}: making {cls.__name__} raised {describe_exception(problem)}{advice}") from problem
     return made
 
 
@@ -308,7 +309,7 @@ def _with_preset(cls: type, text: Mapping[str, Plain], where: str) -> dict[str, 
     }
 
 
-def _merged(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
+def _merge(default: Any, text: Mapping[str, Plain], name: str) -> Plain:
     """Return the text of a field: what is written, laid over the field's own default.
 
     With a preset it is not laid over that, which would hide the preset's values.
@@ -371,10 +372,10 @@ def _reader(hint: Any) -> TypeAdapter[Any]:
 def hints(cls: type) -> dict[str, Any]:
     """Return the type of every field's value, in order."""
     names = {part.name for part in fields(cls)}
-    return {name: _held(hint) for name, hint in get_type_hints(cls).items() if name in names}
+    return {name: _held_type(hint) for name, hint in get_type_hints(cls).items() if name in names}
 
 
-def _held(hint: Any) -> Any:
+def _held_type(hint: Any) -> Any:
     """Return the type of what a field keeps, where its annotation says what it reads."""
     return hint.holds if isinstance(hint, type) and issubclass(hint, ReadField) else hint
 

@@ -45,7 +45,7 @@ def _address_space() -> list[int]:
     return [] if soft == resource.RLIM_INFINITY else [soft]
 
 
-def room(device: torch.device) -> int:
+def memory_left(device: torch.device) -> int:
     """Return the bytes one thing may take on the device: half of what is free there, and of the process's memory."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
     return min(free, memory()) // 2

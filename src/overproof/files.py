@@ -26,7 +26,7 @@ def write_atomically(path: Path, body: bytes) -> None:
         _sync_folder(path.parent)
         _remove_abandoned(path)
     except (OSError, ValueError) as problem:  # a ValueError: no system has a path with a zero byte
-        raise InputError(f"{path}: cannot be written ({_said(problem)}); what was there is kept") from problem
+        raise InputError(f"{path}: cannot be written ({_describe(problem)}); what was there is kept") from problem
     finally:
         with suppress(OSError, ValueError):  # it is gone after a success, and its folder may not exist after a failure
             temporary.unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as problem:
-        raise InputError(f"{folder}: cannot be made ({_said(problem)})") from problem
+        raise InputError(f"{folder}: cannot be made ({_describe(problem)})") from problem
 
 
 def check_absent(folder: Path) -> None:
@@ -57,7 +57,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             write_atomically(file, body)
         temporary.replace(folder)
     except OSError as problem:
-        raise InputError(f"{folder}: cannot be written ({_said(problem)})") from problem
+        raise InputError(f"{folder}: cannot be written ({_describe(problem)})") from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,7 +83,7 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _said(problem: Exception) -> str:
+def _describe(problem: Exception) -> str:
     return getattr(problem, "strerror", None) or str(problem)
 
 

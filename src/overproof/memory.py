@@ -1,4 +1,4 @@
-"""Work that fits into memory: as many examples at a time as there is room for."""
+"""Work that fits into memory: as many examples at a time as it holds."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -73,7 +73,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _check_size(found: Plain, where: str) -> None:
+def _check_size(tree: Plain, where: str) -> None:
     """Raise ``InputError`` for values too many (an alias counts as often as it stands), endless or too large."""
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
@@ -95,4 +95,4 @@ def _check_size(found: Plain, where: str) -> None:
                 raise InputError(f"{where}: more than {_NODES:,} values")
         return sizes[place]
 
-    size(found)
+    size(tree)

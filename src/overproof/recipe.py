@@ -20,7 +20,7 @@ from overproof.bases import KEY as BASE
 from overproof.bases import parse_whole, read_whole
 from overproof.building import SOURCES as SOURCES
 from overproof.building import alternatives as alternatives
-from overproof.building import build as build
+from overproof.building import build_value as build_value
 from overproof.building import data_source as data_source
 from overproof.building import hints as hints
 from overproof.building import leaves as leaves
@@ -123,7 +123,7 @@ def _default_trials() -> tuple[AttackSpec, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class EvaluationSettings:
     """What the test split is attacked with: trials, on ``examples`` images, classes in proportion (0: all)."""
 
     attacks: tuple[AttackSpec, ...] = field(default_factory=_default_trials)
@@ -167,7 +167,7 @@ class Recipe:
     training: Training = field(default_factory=Training)
     performance: Performance = field(default_factory=Performance)
     selection: Selection = field(default_factory=Selection)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
 
     def __post_init__(self) -> None:
@@ -263,7 +263,7 @@ def _built(tree: Plain, where: str, code: Code | None) -> Recipe:
         raise InputError(
             f"{where}: base: only the file of a recipe names one, not --set, an axis of a sweep or the recipe of a run"
         )
-    recipe = build(Recipe, _mapping(tree, where), where=where, code=code)
+    recipe = build_value(Recipe, _mapping(tree, where), where=where, code=code)
     assert isinstance(recipe, Recipe)
     return recipe
 
@@ -280,7 +280,7 @@ def read_suite(file: Path, threat: Threat, *, trust_code: bool = False) -> Suite
     Code that it names must lie beside it or in the current folder, unless the caller says ``trust_code``.
     """
     code = Code(where=str(file), folders=(file.parent,), trust_code=trust_code)
-    suite = build(Suite, read_yaml(file), where=str(file), threat=threat, code=code)
+    suite = build_value(Suite, read_yaml(file), where=str(file), threat=threat, code=code)
     assert isinstance(suite, Suite)
     if not suite.attacks:
         raise InputError(f"{file}: a suite needs at least one attack")
@@ -298,14 +298,14 @@ def whole_text(file: Path) -> str:
         return text
     comments = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
     order = [part.name for part in fields(Recipe)]
-    return "".join(comments) + _written(
+    return "".join(comments) + _write(
         {**{key: tree[key] for key in order if key in tree}, **{key: tree[key] for key in tree if key not in order}}
     )
 
 
 def dump(recipe: Recipe) -> str:
     """Return the whole recipe as YAML, defaults included; ``parse`` reads it back to an equal value."""
-    return _written(plain(recipe))
+    return _write(plain(recipe))
 
 
 def identity(recipe: Recipe) -> str:
@@ -322,7 +322,7 @@ def identity(recipe: Recipe) -> str:
         if isinstance(node, dict) and last in node and node[last] == default:
             del node[last]
     _drop_later(tree)
-    return _written(tree)
+    return _write(tree)
 
 
 def _drop_later(tree: Plain) -> None:
@@ -338,7 +338,7 @@ def _drop_later(tree: Plain) -> None:
             _drop_later(part)
 
 
-def _written(tree: Plain) -> str:
+def _write(tree: Plain) -> str:
     text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     return text
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from overproof.errors import InputError, nearest
-from overproof.models.external.imports import importable, imported, thing
+from overproof.models.external.imports import import_named, importable, thing
 from overproof.models.mode import default_type_kept
-from overproof.trust import Code, Point, entry_points, listed, module_word, source_of
+from overproof.trust import Code, EntryPoint, entry_points, list_folders, module_word, source_of
 
 T = TypeVar("T")
 _OWN = Code(own=True)
@@ -94,7 +94,7 @@ class Registry(Mapping[str, T]):
             return kind
         return word
 
-    def _of_point(self, points: Sequence[Point], where: str, code: Code) -> T:
+    def _of_point(self, points: Sequence[EntryPoint], where: str, code: Code) -> T:
         first, *others = points
         if other := next((point for point in others if point.word != first.word), None):
             raise InputError(
@@ -109,7 +109,7 @@ class Registry(Mapping[str, T]):
         return item
 
     def _named(self, word: str, where: str, code: Code) -> T:
-        item = _imported(word, where, code)
+        item = _import(word, where, code)
         try:
             self._check(item)
             kind = str(getattr(item, "kind", ""))
@@ -154,7 +154,7 @@ def a_class_of(base: type, what: str, *, has: Sequence[str] = ()) -> Callable[[A
     return check
 
 
-def _imported(word: str, where: str, code: Code) -> Any:
+def _import(word: str, where: str, code: Code) -> Any:
     """Return what a word names that may be run; raise ``InputError`` where it is not here, or not what was looked for.
 
     Modules are looked for in the current folder, in the folders of ``code``, and among installed packages.
@@ -166,11 +166,11 @@ def _imported(word: str, where: str, code: Code) -> Any:
         with importable(Path.cwd()):
             if top not in sys.modules and find_spec(top) is None:
                 raise InputError(
-                    f"{where}: {word}: there is no module {top!r} in {listed(folders)}, nor is one installed"
+                    f"{where}: {word}: there is no module {top!r} in {list_folders(folders)}, nor is one installed"
                 )
         try:
             with default_type_kept():
-                item = imported(word)
+                item = import_named(word)
         except InputError as problem:
             raise InputError(f"{where}: {problem}") from problem
     file = getattr(sys.modules[module], "__file__", None)

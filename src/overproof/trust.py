@@ -25,7 +25,7 @@ ZOOS = ("hub", "robustbench", "timm", "torchvision")
 _SOURCE = 1 << 24  # bytes of a module's text
 
 
-class Point(NamedTuple):
+class EntryPoint(NamedTuple):
     """An entry point of an installed package: its ``group`` and ``name``, and the ``word`` (``module:name``) meant."""
 
     group: str
@@ -99,22 +99,22 @@ def check_named_code(word: str, *, folders: Sequence[Path], where: str, trust_co
     for folder in folders:
         source = source_of(module, folder)
         if source is not None:
-            if (other := _installed(top)) and not any(other.is_relative_to(each.resolve()) for each in folders):
+            if (other := _find_installed(top)) and not any(other.is_relative_to(each.resolve()) for each in folders):
                 raise InputError(f"{where}: {word}: an installed package is called {top!r} as well; rename the module")
             _check_defined(source, attribute, where=f"{where}: {word}")
             return
     raise InputError(
         f"{where}: {word}: a file may only name code that lies beside it or in the current folder (there is no "
-        f"{module!r} in {listed(folders)}); where you trust it, add --trust-code"
+        f"{module!r} in {list_folders(folders)}); where you trust it, add --trust-code"
     )
 
 
-def listed(folders: Sequence[Path]) -> str:
+def list_folders(folders: Sequence[Path]) -> str:
     """Return folders as a sentence names them, each once."""
     return ", ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
 
 
-def entry_points(group: str = "") -> tuple[Point, ...]:
+def entry_points(group: str = "") -> tuple[EntryPoint, ...]:
     """Return the entry points of installed packages in a group ``overproof.*``, or in all of these; in order of name.
 
     Nothing is imported.
@@ -123,9 +123,9 @@ def entry_points(group: str = "") -> tuple[Point, ...]:
 
 
 @cache
-def _all_points(path: tuple[str, ...]) -> tuple[Point, ...]:
+def _all_points(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """Return the entry points that packages on the path have for us; of two installations the first one counts."""
-    seen, points = set[str](), list[Point]()
+    seen, points = set[str](), list[EntryPoint]()
     for package in distributions(path=list(path)):
         if "overproof" not in (package.read_text("entry_points.txt") or ""):
             continue  # parsing is what takes the time, and hundreds of packages may be installed
@@ -135,7 +135,7 @@ def _all_points(path: tuple[str, ...]) -> tuple[Point, ...]:
         seen.add(name)
         for point in package.entry_points:
             if point.group.split(".")[0] == "overproof":
-                points.append(Point(point.group, point.name, point.value.split("[")[0].strip(), name))
+                points.append(EntryPoint(point.group, point.name, point.value.split("[")[0].strip(), name))
     return tuple(sorted(points))
 
 
@@ -153,7 +153,7 @@ def source_of(module: str, folder: Path) -> Path | None:
     return None
 
 
-def _installed(top: str) -> Path | None:
+def _find_installed(top: str) -> Path | None:
     """Return where Python would find a module of this name without looking into further folders, or None."""
     spec = PathFinder.find_spec(top)
     if spec is None:

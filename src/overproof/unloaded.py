@@ -77,7 +77,7 @@ class UnloadedAttack(BaseAttack):
 Unloaded = UnloadedMethod | UnloadedAugment | UnloadedSource | UnloadedAttack
 
 
-def unloaded(base: type, text: Mapping[str, Any], reason: str) -> Unloaded:
+def make_stand_in(base: type, text: Mapping[str, Any], reason: str) -> Unloaded:
     """Return the stand-in for what would have been a ``base``; ``text`` are its values as a recipe has them."""
     kinds: dict[type, type[Any]] = {
         Method: UnloadedMethod,

@@ -55,7 +55,7 @@ def surface(x):
 
 
 def climbing(search, y, loss="margin", **options):
-    """Return a goal in which nothing is ever broken."""
+    """Return a goal in which nothing is ever misclassified."""
     return replace(Misclassification.on(search, y, loss=loss, **options), judge=None)
 
 
@@ -131,10 +131,10 @@ def test_it_breaks_just_beyond_the_nearest_boundary_and_never_before(norm, class
     for i in range(2 if norm == "l1" else 4):
         one, label = x[i : i + 1], y[i : i + 1]
         # Under l1 up to two pixels share what one could use better (see above).
-        for times, broken in ((1.3 if norm == "l1" else 1.02, True), (0.999, False)):
+        for times, misclassified in ((1.3 if norm == "l1" else 1.02, True), (0.999, False)):
             goal = Misclassification.on(model, label, loss="margin", target=(label + 1 + nearest[i : i + 1]) % classes)
             x_adv = APGD(norm=norm, eps=Radius(times * float(least[i])), steps=steps)(model, one, goal)
-            assert (model(x_adv).argmax(dim=1) != label).item() == broken
+            assert (model(x_adv).argmax(dim=1) != label).item() == misclassified
 
 
 # --- a slow twin: one example after the other, from the paper ---------------------------------------------------------
@@ -333,11 +333,11 @@ def test_under_l1_it_ends_on_few_pixels():
     assert (moved >= 4).all() and (moved <= 30).all()  # four full pixels hold the budget, and are the best answer
 
 
-# --- the examples that are broken, and those that stand ---------------------------------------------------------------
+# --- the examples that are misclassified, and those that stand --------------------------------------------------------
 
 
 def mixed(n=12):
-    """Return a network, grey images and labels: some broken at once, some later, some never at the radii used."""
+    """Return a network, grey images and labels: some misclassified at once, some later, some never."""
     model = linear(3)
     x = 0.5 + 0.15 * torch.randn(n, 3, 4, 4).double().clamp(-2, 2)
     with torch.no_grad():
@@ -350,12 +350,16 @@ def test_a_broken_example_costs_nothing_more_and_its_point_is_the_one_that_broke
     search, attack = Watched(model), APGD(norm=norm, eps=Radius(eps), steps=20)
     goal = Misclassification.on(search, y)
     x_adv = attack(model, x, goal)
-    broken = model(x_adv).argmax(dim=1) != y
-    assert broken.any() and not broken.all()
+    misclassified = model(x_adv).argmax(dim=1) != y
+    assert misclassified.any() and not misclassified.all()
     full = 20 + (3 if norm == "l1" else 1)
     cost = goal.cost.forward
     assert torch.equal(cost, goal.cost.backward)
-    assert (cost[~broken] == full).all() and (cost[broken] <= full).all() and (cost[broken] < full).any()
+    assert (
+        (cost[~misclassified] == full).all()
+        and (cost[misclassified] <= full).all()
+        and (cost[misclassified] < full).any()
+    )
     assert sum(search.sizes) == int(cost.sum()) and search.sizes == sorted(search.sizes, reverse=True)
     rows, early = list(range(12)), 2 * 7 if norm == "l1" else 0
     for asked, point in enumerate(search.points):
@@ -364,7 +368,7 @@ def test_a_broken_example_costs_nothing_more_and_its_point_is_the_one_that_broke
             if wrong[place]:
                 assert torch.equal(x_adv[row], point[place]) and cost[row] == asked + 1
         rows = [row for place, row in enumerate(rows) if not wrong[place]]
-    assert rows == (~broken).nonzero().flatten().tolist()
+    assert rows == (~misclassified).nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.03"), ("l2", "0.1"), ("l1", "0.6")])
@@ -392,12 +396,12 @@ def test_a_restart_breaks_what_the_first_ascent_did_not():
         return torch.stack([torch.zeros_like(at), height], dim=1)
 
     x = torch.full((40, 1, 1, 1), 0.5).double()
-    broken = []
+    misclassified = []
     for restarts in (1, 8):
         goal = Misclassification.on(search, zeros(40), loss="margin")
         x_adv = APGD(eps=Radius("0.4"), steps=3, restarts=restarts)(nn.Identity(), x, goal)
-        broken.append(int((search(x_adv).argmax(dim=1) != 0).sum()))
-    assert 10 <= broken[0] <= 30 and broken[1] == 40
+        misclassified.append(int((search(x_adv).argmax(dim=1) != 0).sum()))
+    assert 10 <= misclassified[0] <= 30 and misclassified[1] == 40
 
 
 @every_norm

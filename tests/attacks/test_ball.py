@@ -305,8 +305,8 @@ def least_length(norm, x, normal, gap):
 
 def reach(x, normal, sign):
     """Return how far ``normal . d`` can go in one direction within the box, ``[N]``, never negative."""
-    room = torch.where(sign.reshape(-1, 1, 1, 1) * normal > 0, 1 - x, x)
-    return (normal.abs() * room).flatten(1).sum(dim=1)
+    distance = torch.where(sign.reshape(-1, 1, 1, 1) * normal > 0, 1 - x, x)
+    return (normal.abs() * distance).flatten(1).sum(dim=1)
 
 
 def dot(normal, step):

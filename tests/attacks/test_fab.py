@@ -49,14 +49,14 @@ def attacked(norm, eps, model, x, y, target=None):
 
 
 def sound(norm, eps, model, x, y, found):
-    """Return who is broken, after seeing that all is inside ball and box, and what is not broken is untouched."""
+    """Return who is misclassified; all must be inside ball and box, and who is not must be untouched."""
     assert found.shape == x.shape and found.dtype == x.dtype and not found.requires_grad
     assert ((found >= 0) & (found <= 1)).all()
     assert (ball(norm, 1.0).size(found - x) <= torch.as_tensor(eps, dtype=x.dtype)).all()
     with torch.no_grad():
-        broken = model(found).argmax(dim=1) != y
-    assert torch.equal(found[~broken], x[~broken])
-    return broken
+        misclassified = model(found).argmax(dim=1) != y
+    assert torch.equal(found[~misclassified], x[~misclassified])
+    return misclassified
 
 
 # --- truth by geometry: how far the boundary of a linear network is ---------------------------------------------------
@@ -79,7 +79,7 @@ def test_it_finds_the_nearest_boundary_and_no_nearer_one(norm, classes, targeted
 
 @every_norm
 def test_a_target_that_is_not_the_nearest_is_reached_at_its_own_distance(norm):
-    # Class 1 is kept far away, so that nothing else is broken on the way to class 2.
+    # Class 1 is kept far away, so that nothing else is misclassified on the way to class 2.
     model, x = linear(3), greys(8)
     model[1].bias.data += torch.tensor([0.0, -100.0, -1.0])
     keep = (model(x).argmax(dim=1) == 0).nonzero().flatten()
@@ -184,9 +184,9 @@ def test_of_many_examples_some_break_and_all_stay_sound(norm, targeted, tiny_cla
     eps = Radius({"linf": "0.02", "l2": "0.2", "l1": "1"}[norm])
     target = (y + 1) % 4 if targeted else None
     found = FAB(norm=norm, eps=eps, steps=10)(model, x, Misclassification.on(model, y, target=target))
-    broken = sound(norm, eps, model, x, y, found)
+    misclassified = sound(norm, eps, model, x, y, found)
     assert torch.equal(found[:3], x[:3])
-    assert broken[:3].all() and 3 < int(broken.sum()) < len(x)
+    assert misclassified[:3].all() and 3 < int(misclassified.sum()) < len(x)
 
 
 @every_norm
@@ -301,7 +301,8 @@ def test_who_is_broken_costs_nothing_more_and_only_who_is_outside_is_asked_twice
     assert away.max() > 2 * eps
     goal = Misclassification.on(model, y, target=target if targeted else None)
     FAB(norm=norm, eps=eps, steps=10)(model, x, goal)
-    # Wrong from the start; broken by the first step; out of reach, and outside the ball at each step but the first.
+    # Wrong from the start; misclassified by the first step; out of reach, and outside the ball at each step but the
+    # first.
     planes = 1 if targeted else classes - 1
     assert goal.cost.backward.tolist() == [1, planes + 1, 10 * planes]
     counted = 0 if targeted else 1  # the classes, on the first image

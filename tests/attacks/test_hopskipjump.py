@@ -49,7 +49,7 @@ def hunt(attack, model, x, seed=3):
     return attack(model, x, goal), goal
 
 
-def broken(plane, x):
+def misclassified(plane, x):
     with torch.no_grad():
         return plane(x).argmax(dim=1) == 1
 
@@ -71,8 +71,8 @@ def test_it_finds_the_boundary_of_a_plane(norm, shape, distance, ratio, queries)
     x = at_distance(plane, norm, distance)
     eps = Radius(ratio * distance)
     x_adv, goal = hunt(HopSkipJump(norm=norm, eps=eps, queries=queries), plane, x)
-    assert not broken(plane, x).any()
-    assert broken(plane, x_adv).all()
+    assert not misclassified(plane, x).any()
+    assert misclassified(plane, x_adv).all()
     assert (ball(norm, 1.0).size(x_adv - x) <= eps).all()
     assert (goal.cost.forward < queries).all()
 
@@ -104,7 +104,7 @@ def test_bisection_ends_next_to_the_plane(norm):
     far, found = _noise(oracle)
     assert found.all()
     near = HopSkipJump(norm=norm)._boundary(oracle, far, found, 30)
-    assert broken(plane, near).all()
+    assert misclassified(plane, near).all()
     excess = (near - 0.5).flatten(1) @ plane.weight.flatten()
     assert (excess > 0).all() and (excess < 1e-6).all()
     delta, towards = near - x, far - x
@@ -128,7 +128,7 @@ def test_the_normal_is_that_of_the_plane():
 
 
 def test_the_normal_is_where_it_should_be_far_from_the_plane_too():
-    # All probes are broken: their mean is all there is, and it is finite.
+    # All probes are misclassified: their mean is all there is, and it is finite.
     plane = Plane(torch.ones(1, 8, 8))
     x = at_distance(plane, "l2", 0.1)
     oracle, everyone = oracle_of(plane, x, "l2"), torch.ones(6, dtype=torch.bool)
@@ -146,7 +146,7 @@ def test_the_normal_is_the_sum_of_what_each_answer_is_beyond_their_mean():
     probes = torch.stack(plane.asked)
     directions = (probes - point).flatten(2)
     torch.testing.assert_close(directions.norm(dim=2), torch.full((50, 6), 0.01).double())
-    answers = torch.stack([broken(plane, part) for part in probes]).double() * 2 - 1
+    answers = torch.stack([misclassified(plane, part) for part in probes]).double() * 2 - 1
     assert (answers.mean(dim=0).abs() < 1).all() and (answers.mean(dim=0) > 0.1).any()
     expected = ((answers - answers.mean(dim=0))[:, :, None] * directions).sum(dim=0)
     torch.testing.assert_close(normal.flatten(1), expected)
@@ -255,7 +255,7 @@ def test_an_example_stops_at_its_first_broken_image_within_the_ball(norm, share,
     x = at_distance(plane, norm, share * eps, n=1)
     x_adv, _ = hunt(HopSkipJump(norm=norm, eps=eps, queries=500), plane, x)
     asked = torch.cat(plane.asked)
-    hits = broken(plane, asked) & (ball(norm, 1.0).size(asked - x) <= eps)
+    hits = misclassified(plane, asked) & (ball(norm, 1.0).size(asked - x) <= eps)
     assert int(hits.sum()) == breaks
     assert torch.equal(x_adv, asked[-1:] if breaks else x) and hits[-1] == breaks
 
@@ -266,7 +266,7 @@ def test_an_example_does_not_wait_for_the_others(norm):
     eps = Radius("0.5") if norm == "l2" else Radius("0.05")
     x = at_distance(plane, norm, torch.tensor([0.1, 0.2, 0.3, 1.2, 1.5, 1.8]) * eps)
     x_adv, goal = hunt(HopSkipJump(norm=norm, eps=eps, queries=400), plane, x)
-    assert broken(plane, x_adv).tolist() == [True] * 3 + [False] * 3
+    assert misclassified(plane, x_adv).tolist() == [True] * 3 + [False] * 3
     assert (ball(norm, 1.0).size(x_adv - x) <= eps).all()
     assert torch.equal(x_adv[3:], x[3:])
     assert (goal.cost.forward[:3] < 350).all() and (goal.cost.forward[3:] > 350).all()
@@ -292,7 +292,7 @@ def test_without_a_judge_nothing_is_broken():
 def test_only_images_are_asked_about(norm):
     plane = Plane(torch.randn(3, 8, 9))
     x = (at_distance(plane, norm, 0.01) + 0.6 * torch.randn(6, 3, 8, 9)).clamp(0, 1)
-    x = x[~broken(plane, x)]
+    x = x[~misclassified(plane, x)]
     plane.asked.clear()
     hunt(HopSkipJump(norm=norm, eps=Radius("1e-3"), queries=300), plane, x)
     asked = torch.cat(plane.asked)
@@ -334,7 +334,7 @@ def test_it_asks_nothing_but_whether_an_image_is_broken():
             )
         )
     assert torch.equal(*results)
-    assert broken(plane, results[0]).all()
+    assert misclassified(plane, results[0]).all()
 
 
 @pytest.mark.parametrize(

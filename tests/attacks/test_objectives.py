@@ -101,7 +101,7 @@ def test_the_gradient_of_cross_entropy_on_a_linear_network_in_closed_form():
     # d CE / dx = W (softmax - one_hot).
     expected = (logits.softmax(dim=1) - F.one_hot(y, 4)) @ weight.T
     torch.testing.assert_close(found.gradient, expected.view_as(x))
-    assert torch.equal(found.broken, logits.argmax(dim=1) != y)
+    assert torch.equal(found.misclassified, logits.argmax(dim=1) != y)
 
 
 @every_loss
@@ -146,11 +146,11 @@ def test_called_as_an_objective_gradients_flow():
 )
 def test_without_a_way_back_to_the_pixels_the_gradient_is_zero(search):
     x, y = images(), torch.arange(7) % 5
-    score, gradient, broken = Misclassification.on(search, y).climb(x)
+    score, gradient, misclassified = Misclassification.on(search, y).climb(x)
     assert torch.equal(gradient, torch.zeros_like(x))
     with torch.no_grad():
         logits = search(x)
-    assert torch.equal(score, cross_entropy(logits, y)) and torch.equal(broken, logits.argmax(dim=1) != y)
+    assert torch.equal(score, cross_entropy(logits, y)) and torch.equal(misclassified, logits.argmax(dim=1) != y)
 
 
 def test_bad_numbers_in_a_gradient_are_zeros_and_the_others_stay():
@@ -224,16 +224,16 @@ def test_every_pass_is_counted_for_every_example():
     assert passes(goal) == ([5, 6, 5], [2, 3, 2])
 
 
-# --- who is broken ----------------------------------------------------------------------------------------------------
+# --- who is misclassified ---------------------------------------------------------------------------------------------
 
 
 def test_one_network_that_searches_and_judges_is_asked_once():
     model, x, y = Counted(network()), images(), torch.arange(7) % 5
     goal = Misclassification.on(model, y)
-    _, broken = goal.assess(x)
+    _, misclassified = goal.assess(x)
     assert model.sizes == [7] and goal.cost.forward.tolist() == [1] * 7
-    assert torch.equal(broken, model.inner(x).argmax(dim=1) != y)
-    assert broken.any()
+    assert torch.equal(misclassified, model.inner(x).argmax(dim=1) != y)
+    assert misclassified.any()
 
 
 @pytest.mark.parametrize("ask", ["climb", "assess"])
@@ -242,12 +242,12 @@ def test_the_judge_is_asked_near_the_boundary_alone_and_its_word_counts(ask):
     margins = torch.tensor([2.0, 0.05, 0.0, -0.05, -2.0, 0.11])
     logits = torch.stack([torch.full_like(margins, 10.0), 10 - margins, torch.zeros_like(margins)], dim=1)
     y, x = torch.zeros(6, dtype=torch.int64), torch.arange(6.0).view(6, 1, 1, 1)
-    # The judge finds everything broken but images 1 and 4, whatever the search has said.
+    # The judge finds everything misclassified but images 1 and 4, whatever the search has said.
     says = torch.tensor([1, 0, 1, 2, 0, 1])
     judge = Counted(lambda x: F.one_hot(says[x.flatten().long()], 3).float())
     goal = replace(searched_and_judged(lambda x: logits, judge, y, loss="margin"), slack=0.01)
-    broken = getattr(goal, ask)(x)[-1]
-    assert broken.tolist() == [False, False, True, True, False, False]
+    misclassified = getattr(goal, ask)(x)[-1]
+    assert misclassified.tolist() == [False, False, True, True, False, False]
     assert [asked.flatten().tolist() for asked in judge.asked] == [[1, 2, 3, 4]]
     assert goal.cost.forward.tolist() == [1, 2, 2, 2, 2, 1]
     assert goal.cost.backward.tolist() == [int(ask == "climb")] * 6
@@ -290,8 +290,8 @@ def test_the_judge_leaves_no_graph():
 def test_without_a_judge_nothing_is_broken():
     model, x = network(), images()
     goal = searched_and_judged(model, None, (model(x).argmax(dim=1) + 1) % 5)
-    assert not goal.assess(x)[1].any() and not goal.climb(x).broken.any()
-    assert goal.climb(x).broken.dtype == torch.bool
+    assert not goal.assess(x)[1].any() and not goal.climb(x).misclassified.any()
+    assert goal.climb(x).misclassified.dtype == torch.bool
     assert goal.cost.forward.tolist() == [3] * 7
 
 

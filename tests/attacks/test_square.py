@@ -33,7 +33,7 @@ class Plane(nn.Module):
 
 
 class Constant(Plane):
-    """Never broken, and no image is better than another."""
+    """Never misclassified, and no image is better than another."""
 
     def forward(self, x):
         return super().forward(0 * x + 0.5) + torch.tensor([1.0, 0.0])
@@ -258,7 +258,7 @@ def test_a_start_without_a_score_is_left():
             return super().forward(x) + torch.tensor([10.0, torch.nan if len(self.asked) == 1 else 0.0])
 
     model = Undefined(torch.randn(1, 8, 8))
-    # The judge calls a NaN logit the largest; without a judge nothing is broken.
+    # The judge calls a NaN logit the largest; without a judge nothing is misclassified.
     y = torch.zeros(4, dtype=torch.int64)
     start = Misclassification.on(model, y)
     goal = Misclassification(search=model, judge=None, y=y, index=start.index, cost=start.cost)
@@ -271,7 +271,7 @@ def test_a_start_without_a_score_is_left():
 
 @every_norm
 def test_what_is_broken_costs_nothing_more(norm):
-    model = Plane(torch.zeros(1, 8, 8))  # ties go to class 0: label 1 is broken by the start, label 0 never
+    model = Plane(torch.zeros(1, 8, 8))  # ties go to class 0: label 1 is misclassified by the start, label 0 never
     x, y = edges((1, 8, 8), 6), torch.tensor([0, 1, 0, 0, 1, 1])
     x_adv, goal = hunt(Square(norm=norm, eps=EPS[norm], queries=30), model, x, y)
     assert goal.cost.forward.tolist() == [30, 1, 30, 30, 1, 1]
@@ -287,9 +287,9 @@ def test_each_example_keeps_the_image_that_broke_it(norm):
     x[::4] = x[::4] - 0.2 * plane.weight / plane.weight.abs().max()  # a few that hold longer
     x = x.clamp(0, 1)
     x_adv, goal = hunt(Square(norm=norm, eps=EPS[norm], queries=150), plane, x, y)
-    broken = plane(x_adv).argmax(dim=1) != y
-    assert broken.any() and goal.cost.forward.unique().numel() > 2
-    assert (goal.cost.forward[~broken] == 150).all()
+    misclassified = plane(x_adv).argmax(dim=1) != y
+    assert misclassified.any() and goal.cost.forward.unique().numel() > 2
+    assert (goal.cost.forward[~misclassified] == 150).all()
     slack = x[0].numel() * torch.finfo(x.dtype).eps
     assert (ball(norm, 1.0).size(x_adv - x) <= EPS[norm] + slack).all()  # every row is its own image's
 

@@ -27,17 +27,17 @@ def uniform(*shape, low=0.0, high=1.0, seed=0):
     return low + (high - low) * torch.rand(shape, generator=generator(seed), dtype=torch.float64)
 
 
-class Course(nn.Module):
+class ForwardOf(nn.Module):
     """A network, or a step of one, whose forward is a function of itself and of the image."""
 
-    def __init__(self, course, **modules):
+    def __init__(self, function, **modules):
         super().__init__()
-        self.course = course
+        self.function = function
         for name, module in modules.items():
             setattr(self, name, module)
 
     def forward(self, x):
-        return self.course(self, x)
+        return self.function(self, x)
 
 
 class Join(nn.Module):
@@ -86,7 +86,7 @@ def points(region, count, seed=0):
     found = region.box.lower + share * (region.box.upper - region.box.lower)
     if region.centre is None:
         return found
-    # Most corners are outside the ball: pull each point onto its sphere or a little inside, never out of the box.
+    # Most corners are outside the ball: move each point onto its sphere or a little inside, never out of the box.
     step = found - region.centre
     length = step.flatten(2).norm(dim=2)[..., None, None, None]
     depth = uniform(count, 1, 1, 1, 1, low=0.7, high=1.0, seed=seed + 1)
@@ -193,17 +193,17 @@ class RandomGraph(nn.Module):
         self.put(settled(nn.BatchNorm2d(self.size[0]), self.draw.randrange(10**6)).float())
 
     def relu(self):
-        forms = nn.ReLU(), Course(lambda _, x: F.relu(x)), Course(lambda _, x: x.relu())
+        forms = nn.ReLU(), ForwardOf(lambda _, x: F.relu(x)), ForwardOf(lambda _, x: x.relu())
         self.put(self.draw.choice(forms))
 
     def leaky(self):
         leak = self.draw.choice((0.01, 0.2, 0.6))
-        self.put(self.draw.choice((nn.LeakyReLU(leak), Course(lambda _, x: F.leaky_relu(x, leak)))))
+        self.put(self.draw.choice((nn.LeakyReLU(leak), ForwardOf(lambda _, x: F.leaky_relu(x, leak)))))
 
     def average(self):
         if min(self.size[1:]) > 2:
             padding = self.draw.randint(0, 1)
-            forms = nn.AvgPool2d(2, 1, padding), Course(lambda _, x: F.avg_pool2d(x, 3, 2, padding=1))
+            forms = nn.AvgPool2d(2, 1, padding), ForwardOf(lambda _, x: F.avg_pool2d(x, 3, 2, padding=1))
             self.put(self.draw.choice(forms))
 
     def largest(self):
@@ -220,13 +220,13 @@ class RandomGraph(nn.Module):
     def pad(self):
         if max(self.size[1:]) < 7:
             margins = self.draw.choice(((1, 0, 0, 2), (0, 1, 1, 1)))
-            forms = nn.ZeroPad2d(margins), Course(lambda _, x: F.pad(x, margins))
+            forms = nn.ZeroPad2d(margins), ForwardOf(lambda _, x: F.pad(x, margins))
             self.put(self.draw.choice(forms))
 
     def constant(self):
         a, b = self.draw.uniform(-2, 2), self.draw.uniform(-0.5, 0.5)
-        scale = Course(lambda self, x: x * self.scale, scale=nn.Parameter(torch.rand(self.size[0], 1, 1) - 0.5))
-        forms = Course(lambda _, x: x * a), Course(lambda _, x: b - x), Course(lambda _, x: x / 2 + b), scale
+        scale = ForwardOf(lambda self, x: x * self.scale, scale=nn.Parameter(torch.rand(self.size[0], 1, 1) - 0.5))
+        forms = ForwardOf(lambda _, x: x * a), ForwardOf(lambda _, x: b - x), ForwardOf(lambda _, x: x / 2 + b), scale
         self.put(self.draw.choice(forms))
 
     def partner(self, same):
@@ -258,9 +258,13 @@ class RandomGraph(nn.Module):
 
     def head(self):
         if self.draw.random() < 0.3:
-            self.put(Course(lambda _, x: x.mean([2, 3])))
+            self.put(ForwardOf(lambda _, x: x.mean([2, 3])))
         else:
-            flat = nn.Flatten(), Course(lambda _, x: torch.flatten(x, 1)), Course(lambda _, x: x.view(x.size(0), -1))
+            flat = (
+                nn.Flatten(),
+                ForwardOf(lambda _, x: torch.flatten(x, 1)),
+                ForwardOf(lambda _, x: x.view(x.size(0), -1)),
+            )
             self.put(self.draw.choice(flat))
         if self.draw.random() < 0.6:
             self.put(nn.Linear(self.size[0], 5, bias=self.draw.random() < 0.5))

@@ -58,8 +58,8 @@ def test_relu_forward_is_the_function_at_both_ends(leak):
 @pytest.mark.parametrize("weight", [1.0, -1.0, 2.5, 0.0])
 def test_a_line_is_nowhere_above_the_function_and_touches_it(leak, weight):
     before, rows, z = sides(), one_by_one(weight), along(sides())
-    pulled = ReLU(leak=leak).propagate_backward(rows, [before])[0]
-    line = z @ pulled.weight.T + pulled.bias
+    propagated = ReLU(leak=leak).propagate_backward(rows, [before])[0]
+    line = z @ propagated.weight.T + propagated.bias
     truth = F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
     torch.testing.assert_close((truth - line).amin(dim=0), torch.zeros(len(SIDES)).double(), rtol=0, atol=ROUNDING)
@@ -82,22 +82,22 @@ def test_any_slope_between_the_pieces_holds_where_the_sign_is_open(leak):
     before, z = sides(), along(sides())
     rows = one_by_one(1.5)
     slope = leak + (1 - leak) * uniform(*rows.weight.shape, seed=3)
-    pulled = ReLU(leak=leak).propagate_backward(rows, [before], slope)[0]
-    line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
+    propagated = ReLU(leak=leak).propagate_backward(rows, [before], slope)[0]
+    line, truth = z @ propagated.weight.T + propagated.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
     for i, (low, high) in enumerate(SIDES):
         if low < 0 < high:
-            assert pulled.weight[i, i] == 1.5 * slope[i, i]
+            assert propagated.weight[i, i] == 1.5 * slope[i, i]
         else:  # known signs have no slope to choose
             torch.testing.assert_close(line[:, i], truth[:, i], rtol=0, atol=ROUNDING)
 
 
 @every_leak
 def test_slopes_that_no_leaky_relu_allows_do_no_harm(leak):
-    """The climb moves slopes in [0, 1]; a line flatter than the leak would be above the function on the left."""
+    """The optimiser moves slopes in [0, 1]; a line flatter than the leak would be above the function on the left."""
     before, z, rows = sides(), along(sides()), one_by_one(1.0)
-    pulled = ReLU(leak=leak).propagate_backward(rows, [before], torch.zeros_like(rows.weight))[0]
-    line, truth = z @ pulled.weight.T + pulled.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
+    propagated = ReLU(leak=leak).propagate_backward(rows, [before], torch.zeros_like(rows.weight))[0]
+    line, truth = z @ propagated.weight.T + propagated.bias, F.leaky_relu(z, leak) @ rows.weight.T + rows.bias
     assert (line <= truth + ROUNDING).all()
 
 
@@ -165,13 +165,13 @@ def test_max_pool_rows_are_nowhere_above(options, width):
     before = Bounds(lower, lower + width * uniform(3, 2, 5, 6, seed=1))
     shape = function(lower).shape[1:]
     rows = LinearBounds(normal(12, *shape, seed=2), normal(12, seed=3), torch.arange(12) % 3)
-    pulled = made.propagate_backward(rows, [before])[0]
-    assert pulled.weight.shape == (12, 2, 5, 6)
+    propagated = made.propagate_backward(rows, [before])[0]
+    assert propagated.weight.shape == (12, 2, 5, 6)
     for seed in range(100):
         x = before.lower + uniform(3, 2, 5, 6, low=-0.5, high=1.5, seed=seed).clamp(0, 1) * (
             before.upper - before.lower
         )
-        line, truth = pulled.dot(x) + pulled.bias, rows.dot(function(x)) + rows.bias
+        line, truth = propagated.dot(x) + propagated.bias, rows.dot(function(x)) + rows.bias
         assert (line <= truth + ROUNDING).all()
     if width == 0:
         torch.testing.assert_close(line, truth)
@@ -188,14 +188,14 @@ def test_max_pool_is_linear_where_one_input_always_wins():
             torch.zeros(2).double(),
             torch.zeros(2).long(),
         )
-        pulled = made.propagate_backward(rows, [Bounds(lower, upper)])[0]
+        propagated = made.propagate_backward(rows, [Bounds(lower, upper)])[0]
         winner = torch.zeros(1, 2, 4).double()
         winner[0, 1, 1] = sign
-        assert torch.equal(pulled.weight[0], winner) and pulled.bias[0] == 0
+        assert torch.equal(propagated.weight[0], winner) and propagated.bias[0] == 0
         if sign > 0:
-            assert pulled.weight[1].sum() == 1 and pulled.bias[1] == 0
+            assert propagated.weight[1].sum() == 1 and propagated.bias[1] == 0
         else:
-            assert not pulled.weight[1].any() and pulled.bias[1] == -0.9
+            assert not propagated.weight[1].any() and propagated.bias[1] == -0.9
 
 
 def test_max_pool_takes_windows_of_rows():

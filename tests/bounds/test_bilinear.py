@@ -119,7 +119,7 @@ def test_nothing_is_known_of_nothing_times_the_unknown():
     assert found.lower.item() == -torch.inf and found.upper.item() == torch.inf
 
 
-def test_windows_are_pulled_as_maps_are():
+def test_windows_are_propagated_as_maps_are():
     terms, first, second = CASES["channels by a vector"]
     a, b = box(first, 1.0, 0), box(second, 1.0, 7)
     rows = LinearBounds(normal(2, 2, 2, 2), normal(2), torch.arange(2), Window(torch.tensor([[0, 0], [1, 1]])))

@@ -8,7 +8,16 @@ import torch
 from scipy.optimize import linprog
 from torch import nn
 
-from overproof.bounds.crown import METHODS, BoundOptions, bound, final, forms, intermediate, minimum, spec_rows
+from overproof.bounds.crown import (
+    METHODS,
+    BoundOptions,
+    bound,
+    bound_by_crown,
+    final,
+    intermediate,
+    propagate_to_image,
+    spec_rows,
+)
 from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import AlphaOptimizer
@@ -35,8 +44,8 @@ every_norm = pytest.mark.parametrize("norm", RADII)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def means(method, steps=6, **others):
-    return BoundOptions(method=method, climb=AlphaOptimizer(steps=steps), **others)
+def bound_options(method, steps=6, **others):
+    return BoundOptions(method=method, optimizer=AlphaOptimizer(steps=steps), **others)
 
 
 def case(seed, norm="linf", count=2):
@@ -66,7 +75,7 @@ def test_no_point_is_outside_the_quick_bounds(seed, norm):
 @pytest.mark.parametrize("seed", range(5))
 def test_no_point_is_outside_alpha_s_bounds(seed, norm):
     network, graph, region, spec = case(seed, norm)
-    found = bound(graph, region, spec, means("alpha"))
+    found = bound(graph, region, spec, bound_options("alpha"))
     assert_holds(found, reached(network, region, spec))
     assert_holds(bound(graph, region, spec, "ibp"), found, slack=1e-12)
 
@@ -85,7 +94,7 @@ def test_no_layer_leaves_its_bounds(seed, norm):
         for layer in intermediate(graph, Region(Bounds(where.flatten(0, 1), where.flatten(0, 1))), "ibp")
     ]
     for method in ("ibp", "crown", "alpha"):
-        layers = intermediate(graph, region, means(method, steps=2))
+        layers = intermediate(graph, region, bound_options(method, steps=2))
         assert len(layers) == len(graph.nodes)
         for layer, found, outer in zip(layers, inner, interval, strict=True):
             assert_holds(layer, found)
@@ -95,7 +104,7 @@ def test_no_layer_leaves_its_bounds(seed, norm):
 @pytest.mark.parametrize("leak", [0.1, 0.5])
 @every_method
 def test_leaky_networks_are_bounded_whatever_the_slopes(leak, method):
-    """The climb must not leave the slopes that a leaky ReLU allows."""
+    """The optimiser must not leave the slopes that a leaky ReLU allows."""
     torch.manual_seed(0)
     network = settled(
         nn.Sequential(
@@ -104,7 +113,7 @@ def test_leaky_networks_are_bounded_whatever_the_slopes(leak, method):
     )
     region = Region.around(uniform(4, 1, 2, 2), 0.4)
     spec = logits(4, 3).double()
-    found = bound(trace(network, (1, 2, 2)).graph(), region, spec, means(method, steps=20))
+    found = bound(trace(network, (1, 2, 2)).graph(), region, spec, bound_options(method, steps=20))
     assert_holds(found, reached(network, region, spec, count=4000))
 
 
@@ -140,7 +149,7 @@ def test_weights_that_are_not_numbers_prove_nothing():
     next(network.parameters()).flatten()[0] = torch.nan
     graph = trace(network, shape).graph()
     for method in METHODS:
-        found = bound(graph, Region.around(uniform(1, *shape), 0.1), logits(1, CLASSES), means(method, steps=2))
+        found = bound(graph, Region.around(uniform(1, *shape), 0.1), logits(1, CLASSES), bound_options(method, steps=2))
         assert not (found.lower > -torch.inf).any() or found.lower.isnan().all()
 
 
@@ -219,7 +228,7 @@ def test_crown_of_one_neuron_is_its_known_relaxation():
     graph = trace(network, (1, 1, 1)).graph()
     region = Region(Bounds(torch.zeros(1, 1, 1, 1).double(), torch.ones(1, 1, 1, 1).double()))
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers, BoundOptions())
+    rows = propagate_to_image(graph, {len(graph.nodes) - 1: spec_rows(logits(1, 2).double())}, layers, BoundOptions())
     torch.testing.assert_close(rows.weight.flatten(), torch.tensor([1.0, -0.75]).double())
     torch.testing.assert_close(rows.bias, torch.tensor([-0.25, 0.0]).double())
     found = bound(graph, region, logits(1, 2), "crown")
@@ -251,19 +260,19 @@ def least_of_patterns(network, region, row, leak=0.0):
     for signs in itertools.product((1.0, -1.0), repeat=sum(layer.out_features for layer in linear[:-1])):
         # With its signs given, every layer is affine in the image.
         weight, bias = torch.eye(len(lower)).double(), torch.zeros(len(lower)).double()
-        needed, room, rest = [], [], torch.tensor(signs).double()
+        needed, limits, rest = [], [], torch.tensor(signs).double()
         for layer in linear[:-1]:
             weight, bias = layer.weight @ weight, layer.weight @ bias + layer.bias
             sign, rest = rest[: len(bias)], rest[len(bias) :]
             needed.append(-sign[:, None] * weight)
-            room.append(sign * bias)
+            limits.append(sign * bias)
             factor = torch.where(sign > 0, 1.0, torch.tensor(leak, dtype=torch.float64))
             weight, bias = factor[:, None] * weight, factor * bias
         goal = row @ linear[-1].weight @ weight
         answer = linprog(
             goal.numpy(),
             A_ub=torch.cat(needed).numpy(),
-            b_ub=torch.cat(room).numpy(),
+            b_ub=torch.cat(limits).numpy(),
             bounds=list(zip(lower.tolist(), upper.tolist(), strict=True)),
         )
         if answer.status == 0:
@@ -292,7 +301,7 @@ def test_no_bound_cuts_the_exact_minimum(seed, widths, leak):
     assert (exact <= inner + 1e-7).all() and (inner - exact).max() < 0.3
     gaps = []
     for method in METHODS:
-        lower = bound(graph, region, spec, means(method, steps=40)).lower
+        lower = bound(graph, region, spec, bound_options(method, steps=40)).lower
         assert (lower <= exact + 1e-7).all()
         gaps.append((exact - lower).sum().item())
     assert gaps[0] > 0, "intervals should not be exact here"
@@ -311,9 +320,9 @@ def least_of_triangles(network, layers, region, row):
     needed = torch.cat(
         [torch.cat([first.weight, -eye], dim=1), torch.cat([-share[:, None] * first.weight, eye], dim=1)]
     )
-    room = torch.cat([-first.bias, share * (first.bias - low.clamp(max=0))])
+    limits = torch.cat([-first.bias, share * (first.bias - low.clamp(max=0))])
     box = zip(region.box.lower.flatten().tolist(), region.box.upper.flatten().tolist(), strict=True)
-    answer = linprog(goal.numpy(), A_ub=needed.numpy(), b_ub=room.numpy(), bounds=[*box, *[(0, None)] * width])
+    answer = linprog(goal.numpy(), A_ub=needed.numpy(), b_ub=limits.numpy(), bounds=[*box, *[(0, None)] * width])
     assert answer.status == 0
     return answer.fun + float(row @ last.bias)
 
@@ -327,7 +336,7 @@ def test_alpha_on_one_hidden_layer_comes_to_the_best_that_slopes_can_prove(seed)
     (number,) = graph.read_by
     best = [least_of_triangles(network, layers[number], region, row) for row in spec[0]]
     best = torch.tensor([best], dtype=torch.float64)
-    crown, alpha = bound(graph, region, spec, "crown"), bound(graph, region, spec, means("alpha", steps=200))
+    crown, alpha = bound(graph, region, spec, "crown"), bound(graph, region, spec, bound_options("alpha", steps=200))
     assert (crown.lower <= best + 1e-7).all() and (alpha.lower <= best + 1e-7).all()
     assert (alpha.lower >= best - 2e-3 * 2 * alpha.radius).all()
 
@@ -342,7 +351,7 @@ def test_each_method_is_tighter_than_the_one_before_on_the_whole():
         _, graph, region, spec = case(seed)
         widest = bound(graph, region, spec, "ibp").radius.sum()
         for method in METHODS:
-            widths[method] += (bound(graph, region, spec, means(method)).radius.sum() / widest).item()
+            widths[method] += (bound(graph, region, spec, bound_options(method)).radius.sum() / widest).item()
     assert widths["crown_ibp"] < 0.9 * widths["ibp"]
     assert widths["crown"] < 0.99 * widths["crown_ibp"]
     assert widths["alpha"] < 0.995 * widths["crown"]
@@ -351,10 +360,10 @@ def test_each_method_is_tighter_than_the_one_before_on_the_whole():
 @every_norm
 @pytest.mark.parametrize("seed", range(2))
 def test_alpha_s_last_pass_is_never_looser_than_crown_s(seed, norm):
-    """With the same layers: the climb starts from CROWN's slopes and keeps the best."""
+    """With the same layers: the optimiser starts from CROWN's slopes and keeps the best."""
     _, graph, region, spec = case(seed, norm)
     layers = intermediate(graph, region, "crown")
-    crown, alpha = (final(graph, region, layers, spec, means(method)) for method in ("crown", "alpha"))
+    crown, alpha = (final(graph, region, layers, spec, bound_options(method)) for method in ("crown", "alpha"))
     assert_holds(crown, alpha, slack=1e-12)
 
 
@@ -382,7 +391,7 @@ def test_a_larger_region_has_wider_intervals():
 def test_forms_are_below_the_rows_everywhere_and_have_the_bound_as_their_minimum(seed, norm):
     network, graph, region, spec = case(seed, norm)
     layers = intermediate(graph, region, "crown")
-    rows = forms(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers, BoundOptions())
+    rows = propagate_to_image(graph, {len(graph.nodes) - 1: spec_rows(spec)}, layers, BoundOptions())
     assert rows.window is None and rows.weight.shape == (spec.shape[0] * spec.shape[1], *graph.nodes[0].shape)
     assert rows.example.tolist() == [n for n in range(len(spec)) for _ in range(spec.shape[1])]
     where = points(region, 200)
@@ -390,7 +399,7 @@ def test_forms_are_below_the_rows_everywhere_and_have_the_bound_as_their_minimum
     line = torch.einsum("mchw,pmchw->pm", rows.weight, where[:, rows.example]) + rows.bias
     assert (line <= truth + ROUNDING).all()
     last = len(graph.nodes) - 1
-    least = minimum(graph, {last: spec_rows(spec)}, layers, region, means("crown"))
+    least = bound_by_crown(graph, {last: spec_rows(spec)}, layers, region, bound_options("crown"))
     torch.testing.assert_close(rows.minimum(region), least)
 
 
@@ -401,17 +410,17 @@ def test_chunks_do_not_change_anything(method):
     layers = nn.Conv2d(1, 2, 3, stride=2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 3)
     graph = trace(settled(nn.Sequential(*layers)), (1, 5, 5)).graph()
     region, spec = Region.around(uniform(2, 1, 5, 5), 0.3), logits(2, 3).double()
-    whole = bound(graph, region, spec, means(method, steps=3))
+    whole = bound(graph, region, spec, bound_options(method, steps=3))
     for memory in (1, 30_000):
-        parts = bound(graph, region, spec, means(method, steps=3, memory=memory))
+        parts = bound(graph, region, spec, bound_options(method, steps=3, memory=memory))
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["crown", "alpha"])
-def test_no_more_rows_are_pulled_at_once_than_fit_the_memory(method, monkeypatch):
+def test_no_more_rows_are_propagated_at_once_than_fit_the_memory(method, monkeypatch):
     _, graph, region, spec = case(2)
     layers, last = intermediate(graph, region, "crown"), len(graph.nodes) - 1
-    # Eight copies of the largest layer in float64 per row, and thirty-two where slopes are climbed.
+    # Eight copies of the largest layer in float64 per row, and thirty-two where slopes are optimised.
     row = max(math.prod(node.shape) for node in graph.nodes) * 8 * {"crown": 8, "alpha": 32}[method]
     sizes, propagate_backward = [], Graph.propagate_backward
 
@@ -425,10 +434,10 @@ def test_no_more_rows_are_pulled_at_once_than_fit_the_memory(method, monkeypatch
     for fitting in (1, 2, len(rows) - 1, len(rows)):
         for memory in (row * fitting, row * (fitting + 1) - 1):
             sizes.clear()
-            minimum(graph, {last: rows}, layers, region, means(method, steps=0, memory=memory))
+            bound_by_crown(graph, {last: rows}, layers, region, bound_options(method, steps=0, memory=memory))
             assert max(sizes) == fitting
     sizes.clear()
-    minimum(graph, {last: rows}, layers, region, means(method, steps=0, memory=1))
+    bound_by_crown(graph, {last: rows}, layers, region, bound_options(method, steps=0, memory=1))
     assert max(sizes) == 1
 
 
@@ -436,9 +445,9 @@ def test_no_more_rows_are_pulled_at_once_than_fit_the_memory(method, monkeypatch
 @every_norm
 def test_examples_do_not_know_of_each_other(method, norm):
     _, graph, region, spec = case(9, norm, count=3)
-    whole = bound(graph, region, spec, means(method, steps=3))
+    whole = bound(graph, region, spec, bound_options(method, steps=3))
     for n in range(3):
-        alone = bound(graph, region.at(torch.tensor([n])), spec[[n]], means(method, steps=3))
+        alone = bound(graph, region.at(torch.tensor([n])), spec[[n]], bound_options(method, steps=3))
         torch.testing.assert_close(alone.lower, whole.lower[[n]], rtol=0, atol=1e-9)
         torch.testing.assert_close(alone.upper, whole.upper[[n]], rtol=0, atol=1e-9)
 
@@ -446,7 +455,7 @@ def test_examples_do_not_know_of_each_other(method, norm):
 def test_upper_bounds_are_lower_bounds_of_the_negative():
     _, graph, region, spec = case(11)
     for method in METHODS:
-        found, negative = (bound(graph, region, s, means(method, steps=3)) for s in (spec, -spec))
+        found, negative = (bound(graph, region, s, bound_options(method, steps=3)) for s in (spec, -spec))
         torch.testing.assert_close(found.upper, -negative.lower)
         torch.testing.assert_close(found.lower, -negative.upper)
 
@@ -514,4 +523,4 @@ def test_value_is_the_network_that_the_other_tests_compare_with():
 
 
 def test_the_defaults_of_means():
-    assert BoundOptions() == BoundOptions(method="crown", climb=AlphaOptimizer(), memory=2**28)
+    assert BoundOptions() == BoundOptions(method="crown", optimizer=AlphaOptimizer(), memory=2**28)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from overproof.bounds.curves import curved
+from overproof.bounds.curves import make_smooth
 from overproof.bounds.maps import NoBoundsError
 from overproof.bounds.region import Bounds
 
@@ -25,7 +25,7 @@ CURVES = {
 @pytest.mark.parametrize(("given", "function"), CURVES.values(), ids=CURVES)
 def test_a_curve_is_torch_s(given, function):
     found = Bounds(X, X)
-    for operator in curved(given[0], X, **given[1]):
+    for operator in make_smooth(given[0], X, **given[1]):
         found = operator.forward(found)
     torch.testing.assert_close(found.lower, function(X), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.upper, function(X), rtol=1e-9, atol=1e-9)
@@ -43,4 +43,4 @@ def test_a_curve_is_torch_s(given, function):
 )
 def test_a_curve_of_another_form_is_refused(name, given):
     with pytest.raises(NoBoundsError, match=name if name != "pow" else "power"):
-        curved(name, X, **given)
+        make_smooth(name, X, **given)

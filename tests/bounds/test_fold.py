@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from overproof.bounds.fold import fold, folded
+from overproof.bounds.fold import fold_graph, fold_operators
 from overproof.bounds.graph import Node
 from overproof.bounds.operators import Add, Conv, Linear, Reshape, Scale
 from overproof.bounds.region import Bounds
@@ -11,7 +11,7 @@ from overproof.bounds.trace import trace
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 
-from .networks import Course, normal, settled, uniform, value
+from .networks import ForwardOf, normal, settled, uniform, value
 
 CHANNELS = Scale(factor=normal(3, 1, 1, seed=1), shift=normal(3, 1, 1, seed=2))
 PLACES = Scale(factor=normal(3, 5, 5, seed=1), shift=normal(3, 5, 5, seed=2))
@@ -49,7 +49,7 @@ def test_one_operator_does_what_two_did(first, second):
     """Also where padding is zero after a shift, so that the borders get less of it."""
     x = normal(4, *((6,) if isinstance(first, Linear) or first is FEATURES else (3, 5, 5)))
     between = run(first, x)
-    both = fold(first, second, tuple(between.shape[1:]))
+    both = fold_operators(first, second, tuple(between.shape[1:]))
     assert both is not None
     torch.testing.assert_close(run(both, x), run(second, between))
 
@@ -68,7 +68,7 @@ def test_one_operator_does_what_two_did(first, second):
     ],
 )
 def test_what_has_no_single_operator_stays_two(first, second):
-    assert fold(first, second, (3, 5, 5)) is None
+    assert fold_operators(first, second, (3, 5, 5)) is None
 
 
 def node(operator, *inputs, place=""):
@@ -77,18 +77,18 @@ def node(operator, *inputs, place=""):
 
 def test_only_what_nobody_else_reads_is_folded():
     chain = [node(None), node(CONV, 0, place="conv"), node(CHANNELS, 1, place="bn")]
-    assert [part.place for part in folded(chain, 2).nodes] == ["", "conv"]
+    assert [part.place for part in fold_graph(chain, 2).nodes] == ["", "conv"]
     shared = [*chain, node(Add(), 1, 2, place="add")]
-    assert [part.place for part in folded(shared, 3).nodes] == ["", "conv", "bn", "add"]
+    assert [part.place for part in fold_graph(shared, 3).nodes] == ["", "conv", "bn", "add"]
 
 
 def test_a_chain_is_folded_wherever_it_stands():
-    graph = folded([node(None), node(CONV, 0), node(CONV, 0), node(CHANNELS, 1), node(Add(), 3, 2)], 4)
+    graph = fold_graph([node(None), node(CONV, 0), node(CONV, 0), node(CHANNELS, 1), node(Add(), 3, 2)], 4)
     assert [part.inputs for part in graph.nodes] == [(), (0,), (0,), (1, 2)]
 
 
 def test_what_the_output_does_not_read_is_left_out():
-    graph = folded([node(None), node(CONV, 0), node(CONV, 0, place="unread"), node(CHANNELS, 1)], 3)
+    graph = fold_graph([node(None), node(CONV, 0), node(CONV, 0, place="unread"), node(CHANNELS, 1)], 3)
     assert [part.place for part in graph.nodes] == ["", ""]
 
 
@@ -147,6 +147,6 @@ def test_a_value_that_is_read_twice_is_not_folded_away(between):
         return self.head((F.relu(scaled) + hidden).flatten(1))
 
     parts = {"conv": nn.Conv2d(2, 3, 3), "bn": nn.BatchNorm2d(3), "head": nn.Linear(12, 3), "between": between}
-    network = settled(Course(forward, **parts))
+    network = settled(ForwardOf(forward, **parts))
     graph, x = trace(network, (2, 4, 4)).graph(), uniform(5, 2, 4, 4)
     torch.testing.assert_close(value(graph, x), network(x), rtol=0, atol=1e-12)

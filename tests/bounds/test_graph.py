@@ -5,13 +5,13 @@ from torch import nn
 
 from overproof.bounds.activations import MaxPool, ReLU
 from overproof.bounds.crown import bound, intermediate
-from overproof.bounds.graph import Graph, Relaxation, joined
+from overproof.bounds.graph import Graph, Relaxation, join_graphs
 from overproof.bounds.region import Region
 from overproof.bounds.rows import LinearBounds
 from overproof.bounds.spec import logits
 from overproof.bounds.trace import trace
 
-from .networks import CLASSES, Course, affine_of, normal, random_network, settled, uniform, value
+from .networks import CLASSES, ForwardOf, affine_of, normal, random_network, settled, uniform, value
 
 SEEDS = range(12)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
@@ -76,7 +76,7 @@ CANCELLING = {
 @pytest.mark.parametrize("name", CANCELLING)
 def test_a_straight_node_has_exact_intervals_where_paths_meet_again(name):
     modules = {"bn": nn.BatchNorm2d(2), "average": nn.AvgPool2d(3, 1, 1), "head": nn.Linear(32, 3)}
-    network = settled(Course(CANCELLING[name], **modules))
+    network = settled(ForwardOf(CANCELLING[name], **modules))
     network.bn.weight.data.copy_(torch.tensor([-0.5, 0.5]))
     graph = trace(network, (2, 4, 4)).graph()
     assert_straight_nodes_are_exact(graph, (2, 4, 4))
@@ -148,7 +148,7 @@ def test_slopes_that_are_missing_are_set_to_crown_s_and_used_when_given():
 
 
 def test_a_price_lowers_a_row_where_the_sign_is_the_known_one():
-    """So the bound holds there whatever the price; elsewhere the row is raised, which is what a bound gains."""
+    """So the bound holds there whatever the beta; elsewhere the row is raised, which is what a bound gains."""
     network = settled(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     graph = trace(network, (1, 2, 2)).graph()
     region = Region.around(uniform(1, 1, 2, 2), 0.5)
@@ -165,14 +165,14 @@ def test_a_price_lowers_a_row_where_the_sign_is_the_known_one():
         signs[0, open_] = sign
         allowed = hidden[:, open_] * sign > 0
         assert allowed.any() and not allowed.all()
-        free = Relaxation(signs={relu: signs}, prices={relu: uniform(4, 3, low=0.5, high=2)})
-        priced = rows_at(graph.propagate_backward({last: rows}, layers, free=free)[0], x)
-        assert (priced[allowed] <= truth[allowed] + 1e-9).all()
-        assert (priced[allowed] < plain[allowed]).all()
-        assert (priced[~allowed] >= plain[~allowed]).all()
-        unpriced = Relaxation(signs={relu: signs})
-        torch.testing.assert_close(rows_at(graph.propagate_backward({last: rows}, layers, free=unpriced)[0], x), plain)
-        assert unpriced.prices[relu].shape == (4, 3) and not unpriced.prices[relu].any()
+        free = Relaxation(signs={relu: signs}, betas={relu: uniform(4, 3, low=0.5, high=2)})
+        lowered = rows_at(graph.propagate_backward({last: rows}, layers, free=free)[0], x)
+        assert (lowered[allowed] <= truth[allowed] + 1e-9).all()
+        assert (lowered[allowed] < plain[allowed]).all()
+        assert (lowered[~allowed] >= plain[~allowed]).all()
+        unlowered = Relaxation(signs={relu: signs})
+        torch.testing.assert_close(rows_at(graph.propagate_backward({last: rows}, layers, free=unlowered)[0], x), plain)
+        assert unlowered.betas[relu].shape == (4, 3) and not unlowered.betas[relu].any()
 
 
 def rows_at(rows, x):
@@ -192,7 +192,7 @@ def test_which_of_two_activations_reads_a_layer_last_makes_no_difference():
         return self.pool_head(self.pool(hidden).flatten(1)) + self.relu_head(kept.flatten(1))
 
     modules = {"first": nn.Conv2d(1, 3, 2), "second": nn.Conv2d(3, 3, 2), "pool": nn.MaxPool2d(2, 1)}
-    network = settled(Course(forward, **modules, relu_head=nn.Linear(27, 3), pool_head=nn.Linear(12, 3)))
+    network = settled(ForwardOf(forward, **modules, relu_head=nn.Linear(27, 3), pool_head=nn.Linear(12, 3)))
     region, found = Region.around(uniform(2, 1, 5, 5), 0.3), []
     for network.pool_first in (True, False):
         graph = trace(network, (1, 5, 5)).graph()
@@ -205,7 +205,7 @@ def test_two_networks_on_one_image_are_one_graph():
     first, shape = random_network(3)
     second = settled(nn.Sequential(nn.Flatten(), nn.Linear(torch.Size(shape).numel(), 4), nn.ReLU(), nn.Linear(4, 2)))
     graphs = [trace(network, shape).graph() for network in (first, second)]
-    both, x = joined(*graphs), uniform(3, *shape)
+    both, x = join_graphs(*graphs), uniform(3, *shape)
     torch.testing.assert_close(value(both, x), torch.cat([first(x), second(x)], dim=1))
     assert both.classes == CLASSES + 2
     region = Region.around(x, 0.1)

@@ -37,18 +37,18 @@ def test_every_value_is_within_the_range_and_above_the_rows(dim, scale, dtype):
     found = points(x)
     value = found.logsumexp(dim=dim, keepdim=True)
     low, high = (side.double() for side in operator.forward(x))
-    room = 4 * torch.finfo(dtype).eps * (1 + high.abs().max())
-    assert (value >= low - room).all() and (value <= high + room).all()
+    tolerance = 4 * torch.finfo(dtype).eps * (1 + high.abs().max())
+    assert (value >= low - tolerance).all() and (value <= high + tolerance).all()
     shape = value.shape[2:]
     weight = torch.randn(6, *shape, dtype=dtype)
     example = torch.tensor([0, 1, 0, 1, 0, 1])
     rows = LinearBounds(weight, torch.zeros(6, dtype=dtype), example)
-    (pulled,) = operator.propagate_backward(rows, [x])
+    (propagated,) = operator.propagate_backward(rows, [x])
     exact = (weight.double() * value[:, example]).flatten(2).sum(dim=2)
     # The rows are of the precision of the weights: sums of so many products of such numbers.
-    line = (pulled.weight.double() * found[:, example]).flatten(2).sum(dim=2) + pulled.bias.double()
-    room = 32 * torch.finfo(dtype).eps * (1 + exact.abs().max() + found.abs().max())
-    assert (line <= exact + room).all()
+    line = (propagated.weight.double() * found[:, example]).flatten(2).sum(dim=2) + propagated.bias.double()
+    tolerance = 32 * torch.finfo(dtype).eps * (1 + exact.abs().max() + found.abs().max())
+    assert (line <= exact + tolerance).all()
 
 
 def test_below_it_touches_in_the_middle_and_above_at_the_corner():
@@ -66,8 +66,8 @@ def test_below_it_touches_in_the_middle_and_above_at_the_corner():
 def test_what_nothing_asks_about_may_be_infinite():
     x = Bounds(torch.full((1, 3), -torch.inf), torch.full((1, 3), torch.inf))
     rows = LinearBounds(torch.zeros(1, 1), torch.ones(1), torch.zeros(1, dtype=torch.long))
-    (pulled,) = LogSumExp(dim=-1).propagate_backward(rows, [x])
-    assert float(pulled.bias) == 1 and not pulled.weight.any()
+    (propagated,) = LogSumExp(dim=-1).propagate_backward(rows, [x])
+    assert float(propagated.bias) == 1 and not propagated.weight.any()
 
 
 class Functional(nn.Module):

@@ -47,7 +47,7 @@ def test_max_pooling_is_torch_s(options, lower):
     x = X - 10 if lower else X  # zeros around the map would be the largest
     truth = F.max_pool2d(x, **options)
     given = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False} | options
-    torch.testing.assert_close(applied([maps.largest(SHAPE, tuple(truth.shape[1:]), **given)], x), truth)
+    torch.testing.assert_close(applied([maps.max_pool(SHAPE, tuple(truth.shape[1:]), **given)], x), truth)
 
 
 @pytest.mark.parametrize("size", [(7, 3), (1, 1), (3, 4), (5, 6)])
@@ -78,7 +78,7 @@ def test_a_convolution_is_torch_s(padding):
 
 
 def test_zeros_around_a_map_are_torch_s():
-    torch.testing.assert_close(applied([maps.padded((1, 0, 2, 3))], X), F.pad(X, (1, 0, 2, 3)))
+    torch.testing.assert_close(applied([maps.pad_map((1, 0, 2, 3))], X), F.pad(X, (1, 0, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_zeros_around_a_map_are_torch_s():
         (lambda: maps.conv(normal(1, 1, 2, 2), padding="same"), "one-sided padding"),
         (lambda: maps.conv(normal(1, 1, 2, 2), padding_mode="reflect"), "reflect padding"),
         (
-            lambda: maps.largest(
+            lambda: maps.max_pool(
                 SHAPE, SHAPE, kernel_size=2, stride=1, padding=0, dilation=1, ceil_mode=False, return_indices=True
             ),
             "return_indices",

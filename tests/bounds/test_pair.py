@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.bounds import coupling
-from tests.bounds.coupling import couple, narrowed
+from benchmarks import pairs as narrowing
+from benchmarks.pairs import bound_together, narrow
 from torch import nn
 
 from overproof.bounds import pair as module
 from overproof.bounds import softmax
 from overproof.bounds import split as splitting
 from overproof.bounds.crown import METHODS, BoundOptions, bound, intermediate
-from overproof.bounds.graph import joined
-from overproof.bounds.pair import Couple, coupled, specs
+from overproof.bounds.graph import join_graphs
+from overproof.bounds.pair import PairBounds, bound_pair, specs
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.split import Budget, split
@@ -29,8 +29,8 @@ every_norm = pytest.mark.parametrize("norm", RADII)
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def means(method, steps=3):
-    return BoundOptions(method=method, climb=AlphaOptimizer(steps=steps))
+def bound_options(method, steps=3):
+    return BoundOptions(method=method, optimizer=AlphaOptimizer(steps=steps))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def clock(monkeypatch):
     """Replace the clock by one on which a second passes at every look."""
     looks = itertools.count()
     monkeypatch.setattr(splitting, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
-    monkeypatch.setattr(coupling, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(narrowing, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 class Case:
@@ -47,17 +47,17 @@ class Case:
     def __init__(self, teacher, student, shape, *, norm="linf", eps=None, count=3, seed=0):
         self.networks = teacher, student
         self.teacher, self.student = (trace(network, shape).graph() for network in self.networks)
-        self.both = joined(self.teacher, self.student)
+        self.both = join_graphs(self.teacher, self.student)
         self.region = Region.around(uniform(count, *shape, seed=seed), eps or RADII[norm], norm)
         self.classes = teacher(self.region.box.centre).argmax(dim=1)
         if count > 1:
             self.classes[-1] = (self.classes[-1] + 1) % self.teacher.classes
 
-    def couple(self, method="crown", **options):
-        return couple(self.teacher, self.student, self.region, self.classes, means(method, **options))
+    def bound_together(self, method="crown", **options):
+        return bound_together(self.teacher, self.student, self.region, self.classes, bound_options(method, **options))
 
     def swapped(self, method="crown"):
-        return couple(self.student, self.teacher, self.region, self.classes, means(method))
+        return bound_together(self.student, self.teacher, self.region, self.classes, bound_options(method))
 
     def gap(self, x, number=None):
         """Return ``f_T - f_S`` of points ``[P, N, C, H, W]``, in the examples' classes, ``[P, N]``."""
@@ -70,7 +70,7 @@ class Case:
         return f_t - f_s
 
     def reached(self, count=300):
-        """Return the least and the greatest difference found by sampling and by a climb from the best samples."""
+        """Return the least and the greatest difference found by sampling and by an ascent from the best samples."""
         found = points(self.region, count)
         ends = []
         for sign in (1.0, -1.0):
@@ -87,7 +87,7 @@ class Case:
         return Bounds(ends[1], ends[0])
 
     def inside(self, x):
-        """Return the points pulled into the region."""
+        """Return the points moved into the region."""
         x = torch.minimum(torch.maximum(x, self.region.box.lower), self.region.box.upper)
         if self.region.centre is not None:
             away = x - self.region.centre
@@ -99,14 +99,14 @@ class Case:
         """Return the layers of one example, and what is known of it."""
         at = torch.tensor([number])
         region, classes = self.region.at(at), self.classes[at]
-        layers = intermediate(self.both, region, means(method))
-        return region, classes, layers, coupled(self.both, region, classes, layers, means(method))
+        layers = intermediate(self.both, region, bound_options(method))
+        return region, classes, layers, bound_pair(self.both, region, classes, layers, bound_options(method))
 
-    def narrowed(self, number=0, *, budget=None, enough=0.0):
+    def narrow(self, number=0, *, budget=None, enough=0.0):
         """Return what is known of one example, and what splitting makes of it."""
         region, classes, layers, known = self.one(number)
         budget = budget or Budget(seconds=8, batch=8)
-        return known, narrowed(self.both, region, classes, layers, known, budget, enough)
+        return known, narrow(self.both, region, classes, layers, known, budget, enough)
 
 
 @cache
@@ -150,7 +150,7 @@ def test_no_point_is_outside_and_joint_is_within_separate(seed, norm):
     made = case(seed, norm)
     inner = made.reached()
     for method in QUICK:
-        found = made.couple(method)
+        found = made.bound_together(method)
         assert_holds(found.separate, found.joint, slack=0)
         assert_holds(found.joint, inner)
         assert_holds(Bounds(-torch.ones(3), torch.ones(3)), found.separate, slack=1e-12)
@@ -160,7 +160,7 @@ def test_no_point_is_outside_and_joint_is_within_separate(seed, norm):
 @pytest.mark.parametrize("seed", range(0, 12, 4))
 def test_no_point_is_outside_alpha_s_bounds(seed, norm):
     made = case(seed, norm)
-    found = made.couple("alpha")
+    found = made.bound_together("alpha")
     assert_holds(found.separate, found.joint, slack=0)
     assert_holds(found.joint, made.reached())
 
@@ -171,7 +171,7 @@ def test_no_point_is_outside_alpha_s_bounds(seed, norm):
 def test_two_classes(seed, method, norm):
     """A single margin each, and networks of different widths."""
     made = Case(small(seed), small(seed + 50, channels=2), (1, 4, 4), norm=norm, seed=seed)
-    found = made.couple(method)
+    found = made.bound_together(method)
     assert found.teacher.lower.shape == (3, 1)
     assert_holds(found.separate, found.joint, slack=0)
     assert_holds(found.joint, made.reached())
@@ -181,7 +181,7 @@ def test_two_classes(seed, method, norm):
 def test_margins_are_those_of_each_network_alone_and_separate_is_their_difference(seed):
     made = case(seed)
     for method in QUICK:
-        found = made.couple(method)
+        found = made.bound_together(method)
         own = torch.stack([torch.eye(CLASSES)[[j for j in range(CLASSES) if j != c]] for c in made.classes.tolist()])
         rows = own - torch.eye(CLASSES)[made.classes][:, None]  # z_j - z_c, ascending j
         for graph, margins in ((made.teacher, found.teacher), (made.student, found.student)):
@@ -191,7 +191,7 @@ def test_margins_are_those_of_each_network_alone_and_separate_is_their_differenc
 
 
 def test_joint_information_pays():
-    """On random pairs a little; on a student that is its teacher but for some noise, most of the room."""
+    """On random pairs a little; on a student that is its teacher but for some noise, most of the difference."""
     for noise, most in ((1.0, 0.995), (0.05, 0.6)):
         apart, together = 0.0, 0.0
         for seed in range(5):
@@ -199,7 +199,7 @@ def test_joint_information_pays():
             student = small(seed, classes=3)
             for mine, its in zip(student.parameters(), other.parameters(), strict=True):
                 mine.lerp_(its, noise)
-            found = Case(teacher, student, (1, 4, 4), eps=0.05, seed=seed).couple()
+            found = Case(teacher, student, (1, 4, 4), eps=0.05, seed=seed).bound_together()
             apart, together = apart + width(found.separate), together + width(found.joint)
         print(noise, together / apart)
         assert together < most * apart
@@ -215,7 +215,7 @@ def test_every_slope_of_the_cuts_tightens_the_range(monkeypatch):
 
     def range_with(kept):
         monkeypatch.setattr(module, "_RATIOS", kept)
-        return width(case(2).couple().joint)
+        return width(case(2).bound_together().joint)
 
     whole = range_with(ratios)
     for number, ratio in enumerate(ratios):
@@ -228,7 +228,7 @@ def test_every_slope_of_the_cuts_tightens_the_range(monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 def test_teacher_and_student_exchanged_negate_the_gap(seed, method):
     made = case(seed)
-    found, other = made.couple(method), made.swapped(method)
+    found, other = made.bound_together(method), made.swapped(method)
     assert_equal(other.teacher, found.student)
     for mine, its in ((found.separate, other.separate), (found.joint, other.joint)):
         assert_equal(mine, Bounds(-its.upper, -its.lower))
@@ -242,27 +242,29 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("method", QUICK)
 def test_an_example_s_bounds_do_not_depend_on_its_batch(method):
     made = case(5)
-    found = made.couple(method)
+    found = made.bound_together(method)
     for number in range(3):
         at = torch.tensor([number])
-        alone = couple(made.teacher, made.student, made.region.at(at), made.classes[at], method)
+        alone = bound_together(made.teacher, made.student, made.region.at(at), made.classes[at], method)
         for mine, its in zip(vars(found).values(), vars(alone).values(), strict=True):
             assert_equal(mine.at(at), its)
 
 
 def test_chunks_do_not_change_anything():
     made = case(1)
-    parts = couple(made.teacher, made.student, made.region, made.classes, BoundOptions(method="crown", memory=20_000))
-    assert_equal(parts.joint, made.couple("crown").joint)
+    parts = bound_together(
+        made.teacher, made.student, made.region, made.classes, BoundOptions(method="crown", memory=20_000)
+    )
+    assert_equal(parts.joint, made.bound_together("crown").joint)
 
 
 def test_single_precision_is_off_by_its_rounding_only():
     for seed in range(3):
         made = case(seed)
         graphs = (graph.to(torch.float32) for graph in (made.teacher, made.student))
-        single = couple(*graphs, made.region.to(dtype=torch.float32), made.classes, "crown")
+        single = bound_together(*graphs, made.region.to(dtype=torch.float32), made.classes, "crown")
         assert single.joint.lower.dtype == torch.float32
-        for mine, its in zip(single.joint, made.couple("crown").joint, strict=True):
+        for mine, its in zip(single.joint, made.bound_together("crown").joint, strict=True):
             torch.testing.assert_close(mine.double(), its, rtol=0, atol=1e-4)
 
 
@@ -271,7 +273,7 @@ def test_weights_that_are_not_numbers_prove_nothing():
     broken[0].weight[0, 0, 1, 1] = torch.nan
     for networks in ((broken, small(2)), (small(2), broken)):
         for method in METHODS:
-            found = Case(*networks, (1, 4, 4)).couple(method)
+            found = Case(*networks, (1, 4, 4)).bound_together(method)
             for bounds in (found.separate, found.joint):
                 assert not (bounds.lower > -1).any() and not (bounds.upper < 1).any()
 
@@ -318,7 +320,7 @@ def test_a_student_whose_margin_is_a_multiple_of_its_teacher_s(ratio, offset, me
     half = worst_case(norm, slope.view(1, 1, 2, 2), made.region.box.centre, 0.15)
     m = torch.linspace(-1, 1, 200_001).double() * half + middle
     gap = (-m).sigmoid() - (-(ratio * m + offset)).sigmoid()
-    found = made.couple(method)
+    found = made.bound_together(method)
     assert_equal(found.teacher, Bounds((middle - half)[:, None], (middle + half)[:, None]))
     torch.testing.assert_close(found.joint, Bounds(gap.amin()[None], gap.amax()[None]), rtol=0, atol=1e-7)
     if ratio:
@@ -330,7 +332,7 @@ def test_networks_on_different_pixels_have_nothing_in_common(method):
     """Then what each may do alone, both may do at once: separate bounds are exact, and so are joint ones."""
     slopes = torch.tensor([1.5, -2.0, 0.0, 0.0]).double(), torch.tensor([0.0, 0.0, 1.0, 0.5]).double()
     made = Case(*(linear(slope, 0.1) for slope in slopes), (1, 2, 2), eps=0.2, count=2)
-    found = made.couple(method)
+    found = made.bound_together(method)
     corners = torch.stack(
         [
             torch.stack([side.flatten(1)[:, p] for side, p in zip(choice, range(4), strict=True)], dim=1)
@@ -350,7 +352,7 @@ def test_margins_of_a_linear_pair_are_exact(worst_case):
         network(torch.zeros(1, *shape).double())
         network.requires_grad_(False)
     made = Case(*networks, shape, eps=0.1)
-    found = made.couple("crown")
+    found = made.bound_together("crown")
     matrices = [affine_of(network, shape) for network in networks]
     for (matrix, offset), margins in zip(matrices, (found.teacher, found.student), strict=True):
         for n, c in enumerate(made.classes.tolist()):
@@ -367,10 +369,10 @@ def test_margins_of_a_linear_pair_are_exact(worst_case):
 def test_a_student_that_is_its_teacher_has_no_gap(seed, classes):
     """None that can be seen where no sign is open, and little where some are; apart it looks like a gap."""
     network = small(seed, classes=classes)
-    still = Case(network, network, (1, 4, 4), eps=1e-4, seed=seed).couple()
+    still = Case(network, network, (1, 4, 4), eps=1e-4, seed=seed).bound_together()
     assert width(still.separate) > 1e-4
     assert width(still.joint) < 1e-9
-    made = Case(network, network, (1, 4, 4), eps=0.05, seed=seed).couple()
+    made = Case(network, network, (1, 4, 4), eps=0.05, seed=seed).bound_together()
     assert (made.separate.upper > 1e-3).all() and (made.separate.lower < -1e-3).all()
     assert (made.joint.upper >= -1e-12).all() and (made.joint.lower <= 1e-12).all()
     assert width(made.joint) < 0.5 * width(made.separate)
@@ -385,7 +387,7 @@ def test_splitting_cuts_nothing_and_is_never_looser(clock, seed, norm):
     made = case(seed, norm)
     inner = made.reached()
     for number in range(2):
-        known, better = made.narrowed(number, budget=Budget(seconds=3))
+        known, better = made.narrow(number, budget=Budget(seconds=3))
         assert_holds(known.joint, better.joint, slack=0)
         assert_holds(better.joint, inner.at(torch.tensor([number])))
         assert better.teacher is known.teacher and better.separate is known.separate
@@ -395,7 +397,7 @@ def test_splitting_closes_the_gap_of_a_student_that_is_its_teacher():
     """The signs of teacher and student are told apart one by one; where they contradict each other there is nothing."""
     network = small(3)
     made = Case(network, network, (1, 4, 4), eps=0.2, count=1)
-    known, better = made.narrowed(budget=Budget(seconds=20, batch=16, climb=AlphaOptimizer(steps=10)), enough=0.02)
+    known, better = made.narrow(budget=Budget(seconds=20, batch=16, optimizer=AlphaOptimizer(steps=10)), enough=0.02)
     assert width(known.joint) > 0.2
     assert -0.02 <= better.joint.lower.item() <= 0 <= better.joint.upper.item() <= 0.02
 
@@ -417,7 +419,7 @@ def test_splitting_comes_close_to_the_truth():
         grid = torch.cartesian_prod(*lines)
         gap = made.gap(grid.view(-1, 1, 1, 1, 2))
         truth = Bounds(gap.amin(dim=0), gap.amax(dim=0))
-        known, better = made.narrowed(budget=Budget(seconds=3, batch=16, climb=AlphaOptimizer(steps=10)))
+        known, better = made.narrow(budget=Budget(seconds=3, batch=16, optimizer=AlphaOptimizer(steps=10)))
         assert_holds(better.joint, truth)
         size = [max(bounds.upper.item(), -bounds.lower.item()) for bounds in (truth, known.joint, better.joint)]
         before, closer = before + size[1] - size[0], closer + size[2] - size[0]
@@ -427,7 +429,7 @@ def test_splitting_comes_close_to_the_truth():
 
 def test_no_time_changes_nothing():
     made = case(0)
-    known, same = made.narrowed(budget=Budget(seconds=0))
+    known, same = made.narrow(budget=Budget(seconds=0))
     assert_equal(known.joint, same.joint)
 
 
@@ -446,9 +448,9 @@ def spied(monkeypatch):
 def test_what_is_enough_already_is_not_split(monkeypatch):
     proofs = spied(monkeypatch)
     made = case(2)
-    known, _ = made.narrowed(budget=Budget(seconds=0))
+    known, _ = made.narrow(budget=Budget(seconds=0))
     size = max(known.joint.upper.item(), -known.joint.lower.item())
-    _, same = made.narrowed(enough=size)
+    _, same = made.narrow(enough=size)
     assert proofs == []
     assert_equal(known.joint, same.joint)
 
@@ -457,12 +459,12 @@ def test_enough_stops_early(clock, monkeypatch):
     proofs = spied(monkeypatch)
     made = Case(small(3), small(53), (1, 4, 4), eps=0.15, count=1)
     parts, larger = [], []
-    known, best = made.narrowed(budget=Budget(seconds=12))
+    known, best = made.narrow(budget=Budget(seconds=12))
     size, least = (max(c.joint.upper.item(), -c.joint.lower.item()) for c in (known, best))
     for share in (0.1, 0.5, 0.9):
         proofs.clear()
         enough = size + share * (least - size)
-        _, better = made.narrowed(budget=Budget(seconds=12), enough=enough)
+        _, better = made.narrow(budget=Budget(seconds=12), enough=enough)
         parts.append(sum(proof.parts for _, proof in proofs))
         larger.append(max(better.joint.upper.item(), -better.joint.lower.item()))
         assert larger[-1] <= enough + ROUNDING
@@ -479,7 +481,7 @@ def test_the_larger_side_is_split_first(clock, monkeypatch):
         proofs = spied(monkeypatch)
         made = Case(*networks, shape, eps=0.05, count=1)
         made.classes = teacher(made.region.box.centre).argmax(dim=1)
-        known, better = made.narrowed(budget=Budget(seconds=4))
+        known, better = made.narrow(budget=Budget(seconds=4))
         upper, lower = known.joint.upper.item(), -known.joint.lower.item()
         turns.add(upper > lower)
         goal, proof = proofs[0]
@@ -493,8 +495,8 @@ def test_known_bounds_are_kept_where_splitting_proves_less(clock):
     made = case(4)
     region, classes, layers, known = made.one()
     inner = made.reached().at(torch.tensor([0]))
-    told = Couple(known.teacher, known.student, known.separate, Bounds(inner.lower - 1e-3, inner.upper + 1e-3))
-    better = narrowed(made.both, region, classes, layers, told, Budget(seconds=2))
+    told = PairBounds(known.teacher, known.student, known.separate, Bounds(inner.lower - 1e-3, inner.upper + 1e-3))
+    better = narrow(made.both, region, classes, layers, told, Budget(seconds=2))
     assert_holds(told.joint, better.joint, slack=0)
     assert_holds(better.joint, inner)
 
@@ -505,7 +507,7 @@ def test_ten_classes_of_which_few_matter():
     for network in (teacher, student):
         network[3].bias[4:] -= 6
     made = Case(teacher, student, (1, 4, 4), eps=0.1, count=1)
-    known, better = made.narrowed(budget=Budget(seconds=1))
+    known, better = made.narrow(budget=Budget(seconds=1))
     question = module._Question(known.teacher, known.student)
     assert 0 < len(question.asked) < 9
     assert_holds(known.joint, better.joint, slack=0)
@@ -514,5 +516,5 @@ def test_ten_classes_of_which_few_matter():
 
 def test_a_pair_without_relus_is_left_as_it_is():
     made = Case(linear(normal(4)), linear(normal(4, seed=1)), (1, 2, 2), eps=0.2, count=1)
-    known, same = made.narrowed()
+    known, same = made.narrow()
     assert_equal(known.joint, same.joint)

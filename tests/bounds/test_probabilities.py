@@ -45,9 +45,9 @@ def test_the_range_is_that_of_the_corners(width, dim):
 def test_rows_are_nowhere_above(width, kind, shape, dim):
     x = box(shape, width, kind=kind)
     rows = LinearBounds(normal(10, *shape, seed=5).to(kind), normal(10, seed=6).to(kind), torch.arange(10) % 2)
-    (pulled,) = Softmax(dim=dim).propagate_backward(rows, [x])
-    assert pulled.weight.dtype == kind
-    exact, line = ((each.weight.double(), each.bias.double()) for each in (rows, pulled))
+    (propagated,) = Softmax(dim=dim).propagate_backward(rows, [x])
+    assert propagated.weight.dtype == kind
+    exact, line = ((each.weight.double(), each.bias.double()) for each in (rows, propagated))
     # Rows are summed in their own precision: a few units of all their parts.
     parts = line[0].abs() * torch.maximum(x.lower.abs(), x.upper.abs())[rows.example].double()
     slack = (
@@ -68,8 +68,8 @@ def test_rows_are_no_worse_than_the_range_in_the_middle(width):
     x = box((5,), width)
     for sign in (1.0, -1.0):
         rows = LinearBounds(sign * torch.eye(5).double(), torch.zeros(5).double(), torch.zeros(5).long())
-        (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
-        middle = pulled.weight @ x.centre[0] + pulled.bias
+        (propagated,) = Softmax(dim=-1).propagate_backward(rows, [x])
+        middle = propagated.weight @ x.centre[0] + propagated.bias
         range_ = Softmax(dim=-1).forward(x)
         level = range_.lower[0] if sign > 0 else -range_.upper[0]
         assert (middle >= level - 1e-11).all()
@@ -81,9 +81,9 @@ def test_two_scores_have_the_lines_of_a_sigmoid():
     rows = LinearBounds(
         torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.zeros(2).double(), torch.zeros(2).long()
     )
-    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
+    (propagated,) = Softmax(dim=-1).propagate_backward(rows, [x])
     z = torch.stack([torch.linspace(-1, 1, 101), torch.zeros(101)], dim=1).double()
-    line = z @ pulled.weight.T + pulled.bias
+    line = z @ propagated.weight.T + propagated.bias
     truth = torch.stack([z.softmax(1)[:, 0], -z.softmax(1)[:, 0]], dim=1)
     assert (line <= truth + 1e-12).all() and (truth - line).max() < 0.15
 
@@ -101,9 +101,9 @@ def test_no_box_is_found_on_which_rows_are_above(low, width, share, weight):
     x = Bounds(low[None], (low + width)[None])
     z = torch.minimum(low + share * width, x.upper[0])
     rows = LinearBounds(weight[None], torch.zeros(1).double(), torch.zeros(1).long())
-    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [x])
-    reach = (pulled.weight[0].abs() * (low.abs() + width)).sum() + 10
-    assert pulled.weight[0] @ z + pulled.bias[0] <= weight @ z.softmax(0) + 1e-14 * reach
+    (propagated,) = Softmax(dim=-1).propagate_backward(rows, [x])
+    reach = (propagated.weight[0].abs() * (low.abs() + width)).sum() + 10
+    assert propagated.weight[0] @ z + propagated.bias[0] <= weight @ z.softmax(0) + 1e-14 * reach
 
 
 def test_the_planes_are_those_of_the_box_asked_for():
@@ -119,9 +119,11 @@ def test_gradients_are_numbers():
     low = torch.tensor([[0.0, 1.0, -400.0]], dtype=torch.float64, requires_grad=True)
     high = torch.tensor([[0.0, 2.0, 400.0]], dtype=torch.float64, requires_grad=True)
     rows = LinearBounds(normal(3, 3), normal(3), torch.zeros(3).long())
-    (pulled,) = Softmax(dim=-1).propagate_backward(rows, [Bounds(low, high)])
+    (propagated,) = Softmax(dim=-1).propagate_backward(rows, [Bounds(low, high)])
     total = (
-        pulled.weight.sum() + pulled.bias.sum() + sum(side.sum() for side in Softmax(dim=-1).forward(Bounds(low, high)))
+        propagated.weight.sum()
+        + propagated.bias.sum()
+        + sum(side.sum() for side in Softmax(dim=-1).forward(Bounds(low, high)))
     )
     for slope in torch.autograd.grad(total, (low, high)):
         assert torch.isfinite(slope).all()

@@ -4,7 +4,7 @@ import torch
 from overproof.bounds.composed import Draft
 from overproof.bounds.graph import Graph
 from overproof.bounds.maps import NoBoundsError
-from overproof.bounds.products import Layer, contracted, einsum_terms, elementwise_terms, matmul_terms
+from overproof.bounds.products import Layer, add_product, einsum_terms, elementwise_terms, matmul_terms
 
 from .networks import normal, value
 
@@ -72,7 +72,7 @@ def test_a_product_of_layers_is_torch_s(equation, first, second):
     one = draft.gathered(image, numbers[: sizes[0]].view(first))
     other = draft.gathered(image, numbers[sizes[0] :].view(second))
     terms, out = parts(equation)
-    found = contracted(draft, terms, [Layer(one, 0), Layer(other, 0)], out, LIKE)
+    found = add_product(draft, terms, [Layer(one, 0), Layer(other, 0)], out, LIKE)
     x = normal(3, sum(sizes))
     truth = torch.einsum(equation, x[:, : sizes[0]].view(3, *first), x[:, sizes[0] :].view(3, *second))
     torch.testing.assert_close(value(Graph(tuple(draft.nodes)), x), truth.movedim(found.batch, 0))
@@ -84,7 +84,7 @@ def test_a_product_with_a_constant_is_torch_s(equation, first, second):
     draft, constant = Draft(), normal(*second, seed=5)
     image = draft.put(None, (), first)
     terms, out = parts(equation)
-    found = contracted(draft, terms, [Layer(image, 0), constant], out, LIKE)
+    found = add_product(draft, terms, [Layer(image, 0), constant], out, LIKE)
     x = normal(3, *first)
     truth = torch.einsum(equation, x, constant).movedim(found.batch, 0)
     torch.testing.assert_close(value(Graph(tuple(draft.nodes)), x), truth)
@@ -102,11 +102,11 @@ def test_what_mixes_the_batch_is_refused(terms, out, words):
     draft = Draft()
     image = draft.put(None, (), (3, 3))
     with pytest.raises(NoBoundsError, match=words):
-        contracted(draft, terms, [Layer(image, 0), Layer(image, 0)], out, LIKE)
+        add_product(draft, terms, [Layer(image, 0), Layer(image, 0)], out, LIKE)
 
 
 def test_another_constant_for_each_image_is_refused():
     draft = Draft()
     image = draft.put(None, (), (3,))
     with pytest.raises(NoBoundsError, match="another constant for each image"):
-        contracted(draft, ["za", "za"], [Layer(image, 0), normal(2, 3)], "za", LIKE)
+        add_product(draft, ["za", "za"], [Layer(image, 0), normal(2, 3)], "za", LIKE)

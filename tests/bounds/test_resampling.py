@@ -8,7 +8,7 @@ from overproof.bounds.composed import Draft
 from overproof.bounds.graph import Graph
 from overproof.bounds.maps import NoBoundsError
 from overproof.bounds.region import Bounds
-from overproof.bounds.resampling import average1d, conv1d, for_parts, leaky, resized, transposed
+from overproof.bounds.resampling import add_resize, add_transposed_conv, average1d, conv1d, for_parts, leaky
 
 from .networks import normal
 
@@ -53,14 +53,14 @@ SIZES = (
 
 @pytest.mark.parametrize("options", SIZES, ids=str)
 def test_other_sizes(options):
-    graph = drafted(lambda draft: resized(draft, 0, X, **options))
+    graph = drafted(lambda draft: add_resize(draft, 0, X, **options))
     assert_same(graph, lambda x: F.interpolate(x, **options))
 
 
 def test_bilinear_intervals_lose_nothing():
     """Its weights are not negative: the ends of the interval are reached."""
     options = {"size": (7, 3), "mode": "bilinear"}
-    bounds = carried(drafted(lambda draft: resized(draft, 0, X, **options)), Bounds(X - 1, X + 1))
+    bounds = carried(drafted(lambda draft: add_resize(draft, 0, X, **options)), Bounds(X - 1, X + 1))
     torch.testing.assert_close(bounds.lower, F.interpolate(X - 1, **options))
     torch.testing.assert_close(bounds.upper, F.interpolate(X + 1, **options))
 
@@ -79,7 +79,7 @@ TRANSPOSED = (
 def test_transposed_convolutions(options, size):
     weight = normal(*size, seed=1)
     after = tuple(F.conv_transpose2d(X, weight, **options).shape[1:])
-    graph = drafted(lambda draft: transposed(draft, 0, after, weight=weight, **options))
+    graph = drafted(lambda draft: add_transposed_conv(draft, 0, after, weight=weight, **options))
     assert_same(graph, lambda x: F.conv_transpose2d(x, weight, **options))
 
 
@@ -139,8 +139,8 @@ def test_a_layer_for_parts_does_to_each_what_it_does_to_one():
 
 def test_what_has_no_bounds_is_told():
     with pytest.raises(NoBoundsError, match="nearest"):
-        drafted(lambda draft: resized(draft, 0, X, mode="nearest"))
+        drafted(lambda draft: add_resize(draft, 0, X, mode="nearest"))
     with pytest.raises(NoBoundsError, match="lines"):
         conv1d(weight=normal(2, 2))
     with pytest.raises(NoBoundsError, match="other than maps"):
-        drafted(lambda draft: transposed(draft, 0, SHAPE, weight=normal(2, 2, 3)))
+        drafted(lambda draft: add_transposed_conv(draft, 0, SHAPE, weight=normal(2, 2, 3)))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from overproof.bounds.rewritten import rewritten
+from overproof.bounds.rewritten import rewrite
 
 from .networks import normal
 
@@ -24,7 +24,7 @@ CALLS = (
 @pytest.mark.parametrize(("function", "args", "kwargs"), CALLS)
 def test_it_is_the_same_function(function, args, kwargs):
     for kind, target in (("call_function", function), ("call_method", function.__name__)):
-        simple = rewritten(kind, target, args, kwargs)
+        simple = rewrite(kind, target, args, kwargs)
         torch.testing.assert_close(simple(), function(*args, **kwargs))
 
 
@@ -33,4 +33,4 @@ def test_it_is_the_same_function(function, args, kwargs):
     [("call_function", torch.add, {}), ("get_attr", "lerp", {}), ("call_function", torch.addcmul, {"out": X})],
 )
 def test_other_steps_stay(kind, target, kwargs):
-    assert rewritten(kind, target, (X, Y, Z), kwargs) is None
+    assert rewrite(kind, target, (X, Y, Z), kwargs) is None

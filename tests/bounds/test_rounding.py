@@ -11,7 +11,7 @@ from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.graph import Graph
 from overproof.bounds.operators import Operator
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.rounding import _EACH, _OWN, Rounding, largest
+from overproof.bounds.rounding import _EACH, _OWN, Rounding, largest_inputs
 from overproof.bounds.trace import trace
 
 from .networks import CLASSES, normal, random_network
@@ -42,11 +42,11 @@ def test_a_relu_passes_what_can_be_positive_and_its_chord():
     network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 1)).requires_grad_(False)
     graph = trace(network, (1, 1, 3)).graph()
     box = Bounds(torch.tensor([[[[-2.0, -2.0, 0.5]]]]), torch.tensor([[[[-1.0, 3.0, 1.0]]]]))
-    rounding = Rounding.whole(graph, largest(Region(box)), intermediate(graph, Region(box), "ibp"))
-    gamma = rounding.price(0).flatten()[1] / 3.0
+    rounding = Rounding.whole(graph, largest_inputs(Region(box)), intermediate(graph, Region(box), "ibp"))
+    gamma = rounding.beta_error(0).flatten()[1] / 3.0
     relu = next(number for number, node in enumerate(graph.nodes) if type(node.operator).__name__ == "ReLU")
     # Nothing; the input and the lower of its sides' magnitudes; the input alone.
-    torch.testing.assert_close(rounding.price(relu).flatten() / gamma, torch.tensor([0.0, 5.0, 1.0]))
+    torch.testing.assert_close(rounding.beta_error(relu).flatten() / gamma, torch.tensor([0.0, 5.0, 1.0]))
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown"])
@@ -60,7 +60,7 @@ def test_single_precision_is_never_further_off(seed, method):
     double = final(graph, region, layers, spec, BoundOptions(method=method)).lower
     single_layers = [Bounds(*(side.float() for side in layer)) for layer in layers]
     single = final(graph.to(torch.float32), around, single_layers, spec.float(), BoundOptions(method=method)).lower
-    wrong = Rounding.whole(graph.to(torch.float32), largest(around), single_layers).of[-1]
+    wrong = Rounding.whole(graph.to(torch.float32), largest_inputs(around), single_layers).of[-1]
     # The rows are sums of logits.
     assert ((single.double() - double).abs() <= spec[0].abs().float() @ wrong[0]).all()
 
@@ -73,7 +73,7 @@ def test_widened_layers_hold_those_of_no_rounding_and_the_error_grows_with_depth
     for number, (narrow, wider) in enumerate(zip(plain, wide, strict=True)):
         assert (wider.lower <= narrow.lower).all() and (wider.upper >= narrow.upper).all()
         assert number == 0 or bool((wider.upper > narrow.upper).any())
-    errors = [float(each.max()) for each in Rounding.whole(graph, largest(region), plain).of]
+    errors = [float(each.max()) for each in Rounding.whole(graph, largest_inputs(region), plain).of]
     assert errors[0] == 0 and errors[-1] > 1e-7
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from overproof.bounds import slopes
-from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, bound_by_crown, intermediate, spec_rows
 from overproof.bounds.graph import Graph, Relaxation
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.slopes import AlphaOptimizer
@@ -52,8 +52,8 @@ def test_slopes_stay_between_zero_and_one():
     torch.testing.assert_close(found, torch.tensor([-1.0, -1.0]))
 
 
-def test_prices_are_never_negative_and_have_no_upper_end():
-    hills = Hills(tops=(2.0, -1.0), kind="prices")
+def test_betas_are_never_negative_and_have_no_upper_end():
+    hills = Hills(tops=(2.0, -1.0), kind="betas")
     found = AlphaOptimizer(steps=60).best(hills, Relaxation())
     asked = torch.stack(hills.asked)
     assert asked.min() == 0 and asked.max() > 1.5
@@ -168,7 +168,7 @@ def plain_least(network, region, spec):
     def split(matrix):
         return matrix.clamp(min=0), matrix.clamp(max=0)
 
-    def pulled(weight, bias):
+    def carried(weight, bias):
         for linear, (lower, upper) in zip(reversed(linears[: len(layers)]), reversed(layers), strict=True):
             least, most = lower.clamp(max=0), upper.clamp(min=0)
             chord = most / (most - least)
@@ -184,10 +184,10 @@ def plain_least(network, region, spec):
         below, above = split(linear.weight)
         lower, upper = below @ low + above @ high + linear.bias, below @ high + above @ low + linear.bias
         wanted = (lower < 0) & (upper > 0)
-        rows = pulled(linear.weight, linear.bias), -pulled(-linear.weight, -linear.bias)
+        rows = carried(linear.weight, linear.bias), -carried(-linear.weight, -linear.bias)
         layers.append((torch.where(wanted, rows[0], lower), torch.where(wanted, rows[1], upper)))
         low, high = (side.clamp(min=0) for side in layers[-1])
-    return pulled(spec @ linears[-1].weight, spec @ linears[-1].bias)
+    return carried(spec @ linears[-1].weight, spec @ linears[-1].bias)
 
 
 def by_both(seed, depth, share, eps, count=4):
@@ -196,7 +196,9 @@ def by_both(seed, depth, share, eps, count=4):
     graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(count, 1, 4, 4, seed=seed + 99), eps)
     spec = torch.cat([logits(count, CLASSES), -logits(count, CLASSES)], dim=1).double()
     layers, rows = intermediate(graph, region), {len(graph.nodes) - 1: spec_rows(spec)}
-    one, both = (minimum(graph, rows, each, region, BoundOptions()).view(count, -1) for each in (list(layers), layers))
+    one, both = (
+        bound_by_crown(graph, rows, each, region, BoundOptions()).view(count, -1) for each in (list(layers), layers)
+    )
     plain = torch.stack([plain_least(network, region.at(slice(i, i + 1)), spec[i]) for i in range(count)])
     assert_holds(Bounds(both, torch.full_like(both, torch.inf)), reached(network, region, spec))
     return one, both, plain
@@ -225,8 +227,8 @@ def test_the_choice_of_the_layers_alone_is_looser_for_some_rows():
     assert deep  # with more layers as well
 
 
-def test_examples_whose_choices_agree_are_pulled_once(monkeypatch):
-    """The second pull has the rows of the others only."""
+def test_examples_whose_choices_agree_are_propagated_once(monkeypatch):
+    """The second pass has the rows of the others only."""
     network = sparse(0, 2, 0.2)
     graph, region = trace(network, (1, 4, 4)).graph(), Region.around(uniform(12, 1, 4, 4, seed=99), 0.2)
     layers, counts, propagate_backward = intermediate(graph, region), [], Graph.propagate_backward
@@ -238,5 +240,7 @@ def test_examples_whose_choices_agree_are_pulled_once(monkeypatch):
         return propagate_backward(self, rows, *words, **options)
 
     monkeypatch.setattr(Graph, "propagate_backward", counted)
-    minimum(graph, {len(graph.nodes) - 1: spec_rows(logits(12, CLASSES).double())}, layers, region, BoundOptions())
+    bound_by_crown(
+        graph, {len(graph.nodes) - 1: spec_rows(logits(12, CLASSES).double())}, layers, region, BoundOptions()
+    )
     assert counts == [12 * CLASSES, differing * CLASSES]

@@ -138,9 +138,9 @@ def test_nothing_is_known_where_the_function_has_no_value(function):
     assert found.lower[0, :2].tolist() == [-torch.inf] * 2 and found.upper[0, :2].tolist() == [torch.inf] * 2
     assert lines.under[0, :2].tolist() == [-torch.inf] * 2 and lines.over[0, :2].tolist() == [torch.inf] * 2
     rows = LinearBounds(torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]), torch.zeros(2), torch.zeros(2).long())
-    (pulled,) = smooth.propagate_backward(rows, [before])
-    assert torch.isfinite(pulled.bias[0]) and pulled.bias[1] == -torch.inf
-    assert torch.isfinite(pulled.weight).all() and pulled.weight[0, 2] != 0
+    (propagated,) = smooth.propagate_backward(rows, [before])
+    assert torch.isfinite(propagated.bias[0]) and propagated.bias[1] == -torch.inf
+    assert torch.isfinite(propagated.weight).all() and propagated.weight[0, 2] != 0
 
 
 def test_the_reciprocal_of_negative_numbers_is_held_as_that_of_positive_ones():
@@ -167,14 +167,14 @@ def test_torch_s_threshold_is_allowed_for():
 def test_rows_become_the_lines_of_their_side():
     smooth, before = Smooth(function=functions.GELU), intervals(functions.GELU, 6)
     rows = LinearBounds(normal(4, 6, seed=5), normal(4, seed=6), torch.zeros(4).long())
-    (pulled,) = smooth.propagate_backward(rows, [before])
+    (propagated,) = smooth.propagate_backward(rows, [before])
     lines = smooth.lines(before)
     below, above = rows.weight.clamp(min=0), rows.weight.clamp(max=0)
-    torch.testing.assert_close(pulled.weight, below * lines.below + above * lines.above)
-    torch.testing.assert_close(pulled.bias, rows.bias + (below * lines.under + above * lines.over).sum(dim=1))
+    torch.testing.assert_close(propagated.weight, below * lines.below + above * lines.above)
+    torch.testing.assert_close(propagated.bias, rows.bias + (below * lines.under + above * lines.over).sum(dim=1))
 
 
-def test_windows_are_pulled_as_maps_are():
+def test_windows_are_propagated_as_maps_are():
     shape = (2, 4, 4)
     centre = normal(3, *shape)
     before = Bounds(centre - uniform(3, *shape, seed=1), centre + uniform(3, *shape, seed=2))

@@ -1,23 +1,23 @@
-"""Which steps of a course are read: those that the output depends on, and whatever they share memory with."""
+"""Which steps of a graph_module are read: those that the output depends on, and whatever they share memory with."""
 
 import pytest
 import torch
 from torch import nn
 
 from overproof.bounds.composed import Draft
-from overproof.bounds.course import followed
+from overproof.bounds.recording import trace_values
 from overproof.bounds.sources import Steps
 from overproof.bounds.trace import trace
 
-from .networks import Course, settled, uniform, value
+from .networks import ForwardOf, settled, uniform, value
 
 IMAGE = uniform(2, 2, 4, 4)
 
 
 def needed(forward):
-    course, values = followed(Course(forward), IMAGE)
-    steps = Steps(course, values, Draft(), {}, running=False)
-    return [step.name for step in steps.needed(course.graph.nodes) if step.op not in ("placeholder", "output")]
+    graph_module, values = trace_values(ForwardOf(forward), IMAGE)
+    steps = Steps(graph_module, values, Draft(), {}, running=False)
+    return [step.name for step in steps.needed(graph_module.graph.nodes) if step.op not in ("placeholder", "output")]
 
 
 def test_what_nobody_reads_is_left_out():
@@ -55,6 +55,6 @@ def test_a_step_without_bounds_that_nobody_reads_does_not_matter(unread):
         unread(hidden)
         return self.head(hidden.relu().flatten(1))
 
-    network = settled(Course(forward, conv=nn.Conv2d(2, 4, 3, padding=1), head=nn.Linear(64, 3)))
+    network = settled(ForwardOf(forward, conv=nn.Conv2d(2, 4, 3, padding=1), head=nn.Linear(64, 3)))
     graph, x = trace(network, (2, 4, 4)).graph(), uniform(3, 2, 4, 4)
     torch.testing.assert_close(value(graph, x), network(x), rtol=0, atol=1e-10)

@@ -14,7 +14,7 @@ from overproof.bounds.crown import BoundOptions, final, intermediate
 from overproof.bounds.region import Region
 from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import margins
-from overproof.bounds.split import Budget, Proof, least, split
+from overproof.bounds.split import Budget, Proof, bound_least, split
 from overproof.bounds.trace import trace
 
 from .networks import CLASSES, ROUNDING, normal, random_network, reached, settled, uniform
@@ -28,7 +28,7 @@ TINY = [
     (5, (2, 2, 2, 2), 0.0),
     (7, (3, 4, 3), 0.0),
 ]
-WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, climb=AlphaOptimizer(steps=80, rate=0.25, decay=0.95))
+WHATEVER_IT_TAKES = Budget(seconds=60, batch=16, optimizer=AlphaOptimizer(steps=80, rate=0.25, decay=0.95))
 every_tiny = pytest.mark.parametrize(("seed", "widths", "leak"), TINY)
 
 
@@ -52,7 +52,7 @@ class Case:
     def least(self, enough=math.inf, budget=WHATEVER_IT_TAKES, rows=slice(None), lower=None):
         """Return the proof; with an ``enough`` that is never reached, all that splitting can prove."""
         lower = self.crown[rows] if lower is None else lower
-        return least(self.graph, self.region, self.layers, self.spec[rows], lower, enough=enough, budget=budget)
+        return bound_least(self.graph, self.region, self.layers, self.spec[rows], lower, enough=enough, budget=budget)
 
     def split(self, goal, budget=WHATEVER_IT_TAKES, worth=None):
         """Split for the least of the rows, or for another worth."""
@@ -110,7 +110,7 @@ def test_the_least_of_several_rows(seed, widths, leak):
 @every_tiny
 @pytest.mark.parametrize("seconds", range(2, 6))
 def test_no_budget_cuts_the_exact_minimum(clock, seed, widths, leak, seconds):
-    """With the default climb, and stopped after any number of rounds, the first of them included."""
+    """With the default optimiser, and stopped after any number of rounds, the first of them included."""
     case = tiny_case(seed, widths, leak)
     proof = case.least(budget=Budget(seconds=seconds, batch=1))
     assert case.crown.min() - ROUNDING <= -proof.worst <= case.exact.min() + 1e-7
@@ -126,15 +126,15 @@ def test_residual_and_pooled_networks_are_never_cut(clock, seed, norm):
 
 
 def test_residual_and_pooled_networks_are_bounded_better(clock):
-    """Of the room between CROWN and what is reached much is a max pooling's, where nothing is split."""
-    room, gained = 0.0, 0.0
+    """Of the gap between CROWN and what is reached much is a max pooling's, where nothing is split."""
+    gap, gained = 0.0, 0.0
     for seed in (3, 7, 9, 11):
         case = residual_case(seed)
         for number in range(2):
             proof = case.least(rows=slice(number, number + 1), budget=Budget(seconds=8))
-            room += (case.reached[number] - case.crown[number]).item()
+            gap += (case.reached[number] - case.crown[number]).item()
             gained += -proof.worst - case.crown[number].item()
-    assert gained > 0.15 * room
+    assert gained > 0.15 * gap
 
 
 def test_in_single_precision():
@@ -142,7 +142,7 @@ def test_in_single_precision():
     exact = case.exact.min().item()
     single = case.graph.to(torch.float32), case.region.to(dtype=torch.float32)
     layers = intermediate(*single, "crown")
-    proof = least(
+    proof = bound_least(
         *single, layers, case.spec.float(), case.crown.float(), enough=math.inf, budget=Budget(seconds=60, batch=16)
     )
     assert case.crown.min() - 1e-5 < -proof.worst < exact + 1e-5
@@ -150,9 +150,9 @@ def test_in_single_precision():
 
 
 def test_the_signs_alone_are_worth_something():
-    """With a climb of no steps the parts are told apart by their layers' bounds only."""
+    """With an optimiser of no steps the parts are told apart by their layers' bounds only."""
     case = tiny_case(5, (2, 2, 2, 2))
-    proof = case.least(budget=Budget(seconds=60, root=AlphaOptimizer(steps=0), climb=AlphaOptimizer(steps=0)))
+    proof = case.least(budget=Budget(seconds=60, root=AlphaOptimizer(steps=0), optimizer=AlphaOptimizer(steps=0)))
     assert case.crown.min() + 0.04 < -proof.worst <= case.exact.min() + 1e-7
 
 
@@ -292,7 +292,7 @@ def test_where_nothing_is_known_of_a_layer_nothing_is_proved_by_it(seed):
     unknown = torch.full((2,), -torch.inf).double()
     for enough in (0.0, -1e6):
         budget = Budget(seconds=3, batch=4)
-        proof = least(case.graph, case.region, layers, case.spec, unknown, enough=enough, budget=budget)
+        proof = bound_least(case.graph, case.region, layers, case.spec, unknown, enough=enough, budget=budget)
         assert -proof.worst <= case.exact.min() + 1e-7
 
 
@@ -326,8 +326,10 @@ def test_any_falling_function_of_the_rows_may_be_wanted_small():
 # --- parts that do not exist ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("climb", [WHATEVER_IT_TAKES.climb, Budget().climb, AlphaOptimizer(steps=100, rate=1.0)])
-def test_parts_without_images_do_no_harm(climb):
+@pytest.mark.parametrize(
+    "optimizer", [WHATEVER_IT_TAKES.optimizer, Budget().optimizer, AlphaOptimizer(steps=100, rate=1.0)]
+)
+def test_parts_without_images_do_no_harm(optimizer):
     """Of twins, one positive and one negative; and of z and -z - 1, both positive. Their bounds may rise for ever."""
     network, shape = tiny(1, (2, 6))
     first = network[1]
@@ -337,10 +339,10 @@ def test_parts_without_images_do_no_harm(climb):
     spec = normal(2, 2, seed=1)
     case = Case(network, shape, spec, seed=1)
     exact = min(least_of_patterns(network, case.region, row) for row in case.spec)
-    proof = case.least(budget=Budget(seconds=60, batch=16, climb=climb))
+    proof = case.least(budget=Budget(seconds=60, batch=16, optimizer=optimizer))
     assert proof.finished and math.isfinite(proof.worst)
     assert case.crown.min() - ROUNDING <= -proof.worst <= exact + 1e-7
-    if climb.steps > Budget().climb.steps:
+    if optimizer.steps > Budget().optimizer.steps:
         assert -proof.worst == pytest.approx(exact, abs=2e-3)
 
 
@@ -362,6 +364,6 @@ def test_the_defaults_of_a_budget():
         batch=64,
         tried=4,
         root=AlphaOptimizer(),
-        climb=AlphaOptimizer(steps=3, rate=0.1),
+        optimizer=AlphaOptimizer(steps=3, rate=0.1),
         last=AlphaOptimizer(steps=200, rate=1.0),
     )

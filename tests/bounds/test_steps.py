@@ -8,11 +8,11 @@ from torch import nn
 from overproof.bounds.crown import bound, intermediate
 from overproof.bounds.region import Region
 from overproof.bounds.spec import logits, margins
-from overproof.bounds.split import Budget, least
+from overproof.bounds.split import Budget, bound_least
 from overproof.bounds.trace import trace
 from overproof.errors import InputError
 
-from .networks import ROUNDING, Course, assert_holds, generator, reached, settled, uniform, value
+from .networks import ROUNDING, ForwardOf, assert_holds, generator, reached, settled, uniform, value
 from .test_trace import SHAPE, ending
 
 METHODS = ("ibp", "crown_ibp", "crown", "alpha")
@@ -369,7 +369,7 @@ def test_splitting_ends_where_no_relu_is_open():
     region = Region.around(x, 0.05)
     layers, spec = intermediate(graph, region, "ibp"), margins(network(x).argmax(dim=1), 3)[0]
     lower = torch.full((len(spec),), -torch.inf).double()
-    proof = least(graph, region, layers, spec, lower, enough=0.0, budget=Budget(seconds=30.0))
+    proof = bound_least(graph, region, layers, spec, lower, enough=0.0, budget=Budget(seconds=30.0))
     assert proof.finished and proof.worst > 0 and proof.parts == 1
 
 
@@ -383,15 +383,15 @@ def test_gradients_flow_through_the_bounds():
 
 
 @pytest.mark.parametrize(
-    "course",
+    "forward",
     [
         lambda self, x: self.head(x.flatten(1).relu_() + x.flatten(1)),
         lambda self, x: self.head(self.act(x.flatten(1)) + x.flatten(1)),
         lambda self, x: self.head(self.act(self.idle(x)).flatten(1) + x.flatten(1)),
     ],
 )
-def test_a_step_in_place_through_a_view_is_refused_where_others_read_the_memory(course):
-    network = Course(course, head=nn.Linear(32, 3), act=nn.ReLU(inplace=True), idle=nn.Dropout())
+def test_a_step_in_place_through_a_view_is_refused_where_others_read_the_memory(forward):
+    network = ForwardOf(forward, head=nn.Linear(32, 3), act=nn.ReLU(inplace=True), idle=nn.Dropout())
     with pytest.raises(InputError, match="no bounds for a step in place on a value that others read"):
         trace(settled(network), SHAPE)
 
@@ -468,6 +468,6 @@ def test_what_is_read_under_another_name_is_refused(step):
 
 
 def test_what_depends_on_the_other_images_of_a_batch_is_refused():
-    network = settled(Course(lambda self, x: self.head(x.flatten(1)) * x.shape[0], head=nn.Linear(32, 3)))
+    network = settled(ForwardOf(lambda self, x: self.head(x.flatten(1)) * x.shape[0], head=nn.Linear(32, 3)))
     with pytest.raises(InputError, match="depends on the others of a batch"):
         trace(network, SHAPE)

@@ -26,7 +26,7 @@ from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 
-from .networks import Course, random_network, settled, uniform, value
+from .networks import ForwardOf, random_network, settled, uniform, value
 
 SHAPE = (2, 4, 4)
 
@@ -49,7 +49,7 @@ def ending(step, **modules):
     def forward(self, x):
         return self.head(torch.flatten(step(self, self.conv(x)), 1))
 
-    network = Course(forward, conv=nn.Conv2d(2, 4, 3, padding=1), head=nn.LazyLinear(3), **modules).double()
+    network = ForwardOf(forward, conv=nn.Conv2d(2, 4, 3, padding=1), head=nn.LazyLinear(3), **modules).double()
     network.eval()(uniform(2, *SHAPE))  # the head learns its size
     return settled(network)
 
@@ -312,7 +312,7 @@ TRICKS = (
 )
 
 
-def tricky(course):
+def tricky(forward):
     modules = {
         "conv": nn.Conv2d(2, 4, 3, padding=1),
         "bn": nn.BatchNorm2d(4),
@@ -325,15 +325,15 @@ def tricky(course):
         "half_head": nn.Linear(32, 3),
         "small_head": nn.Linear(16, 3),
     }
-    network = Course(course, **modules)
+    network = ForwardOf(forward, **modules)
     network.register_buffer("map", uniform(4, 4, 4))
     return settled(network)
 
 
-@pytest.mark.parametrize("course", TRICKS, ids=lambda course: course.__name__)
-def test_a_network_is_followed_exactly_or_refused(course):
+@pytest.mark.parametrize("forward", TRICKS, ids=lambda forward: forward.__name__)
+def test_a_network_is_followed_exactly_or_refused(forward):
     """What a trace could get wrong without anybody noticing."""
-    network = tricky(course)
+    network = tricky(forward)
     try:
         trace(network, SHAPE)
     except InputError as refusal:
@@ -439,7 +439,7 @@ STORES = (in_an_attribute, in_a_buffer, in_a_buffer_in_place, in_a_list, in_a_di
 
 def storing(step):
     modules = {"conv": nn.Conv2d(2, 4, 3, padding=1), "head": nn.Linear(64, 3)}
-    network = settled(Course(lambda self, x: self.head(step(self, self.conv(x)).flatten(1)), **modules))
+    network = settled(ForwardOf(lambda self, x: self.head(step(self, self.conv(x)).flatten(1)), **modules))
     network.register_buffer("buffer", torch.zeros((), dtype=torch.float64))
     network.kept, network.listed, network.named = None, [], {}
     return network
@@ -578,16 +578,16 @@ def test_a_value_that_is_read_after_a_step_in_place_is_what_that_gave(step):
 
 
 @pytest.mark.parametrize(
-    "course",
+    "forward",
     [
         lambda self, x: self.head(x.flatten(1)) if x.sum() > 0 else self.head(-x.flatten(1)),
         lambda self, x: self.head(sum(part for part in x).flatten(1)),
     ],
     ids=["a condition", "a loop"],
 )
-def test_a_course_that_depends_on_the_image_is_refused_in_a_sentence(course):
-    with pytest.raises(InputError, match=r"^bounds cannot follow Course: ") as refusal:
-        trace(settled(Course(course, head=nn.Linear(32, 3))), SHAPE)
+def test_a_course_that_depends_on_the_image_is_refused_in_a_sentence(forward):
+    with pytest.raises(InputError, match=r"^bounds cannot follow ForwardOf: ") as refusal:
+        trace(settled(ForwardOf(forward, head=nn.Linear(32, 3))), SHAPE)
     assert "\n" not in str(refusal.value)
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from overproof.bounds.trace import trace
 from overproof.errors import InputError
 
-from .networks import Course, generator
+from .networks import ForwardOf, generator
 from .test_steps import assert_held
 
 SHAPE = (2, 2, 6)
@@ -47,8 +47,8 @@ NETWORKS = {
 }
 
 
-def network_of(course, modules):
-    network = Course(course, into=nn.Linear(2, 4), head=nn.Linear(48, 3), **modules)
+def network_of(forward, modules):
+    network = ForwardOf(forward, into=nn.Linear(2, 4), head=nn.Linear(48, 3), **modules)
     g = generator(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -56,9 +56,9 @@ def network_of(course, modules):
     return network.double().eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize(("course", "modules"), NETWORKS.values(), ids=NETWORKS)
-def test_torch_s_transformers_are_held_by_every_bound(course, modules):
-    assert_held(network_of(course, modules), SHAPE, radii=(0.005,), methods=("ibp", "crown_ibp", "crown"))
+@pytest.mark.parametrize(("forward", "modules"), NETWORKS.values(), ids=NETWORKS)
+def test_torch_s_transformers_are_held_by_every_bound(forward, modules):
+    assert_held(network_of(forward, modules), SHAPE, radii=(0.005,), methods=("ibp", "crown_ibp", "crown"))
 
 
 def the_weights(self, x):
@@ -73,7 +73,7 @@ def masked(self, x):
 
 
 @pytest.mark.parametrize(
-    ("course", "modules", "words"),
+    ("forward", "modules", "words"),
     [
         (masked, {"attention": nn.MultiheadAttention(4, 2, batch_first=True)}, "MultiheadAttention with a mask"),
         (the_weights, {"attention": nn.MultiheadAttention(4, 2, batch_first=True)}, "of several tensors"),
@@ -82,9 +82,9 @@ def masked(self, x):
         (encoded, {"encoder": layer(activation=torch.tanh)}, "another activation"),
     ],
 )
-def test_what_has_no_bounds_is_refused_where_it_stands(course, modules, words):
+def test_what_has_no_bounds_is_refused_where_it_stands(forward, modules, words):
     with pytest.raises(InputError, match=words):
-        trace(network_of(course, modules), SHAPE)
+        trace(network_of(forward, modules), SHAPE)
 
 
 def test_dropout_in_train_mode_is_refused_unless_it_is_meant():

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from overproof.bounds.words import ALIASES, FUNCTIONS, MODULES, SMOOTH, name_of, padding_of
 
-from .networks import Course, uniform
+from .networks import ForwardOf, uniform
 
 # Without softplus, which is written in C++ and has no signature.
 DOCUMENTED = ("leaky_relu", "elu", "celu", "hardtanh", "layer_norm", "rms_norm", "group_norm", "dropout")
@@ -40,7 +40,7 @@ def test_names_that_mean_another_one_do():
 
 
 def nodes(forward, **modules):
-    return list(fx.Tracer().trace(Course(forward, **modules)).nodes)
+    return list(fx.Tracer().trace(ForwardOf(forward, **modules)).nodes)
 
 
 @pytest.mark.parametrize(

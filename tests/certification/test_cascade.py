@@ -26,13 +26,13 @@ from overproof.certification.cascade import (
     Plan,
     Proposal,
     certify_block,
-    graph_of,
     not_afforded,
     slack,
+    trace_classifier,
 )
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.functional import margin
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
@@ -82,7 +82,7 @@ def plan(eps, reach="split", norm="linf", seconds=0.3, **others):
 
 
 def certify(model, block, how, **options):
-    proposal = Proposal(prepare(model), graph_of(model, where="net"))
+    proposal = Proposal(prepare_subject(model), trace_classifier(model, where="net"))
     *_, state = certify_block(proposal, block, how, seed=0, number=0, **options)
     return state
 
@@ -105,8 +105,8 @@ def test_every_verdict_is_true_and_the_two_are_never_mixed(norm, eps):
     assert set(verdict.tolist()) <= {UNKNOWN, VERIFIED, FALSIFIED}
     assert (verdict == VERIFIED).sum() > 3
     with torch.no_grad():
-        broken = verdict == FALSIFIED
-        assert (model(state["image"][broken]).argmax(dim=1) != block.y[broken]).all()
+        misclassified = verdict == FALSIFIED
+        assert (model(state["image"][misclassified]).argmax(dim=1) != block.y[misclassified]).all()
         delta = (state["image"] - block.x).flatten(1)
         size = delta.abs().amax(dim=1) if norm == "linf" else delta.norm(dim=1)
         assert (size <= float(Radius(eps)) * (1 + 1e-5)).all()
@@ -221,10 +221,10 @@ def test_what_was_attained_by_an_attack_cannot_be_proved_impossible(monkeypatch)
 
     monkeypatch.setattr(certified, "final", boastful)
     state = certify(model, block, plan("0.02"))
-    standing = state["stage"] > STAGES.index("attack")
-    assert standing.sum() > 5
-    assert (state["verdict"][standing] == ERROR).all()
-    assert (state["problem"][standing] == UNSOUND).all()
+    robust = state["stage"] > STAGES.index("attack")
+    assert robust.sum() > 5
+    assert (state["verdict"][robust] == ERROR).all()
+    assert (state["problem"][robust] == UNSOUND).all()
 
 
 def test_bounds_that_are_no_numbers_are_an_error_of_the_example_alone(monkeypatch):
@@ -254,7 +254,7 @@ def test_what_is_verified_in_float32_holds_in_float64(seed, scale):
     model.backbone[7].weight.data *= scale
     model.backbone[7].bias.data *= scale
     block = images(model, 60)
-    graph = graph_of(model, where="net")
+    graph = trace_classifier(model, where="net")
     spec = margins(block.y, 3)
     for eps in (0.005, 0.02, 0.1):
         region = Region.around(block.x, eps)
@@ -262,10 +262,10 @@ def test_what_is_verified_in_float32_holds_in_float64(seed, scale):
         for method in ("ibp", "crown_ibp", "crown"):
             with torch.no_grad():
                 single, double = bound(graph, region, spec, method), bound(graph.to(torch.float64), exact, spec, method)
-                room = slack(certified.intermediate(graph, region, "ibp"))
+                tolerance = slack(certified.intermediate(graph, region, "ibp"))
             error = (single.lower.double() - double.lower).abs().amax(dim=1)
-            assert (error < room).all(), (method, float((error / room).max()))
-            assert (double.lower[single.lower > room[:, None]] > 0).all()
+            assert (error < tolerance).all(), (method, float((error / tolerance).max()))
+            assert (double.lower[single.lower > tolerance[:, None]] > 0).all()
 
 
 def test_the_slack_is_sixteen_units_of_the_largest_bound_of_each_example():
@@ -278,9 +278,9 @@ def test_the_slack_is_sixteen_units_of_the_largest_bound_of_each_example():
 
 
 def test_a_split_asks_for_twice_the_slack_and_within_the_time_that_is_left(monkeypatch):
-    # Twice, for the prices of the signs are one more sum.
+    # Twice, for the betas of the signs are one more sum.
     asked, slacks = [], []
-    honest, judged = certified.least, certified._Cascade._split
+    honest, judged = certified.bound_least, certified._Cascade._split
 
     def least(*words, enough, budget, rounding):
         asked.append((enough, budget.seconds))
@@ -290,7 +290,7 @@ def test_a_split_asks_for_twice_the_slack_and_within_the_time_that_is_left(monke
         slacks.append((2 * float(part.slack), self._left(part.rows)))
         return judged(self, part)
 
-    monkeypatch.setattr(certified, "least", least)
+    monkeypatch.setattr(certified, "bound_least", least)
     monkeypatch.setattr(certified._Cascade, "_split", split)
     model = small()
     certify(model, images(model), plan("0.05", seconds=0.5))
@@ -311,14 +311,14 @@ def test_a_bound_within_the_slack_verifies_nothing(monkeypatch):
 # --- memory, resuming -------------------------------------------------------------------------------------------------
 
 
-def hungry(monkeypatch, room, image):
+def hungry(monkeypatch, fits, image):
     """Let bounds of the layers fit for so many examples at once, and CROWN's for one ``image`` never."""
     honest = certified.intermediate
 
     def intermediate(graph, region, means):
         far = (region.box.centre - image).flatten(1).abs().amax(dim=1)
-        if len(region) > room or (getattr(means, "method", means) == "crown" and (far < 0.02).any()):
-            raise torch.OutOfMemoryError("no room")
+        if len(region) > fits or (getattr(means, "method", means) == "crown" and (far < 0.02).any()):
+            raise torch.OutOfMemoryError("no memory")
         return honest(graph, region, means)
 
     monkeypatch.setattr(certified, "intermediate", intermediate)
@@ -338,9 +338,9 @@ def test_examples_that_do_not_fit_together_are_certified_in_parts(monkeypatch):
 
 def test_a_split_that_does_not_fit_is_an_error(monkeypatch):
     def full(*_, **__):
-        raise torch.OutOfMemoryError("no room")
+        raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(certified, "least", full)
+    monkeypatch.setattr(certified, "bound_least", full)
     model = small()
     state = certify(model, images(model, 80), plan("0.03"))
     assert (state["verdict"] == ERROR).sum() > 0
@@ -351,10 +351,10 @@ def test_a_split_that_does_not_fit_is_an_error(monkeypatch):
 def test_no_memory_for_the_attack_is_one_sentence():
     class Full(nn.Module):
         def forward(self, x):
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("no memory")
 
     model = small()
-    proposal = Proposal(replace(prepare(model), judge=Full()), graph_of(model, where="net"))
+    proposal = Proposal(replace(prepare_subject(model), judge=Full()), trace_classifier(model, where="net"))
     with pytest.raises(InputError, match="no memory to attack a single example"):
         list(certify_block(proposal, images(model), plan("0.03"), seed=0, number=0))
 
@@ -363,14 +363,14 @@ def test_a_course_that_was_left_goes_on_and_decides_the_same():
     model = small()
     block = images(model, 60)
     # Each gets the time it needs, so that the clock decides nothing.
-    proposal, how = Proposal(prepare(model), graph_of(model, where="net")), plan("0.02", seconds=30.0)
+    proposal, how = Proposal(prepare_subject(model), trace_classifier(model, where="net")), plan("0.02", seconds=30.0)
     whole = certify(model, block, how)
     steps = sum(1 for _ in certify_block(proposal, block, how, seed=0, number=0))
     assert steps > 4
     for stop in range(1, steps):
-        course = certify_block(proposal, block, how, seed=0, number=0)
+        events = certify_block(proposal, block, how, seed=0, number=0)
         for _ in range(stop):
-            left = next(course)
+            left = next(events)
         left = {name: value.clone() for name, value in left.items()}
         *_, found = certify_block(proposal, block, how, seed=0, number=0, state=left)
         for name in ("verdict", "stage", "image"):
@@ -398,20 +398,20 @@ def refused(call):
 def test_weights_that_are_no_numbers_are_named():
     model = small()
     model.backbone[3].weight.data[1, 2] = torch.nan
-    assert refused(lambda: graph_of(model, where="runs/a")) == (
+    assert refused(lambda: trace_classifier(model, where="runs/a")) == (
         "runs/a: 1 of the 1024 numbers in backbone.3.weight are not finite (NaN or infinite)"
     )
 
 
 def test_an_operator_without_bounds_is_named():
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Hardshrink(), nn.Linear(4, 3)), TASK).eval()
-    assert refused(lambda: graph_of(model, where="runs/a")).startswith("runs/a: 2: no bounds for Hardshrink")
+    assert refused(lambda: trace_classifier(model, where="runs/a")).startswith("runs/a: 2: no bounds for Hardshrink")
 
 
 def test_batch_norm_in_train_mode_is_refused(tiny_classifier):
-    sentence = refused(lambda: graph_of(tiny_classifier(), where="runs/a"))
+    sentence = refused(lambda: trace_classifier(tiny_classifier(), where="runs/a"))
     assert sentence.startswith("runs/a: 1: this BatchNorm is in train mode")
-    graph_of(tiny_classifier().eval(), where="runs/a")
+    trace_classifier(tiny_classifier().eval(), where="runs/a")
 
 
 @pytest.mark.parametrize(
@@ -440,12 +440,12 @@ def test_the_defaults_of_a_plan_and_its_attack():
 
 def test_in_float64_a_margin_counts_where_it_exceeds_what_rounding_can_do():
     model = small().requires_grad_(False)
-    graph = graph_of(model, where="it").to(torch.float64)
+    graph = trace_classifier(model, where="it").to(torch.float64)
     region = Region.around(images(model).x.double(), 0.02)
     layers = certified.intermediate(graph, region, certified.BoundOptions(rounding=True))
-    room, rounding = certified.proving_slack(graph, region, layers)
-    assert room.shape == (len(region),) and 0 < float(room.max()) < 1e-9
-    assert float(room.max()) == 2 * rounding.last
+    tolerance, rounding = certified.proving_slack(graph, region, layers)
+    assert tolerance.shape == (len(region),) and 0 < float(tolerance.max()) < 1e-9
+    assert float(tolerance.max()) == 2 * rounding.last
     single = graph.to(torch.float32), region.to(dtype=torch.float32)
     layers = certified.intermediate(*single, "crown")
     assert torch.equal(certified.proving_slack(*single, layers)[0], slack(layers))
@@ -461,7 +461,7 @@ def test_both_precisions_prove_alike(norm):
     for name in ("verdict", "prediction"):
         assert torch.equal(found["float32"][name], found["float64"][name])
     assert (found["float32"]["verdict"] == VERIFIED).any()
-    room = 1e-4 * (1 + found["float64"]["lower"].abs().clamp(max=1e6))
+    tolerance = 1e-4 * (1 + found["float64"]["lower"].abs().clamp(max=1e6))
     stages = found["float32"]["stage"] <= STAGES.index("crown")
     difference = (found["float32"]["lower"] - found["float64"]["lower"]).abs()
-    assert (difference <= room)[stages & found["float64"]["lower"].isfinite()].all()
+    assert (difference <= tolerance)[stages & found["float64"]["lower"].isfinite()].all()

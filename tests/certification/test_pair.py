@@ -19,12 +19,12 @@ from overproof.certification.cascade import (
     Plan,
     Proposal,
     certify_block,
-    graph_of,
+    trace_classifier,
 )
-from overproof.certification.pair import KINDS, PAIR_MEANS, SIDES, Pair, compare_block
+from overproof.certification.pair import KINDS, PAIR_STAGES, SIDES, Pair, compare_block
 from overproof.data.images import Batch
 from overproof.errors import InputError
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.models.classifier import Classifier
 from overproof.signature import Signature
 
@@ -73,7 +73,7 @@ def images(model, count=24):
 def compare(big, small, block, eps="0.02", reach="split", seconds=None, norm="linf"):
     seconds = (0.2 if reach == "split" else 60.0) if seconds is None else seconds  # the clock decides in splits alone
     how = Plan(threat=Threat(norm=norm, eps=Radius(eps)), reach=reach, seconds=seconds)
-    proposals = [Proposal(prepare(model), graph_of(model, where="net")) for model in (big, small)]
+    proposals = [Proposal(prepare_subject(model), trace_classifier(model, where="net")) for model in (big, small)]
     halved = replace(how, seconds=seconds / 2)  # the student has half of the time
     *_, own = certify_block(proposals[1], block, halved, seed=0, number=0)
     pair = Pair.of(big, small, proposals[0], proposals[1].graph)
@@ -126,7 +126,9 @@ def test_agreement_is_proved_where_both_networks_are_and_only_there():
     block = images(big)
     state, own = compare(big, small, block, "0.02", "crown")
     how = Plan(threat=Threat(eps=Radius("0.02")), reach="crown", seconds=60.0)
-    *_, teachers = certify_block(Proposal(prepare(big), graph_of(big, where="net")), block, how, seed=0, number=0)
+    *_, teachers = certify_block(
+        Proposal(prepare_subject(big), trace_classifier(big, where="net")), block, how, seed=0, number=0
+    )
     both = (own["verdict"] == VERIFIED) & (teachers["verdict"] == VERIFIED)
     assert torch.equal(state["agreement"] == VERIFIED, both)
     assert 0 < both.sum() < 23
@@ -181,13 +183,13 @@ def test_teacher_and_student_may_have_different_architectures():
 
 
 def test_a_lower_bound_above_an_upper_one_is_an_error_that_proves_nothing(monkeypatch):
-    honest = faithful.coupled
+    honest = faithful.bound_pair
 
     def boastful(*arguments):
         found = honest(*arguments)
         return replace(found, joint=Bounds(found.joint.lower + 2, found.joint.upper - 2))
 
-    monkeypatch.setattr(faithful, "coupled", boastful)
+    monkeypatch.setattr(faithful, "bound_pair", boastful)
     big = teacher()
     state, _ = compare(big, student(big), images(big), "0.02", "crown")
     right = state["correct"]
@@ -223,14 +225,14 @@ def test_what_does_not_fit_into_memory_is_an_error_of_the_example_alone(monkeypa
     small = student(big)
     block = images(big)
     before, _ = compare(big, small, block, "0.02", "crown")
-    honest = faithful.coupled
+    honest = faithful.bound_pair
 
     def full(both, region, *rest):
         if len(region) > 3 or ((region.box.centre - block.x[9]).abs() < 0.01).flatten(1).all(dim=1).any():
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("no memory")
         return honest(both, region, *rest)
 
-    monkeypatch.setattr(faithful, "coupled", full)
+    monkeypatch.setattr(faithful, "bound_pair", full)
     state, _ = compare(big, small, block, "0.02", "crown")
     assert (state["problem"] == NO_MEMORY).nonzero().flatten().tolist() == [9]
     others = before["correct"] & (torch.arange(24) != 9)
@@ -245,8 +247,8 @@ def test_a_split_that_does_not_fit_into_memory_keeps_what_was_proved(monkeypatch
     def full(*_, **__):
         raise problem
 
-    monkeypatch.setattr(faithful, "widest", full)
-    problem = torch.OutOfMemoryError("no room")
+    monkeypatch.setattr(faithful, "bound_gap", full)
+    problem = torch.OutOfMemoryError("no memory")
     state, _ = compare(big, small, block, "0.05", "split", seconds=2.0)
     right = before["correct"]
     assert torch.equal(state["problem"], before["problem"])
@@ -263,7 +265,9 @@ def test_what_there_is_no_time_for_is_left_out_and_told():
     plenty, _ = compare(big, small, block, "0.02", "crown")
     state, _ = compare(big, small, block, "0.02", "split", seconds=1e-9)
     right = state["correct"]
-    skipped = {PAIR_MEANS[place] for place in range(len(PAIR_MEANS)) if (state["unafforded"][right] >> place & 1).all()}
+    skipped = {
+        PAIR_STAGES[place] for place in range(len(PAIR_STAGES)) if (state["unafforded"][right] >> place & 1).all()
+    }
     assert {"attack", "crown_ibp", "crown", "split"} <= skipped
     assert not plenty["unafforded"][right].any()
     assert not state["unafforded"][~right].any()
@@ -275,5 +279,10 @@ def test_what_there_is_no_time_for_is_left_out_and_told():
 def test_networks_for_different_tasks_are_named():
     big, small = teacher(), Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), replace(TASK, classes=5))
     with pytest.raises(InputError) as caught:
-        Pair.of(big, small, Proposal(prepare(big), graph_of(big, where="net")), graph_of(small, where="net"))
+        Pair.of(
+            big,
+            small,
+            Proposal(prepare_subject(big), trace_classifier(big, where="net")),
+            trace_classifier(small, where="net"),
+        )
     assert str(caught.value) == "the teacher is for 1x4x4, 3 classes, the student for 1x4x4, 5 classes"

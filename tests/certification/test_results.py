@@ -6,7 +6,7 @@ import torch
 
 from overproof.attacks.ball import Radius, Threat
 from overproof.certification.cascade import ERROR, FALSIFIED, NO_MEMORY, STAGES, UNKNOWN, VERIFIED, Plan
-from overproof.certification.results import Certificates, verified
+from overproof.certification.results import Certificates, count_verified
 
 HOW = Plan(threat=Threat(eps=Radius("2/255")), reach="crown")
 
@@ -50,7 +50,7 @@ def test_the_verdicts_add_up_and_are_kept_apart():
 
 
 def test_evidence_of_blocks_adds_up_to_that_of_all():
-    parts = [verified(HOW, block) for block in (FIRST, SECOND)]
+    parts = [count_verified(HOW, block) for block in (FIRST, SECOND)]
     whole = Certificates.of([FIRST, SECOND], plan=HOW).evidence
     assert parts[0] + parts[1] == whole
     assert (whole.passed, whole.of, whole.seconds) == (2, 6, 15.0)

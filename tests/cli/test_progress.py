@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from overproof.cli import progress
-from overproof.cli.progress import Follower, show_course
+from overproof.cli.progress import Follower, show_events
 from overproof.errors import InputError
 from overproof.runs.summary import Beginning
 
@@ -30,14 +30,14 @@ def told(item):
 
 
 def test_a_course_is_a_line_per_stage_and_ends_with_its_result(capsys):
-    def course():
+    def events():
         yield Beginning(lines=("what is known", "and where it goes"))
         yield Item("pgd", 1)
         yield Item("pgd", 2, warnings=["slow"])
         yield Item("fab", 3)
         return {"found": 1}
 
-    assert show_course(course(), "run", "pass", told) == {"found": 1}
+    assert show_events(events(), "run", "pass", told) == {"found": 1}
     out = "what is known\nand where it goes\npass 1/3, pgd: 1 left\npass 3/3, fab: 3 left\n"
     assert capsys.readouterr() == (out, "slow\n")
 
@@ -53,23 +53,23 @@ class TestFirstLines:
 
         monkeypatch.setattr(progress, "say", saying)
 
-        def course():
+        def events():
             yield Beginning(lines=("known",))
             assert opened.wait(60), "nothing was printed although nothing else happened"
             return {}
 
-        show_course(course(), "run", "pass", told)
+        show_events(events(), "run", "pass", told)
         assert capsys.readouterr().out == "known\n"
 
     def test_a_refusal_in_the_same_moment_is_all_that_is_said(self, capsys, monkeypatch):
         monkeypatch.setattr(progress, "_PATIENCE", 1e6)
 
-        def course():
+        def events():
             yield Beginning(lines=("known",))
             raise InputError("no")
 
         with pytest.raises(InputError):
-            show_course(course(), "run", "pass", told)
+            show_events(events(), "run", "pass", told)
         assert capsys.readouterr().out == ""
 
 

@@ -267,8 +267,8 @@ from overproof.commands.certify import iter_certify
 
 torch.set_num_threads(1)
 store._PATIENCE = 0
-course = iter_certify(sys.argv[1], examples=50, batch=20, eps="0.02", bound="crown", device="cpu")
-for number, _ in enumerate(course, 1):
+events = iter_certify(sys.argv[1], examples=50, batch=20, eps="0.02", bound="crown", device="cpu")
+for number, _ in enumerate(events, 1):
     if number == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -41,10 +41,10 @@ def state_of(run):
 
 def left(run, **options):
     """Leave an evaluation after its clean pass."""
-    course = iter_evaluate(run, **(OPTIONS | options))
+    events = iter_evaluate(run, **(OPTIONS | options))
     for _ in range(2):
-        next(course)
-    course.close()
+        next(events)
+    events.close()
     return state_of(run)
 
 

@@ -303,13 +303,13 @@ def test_killed_before_the_root_has_it_the_same_command_puts_it_there(run, monke
 
 
 def test_a_half_written_block_is_done_again(run):
-    whole, course = (
+    whole, events = (
         evaluate(run, examples=40, batch=20, device="cpu"),
         iter_evaluate(run, examples=40, batch=20, reliability=False, overwrite=True),
     )
     for _ in range(5):  # the first block, and the first pass of the second
-        next(course)
-    course.close()
+        next(events)
+    events.close()
     (newest(run) / "evaluation.json").unlink()
     file = newest(run) / "evaluation-state" / "000000.safetensors"
     file.write_bytes(file.read_bytes()[:100])
@@ -412,18 +412,18 @@ def test_an_attack_that_the_norm_does_not_have(run):
 def test_broken_images_are_kept_and_confirmed(run):
     found = evaluate(run, examples=60, save_adversarial=True, device="cpu")
     kept = load_file(run.folder / "adversarial.safetensors")
-    broken = [line for line in lines(run) if line["broken_by"] is not None]
+    misclassified = [line for line in lines(run) if line["broken_by"] is not None]
     assert found["adversarial"] == {
         "file": "adversarial.safetensors",
-        "images": len(broken),
-        "confirmed": len(broken),
+        "images": len(misclassified),
+        "confirmed": len(misclassified),
     }
-    assert kept["index"].tolist() == [line["index"] for line in broken]
-    assert kept["labels"].tolist() == [line["label"] for line in broken]
+    assert kept["index"].tolist() == [line["index"] for line in misclassified]
+    assert kept["labels"].tolist() == [line["label"] for line in misclassified]
     clean = Digits().load("test").images[kept["index"]].float() / 255
     change = (kept["images"] - clean).abs().flatten(1).amax(dim=1)
     assert (change <= 0.1 + 1e-6).all()
-    assert torch.allclose(change, torch.tensor([line["norm"] for line in broken]))
+    assert torch.allclose(change, torch.tensor([line["norm"] for line in misclassified]))
     assert ((kept["images"] >= 0) & (kept["images"] <= 1)).all()
     assert torch.equal(kept["clean"].float() / 255, clean)
     with torch.no_grad():
@@ -629,7 +629,7 @@ def test_three_classes(foreign, tmp_path):
         device="cpu",
     )
     assert 0 < found["worst"]["passed"] < found["clean"]["passed"]
-    # Towards either wrong class a linear network is broken exactly where it can be.
+    # Towards either wrong class a linear network errs exactly where it can.
     assert found["attacks"]["apgd-t"]["passed"] == found["attacks"]["fab-t"]["passed"] == found["worst"]["passed"]
 
 

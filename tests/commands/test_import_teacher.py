@@ -29,7 +29,7 @@ from overproof.models.architectures.catalogue import NAMED
 from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.plain_resnet import PlainResNet
 from overproof.models.architectures.resnet import ResNet
-from overproof.models.external.imports import imported
+from overproof.models.external.imports import import_named
 from overproof.models.weights import build
 from overproof.runs.resolve import resolve
 from overproof.signature import Signature
@@ -280,7 +280,7 @@ def code(here, monkeypatch):
 
 
 def test_a_chain_is_recognised_and_is_a_run_like_any_other(code, here):
-    network = imported(f"{code}:chain")()
+    network = import_named(f"{code}:chain")()
     tree = {"state_dict": [network.state_dict()], "acc": torch.tensor(960), "epoch": 3}
     run = brought(saved(tree, here / "x.pth"), model="auto", mean=MEAN, std=STD)
     x = torch.rand(4, 3, 16, 16)
@@ -350,7 +350,7 @@ def test_what_is_wrong_with_the_word_is_one_sentence(model, sentence, network, h
 
 
 def test_code_of_ones_own_takes_its_weights_strictly(code, here):
-    network = imported(f"{code}:Net")(num_classes=6, width=5)
+    network = import_named(f"{code}:Net")(num_classes=6, width=5)
     file = saved({"model": {f"module.{name}": value for name, value in network.state_dict().items()}}, here / "x.pt")
     run = brought(file, model=f"{code}:Net?width=5")
     x = torch.rand(2, 3, 16, 16)
@@ -372,7 +372,7 @@ def test_code_of_ones_own_takes_its_weights_strictly(code, here):
 
 
 def test_code_that_has_a_fixed_number_of_classes(code, here):
-    network = imported(f"{code}:chain")()
+    network = import_named(f"{code}:chain")()
     file = saved(network.state_dict(), here / "x.pt")
     assert brought(file, model=f"{code}:chain").description()["signature"]["classes"] == 10
     assert "of 2 images, the data have 7 classes" in refused(file, model=f"{code}:chain", classes=7, out="b")

@@ -117,9 +117,9 @@ class TestDeciding:
 
     def test_it_resumes_behind_half_a_line(self, three):
         out = three.parent / "out"
-        course = iter_decide(three, out)
-        next(course)
-        course.close()
+        events = iter_decide(three, out)
+        next(events)
+        events.close()
         with (out / RESULTS).open("a") as table:
             table.write("onnx/a.onnx,vnnlib/s.vnn")
         assert [each.done for each in iter_decide(three, out, resume=True)] == [2, 3]
@@ -152,9 +152,9 @@ class TestDeciding:
     def test_an_instance_twice_is_decided_twice(self, three):
         three.write_text(three.read_text().splitlines()[0] + "\n" + three.read_text().splitlines()[0] + "\n")
         out = three.parent / "out"
-        course = iter_decide(three, out)
-        next(course)
-        course.close()
+        events = iter_decide(three, out)
+        next(events)
+        events.close()
         assert len(list(iter_decide(three, out, resume=True))) == 1
 
     def test_pairs(self, tmp_path):

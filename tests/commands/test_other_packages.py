@@ -12,7 +12,7 @@ from tests.test_building import OWN, POINTS
 
 from overproof.commands.compare import compare
 from overproof.commands.evaluate import evaluate
-from overproof.commands.sweep import Sweep, finished, read_sweep
+from overproof.commands.sweep import Sweep, is_done, read_sweep
 from overproof.commands.train import train, training
 from overproof.errors import InputError
 from overproof.recipe import read
@@ -48,10 +48,10 @@ def forget():
 def test_a_run_is_resumed_to_the_bit(recipe, monkeypatch):
     whole = train(recipe, "whole", device="cpu")
     monkeypatch.setattr("overproof.training.pace.LOOK_SECONDS", 0)
-    course = training(read(recipe), Path("part"), device="cpu", beside=recipe.parent)
-    while next(course).progress.epoch < 1:
+    events = training(read(recipe), Path("part"), device="cpu", beside=recipe.parent)
+    while next(events).progress.epoch < 1:
         pass
-    course.close()
+    events.close()
     forget()
     resumed = train(recipe, "part", device="cpu", resume=True)
     for name in ("model", "last"):
@@ -157,4 +157,4 @@ def test_what_is_only_read_imports_nothing(recipe):
 
 def test_a_cell_of_a_sweep_that_is_finished_is_known_without_its_code(recipe):
     found = train(recipe, "run", device="cpu")
-    assert finished(found, read(recipe)) and not finished(found, read(recipe, ["training.epochs=3"]))
+    assert is_done(found, read(recipe)) and not is_done(found, read(recipe, ["training.epochs=3"]))

@@ -1,12 +1,12 @@
 import pytest
 
-from overproof.commands.rows import Row, check_teachers, in_order, read_row, seeds_of
+from overproof.commands.rows import SweepRow, check_teachers, in_order, read_row, seeds_of
 from overproof.errors import InputError
 
 
 def chain(length):
-    rows = {"r0": Row(recipe="x")}
-    return rows | {f"r{n}": Row(recipe="x", teachers={"robust": f"r{n - 1}"}) for n in range(1, length)}
+    rows = {"r0": SweepRow(recipe="x")}
+    return rows | {f"r{n}": SweepRow(recipe="x", teachers={"robust": f"r{n - 1}"}) for n in range(1, length)}
 
 
 def test_teachers_come_first_whatever_the_order_of_the_file():
@@ -16,7 +16,7 @@ def test_teachers_come_first_whatever_the_order_of_the_file():
 
 
 def test_a_teacher_of_one_seed_teaches_all():
-    rows = chain(2) | {"r0": Row(recipe="x", seeds=[7])}
+    rows = chain(2) | {"r0": SweepRow(recipe="x", seeds=[7])}
     assert seeds_of(rows, "r0", [0, 1]) == [7]
     assert in_order(rows, [0, 1], "f") == {
         ("r0", 7): {},
@@ -26,7 +26,7 @@ def test_a_teacher_of_one_seed_teaches_all():
 
 
 def test_a_circle_and_a_chain_without_an_end_are_refused():
-    rows = chain(3) | {"r0": Row(recipe="x", teachers={"robust": "r2"})}
+    rows = chain(3) | {"r0": SweepRow(recipe="x", teachers={"robust": "r2"})}
     with pytest.raises(InputError, match=r"^f: runs\.r0 is taught by itself$"):
         in_order(rows, [0], "f")
     rows = dict(reversed(chain(3000).items()))
@@ -36,7 +36,7 @@ def test_a_circle_and_a_chain_without_an_end_are_refused():
 
 def test_a_teacher_that_is_not_there():
     with pytest.raises(InputError, match=r"^f: runs\.a\.teachers\.robust: there is no run 'b'"):
-        check_teachers({"a": Row(recipe="x", teachers={"robust": "b"})}, "f")
+        check_teachers({"a": SweepRow(recipe="x", teachers={"robust": "b"})}, "f")
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_a_teacher_that_is_not_there():
 )
 def test_bad_rows(text, sentence):
     with pytest.raises(InputError, match=sentence):
-        read_row(text, "w", Row)
+        read_row(text, "w", SweepRow)

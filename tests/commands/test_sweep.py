@@ -12,7 +12,7 @@ import yaml
 from overproof.commands import sweep as sweep_module
 from overproof.commands.compare import compare
 from overproof.commands.evaluate import evaluate
-from overproof.commands.sweep import finished, fitting_jobs, read_sweep, sweeping
+from overproof.commands.sweep import fitting_jobs, is_done, read_sweep, sweeping
 from overproof.commands.train import train
 from overproof.data.sources import Digits
 from overproof.errors import InputError
@@ -226,23 +226,23 @@ class TestRows:
         bad = read_sweep(
             rows({**ROWS, "teacher": ROWS["teacher"] | {"set": {"training.optimiser.lr": 1e30}}}, seeds=[0])
         )
-        course = sweeping(bad, tmp_path / "bad", jobs=2, device="cpu")
-        assert "not finite" in next(course).problem
-        assert next(course).problem == "left out, because teacher,seed=0 has failed"
+        events = sweeping(bad, tmp_path / "bad", jobs=2, device="cpu")
+        assert "not finite" in next(events).problem
+        assert next(events).problem == "left out, because teacher,seed=0 has failed"
         with pytest.raises(InputError, match=r"2 of 2 cells failed"):
-            next(course)
+            next(events)
 
 
 def test_a_worker_pool_trains_all_keeps_what_is_finished_and_says_what_failed(grid, tmp_path):
     sweep, out, ended = read_sweep(grid({"training.optimiser.lr": [0.1, 1e30]})), tmp_path / "out", []
-    course = sweeping(sweep, out, jobs=2, device="cpu")
-    ended = {one.number: one for one in (next(course), next(course))}
+    events = sweeping(sweep, out, jobs=2, device="cpu")
+    ended = {one.number: one for one in (next(events), next(events))}
     with pytest.raises(InputError, match=r"1 of 2 cells failed \(lr=1e.30\); --resume tries them again"):
-        next(course)
+        next(events)
     assert ended[0].problem == ""
     assert ended[1].problem.startswith("overproof: ")
     assert "not finite" in ended[1].problem
-    assert [finished(ended[n].run, ended[n].cell.recipe) for n in (0, 1)] == [True, False]
+    assert [is_done(ended[n].run, ended[n].cell.recipe) for n in (0, 1)] == [True, False]
 
     # The grid, mended: the finished cell stays, the new one is trained, and both meet in one table.
     before = (out / "lr=0.1" / "last.json").stat().st_mtime_ns
@@ -281,7 +281,7 @@ class TestPool:
                 names = [cell.name for cell in read_sweep(tmp_path / "grid.yaml").cells]
                 return (log / str(names.index(run.folder.name))).is_file()
 
-            monkeypatch.setattr(sweep_module, "finished", is_written)
+            monkeypatch.setattr(sweep_module, "is_done", is_written)
             return lambda: {int(file.name): json.loads(file.read_text()) for file in log.iterdir()}
 
         return make
@@ -310,18 +310,18 @@ class TestPool:
 
     def test_a_caller_that_stops_stops_the_cells(self, grid, tmp_path, fused_form):
         written = fused_form("if '0' in words: sys.exit()\ntime.sleep(60)")
-        course, began = sweeping(read_sweep(grid()), tmp_path / "out", jobs=2, device="cpu"), time.monotonic()
-        assert next(course).number == 0
-        course.close()
+        events, began = sweeping(read_sweep(grid()), tmp_path / "out", jobs=2, device="cpu"), time.monotonic()
+        assert next(events).number == 0
+        events.close()
         assert time.monotonic() - began < 30
         assert written() == {}
 
     def test_a_cell_that_says_nothing_has_its_exit_status(self, grid, tmp_path, fused_form):
         fused_form("os.kill(os.getpid(), 9)")
-        course = sweeping(read_sweep(grid({"seed": [0]})), tmp_path / "out", device="cpu")
-        assert next(course).problem == "exit status -9"
+        events = sweeping(read_sweep(grid({"seed": [0]})), tmp_path / "out", device="cpu")
+        assert next(events).problem == "exit status -9"
         with pytest.raises(InputError, match="1 of 1 cells failed"):
-            next(course)
+            next(events)
 
     def test_when_the_time_is_up_what_runs_is_stopped_and_no_further_cell_begins(self, grid, tmp_path, fused_form):
         written = fused_form("time.sleep(0 if '0' in words else 60)")
@@ -387,7 +387,7 @@ class TestBadInput:
 
     def test_a_run_is_finished_when_its_last_epoch_is_written_and_the_recipe_is_this_one(self, toy, tmp_path):
         recipe, run = toy(), train(toy(), tmp_path / "run", device="cpu")
-        assert finished(run, recipe)
-        assert not finished(run, toy("training.epochs=3"))
-        assert not finished(run, toy("seed=9"))
-        assert not finished(Run(run.folder / "elsewhere"), recipe)
+        assert is_done(run, recipe)
+        assert not is_done(run, toy("training.epochs=3"))
+        assert not is_done(run, toy("seed=9"))
+        assert not is_done(Run(run.folder / "elsewhere"), recipe)

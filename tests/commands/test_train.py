@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from overproof.commands import train as verb
 from overproof.commands.train import (
     Validation,
-    collapsed,
     default_folder,
+    has_collapsed,
     train,
     training,
     validate,
@@ -523,7 +523,7 @@ class TestVerdicts:
     )
     def test_catastrophic_overfitting_loses_robustness_alone(self, clean, robust, wanted):
         best = Validation(epoch=1, clean=0.9, robust=0.5)
-        assert collapsed(best, Validation(epoch=2, clean=clean, robust=robust)) is wanted
+        assert has_collapsed(best, Validation(epoch=2, clean=clean, robust=robust)) is wanted
 
     def test_a_collapse_is_told_when_it_happens_and_the_best_is_kept(self, toy, tmp_path, monkeypatch):
         script = iter([(0.5, 0.3), (0.6, 0.4), (0.9, 0.1), (0.1, 0.1)])

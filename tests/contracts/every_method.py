@@ -25,7 +25,7 @@ class TestEveryMethod(MethodContract):
     @pytest.fixture(params=CASES)
     def method(self, request):
         cls, preset = request.param
-        return cls() if preset is None else recipe.build(cls, {"kind": cls.kind, "preset": preset})
+        return cls() if preset is None else recipe.build_value(cls, {"kind": cls.kind, "preset": preset})
 
     def untrained(self, method):
         heads = ("student.backbone.7.weight", "student.backbone.7.bias")
@@ -35,12 +35,12 @@ class TestEveryMethod(MethodContract):
         assert eval(repr(method), dict(NAMES)) == method
 
     def test_a_recipe_of_its_own_class_rebuilds_it(self, method):
-        assert recipe.build(type(method), recipe.plain(method)) == method
+        assert recipe.build_value(type(method), recipe.plain(method)) == method
 
 
 @pytest.mark.parametrize("cls", [pytest.param(cls, id=kind) for kind, cls in methods().items()])
 def test_a_recipe_needs_to_say_its_kind_only(cls):
-    assert recipe.build(Method, {"kind": cls.kind}) == cls()
+    assert recipe.build_value(Method, {"kind": cls.kind}) == cls()
 
 
 def test_under_autocast_a_method_that_moves_weights_is_answered_by_the_moved_ones(make_step):

@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 import torch
 
-from overproof.building import build
+from overproof.building import build_value
 from overproof.data.augment import Augment
 from overproof.data.augment_policies import changed
 
@@ -270,9 +270,9 @@ class TestPhotographs:
 class TestIDBH:
     def test_the_presets_are_the_published_forms(self):
         for name, erasing in (("idbh_weak", 0.5), ("idbh_strong", 1.0)):
-            found = build(Augment, {"preset": name})
+            found = build_value(Augment, {"preset": name})
             assert found == Augment(flip=True, crop_shift=10, colour_shape=True, erasing=erasing)
-            assert build(Augment, {"preset": name, "crop_shift": 4}).crop_shift == 4
+            assert build_value(Augment, {"preset": name, "crop_shift": 4}).crop_shift == 4
 
     def test_lines_are_cut_from_none_to_the_greatest_number_and_dealt_to_rows_and_columns(self):
         white = torch.full((4000, 1, 12, 12), 255, dtype=torch.uint8)

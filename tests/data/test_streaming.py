@@ -93,7 +93,7 @@ class TestPlacing:
         ],
     )
     def test_by_size_unless_told(self, encoded, monkeypatch, mode, memory, kind):
-        monkeypatch.setattr(streaming, "room", lambda device: memory)
+        monkeypatch.setattr(streaming, "memory_left", lambda device: memory)
         assert type(Loading(mode=mode).place(encoded, CPU)).__name__ == kind
 
     def test_what_is_in_memory_stays_there(self, encoded):

@@ -132,14 +132,14 @@ def test_an_honest_network_passes(name, threat, seed, networks, digits):
 
 
 @pytest.mark.parametrize(
-    ("norm", "eps", "standing"), [("linf", "0.5", 0), ("linf", "1", 0), ("l2", "4", 0), ("l2", "1e-4", 1)]
+    ("norm", "eps", "robust"), [("linf", "0.5", 0), ("linf", "1", 0), ("l2", "4", 0), ("l2", "1e-4", 1)]
 )
-def test_a_network_that_loses_everything_or_nothing_is_still_honest(norm, eps, standing, natural, digits):
+def test_a_network_that_loses_everything_or_nothing_is_still_honest(norm, eps, robust, natural, digits):
     x, y = digits
     threat = Threat(norm=norm, eps=Radius(eps))
     checks = examined(natural, (x[:48], y[:48]), threat)
     assert levels(checks) == {}
-    assert checks["monotone"].figures[f"eps {threat.eps:g}"] == standing
+    assert checks["monotone"].figures[f"eps {threat.eps:g}"] == robust
 
 
 def test_l1_batchnorm_in_eval_mode_and_small_logits_are_honest(natural, with_batchnorm, digits):

@@ -7,7 +7,7 @@ from torch import nn
 from overproof.diagnostics.teacher_check import (
     AS_IT_IS,
     Order,
-    Reading,
+    PixelReading,
     Student,
     TeacherCheck,
     better_reading,
@@ -27,7 +27,7 @@ def evidence(passed, of=1000):
 
 
 def reading(name, passed, *, mean=(0.0,), std=(1.0,), of=1000):
-    return Reading(name=name, mean=mean, std=std, correct=evidence(passed, of))
+    return PixelReading(name=name, mean=mean, std=std, correct=evidence(passed, of))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from overproof.data.sources import Digits
-from overproof.formats.onnx import described, to_onnx
+from overproof.formats.onnx import metadata_of, to_onnx
 from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build
 from overproof.signature import Signature
@@ -46,7 +46,7 @@ def expected(network, images):
 @pytest.fixture(scope="module")
 def file(network, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    metadata = described({"classes": json.dumps(NAMES)}, "MIT")
+    metadata = metadata_of({"classes": json.dumps(NAMES)}, "MIT")
     (folder / "model.onnx").write_bytes(to_onnx(network, images.float() / 255, metadata=metadata, where="net"))
     (folder / "model.onnx.json").write_text(json.dumps({"classes": NAMES}))
     return folder / "model.onnx"

@@ -7,7 +7,7 @@ from overproof.attacks.pgd import PGD
 from overproof.attacks.suites import AttackSpec
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
-from overproof.evaluation.attacked import judge, prepare
+from overproof.evaluation.attacked import judge, prepare_subject
 from overproof.functional import margin
 from overproof.models.architectures.mlp import MLP
 from overproof.models.classifier import Classifier
@@ -112,15 +112,15 @@ def test_on_a_linear_model_survival_is_decided_by_the_exact_worst_case(loss, cla
     assert 10 < (exact > 0).sum() < 50
     trial = AttackSpec(name="pgd", attack=PGD(eps=Radius("0.05"), steps=20, restarts=3), loss=loss)
     survived = judge(model, examples, (trial,)).survived["pgd"]
-    assert survived[exact > 1e-5].all()  # what cannot be broken is not
-    assert not survived[exact < -1e-5].any()  # and what can be broken is
+    assert survived[exact > 1e-5].all()  # what cannot be misclassified is not
+    assert not survived[exact < -1e-5].any()  # and what can be misclassified is
 
 
 def test_broken_by_agrees_with_robustness(model, images):
     found = judge(model, images, (FGSM, STILL))
-    broken = torch.tensor([name is not None for name in found.broken_by()])
-    assert broken.any()
-    assert torch.equal(broken, found.correct & ~found.robust)
+    misclassified = torch.tensor([name is not None for name in found.broken_by()])
+    assert misclassified.any()
+    assert torch.equal(misclassified, found.correct & ~found.robust)
 
 
 def test_verdicts_of_shards_are_those_of_the_whole(model, images):
@@ -161,11 +161,11 @@ def test_restarts_are_spent_on_those_still_standing(model, images):
     # A clean pass, then per restart three gradients and a verdict.
     assert counted.sizes[0] == 40
     assert counted.sizes[1:5] == [30] * 4
-    standing = counted.sizes[5]
-    assert counted.sizes[5:] == [standing] * 4
+    robust = counted.sizes[5]
+    assert counted.sizes[5:] == [robust] * 4
     once = judge(model, images, (AttackSpec(name="drawn", attack=PGD(steps=3, eps=Radius("6/255"))),), batch=40)
-    assert standing == once.attacks["drawn"].passed < 30
-    assert found.attacks["drawn"].passed <= standing
+    assert robust == once.attacks["drawn"].passed < 30
+    assert found.attacks["drawn"].passed <= robust
 
 
 def test_every_restart_starts_elsewhere(model, images):
@@ -205,30 +205,30 @@ def own():
 
 def test_our_own_networks_are_searched_on_a_copy_and_judged_themselves(own):
     for precision in ("fp32", "bf16"):
-        subject = prepare(own, precision=precision)
+        subject = prepare_subject(own, precision=precision)
         assert subject.judge is own
         assert isinstance(subject.search, Fast)
         assert 0 < subject.slack < 0.1
-    assert prepare(own).slack == 1e-5
-    assert prepare(own, precision="bf16").slack == 2 * torch.finfo(torch.bfloat16).eps
+    assert prepare_subject(own).slack == 1e-5
+    assert prepare_subject(own, precision="bf16").slack == 2 * torch.finfo(torch.bfloat16).eps
 
 
 def test_any_other_network_is_searched_as_it_is(model):
-    subject = prepare(model, precision="bf16")
+    subject = prepare_subject(model, precision="bf16")
     assert subject.judge is subject.search is model
     assert subject.slack == 0
 
 
 def test_a_processor_gets_smaller_passes_and_the_surrogate_is_handed_on(own, model):
-    assert prepare(own).chunk == prepare(model).chunk == 128
-    assert prepare(own, surrogate=model).surrogate is model
-    assert prepare(model).surrogate is None
-    assert prepare(nn.Identity()).chunk == 128
+    assert prepare_subject(own).chunk == prepare_subject(model).chunk == 128
+    assert prepare_subject(own, surrogate=model).surrogate is model
+    assert prepare_subject(model).surrogate is None
+    assert prepare_subject(nn.Identity()).chunk == 128
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_slack_lets_the_judge_see_whatever_the_copy_may_have_wrong(own, precision):
-    subject = prepare(own, precision=precision)
+    subject = prepare_subject(own, precision=precision)
     x = torch.rand(2000, 1, 6, 6)
     searched, judged = subject.search(x).detach(), own(x).detach()
     y = judged.argmax(dim=1)

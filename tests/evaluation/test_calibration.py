@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overproof.errors import InputError
-from overproof.evaluation.calibration import agreement, calibration
+from overproof.evaluation.calibration import calibration, compare_answers
 
 
 def logits_of(probabilities):
@@ -158,7 +158,7 @@ def test_it_computes_in_float64_whatever_it_is_given():
 def test_agreement_by_hand():
     student = logits_of([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1]])
     teacher = logits_of([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
-    found = agreement(student, teacher)
+    found = compare_answers(student, teacher)
     assert (found.same.passed, found.same.of) == (2, 3)
     assert found.under == pytest.approx((0.3 + 0.5) / 3)
     assert found.over == pytest.approx(0.2 / 3)
@@ -167,8 +167,8 @@ def test_agreement_by_hand():
 
 def test_the_class_compared_is_the_teachers_or_the_one_given():
     student, teacher = logits_of([[0.2, 0.7, 0.1]]), logits_of([[0.1, 0.3, 0.6]])
-    assert agreement(student, teacher).under == pytest.approx(0.5)
-    given_class = agreement(student, teacher, classes=torch.tensor([0]))
+    assert compare_answers(student, teacher).under == pytest.approx(0.5)
+    given_class = compare_answers(student, teacher, classes=torch.tensor([0]))
     assert (given_class.under, given_class.over) == (0, pytest.approx(0.1))
     assert given_class.same.passed == 0
 
@@ -177,12 +177,12 @@ def test_the_class_compared_is_the_teachers_or_the_one_given():
 def test_a_network_agrees_with_itself_and_a_gap_has_two_signs(seed):
     teacher, _ = drawn(seed)
     student, _ = drawn(seed + 1)
-    itself = agreement(teacher, teacher)
+    itself = compare_answers(teacher, teacher)
     assert (itself.same.passed, itself.gap) == (40, 0)
-    found = agreement(student, teacher)
+    found = compare_answers(student, teacher)
     assert 0 <= found.gap <= 1
     c = teacher.argmax(dim=1)
-    back = agreement(teacher, student, classes=c)
+    back = compare_answers(teacher, student, classes=c)
     assert (back.under, back.over, back.same.passed) == (found.over, found.under, found.same.passed)
 
 
@@ -191,7 +191,7 @@ def test_a_network_agrees_with_itself_and_a_gap_has_two_signs(seed):
 
 def test_plain_values_are_strict_json_and_unrounded():
     logits, labels = drawn(1)
-    found, pair = calibration(logits, labels), agreement(logits, logits.flip(1))
+    found, pair = calibration(logits, labels), compare_answers(logits, logits.flip(1))
     written = json.loads(json.dumps([found.plain(), pair.plain()], allow_nan=False))
     assert written[0]["ece"] == found.ece and written[0]["nll"] == found.nll
     assert written[0]["bins"][0] == {"lower": 0.0, "upper": 1 / 15, "count": 0, "confidence": None, "accuracy": None}
@@ -229,7 +229,7 @@ def test_bad_input_is_named(logits, labels, bins, message):
 )
 def test_bad_pairs_are_named(student, teacher, classes, message):
     with pytest.raises(InputError, match=message):
-        agreement(student, teacher, classes=classes)
+        compare_answers(student, teacher, classes=classes)
 
 
 def test_one_bin_is_allowed_and_none_is_not():

@@ -45,14 +45,14 @@ class Told(BaseAttack):
 class Narrow(nn.Module):
     """A network on a device that holds a few examples at a time."""
 
-    def __init__(self, network, room):
+    def __init__(self, network, fits):
         super().__init__()
-        self.network, self.room, self.refused = network, room, 0
+        self.network, self.fits, self.refused = network, fits, 0
 
     def forward(self, x):
-        if len(x) > self.room:
+        if len(x) > self.fits:
             self.refused += 1
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("no memory")
         return self.network(x)
 
 
@@ -150,15 +150,15 @@ def test_survivors_alone_are_attacked_or_all_correct_ones(model, block):
     assert 0 < correct.sum() < 24
     for suite in (SURVIVORS, INDEPENDENT):
         state = attacked(subject(model), block, suite)
-        standing = correct.clone()
+        robust = correct.clone()
         for column, trial in enumerate(suite.attacks):
-            let_loose = standing if suite.survivors else correct
+            let_loose = robust if suite.survivors else correct
             assert torch.equal(state["forward"][:, column] > 0, let_loose), trial.name
             gradients = state["backward"][:, column] > 0
-            assert torch.equal(gradients, torch.zeros_like(standing) if trial is SQUARE else let_loose), trial.name
+            assert torch.equal(gradients, torch.zeros_like(robust) if trial is SQUARE else let_loose), trial.name
             assert state["survived"][~let_loose, column].all()
-            standing = standing & state["survived"][:, column]
-        assert 0 < standing.sum() < correct.sum()  # the suite breaks some and not all
+            robust = robust & state["survived"][:, column]
+        assert 0 < robust.sum() < correct.sum()  # the suite breaks some and not all
 
 
 def test_a_later_pass_sees_what_the_earlier_ones_left(model, block):
@@ -218,12 +218,12 @@ def test_one_example_and_a_suite_without_attacks(model, block):
 def test_marks_agree_with_the_network_and_with_each_other(model, block, suite):
     state = attacked(subject(model), block, suite)
     correct = state["prediction"] == state["label"]
-    broken = correct & ~state["survived"].all(dim=1)
+    misclassified = correct & ~state["survived"].all(dim=1)
     assert torch.allclose(state["clean_logits"], model(block.x))
     assert torch.allclose(state["attacked_logits"], model(state["image"]), atol=1e-5)
     assert torch.equal(state["margin"], margin(state["attacked_logits"], block.y))
     assert torch.equal(state["norm"], (state["image"] - block.x).flatten(1).abs().amax(dim=1))
-    assert torch.equal(state["margin"] < 0, broken | ~correct)
+    assert torch.equal(state["margin"] < 0, misclassified | ~correct)
     assert (state["margin"] <= margin(state["clean_logits"], block.y)).all()
     assert (state["norm"] <= EPS * (1 + 1e-5)).all()
     assert ((state["image"] >= 0) & (state["image"] <= 1)).all()
@@ -329,8 +329,8 @@ def test_transfer_searches_on_the_surrogate_and_is_judged_on_the_network(model, 
     trial = AttackSpec(name="transfer", attack=PGD(steps=4, start="none", eps=EPS), surrogate=True)
     state = attacked(subject(model, surrogate=surrogate), block, alone(trial))
     correct = state["prediction"] == block.y
-    standing = int(correct.sum())
-    assert shown == {"surrogate": [standing] * 4, "judge": [24, standing]}
+    robust = int(correct.sum())
+    assert shown == {"surrogate": [robust] * 4, "judge": [24, robust]}
     twin = PGD(steps=4, start="none", eps=EPS)(
         surrogate,
         block.x[correct],
@@ -382,9 +382,9 @@ def test_so_are_those_that_an_attack_runs_into(model, block):
     network = Undefined(model, lambda x: (x == 0.5).flatten(1).all(dim=1))
     with pytest.raises(InputError) as caught:
         attacked(subject(network), block, alone(grey))
-    standing = int(correct.sum())
+    robust = int(correct.sum())
     assert str(caught.value) == (
-        f"the network's outputs are not finite (NaN or infinite) on {standing} of {standing} images of attack 'grey'"
+        f"the network's outputs are not finite (NaN or infinite) on {robust} of {robust} images of attack 'grey'"
     )
 
 
@@ -410,7 +410,7 @@ def test_a_search_that_runs_out_of_memory_starts_again_with_the_same_draws(model
     def hungry(x, goal):
         drawn.append(torch.rand(3))
         if goal.chunk > 6:
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("no memory")
         return x
 
     state = attacked(subject(narrow, chunk=24), block, alone(AttackSpec(name="hungry", attack=Told(answer=hungry))))

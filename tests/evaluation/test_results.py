@@ -8,7 +8,7 @@ from overproof.attacks.apgd import APGD
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.attacks.suites import AttackSpec, Suite
-from overproof.evaluation.results import Verdicts, standing
+from overproof.evaluation.results import Verdicts, count_robust
 
 TRIALS = (
     AttackSpec(name="first", attack=PGD()),
@@ -153,7 +153,7 @@ def test_without_attacks_the_worst_case_is_clean():
 
 
 def test_standing_counts_a_block_on_its_way():
-    found = standing(state())
+    found = count_robust(state())
     assert (found.claim, found.passed, found.of) == ("correct under every attack", 1, 6)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from overproof.diagnostics.parity import same_logits
 from overproof.errors import InputError
-from overproof.formats.onnx import described, own_words, to_onnx
+from overproof.formats.onnx import metadata_of, own_words, to_onnx
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.mobilenetv2 import MobileNetV2
@@ -107,7 +107,7 @@ class TestTheFile:
         assert onnx.load_model_from_string(body).opset_import[0].version == 20
 
     def test_our_words_come_back(self):
-        written = described({"eps": "8/255", "classes": "[]"}, "MIT")
+        written = metadata_of({"eps": "8/255", "classes": "[]"}, "MIT")
         assert written == {"model_license": "MIT", "overproof.eps": "8/255", "overproof.classes": "[]"}
         assert own_words(written | {"other": "x"}) == {"eps": "8/255", "classes": "[]"}
 
@@ -158,7 +158,7 @@ class TestBadInput:
 
     def test_a_course_that_depends_on_the_pixels(self, capfd):
         said = refused(chain(nn.Flatten(), nn.Linear(64, 5), Changing()), self.X)
-        assert said == "net: its course depends on the values of the pixels, which no exported graph can follow"
+        assert said == "net: its control flow depends on the values of the pixels, which no exported graph can follow"
         assert capfd.readouterr() == ("", "")  # torch prints the graph it gave up on
 
     def test_a_number_of_images_that_is_fixed(self):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from overproof.errors import InputError
-from overproof.formats.queries import Point, Query, forms, indexed, number
+from overproof.formats.queries import Point, Query, number, parse_expressions, split_index
 
 ONE = """
 ; a box, and an output that is not the largest
@@ -105,7 +105,7 @@ def test_an_index_that_is_outside(variable):
 
 
 def test_forms_are_nested_lists():
-    assert forms("(a (b c) d) ; (e)\n(f)") == [["a", ["b", "c"], "d"], ["f"]]
+    assert parse_expressions("(a (b c) d) ; (e)\n(f)") == [["a", ["b", "c"], "d"], ["f"]]
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,12 @@ def test_declarations_are_kept_and_other_statements_are_refused():
 
 
 def test_an_index_may_stand_apart():
-    assert forms("(<= X [0, 3] Y[ 1 ] [2] 1)") == [["<=", "X[0, 3]", "Y[ 1 ][2]", "1"]]
-    assert indexed("X[0, 3]") == ("X", (0, 3)) and indexed("X_3") == ("X", (3,)) and indexed("X_f") == ("X_f", ())
+    assert parse_expressions("(<= X [0, 3] Y[ 1 ] [2] 1)") == [["<=", "X[0, 3]", "Y[ 1 ][2]", "1"]]
+    assert (
+        split_index("X[0, 3]") == ("X", (0, 3))
+        and split_index("X_3") == ("X", (3,))
+        and split_index("X_f") == ("X_f", ())
+    )
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_the_search_grows_with_the_run(make_step, only):
 
 
 def test_the_paper_preset_is_the_official_code():
-    built = recipe.build(ARD, {"kind": "ard", "preset": "paper"})
+    built = recipe.build_value(ARD, {"kind": "ard", "preset": "paper"})
     inner = PGD(steps=10, start="uniform", clip_start=False, mode="train")
     assert built == ARD(alpha=1.0, temperature=30.0, kl_scale="class", clean_forward="always", inner=inner)
 

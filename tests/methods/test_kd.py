@@ -66,7 +66,7 @@ def test_tempered_labels_soften_the_students_logits_too(make_step, only):
 
 
 def test_the_paper_preset_is_the_official_code():
-    built = recipe.build(KD, {"kind": "kd", "preset": "paper"})
+    built = recipe.build_value(KD, {"kind": "kd", "preset": "paper"})
     assert built == KD(alpha=1.0, temperature=30.0, kl_scale="class", tempered_labels=True)
 
 

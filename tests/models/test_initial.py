@@ -9,7 +9,7 @@ from overproof.errors import InputError
 from overproof.methods.rrm import RRM
 from overproof.models.adapted import FeatureAdapter
 from overproof.models.architectures.convnet import ConvNet
-from overproof.models.initial import named_in_order, take_over
+from overproof.models.initial import name_in_order, take_over
 from overproof.models.weights import build
 from overproof.signature import Signature
 
@@ -152,7 +152,7 @@ class TestOrder:
     def test_the_same_layers_are_the_same_network(self):
         network, other = made(0), made(1)
         other[1].running_mean += 3
-        found = named_in_order(network, self.layers(other), where="init: x")
+        found = name_in_order(network, self.layers(other), where="init: x")
         taken = take_over(network, found, where="init: x")
         assert taken.made == ("1.num_batches_tracked",) and equal(network, other, taken.used)
 
@@ -168,7 +168,7 @@ class TestOrder:
             nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)),
         )
         folded.double()
-        take_over(network, named_in_order(network, self.layers(folded), where="init: x"), where="init: x")
+        take_over(network, name_in_order(network, self.layers(folded), where="init: x"), where="init: x")
         x = torch.rand(3, 3, 6, 6, dtype=torch.float64)
         # The fresh deviation is sqrt(1 + 1e-5), half of which is what the convolution's part is off by.
         torch.testing.assert_close(network.eval()(x), folded(x), rtol=1e-4, atol=1e-5)
@@ -181,13 +181,13 @@ class TestOrder:
                 self.head = nn.Linear(5, 3)
 
         network, other = Placed(), Placed()
-        taken = take_over(network, named_in_order(network, self.layers(other), where="init: x"), where="init: x")
+        taken = take_over(network, name_in_order(network, self.layers(other), where="init: x"), where="init: x")
         assert taken.made == () and equal(network, other)
 
     def test_a_head_for_other_classes_is_left(self):
         network, other = self.plain(), self.plain(classes=7)
         head = {name: value.clone() for name, value in network[4].state_dict().items()}
-        found = named_in_order(network, self.layers(other), where="init: x")
+        found = name_in_order(network, self.layers(other), where="init: x")
         taken = take_over(network, found, where="init: x")
         assert taken.made == ("4.weight", "4.bias")
         assert all(torch.equal(network[4].state_dict()[name], value) for name, value in head.items())
@@ -212,7 +212,7 @@ class TestOrder:
     )
     def test_other_layers_are_refused_with_the_first_that_differs(self, other, said):
         with pytest.raises(InputError) as caught:
-            named_in_order(self.plain(), self.layers(other), where="init: x")
+            name_in_order(self.plain(), self.layers(other), where="init: x")
         assert str(caught.value) == (
             f"init: x: its weight matrices, in their order, are not the student's: {said}; name the network that it "
             "came from"

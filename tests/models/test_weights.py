@@ -21,7 +21,7 @@ from overproof.models.architectures.resnet import ResNet
 from overproof.models.architectures.vgg import VGG
 from overproof.models.architectures.wide import WideResNet
 from overproof.models.external.module import External
-from overproof.models.weights import build, channels_last, freeze, from_plain, load_model, save_model, unshared
+from overproof.models.weights import build, channels_last, freeze, from_plain, load_model, save_model, unshare
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=4)
@@ -298,7 +298,7 @@ def test_tied_weights_and_parts_under_two_names_are_saved_and_have_a_digest(tmp_
             self.b.weight = self.a.weight
             self.again = self.a
 
-    whole = unshared(Tied().state_dict())
+    whole = unshare(Tied().state_dict())
     assert whole.keys() == Tied().state_dict().keys()
     assert len({value.data_ptr() for value in whole.values()}) == len(whole)
     assert torch.equal(whole["a.weight"], whole["b.weight"])
@@ -318,17 +318,17 @@ def test_state_that_is_no_tensor_is_left_out_and_packed_and_quantised_weights_co
         def set_extra_state(self, state):
             del state
 
-    assert unshared(Odd().state_dict()).keys() == {"a.weight", "a.bias"}
+    assert unshare(Odd().state_dict()).keys() == {"a.weight", "a.bias"}
     torch.manual_seed(0)
     packed = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 4)), {nn.Linear}, dtype=torch.qint8)
-    found = unshared(packed.state_dict())
+    found = unshare(packed.state_dict())
     weights = [value for value in found.values() if value.shape == (4, 3)]
     assert len(weights) == 1 and weights[0].dtype == torch.int8 and save(found)
     rows = torch.quantize_per_channel(
         torch.randn(2, 3), torch.tensor([0.25, 0.5]), torch.tensor([0, 1]), 0, torch.qint8
     )
     tensor = torch.quantize_per_tensor(torch.randn(2, 3), 0.25, 3, torch.qint8)
-    found = unshared({"rows": rows, "all": tensor})
+    found = unshare({"rows": rows, "all": tensor})
     assert torch.equal(found["rows"], rows.int_repr())
     assert found["rows.scale"].tolist() == [0.25, 0.5] and found["rows.zero_point"].tolist() == [0, 1]
     assert (found["all.scale"].item(), found["all.zero_point"].item()) == (0.25, 3)

@@ -11,7 +11,7 @@ from benchmarks.reference import FOLDER, images, network
 from overproof.attacks.ball import Radius, Threat
 from overproof.attacks.suites import standard
 from overproof.data.images import Batch
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.engine import run_attacks
 from overproof.evaluation.results import Verdicts
 
@@ -23,7 +23,7 @@ def test_the_first_images_are_broken_where_the_reference_breaks_them(norm, eps):
     told = json.loads((FOLDER / "mnist.json").read_text())[f"cnn_pgd {norm.capitalize()} {eps}"]
     x, y = images(COUNT)
     suite = standard(Threat(norm=norm, eps=Radius(eps)))
-    *_, state = run_attacks(prepare(network()), Batch(x, y), suite, seed=0, number=0)
+    *_, state = run_attacks(prepare_subject(network()), Batch(x, y), suite, seed=0, number=0)
     found = Verdicts.of([state], suite=suite)
     broken = (found.correct & ~found.robust).nonzero().flatten().tolist()
     reference = [index for index in told["broken"] if index < COUNT]

@@ -191,7 +191,9 @@ def test_the_layers_before_the_activations(name, dtype, method):
 def test_alpha_is_within_two_percent_of_the_reference_and_not_looser_than_crown(name, eps, dtype):
     here, y = region(eps, dtype, count=2), inputs()["labels"][:2]
     attack = told(name)[f"eps{eps}.attack.margins.min"][:2]
-    ours = bound(graph(name, dtype), here, margins(y, 10), BoundOptions(method="alpha", climb=AlphaOptimizer(steps=20)))
+    ours = bound(
+        graph(name, dtype), here, margins(y, 10), BoundOptions(method="alpha", optimizer=AlphaOptimizer(steps=20))
+    )
     crown = found(name, eps, dtype)["crown", "margins"].lower[:2]
     theirs = reference(name, eps, "alpha", "margins", count=2).lower
     logit = reference(name, eps, "alpha", "logits", count=2)

@@ -11,7 +11,7 @@ import torch
 from overproof.functional import entropy
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
-from overproof.recipe import build
+from overproof.recipe import build_value
 from overproof.training.optimisation import Triangular
 
 from .harness import FOLDER, Differences, Form, load, run_case, run_replays, run_trajectory
@@ -91,7 +91,7 @@ class Row:
 
 
 def _written(text: dict[str, Any]) -> Method:
-    method: Method = build(Method, text, where="method")
+    method: Method = build_value(Method, text, where="method")
     return method
 
 

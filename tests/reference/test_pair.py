@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmarks import pairs as narrowing
+from benchmarks.pairs import bound_together, narrow
 from safetensors.torch import load_file
-from tests.bounds import coupling
-from tests.bounds.coupling import couple, narrowed
 
 from overproof.bounds import split
 from overproof.bounds.crown import BoundOptions, final, intermediate
-from overproof.bounds.graph import joined
-from overproof.bounds.pair import Couple, coupled, specs
+from overproof.bounds.graph import join_graphs
+from overproof.bounds.pair import PairBounds, bound_pair, specs
 from overproof.bounds.region import Bounds
 from overproof.bounds.split import Budget
 
@@ -54,7 +54,7 @@ def larger(bounds):
 
 @cache
 def both(dtype):
-    return joined(graph("cnn_pgd", dtype), graph("student_kd", dtype))
+    return join_graphs(graph("cnn_pgd", dtype), graph("student_kd", dtype))
 
 
 @cache
@@ -65,7 +65,7 @@ def layers(eps, dtype, method="crown"):
 @cache
 def found(eps, dtype, method="crown"):
     known = layers(eps, dtype, method)
-    return coupled(both(dtype), region(eps, dtype), told()["class"], known, BoundOptions(method=method))
+    return bound_pair(both(dtype), region(eps, dtype), told()["class"], known, BoundOptions(method=method))
 
 
 def best_margins(eps, method, who):
@@ -119,7 +119,7 @@ def _sides(wanted, end):
 def test_couple_is_all_of_this_in_one_call():
     graphs = graph("cnn_pgd", torch.float64), graph("student_kd", torch.float64)
     for method, eps in (("crown_ibp", 0.1), ("crown", 0.01)):
-        ours = couple(*graphs, region(eps, torch.float64), told()["class"], method)
+        ours = bound_together(*graphs, region(eps, torch.float64), told()["class"], method)
         torch.testing.assert_close(vars(ours), vars(found(eps, torch.float64, method)), rtol=0, atol=1e-12)
 
 
@@ -163,8 +163,8 @@ def test_no_bound_cuts_what_the_attack_attained(eps, dtype, method):
 
 @pytest.mark.parametrize(("eps", "best"), [(0.01, 0.142), (0.02, 0.197)])
 def test_splitting_comes_below_the_reference_s_best(eps, best, monkeypatch):
-    """Over all 16 images; 0.8 seconds for each where the attack leaves room (the claim allows ten)."""
-    for module in (coupling, split):
+    """Over all 16 images; 0.8 seconds for each where the attack leaves a gap (the claim allows ten)."""
+    for module in (narrowing, split):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.process_time))
     dtype, c = torch.float32, told()["class"]
     here, whole, inner = region(eps, dtype), found(eps, dtype), attacked(eps)
@@ -173,9 +173,9 @@ def test_splitting_comes_below_the_reference_s_best(eps, best, monkeypatch):
     for number in (proved > enough).nonzero().flatten().tolist():
         one = torch.tensor([number])
         parts = [bounds.at(one) for bounds in layers(eps, dtype)]
-        known = Couple(*(bounds.at(one) for bounds in (whole.teacher, whole.student, whole.separate, whole.joint)))
+        known = PairBounds(*(bounds.at(one) for bounds in (whole.teacher, whole.student, whole.separate, whole.joint)))
         budget = Budget(seconds=0.8)
-        better = narrowed(both(dtype), here.at(one), c[one], parts, known, budget, enough=float(enough[number]))
+        better = narrow(both(dtype), here.at(one), c[one], parts, known, budget, enough=float(enough[number]))
         assert_within(better.joint, known.joint, 0)
         assert_within(inner.at(one), Bounds(*(side.double() for side in better.joint)), 1e-6)
         proved[number] = larger(better.joint)

@@ -10,7 +10,7 @@ from overproof.models.architectures.architecture import Architecture
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.plain_resnet import PlainResNet
-from overproof.recipe import build
+from overproof.recipe import build_value
 
 SHARED = Path(__file__).parents[3] / "shared"
 WILD = SHARED / "reference/wild/checkpoints"
@@ -38,7 +38,7 @@ def test_a_published_network_is_recognised_from_its_tensors(name, tmp_path):
     run = import_teacher(
         WILD / name, model="auto", mean=mean, std=std, data=str(SHARED / "data" / data), out=tmp_path / "run"
     )
-    assert build(Architecture, run.description()["architecture"], where="x") == architecture
+    assert build_value(Architecture, run.description()["architecture"], where="x") == architecture
     images = Parquet(path=str(SHARED / "data" / data)).load("test")
     x, y = images.images[:1000].float() / 255, images.labels[:1000]
     share = float((run.model()[0](x).argmax(1) == y).float().mean())

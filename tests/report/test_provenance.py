@@ -1,7 +1,7 @@
 import shlex
 
 from overproof.report.findings import Findings
-from overproof.report.provenance import commands, differences, missing
+from overproof.report.provenance import commands, compare_recipes, missing
 
 
 def test_commands_make_the_figures_again(full):
@@ -42,12 +42,12 @@ def test_smoothing_is_asked_for_again(full):
 def test_recipes_differ_where_they_differ(full, finding):
     one = full("a", recipe={"trials": [{"steps": 1}, {"steps": 2}]})
     other = full("b", seed=3, method="kd", recipe={"trials": [{"steps": 1}], "data": {"kind": "digits"}})
-    assert differences([one, finding(), other]) == [
+    assert compare_recipes([one, finding(), other]) == [
         ("method.kind", ["ard", "", "kd"]),
         ("trials.1.steps", ["2", "", ""]),
         ("data.kind", ["", "", "digits"]),
     ]
-    assert differences([one, finding()]) == []
+    assert compare_recipes([one, finding()]) == []
 
 
 def test_what_is_missing_is_said_with_its_command(full, evaluation):
@@ -58,7 +58,7 @@ def test_what_is_missing_is_said_with_its_command(full, evaluation):
         "certificate: not run",
         "comparison with the teacher: not run",
         "reliability probes: not run",
-        "misclassified images: not kept, or none was broken",
+        "misclassified images: not kept, or there were none",
         "calibration: not recorded",
     ]
     assert found["left out"] == "its reason"

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 
 from overproof.report.table import tables
-from overproof.report.text import as_csv, as_latex, as_markdown, shown
+from overproof.report.text import as_csv, as_latex, as_markdown, format_cell
 
 HOSTILE = "a|b<i>&_\\x\n$1%{}"
 
@@ -64,7 +64,7 @@ def test_marks_and_gaps_are_said_where_they_stand(finding, evaluation):
     other = finding(run="other", selected_on="test", attacks={"square": evaluation()["attacks"]["fgsm"]})
     (table,) = tables([finding(), other])
     square = next(column for column in table.columns if column.label == "square")
-    assert shown(table.rows[0], square) == "not run"
+    assert format_cell(table.rows[0], square) == "not run"
     assert "other (selected on: test)" in as_markdown([table])
     assert "not run" in as_latex([table])
 

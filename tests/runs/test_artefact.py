@@ -179,11 +179,11 @@ class TestEvaluation:
         assert file["latency"]["threads"] == 1
 
     def test_without_a_network_to_climb_only_queries_are_left(self, stray, tmp_path):
-        course = iter_evaluate(stray, examples=10, reliability=False, out=tmp_path / "out", device="cpu")
-        first = next(course)
+        events = iter_evaluate(stray, examples=10, reliability=False, out=tmp_path / "out", device="cpu")
+        first = next(events)
         assert [warning.partition(": ")[0] for warning in first.warnings] == [str(stray)]
         assert first.total == 3  # clean, square and hopskipjump
-        course.close()
+        events.close()
 
     def test_gradients_of_a_float_file_are_those_of_its_torch_network(self, shipped, tmp_path):
         """White-box attacks break what they break in the run, which is the same network, and the file judges."""
@@ -210,9 +210,9 @@ class TestEvaluation:
         file = shipped.folder / "model.onnx"
         options = {"attacks": ("transfer-mi-fgsm",), "examples": 20, "reliability": False, "device": "cpu"}
         whole = evaluate(file, out=tmp_path / "whole", **options)
-        course = iter_evaluate(file, out=tmp_path / "parts", **options)
-        assert [next(course).attack for _ in range(3)][-1] == "original, clean"
-        course.close()
+        events = iter_evaluate(file, out=tmp_path / "parts", **options)
+        assert [next(events).attack for _ in range(3)][-1] == "original, clean"
+        events.close()
         parts = evaluate(file, out=tmp_path / "parts", resume=True, **options)
         assert sorted(one.name for one in (tmp_path / "parts").iterdir()) == [
             "adversarial.safetensors",

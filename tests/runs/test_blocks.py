@@ -6,7 +6,7 @@ import torch
 from overproof.data.images import ImageSet
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
-from overproof.runs.blocks import Progress, Question, Runner
+from overproof.runs.blocks import BlockProgress, Question, Runner
 from overproof.runs.results import EVALUATION
 from overproof.statistics import Proportion
 
@@ -25,11 +25,11 @@ def counted(block, begun):
     for step in range(before + 1, STEPS + 1):
         begun.append((block.number, step))
         state = {"steps": torch.full((len(block.batch.y),), step)}
-        yield Progress(f"step {step}", state, step, whole=step == STEPS, where=f"block {block.number}")
+        yield BlockProgress(f"step {step}", state, step, whole=step == STEPS, where=f"block {block.number}")
 
 
 @pytest.fixture
-def course(images, tmp_path):
+def run_blocks(images, tmp_path):
     """Return a function: a run of all blocks of four images, and the list of the steps that it takes."""
 
     def make(shard=Shard(0, 1), begun=None):  # noqa: B008 - it has no state
@@ -51,17 +51,17 @@ def course(images, tmp_path):
     return make
 
 
-def through(course):
+def through(run_blocks):
     said = []
     while True:
         try:
-            said.append(next(course))
+            said.append(next(run_blocks))
         except StopIteration as end:
             return said, end.value
 
 
-def test_every_step_is_told_and_the_marks_of_all_blocks_come_back(course):
-    said, blocks = through(course())
+def test_every_step_is_told_and_the_marks_of_all_blocks_come_back(run_blocks):
+    said, blocks = through(run_blocks())
     assert [(one.stage, one.where, one.done, one.total) for one in said] == [
         (f"step {step}", f"block {number}", 3 * number + step, 9) for number in range(3) for step in (1, 2, 3)
     ]
@@ -70,25 +70,25 @@ def test_every_step_is_told_and_the_marks_of_all_blocks_come_back(course):
     assert [block["steps"].tolist() for block in blocks] == [[3, 3, 3, 3], [3, 3, 3, 3], [3, 3]]
 
 
-def test_finished_blocks_are_not_worked_out_again(course):
+def test_finished_blocks_are_not_worked_out_again(run_blocks):
     begun = []
-    interrupted = course(begun=begun)
+    interrupted = run_blocks(begun=begun)
     for _ in range(5):  # in the second block, whose first two steps are not on disk yet
         next(interrupted)
     interrupted.close()
     again = []
-    said, blocks = through(course(begun=again))
+    said, blocks = through(run_blocks(begun=again))
     assert again == [(number, step) for number in (1, 2) for step in (1, 2, 3)]
     assert (said[0].done, said[0].first, said[0].evidence.passed) == (4, True, 4)
     assert [len(block["steps"]) for block in blocks] == [4, 4, 2]
-    said, blocks = through(course(begun=(nothing := [])))
+    said, blocks = through(run_blocks(begun=(nothing := [])))
     assert (said, nothing, len(blocks)) == ([], [], 3)
 
 
-def test_blocks_are_dealt_to_processes(course, monkeypatch):
+def test_blocks_are_dealt_to_processes(run_blocks, monkeypatch):
     monkeypatch.setattr(Shard, "gather", lambda self, mine: [mine])
     begun = []
-    said, _ = through(course(Shard(1, 2), begun))
+    said, _ = through(run_blocks(Shard(1, 2), begun))
     assert begun == [(1, 1), (1, 2), (1, 3)]
     assert said == []  # the leading process speaks
 

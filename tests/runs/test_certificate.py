@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from overproof.attacks.ball import Radius, Threat
-from overproof.certification.cascade import Plan, Proposal, graph_of
+from overproof.certification.cascade import Plan, Proposal, trace_classifier
 from overproof.certification.smoothing import Smoothing
 from overproof.data.images import Batch
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.models.classifier import Classifier
 from overproof.runs.certificate import Bounding, Smoothening
 from overproof.signature import Signature
@@ -32,7 +32,7 @@ def block(model):
 def certificate(request, model):
     if request.param == "bounds":
         plan = Plan(threat=Threat(eps=Radius("0.01")), reach="crown")
-        return Bounding(Proposal(prepare(model), graph_of(model, where="net")), None, plan)
+        return Bounding(Proposal(prepare_subject(model), trace_classifier(model, where="net")), None, plan)
     return Smoothening(model, Threat(norm="l2", eps=Radius("0.05")), Smoothing(sigma=0.1, samples=100))
 
 

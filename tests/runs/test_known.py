@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from overproof.certification import cascade as certified
 from overproof.commands.certify import certify
 from overproof.commands.evaluate import evaluate
-from overproof.runs.known import Known, known_counter_examples
+from overproof.runs.known import CounterExamples, known_counter_examples
 from overproof.runs.results import EVALUATION
 
 HOW = {"eps": "0.1", "examples": 60, "device": "cpu"}
@@ -87,7 +87,7 @@ class TestCertify:
 
 class TestKnown:
     def test_each_row_of_a_block_has_its_images(self):
-        known = Known(torch.tensor([7, 3, 7]), torch.arange(3.0).view(3, 1, 1, 1))
+        known = CounterExamples(torch.tensor([7, 3, 7]), torch.arange(3.0).view(3, 1, 1, 1))
         rows, images = known.of(torch.tensor([3, 5, 7]))
         assert list(zip(rows.tolist(), images.flatten().tolist(), strict=True)) == [(0, 1.0), (2, 0.0), (2, 2.0)]
         assert len(known.of(torch.tensor([4]))[0]) == 0

@@ -10,8 +10,8 @@ from overproof.errors import InputError
 from overproof.models.architectures.mlp import MLP
 from overproof.models.weights import build
 from overproof.recipe import Normalise, dump, parse
-from overproof.runs.initial import Weights
-from overproof.runs.normalisation import Normalisation, measured, normalisation
+from overproof.runs.initial import InitialWeights
+from overproof.runs.normalisation import Normalisation, measure_normalisation, normalisation
 from overproof.signature import Signature
 
 
@@ -27,29 +27,29 @@ def bytes_of(n=300, channels=3):
 class TestMeasured:
     def test_is_the_mean_and_deviation_of_all_pixels(self):
         images = bytes_of()
-        found = measured(made(images))
+        found = measure_normalisation(made(images))
         x = images.double() / 255
         assert found.mean == pytest.approx(x.mean(dim=(0, 2, 3)).tolist(), abs=1e-12)
         assert found.std == pytest.approx(x.std(dim=(0, 2, 3), correction=0).tolist(), abs=1e-12)
 
     def test_floats_too(self):
         x = bytes_of().float() / 255
-        found = measured(made(x))
+        found = measure_normalisation(made(x))
         assert found.mean == pytest.approx(x.double().mean(dim=(0, 2, 3)).tolist(), abs=1e-12)
         assert found.std == pytest.approx(x.double().std(dim=(0, 2, 3), correction=0).tolist(), abs=1e-9)
 
     def test_the_order_of_images_plays_no_part_to_the_bit(self):
         images = bytes_of()
-        assert measured(made(images)) == measured(made(images.flip(0)))
+        assert measure_normalisation(made(images)) == measure_normalisation(made(images.flip(0)))
 
     @pytest.mark.parametrize("value", [0, 77, 255])
     def test_a_channel_of_one_value(self, value):
         images = bytes_of()
         images[:, 1] = value
         with pytest.raises(InputError, match=r"^normalise: data: channel 1 of the training images has one value only"):
-            measured(made(images))
+            measure_normalisation(made(images))
         with pytest.raises(InputError, match="channel 1"):
-            measured(made(images.float() / 255))
+            measure_normalisation(made(images.float() / 255))
 
 
 class TestWords:
@@ -86,7 +86,7 @@ class TestWords:
 
 class TestInit:
     def test_is_that_of_the_weights(self):
-        weights = Weights(tensors={}, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+        weights = InitialWeights(tensors={}, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
         found = normalisation(Normalise(of="init"), made(bytes_of()), "timm:x", weights)
         assert (found.mean, found.std) == (weights.mean, weights.std)
 
@@ -99,7 +99,9 @@ class TestInit:
     )
     def test_what_is_not_known_or_for_other_images(self, mean, sentence):
         with pytest.raises(InputError) as caught:
-            normalisation(Normalise(of="init"), made(bytes_of()), "w.pt", Weights(tensors={}, mean=mean, std=mean))
+            normalisation(
+                Normalise(of="init"), made(bytes_of()), "w.pt", InitialWeights(tensors={}, mean=mean, std=mean)
+            )
         assert str(caught.value) == sentence
 
 

@@ -125,11 +125,11 @@ class TestAnswers:
         folder, report = asked
         found = load_file(certified[0].folder / "counterexamples.safetensors")
         network = OnnxFile.read(folder / "robust" / "onnx" / "student.onnx")
-        broken = dict(zip(found["index"].tolist(), found["images"], strict=True))
-        shared = [one for one in report["robust"]["instances"] if one["index"] in broken]
+        misclassified = dict(zip(found["index"].tolist(), found["images"], strict=True))
+        shared = [one for one in report["robust"]["instances"] if one["index"] in misclassified]
         assert shared
         for one in shared:
-            image = broken[one["index"]]
+            image = misclassified[one["index"]]
             point = Point({"X": image.double().numpy()}, {"Y": network(image[None])[0].double().numpy()})
             for other in report["robust"]["instances"]:
                 text = (folder / "robust" / "vnnlib" / other["file"]).read_text()

@@ -29,7 +29,7 @@ from overproof.models.architectures.mlp import MLP
 from overproof.models.external.module import External
 from overproof.models.weights import build, save_model
 from overproof.runs.initial import read_weights
-from overproof.runs.resolve import find, resolve, results_folder
+from overproof.runs.resolve import find_network, resolve, results_folder
 from overproof.signature import Signature
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
@@ -175,7 +175,7 @@ def refused(source, **options):
 
 def test_what_is_known_of_a_run_its_recipe_says(finished):
     run = finished()
-    recipe, known = run.recipe(), find(run).known
+    recipe, known = run.recipe(), find_network(run).known
     assert (known.name, known.method, known.architecture) == ("toy", "natural", "mlp")
     assert (known.data, known.threat, known.seed, known.recipe) == (Digits(), recipe.threat, 0, recipe)
     assert (known.classes, known.digest) == (tuple("0123456789"), run.description()["digest"])
@@ -233,7 +233,7 @@ def test_a_program_is_read_where_its_user_trusts_it_and_what_lies_beside_it_is_k
     assert "reading a torch.export program can run any code that is in it; where you trust it, add --tr" in refused(
         word
     )
-    loaded = find(word, trust_code=True)
+    loaded = find_network(word, trust_code=True)
     assert (loaded.known.classes, loaded.known.data, loaded.known.method) == (
         tuple("0123456789"),
         Digits(),
@@ -241,7 +241,7 @@ def test_a_program_is_read_where_its_user_trusts_it_and_what_lies_beside_it_is_k
     )
     torch.testing.assert_close(loaded.load(DIGITS).model(X), run.model()[0](X))
     shutil.move(word, "alone.pt2")
-    assert find("alone.pt2", trust_code=True).known.data is None
+    assert find_network("alone.pt2", trust_code=True).known.data is None
     digest = sha256(Path("alone.pt2").read_bytes()).hexdigest()
     resolve(f"alone.pt2#sha256={digest}", DIGITS, trust_code=True)
     assert "this is another network" in refused(f"alone.pt2#sha256={'ab' * 32}", trust_code=True)
@@ -362,7 +362,7 @@ def test_nothing_is_written_into_the_cache_of_the_hub(finished, here, monkeypatc
     hub.holds("org/toy", here / "repository")
     with serving(hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
-        find("org/toy")
+        find_network("org/toy")
         before = set((here / "cache").rglob("*"))
         assert export("org/toy", to="torch")["file"] == "exports/org-toy/model.pt2"
         evaluate("org/toy", attacks=("fgsm",), examples=5, reliability=False, device="cpu")

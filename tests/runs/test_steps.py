@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from overproof.runs.steps import Ended, Started, Step, run_steps
+from overproof.runs.steps import CommandStep, StepEnded, StepStarted, run_steps
 
 # Stands in for overproof: says that it ran, waits, and leaves its file; words: name, seconds, file, log.
 PROGRAM = """
@@ -34,7 +34,7 @@ def made(tmp_path):
 
     def make(plan, lock=True):
         return [
-            Step(
+            CommandStep(
                 name=name,
                 words=(name, str(seconds), str(tmp_path / f"{name}.json"), str(log)),
                 done=(tmp_path / f"{name}.json").is_file,
@@ -52,7 +52,7 @@ def run(steps, **options):
 
 
 def ended(events):
-    return {event.step.name: event for event in events if isinstance(event, Ended)}
+    return {event.step.name: event for event in events if isinstance(event, StepEnded)}
 
 
 @pytest.mark.parametrize("lock", [True, False])
@@ -60,9 +60,9 @@ def test_steps_run_once_each_and_a_second_call_has_nothing_to_do(made, lock):
     make, ran = made
     steps = make({"a": (0, ()), "b": (0, ("a",))}, lock)
     a, b = steps
-    assert run(steps) == [Started(step=a), Ended(step=a), Started(step=b), Ended(step=b)]
+    assert run(steps) == [StepStarted(step=a), StepEnded(step=a), StepStarted(step=b), StepEnded(step=b)]
     assert ran() == ["a", "b"]
-    assert run(steps) == [Ended(step=a, ran=False), Ended(step=b, ran=False)]
+    assert run(steps) == [StepEnded(step=a, ran=False), StepEnded(step=b, ran=False)]
     assert ran() == ["a", "b"]
 
 
@@ -84,7 +84,7 @@ def test_so_many_run_at_a_time_and_no_more(made):
     make, _ = made
     most, now = 0, 0
     for event in run(make(dict.fromkeys("abcde", (0.3, ()))), jobs=2):
-        now += 1 if isinstance(event, Started) else -1
+        now += 1 if isinstance(event, StepStarted) else -1
         most = max(most, now)
     assert (most, now) == (2, 0)
 
@@ -160,7 +160,7 @@ def test_a_caller_that_stops_stops_the_processes(made):
     make, _ = made
     steps, began = make({"a": (60, ()), "b": (60, ())}), time.monotonic()
     with closing(run_steps(steps, jobs=2, program=(sys.executable, "-c", PROGRAM))) as events:
-        assert [next(events), next(events)] == [Started(step=step) for step in steps]
+        assert [next(events), next(events)] == [StepStarted(step=step) for step in steps]
     assert time.monotonic() - began < 30
     assert not any(step.done() for step in steps)
     # Their locks are free again.

@@ -13,7 +13,7 @@ from overproof.data.sources import Digits
 from overproof.errors import InputError
 from overproof.formats.hub import write_repository
 from overproof.runs.loaded import digest_of
-from overproof.runs.subject import EvaluationTask, chosen_suite, evaluation_task
+from overproof.runs.subject import EvaluationTask, choose_suite, evaluation_task
 from overproof.signature import Signature
 
 DIGITS = Signature(channels=1, height=8, width=8, classes=10)
@@ -112,14 +112,14 @@ class TestSuite:
     OWN = AttackSpec(name="own", attack=PGD(eps=Radius("0.1"), step=Radius("0.01")))
 
     def test_no_words_mean_the_recipes_attacks_or_quick(self, somebody):
-        threat, suite = chosen_suite(somebody(self.OWN), (), None, None)
+        threat, suite = choose_suite(somebody(self.OWN), (), None, None)
         assert (suite.name, suite.survivors, suite.attacks) == ("recipe", False, (self.OWN,))
         assert threat == Threat(eps=Radius("0.1"))
-        assert chosen_suite(somebody(), (), None, None)[1] == SUITES["quick"](threat)
+        assert choose_suite(somebody(), (), None, None)[1] == SUITES["quick"](threat)
 
     @pytest.mark.parametrize("name", SUITES)
     def test_a_suites_name(self, somebody, name):
-        threat, suite = chosen_suite(somebody(self.OWN), (name,), "l2", "0.5")
+        threat, suite = choose_suite(somebody(self.OWN), (name,), "l2", "0.5")
         assert threat == Threat(norm="l2", eps=Radius("0.5"))
         assert suite == SUITES[name](threat)
 
@@ -128,11 +128,11 @@ class TestSuite:
         [(None, None, ("l2", "1.0")), ("l2", None, ("l2", "0.1")), (None, "0.2", ("linf", "0.2"))],
     )
     def test_its_own_threat_unless_another_is_said(self, somebody, norm, eps, expected):
-        threat, _ = chosen_suite(somebody(), ("rrm-l2",), norm, eps)
+        threat, _ = choose_suite(somebody(), ("rrm-l2",), norm, eps)
         assert (threat.norm, str(threat.eps)) == expected
 
     def test_names_of_attacks_in_the_order_asked(self, somebody):
-        threat, suite = chosen_suite(somebody(self.OWN), ("square", "own", "apgd-ce-20"), None, "0.2")
+        threat, suite = choose_suite(somebody(self.OWN), ("square", "own", "apgd-ce-20"), None, "0.2")
         assert (suite.name, suite.survivors) == ("chosen", False)
         assert [trial.name for trial in suite.attacks] == ["square", "own", "apgd-ce-20"]
         assert {str(trial.attack.eps) for trial in suite.attacks} == {"0.2"}
@@ -141,10 +141,10 @@ class TestSuite:
 
     def test_the_recipes_attack_goes_before_a_suites_of_the_same_name(self, somebody):
         own = AttackSpec(name="square", attack=PGD(eps=Radius("0.1"), steps=3))
-        assert chosen_suite(somebody(own), ("square",), None, None)[1].attacks == (own,)
+        assert choose_suite(somebody(own), ("square",), None, None)[1].attacks == (own,)
 
     def test_the_attack_that_is_recommended_without_gradients_can_be_asked_for(self, somebody):
-        _, suite = chosen_suite(somebody(), ("hopskipjump",), "l2", 1)
+        _, suite = choose_suite(somebody(), ("hopskipjump",), "l2", 1)
         assert suite.attacks[0].attack == HopSkipJump(norm="l2", eps=Radius("1"))
 
     @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ class TestSuite:
         ],
     )
     def test_bad_words_are_one_sentence(self, somebody, words, norm, eps, said):
-        assert refused(chosen_suite, somebody(self.OWN), words, norm, eps) == said
+        assert refused(choose_suite, somebody(self.OWN), words, norm, eps) == said
 
     @pytest.mark.parametrize("eps", [0, 0.0, -0.0, "0", "0.0", "0/255", " 0 "])
     def test_an_eps_of_0_leaves_no_threat_and_no_attack(self, somebody, eps):
-        threat, suite = chosen_suite(somebody(self.OWN), ("standard",), None, eps)
+        threat, suite = choose_suite(somebody(self.OWN), ("standard",), None, eps)
         assert threat is None
         assert (suite.name, suite.attacks) == ("standard", ())
         assert suite.caution.startswith("an eps of 0 allows no change")

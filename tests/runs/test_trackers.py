@@ -3,7 +3,7 @@ import pytest
 from overproof.commands.train import train, training
 from overproof.errors import InputError
 from overproof.runs import trackers as tracking
-from overproof.runs.trackers import figures, tracked
+from overproof.runs.trackers import figures, track
 
 RECORD = {
     "epoch": 3,
@@ -74,16 +74,16 @@ def test_trackers_are_finished_whatever_happens(toy, tmp_path, monkeypatch):
         def finish(self):
             said.append("finished")
 
-    monkeypatch.setattr(tracking, "_started", lambda *_: Spy())
+    monkeypatch.setattr(tracking, "_start", lambda *_: Spy())
     monkeypatch.setattr(tracking, "find_spec", lambda name: name)
-    with pytest.raises(RuntimeError), tracked(toy("trackers=[wandb]"), tmp_path, since=0) as tell:
+    with pytest.raises(RuntimeError), track(toy("trackers=[wandb]"), tmp_path, since=0) as tell:
         tell(RECORD)
         raise RuntimeError
     assert said == ["2", (3, 1.5), "finished"]
 
 
 def test_nothing_is_written_without_trackers(toy, tmp_path):
-    with tracked(toy(), tmp_path, since=0) as tell:
+    with track(toy(), tmp_path, since=0) as tell:
         tell(RECORD)
     assert list(tmp_path.iterdir()) == []
 

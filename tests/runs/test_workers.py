@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from overproof.errors import InputError
-from overproof.runs import workers as room
+from overproof.runs import workers as module
 from overproof.runs.workers import Task, cores, performing
 
 
@@ -75,7 +75,7 @@ def test_one_process_after_another_where_there_is_one(function):
 
 
 def test_as_many_as_cores_and_threads_allow_where_nobody_says(function, monkeypatch):
-    monkeypatch.setattr(room, "cores", lambda: 4)
+    monkeypatch.setattr(module, "cores", lambda: 4)
     threads = function("return os.environ['OMP_NUM_THREADS']")
     for given, wanted in ((None, ("1", 4)), ("2", ("2", 2)), ("9", ("9", 1))):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -96,21 +96,21 @@ def test_an_error_is_its_sentence_and_stops_the_others(function):
 
 
 def test_a_killed_process_is_told(function):
-    course = performing(tasks("a"), function("os.kill(os.getpid(), 9)"), jobs=1)
+    events = performing(tasks("a"), function("os.kill(os.getpid(), 9)"), jobs=1)
     with pytest.raises(InputError, match="has ended with exit status -9; the same command continues"):
-        list(course)
+        list(events)
 
 
 def test_a_caller_that_stops_stops_the_processes(function, tmp_path):
     note = f"open(os.path.join({str(tmp_path)!r}, words['name']), 'w').write(str(os.getpid()))"
     slow = function(note, "time.sleep(60 if words['name'] == 'b' else 0)")
-    course = performing(tasks("a", "b", "c", b="a", c="a"), slow, jobs=2)
-    while not next(course).ended:
+    events = performing(tasks("a", "b", "c", b="a", c="a"), slow, jobs=2)
+    while not next(events).ended:
         pass
-    assert not next(course).ended  # b begins
+    assert not next(events).ended  # b begins
     pid = int((tmp_path / "a").read_text())
     os.kill(pid, 0)
-    course.close()
+    events.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -140,4 +140,4 @@ def test_there_is_a_core():
 )
 def test_threads_are_those_that_the_user_gives(monkeypatch, said, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert room._threads() == threads
+    assert module._threads() == threads

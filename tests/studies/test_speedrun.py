@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from benchmarks import speedrun
 
-from overproof.models.architectures.catalogue import named
+from overproof.models.architectures.catalogue import find_architecture
 from overproof.models.classifier import parameter_count
 from overproof.recipe import read
 from overproof.runs.folder import Run
@@ -86,4 +86,6 @@ def test_the_students_are_small_and_the_headers_claim_nothing(data):
         assert bool(read(file).teachers) is (role == "student")
         sizes.append(parameter_count(read(file).student.build(like)))
     assert read(find_recipe(f"{data}/speedrun-alone")).student == read(find_recipe(f"{data}/speedrun-student")).student
-    assert sizes[1] <= (sizes[0] / 10 if data == "mnist" else parameter_count(named("mobilenetv2").build(like)))
+    assert sizes[1] <= (
+        sizes[0] / 10 if data == "mnist" else parameter_count(find_architecture("mobilenetv2").build(like))
+    )

@@ -8,7 +8,7 @@ import torch
 
 from overproof.data import Augment
 from overproof.testing import AugmentContract
-from overproof.testing.augmentations import drawn
+from overproof.testing.augmentations import make_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ TESTS = [name for name in vars(AugmentContract) if name.startswith("test_")]
 
 def tried(name, augment):
     test = getattr(AugmentContract, name)
-    images = torch.randint(0, 256, (12, 3, 9, 8), dtype=torch.uint8, generator=drawn(1))
+    images = torch.randint(0, 256, (12, 3, 9, 8), dtype=torch.uint8, generator=make_generator(1))
     given = {"augment": augment, "images": images}
     test(AugmentContract(), **{key: given[key] for key in list(inspect.signature(test).parameters)[1:]})
 

@@ -3,7 +3,7 @@ from torch import nn
 
 from overproof.methods.ard import ARD
 from overproof.methods.peeraid import PeerAiD
-from overproof.testing.toys import TINY, make_step, modes, moved, tiny_batch, tiny_classifier
+from overproof.testing.toys import TINY, draw_statistics, make_step, modes, tiny_batch, tiny_classifier
 
 
 def test_the_network_fits_the_images_and_is_the_seeds():
@@ -33,6 +33,6 @@ def test_a_step_has_what_the_method_asks_for():
 def test_statistics_and_modes():
     norm = nn.BatchNorm2d(2)
     network = nn.Sequential(norm, nn.Conv2d(2, 2, 1))
-    assert moved(network) is network and norm.running_mean.abs().min() > 0 and (norm.running_var != 1).all()
+    assert draw_statistics(network) is network and norm.running_mean.abs().min() > 0 and (norm.running_var != 1).all()
     norm.eval()
     assert modes(network) == {"": True, "0": False, "1": True}

@@ -539,7 +539,7 @@ class TestMemoryThatRunsOut:
         """Cross-entropy of at most ``room`` images; beyond it the device has no memory, or breaks otherwise."""
 
         kind = "hungry"
-        room, problem = 3, torch.OutOfMemoryError("no room")
+        room, problem = 3, torch.OutOfMemoryError("no memory")
 
         def losses(self, step):
             if len(step.y) > self.room:

@@ -18,7 +18,7 @@ from overproof.methods.mtard import MTARD
 from overproof.methods.rrm import RRM
 from overproof.methods.rslad import RSLAD
 from overproof.models.weights import freeze
-from overproof.training import teachers as room_of_teachers
+from overproof.training import teachers as training_teachers
 from overproof.training.optimisation import SGD
 
 BANK = Augment(crop=1, flip=True, bank=2)
@@ -143,7 +143,7 @@ class TestMemory:
             assert torch.equal(resumed.student.state_dict()[name], value), name
 
     def test_too_large_a_bank_is_one_sentence(self, teaching, monkeypatch):
-        monkeypatch.setattr(room_of_teachers, "room", lambda device: 2 * 30 * 3 * 4 - 1)
+        monkeypatch.setattr(training_teachers, "memory_left", lambda device: 2 * 30 * 3 * 4 - 1)
         loop, _ = teaching(KD(), teacher_cache=True)
         with pytest.raises(InputError) as caught:
             trained(loop)
@@ -188,7 +188,7 @@ class TestPrecision:
 
     def test_auto_looks_at_the_teacher(self, teaching, monkeypatch):
         seen = []
-        monkeypatch.setattr(room_of_teachers, "choose_precision", lambda wish, device, net: seen.append(net) or "bf16")
+        monkeypatch.setattr(training_teachers, "choose_precision", lambda wish, device, net: seen.append(net) or "bf16")
         loop, _ = teaching(KD(), teacher_precision="auto")
         one = loop.teachers.wrapped["robust"]
         assert seen == [one.network]
@@ -209,4 +209,4 @@ class TestPrecision:
 def test_by_default_a_method_sees_the_networks_themselves(teaching):
     loop, _ = teaching(MTARD(inner=SEARCH), optimiser=SGD(lr=0.01))
     assert loop.teachers.wrapped == {}
-    assert all(not isinstance(one, room_of_teachers.Teacher) for one in loop.teachers.networks.values())
+    assert all(not isinstance(one, training_teachers.Teacher) for one in loop.teachers.networks.values())

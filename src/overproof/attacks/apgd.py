@@ -22,7 +22,7 @@ class APGD(BaseAttack):
 
     One ascent of ``steps`` from a random start; the step is shortened, and the ascent taken up again from its best
     point, wherever progress stalls. A misclassified example leaves the ascent at once. Further ``restarts`` run on the
-    examples still standing. Returns the misclassified point where there is one, else the point of the highest score.
+    examples still robust. Returns the misclassified point where there is one, else the point of the highest score.
     """
 
     kind: Literal["apgd"] = "apgd"
@@ -45,9 +45,9 @@ class APGD(BaseAttack):
         with in_mode(model, training=False):
             result = search(x, goal)
             for _ in range(self.restarts - 1):
-                standing = (~result.broken).nonzero().flatten()
-                if len(standing):
-                    result.keep_better(standing, search(x[standing], goal.at(standing)))
+                robust = (~result.misclassified).nonzero().flatten()
+                if len(robust):
+                    result.keep_better(robust, search(x[robust], goal.at(robust)))
         return result.x
 
     @override
@@ -77,15 +77,15 @@ class APGD(BaseAttack):
 
 
 class _Best(NamedTuple):
-    """Where an ascent ended: images ``[N, ...]``, their scores ``[N]``, and who is broken, bool ``[N]``."""
+    """Where an ascent ended: images ``[N, ...]``, their scores ``[N]``, and who is misclassified, bool ``[N]``."""
 
     x: Tensor
     score: Tensor
-    broken: Tensor
+    misclassified: Tensor
 
     def keep_better(self, rows: Tensor, again: "_Best") -> None:
         """Take over, in place, what a later ascent of these rows broke or lifted higher."""
-        lifted = again.broken | (again.score > self.score[rows])
+        lifted = again.misclassified | (again.score > self.score[rows])
         for kept, new in zip(self, again, strict=True):
             kept[rows[lifted]] = new[lifted]
 
@@ -119,32 +119,36 @@ class _Rule(ABC):
 
 
 def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _Best:
-    score, gradient, broken = goal.climb(start)
-    result = _Best(start.clone(), score.clone(), torch.zeros_like(broken))
+    score, gradient, misclassified = goal.climb(start)
+    result = _Best(start.clone(), score.clone(), torch.zeros_like(misclassified))
     memory = {"row": torch.arange(len(x), device=x.device), "x": x, "at": start, "before": start}
-    memory |= {"score": score, "gradient": gradient, "broken": broken}
+    memory |= {"score": score, "gradient": gradient, "misclassified": misclassified}
     memory |= {"best": start, "best_score": score, "best_gradient": gradient}
     rule.begin(memory)
     for interval in rule.intervals():
         for _ in range(interval):
-            memory, goal = _without_broken(result, memory, goal)
+            memory, goal = _without_misclassified(result, memory, goal)
             if not len(goal):
                 return result
             _advance(rule.advanced(memory), memory, goal)
         rule.look_back(memory, interval)
-    memory, _ = _without_broken(result, memory, goal)
+    memory, _ = _without_misclassified(result, memory, goal)
     result.x[memory["row"]], result.score[memory["row"]] = memory["best"], memory["best_score"]
     return result
 
 
-def _without_broken(found: _Best, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
+def _without_misclassified(result: _Best, memory: Memory, goal: Misclassification) -> tuple[Memory, Misclassification]:
     """Write the misclassified points down; return memory and goal of the examples that stand."""
-    broken = memory["broken"]
-    if not broken.any():
+    misclassified = memory["misclassified"]
+    if not misclassified.any():
         return memory, goal
-    rows = memory["row"][broken]
-    found.x[rows], found.score[rows], found.broken[rows] = memory["at"][broken], memory["score"][broken], True
-    keep = (~broken).nonzero().flatten()
+    rows = memory["row"][misclassified]
+    result.x[rows], result.score[rows], result.misclassified[rows] = (
+        memory["at"][misclassified],
+        memory["score"][misclassified],
+        True,
+    )
+    keep = (~misclassified).nonzero().flatten()
     return {name: part[keep] for name, part in memory.items()}, goal.at(keep)
 
 

@@ -80,8 +80,8 @@ class Linf(Ball):
 
     @override
     def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
-        direction, weight, room, need = _task(x, normal, gap)
-        return (direction * _filled(weight, torch.ones_like(need), room, need)).view_as(x)
+        direction, weight, limit, need = _task(x, normal, gap)
+        return (direction * _fill(weight, torch.ones_like(need), limit, need)).view_as(x)
 
 
 class L2(Ball):
@@ -111,8 +111,8 @@ class L2(Ball):
 
     @override
     def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
-        direction, weight, room, need = _task(x, normal, gap)
-        return (direction * _filled(weight, weight, room, need)).view_as(x)
+        direction, weight, limit, need = _task(x, normal, gap)
+        return (direction * _fill(weight, weight, limit, need)).view_as(x)
 
 
 class L1(Ball):
@@ -164,12 +164,12 @@ class L1(Ball):
     def shortest(self, x: Tensor, normal: Tensor, gap: Tensor) -> Tensor:
         # A unit of length goes furthest at the steepest pixel: fill it, then the next, and the last one in part. A few
         # pixels are mostly enough, and a search for the steepest 64 takes a tenth of the time that sorting all does.
-        direction, weight, room, need = _task(x, normal, gap)
+        direction, weight, limit, need = _task(x, normal, gap)
         pixels = weight.shape[1]
         width = min(64, pixels)
         while True:
             steep, order = weight.topk(width, dim=1)
-            space = room.gather(1, order)
+            space = limit.gather(1, order)
             reach = (steep * space).cumsum(dim=1)
             if width == pixels or bool((reach[:, -1:] >= need).all()):
                 break
@@ -194,9 +194,9 @@ def per_example(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _task(x: Tensor, normal: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the task of ``Ball.shortest`` in lengths ``m >= 0``: make ``sum(weight * m)`` the need, ``m <= room``.
+    """Return the task of ``Ball.shortest`` in lengths ``m >= 0``: make ``sum(weight * m)`` the need, ``m <= limit``.
 
-    Signs ``direction``, ``weight`` and ``room`` are ``[N, D]`` and in [-1, 1], ``need`` is ``[N, 1]``.
+    Signs ``direction``, ``weight`` and ``limit`` are ``[N, D]`` and in [-1, 1], ``need`` is ``[N, 1]``.
     """
     flat, distance = normal.flatten(1), gap.nan_to_num()[:, None]
     steep = flat.abs()
@@ -204,27 +204,27 @@ def _task(x: Tensor, normal: Tensor, gap: Tensor) -> tuple[Tensor, Tensor, Tenso
     # The largest weight becomes 1, so that the squares of a tiny gradient do not vanish.
     scale = peak.clamp_min(torch.finfo(x.dtype).tiny)
     direction = flat.sign() * distance.sign()
-    room = torch.where(direction > 0, 1 - x.flatten(1), x.flatten(1))
+    limit = torch.where(direction > 0, 1 - x.flatten(1), x.flatten(1))
     # No box reaches further than its dimension; a larger need, perhaps infinite, is as unreachable as this one.
     need = (distance.abs() / scale).clamp(max=flat.shape[1] + 1).masked_fill(peak == 0, 0)
-    return direction, steep / scale, room, need
+    return direction, steep / scale, limit, need
 
 
-def _filled(weight: Tensor, rate: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """Return ``min(time * rate, room)`` at the first time at which its sum by weight is the need, ``[N, D]``.
+def _fill(weight: Tensor, rate: Tensor, limit: Tensor, need: Tensor) -> Tensor:
+    """Return ``min(time * rate, limit)`` at the first time at which its sum by weight is the need, ``[N, D]``.
 
     The sum is concave and piecewise linear in time, so Newton's iteration from 0 never passes the solution, and has it
     as soon as no further pixel is full: after 3 to 10 rounds, in a third of the time that sorting the pixels takes.
     """
-    time, moved, free = torch.zeros_like(need), torch.zeros_like(room), room > 0
-    slopes, most = weight * rate, torch.finfo(room.dtype).max
+    time, moved, free = torch.zeros_like(need), torch.zeros_like(limit), limit > 0
+    slopes, most = weight * rate, torch.finfo(limit.dtype).max
     while True:
         slope = (slopes * free).sum(dim=1, keepdim=True)
         left = (need - (weight * moved).sum(dim=1, keepdim=True)).clamp_min(0)
         # Without a slope nothing more can be gained. A finite time keeps time * rate a number where the rate is 0.
         time = torch.where(slope > 0, (time + left / slope).clamp(max=most), time)
-        moved = torch.minimum(time * rate, room)
-        still_free = moved < room
+        moved = torch.minimum(time * rate, limit)
+        still_free = moved < limit
         if torch.equal(still_free, free):
             return moved
         free = still_free

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 import torch
 from torch import Tensor, nn
 
-from overproof.attacks.labelled import AskedNetwork, check_images, check_labels, like_pixels, working_pixels
+from overproof.attacks.labelled import AskedNetwork, check_images, check_label_tensor, like_pixels, working_pixels
 from overproof.attacks.objectives import Logits, Loss, Misclassification, Score, as_objective
 from overproof.attacks.radius import Length, Norm, NormField, Radius, check_eps
 from overproof.errors import InputError, nearest
@@ -119,7 +119,7 @@ class BaseAttack(ABC):
 
     def _on_labels(self, model: Logits, x: Tensor, y: Tensor, target: Tensor | int | None, loss: Loss | None) -> Tensor:
         check_images(x, least_dimensions=self.least_dimensions)
-        check_labels(y, x)
+        check_label_tensor(y, x)
         # Inside inference mode no gradient can be asked for, and a tensor made there cannot take part in one.
         with torch.inference_mode(False):
             labels = _classes(y, x)
@@ -149,7 +149,7 @@ class BaseAttack(ABC):
         if not self.targeted:
             raise InputError(f"{self._kind} only asks whether an image is misclassified and has no use for a target")
         if isinstance(target, Tensor) and target.dim() > 0:
-            check_labels(target, labels, what="target classes")
+            check_label_tensor(target, labels, what="target classes")
             return _classes(target, labels)
         return torch.full_like(labels, int(target))
 

@@ -27,13 +27,13 @@ def search_box(
     """
     x = torch.rand(starts, *lower.shape, generator=draws)
     x[: starts // 2] = x[: starts // 2].round()
-    best = _placed(x, lower, upper)
+    best = _points_at(x, lower, upper)
     score = _worst(ask, best, weight, bias)
     for step in range(steps):
         left = 1 - step / steps
         again = torch.rand(x.shape, generator=draws) < max(left**3 / 2, 1 / lower.numel())
         corners = torch.rand(x.shape, generator=draws).round()
-        x = torch.where(again, _placed(corners, lower, upper), best)
+        x = torch.where(again, _points_at(corners, lower, upper), best)
         now = _worst(ask, x, weight, bias)
         better = now > score
         best = torch.where(better.reshape(-1, *[1] * lower.dim()), x, best)
@@ -43,7 +43,7 @@ def search_box(
     return best, score
 
 
-def _placed(shares: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _points_at(shares: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """Return the points of the box at shares ``[S, *shape]`` of its sides; 0 and 1 are its very ends."""
     return torch.clamp(torch.lerp(lower.expand_as(shares), upper.expand_as(shares), shares), lower, upper)
 

@@ -58,7 +58,7 @@ class FAB(BaseAttack):
 
     @override
     def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
-        """Return images like ``x``, detached: the broken one within eps and [0, 1] where one was found, else ``x``.
+        """Return images like ``x``, detached: misclassified, within eps and [0, 1], where that was found, else ``x``.
 
         Raises ``InputError`` where there is no target and the network has only one class.
         """
@@ -74,7 +74,7 @@ class FAB(BaseAttack):
         for _ in range(self.steps):
             point = self._back(area, clean, point, goal)
             seen = goal.towards(targets[0]).unjudged().climb(point)
-            done = goal.confirmed(point, seen.broken & _inside(area, clean, point))
+            done = goal.confirmed(point, seen.misclassified & _inside(area, clean, point))
             result[row[done]] = point[done]
             left = (~done).nonzero().flatten()
             if not len(left):
@@ -86,20 +86,20 @@ class FAB(BaseAttack):
             point = self._step(area, clean, point, seen)
         near = _inside(area, clean, point).nonzero().flatten()
         if len(near):
-            _, broken = goal.at(near).assess(point[near])
-            result[row[near[broken]]] = point[near[broken]]
+            _, misclassified = goal.at(near).assess(point[near])
+            result[row[near[misclassified]]] = point[near[misclassified]]
         return result
 
     def _back(self, area: Ball, clean: Tensor, point: Tensor, goal: Misclassification) -> Tensor:
-        """Return the points, those broken outside the ball moved back towards the clean image.
+        """Return the points, those misclassified outside the ball moved back towards the clean image.
 
-        Only who is outside is asked: inside, the pass that shows where the boundary is tells who is broken, too.
+        Only who is outside is asked: inside, the pass that shows where the boundary is tells who is misclassified, too.
         """
         far = (~_inside(area, clean, point)).nonzero().flatten()
         if not len(far):
             return point
-        _, broken = goal.at(far).unjudged().assess(point[far])
-        far = far[broken]
+        _, misclassified = goal.at(far).unjudged().assess(point[far])
+        far = far[misclassified]
         return point.index_copy(0, far, torch.lerp(clean[far], point[far], self.backstep))
 
     def _nearer(self, one: Ascent, other: Ascent) -> Ascent:

@@ -17,22 +17,23 @@ from overproof.errors import InputError
 from overproof.models.mode import in_mode
 
 _TRIES = 100  # images of noise, before an example is given up
-_HALVINGS = 15  # of a step that leaves the broken side, before the step is given up
+_HALVINGS = 15  # of a step that leaves the misclassified side, before the step is given up
 _PROBE = 0.01  # length of a probe of the gradient, as a share of the distance from the clean image
 
 
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(BaseAttack):
-    """Decision-based attack (Chen, Jordan and Wainwright 2020): only asks whether an image is broken; l2 and linf.
+    """Decision-based attack (Chen, Jordan and Wainwright 2020): asks only for predictions; l2 and linf.
 
     Starts from uniform noise and repeats: bisection towards the clean image, an estimate of the boundary's normal from
     ``samples * sqrt(iteration)`` random probes, a step along it of length ``distance / sqrt(iteration)``, halved until
-    it is broken. The paper's probe of ``distance / dimensions`` drowns in the rounding of float32, so a probe is a
-    hundredth of the distance here; bisection is finer than that by the paper's factor (1 / sqrt(dimensions), linf:
-    1 / dimensions).
+    it is misclassified. The paper's probe of ``distance / dimensions`` drowns in the rounding of float32, so a probe is
+    a hundredth of the distance here; bisection is finer than that by the paper's factor (1 / sqrt(dimensions), linf: 1
+    / dimensions).
 
-    Each example asks at most ``queries`` times (a judge's second opinion is not counted) and stops at its first broken
-    image within ``eps``. One that finds none comes back as it was: this attack measures nothing beyond the ball.
+    Each example asks at most ``queries`` times (a judge's second opinion is not counted) and stops at its first
+    misclassified image within ``eps``. One that finds none comes back as it was: this attack measures nothing beyond
+    the ball.
     """
 
     kind: Literal["hopskipjump"] = "hopskipjump"
@@ -54,7 +55,7 @@ class HopSkipJump(BaseAttack):
 
     @override
     def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
-        """Return images like ``x``, detached, inside the ball and inside [0, 1]: broken ones, or ``x`` itself."""
+        """Return images like ``x``, detached, inside the ball and [0, 1]: misclassified ones, or ``x`` itself."""
         with in_mode(model, training=False), torch.no_grad():
             return self._walk(_Oracle(x.detach(), goal, ball(self.norm, self.eps), self.queries))
 
@@ -77,7 +78,7 @@ class HopSkipJump(BaseAttack):
             point = _step(oracle, point, walking, normal, distance / math.sqrt(iteration))
 
     def _boundary(self, oracle: "_Oracle", point: Tensor, walking: Tensor, rounds: int) -> Tensor:
-        """Return misclassified images next to the boundary, between the clean ones and broken ones."""
+        """Return misclassified images next to the boundary, between the clean ones and misclassified ones."""
         far, x = point, oracle.x
         reach = torch.ones(len(x), dtype=x.dtype, device=x.device) if self.norm == "l2" else oracle.area.size(far - x)
         low, high = torch.zeros_like(reach), reach
@@ -89,14 +90,14 @@ class HopSkipJump(BaseAttack):
                 if self.norm == "l2"
                 else torch.minimum(torch.maximum(far, x - share), x + share)
             )
-            broken = oracle.ask(between, walking)
-            point = torch.where(_images(broken), between, point)
-            low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
+            misclassified = oracle.ask(between, walking)
+            point = torch.where(_images(misclassified), between, point)
+            low, high = torch.where(misclassified, low, middle), torch.where(misclassified, middle, high)
         return point
 
 
 class _Oracle:
-    """Says whether images are broken, within a budget per example, and keeps the first broken one inside the ball."""
+    """Says who is misclassified, within a budget per example, and keeps the first such image inside the ball."""
 
     def __init__(self, x: Tensor, goal: Misclassification, area: Ball, queries: int) -> None:
         self.x, self.area, self.best = x, area, x.clone()
@@ -109,35 +110,35 @@ class _Oracle:
         return ~self._done & (self.left > 0)
 
     def ask(self, points: Tensor, who: Tensor) -> Tensor:
-        """Return which of the images ``[N, C, H, W]`` are broken, bool ``[N]``; those not asked or not open are not."""
+        """Return which images ``[N, C, H, W]`` are misclassified, bool ``[N]``; those not asked or not open are not."""
         row = (who & self.open).nonzero().flatten()
         answer = torch.zeros_like(who)
         if len(row):
             asked = points[row]
-            broken = self._goal.at(row).assess(asked)[1]
+            misclassified = self._goal.at(row).assess(asked)[1]
             self.left[row] -= 1
-            inside = broken & (self.area.size(asked - self.x[row]) <= self.area.eps)
+            inside = misclassified & (self.area.size(asked - self.x[row]) <= self.area.eps)
             self.best[row[inside]] = asked[inside]
             self._done[row] = inside
-            answer[row] = broken
+            answer[row] = misclassified
         return answer
 
 
 def _noise(oracle: _Oracle) -> tuple[Tensor, Tensor]:
-    """Return uniform noise that is broken ``[N, C, H, W]``, and for whom there was any, bool ``[N]``."""
+    """Return uniform noise that is misclassified ``[N, C, H, W]``, and for whom there was any, bool ``[N]``."""
     point, lacking = oracle.x, torch.ones(len(oracle.x), dtype=torch.bool, device=oracle.x.device)
     for _ in range(_TRIES):
         noise = torch.rand_like(oracle.x)
-        broken = oracle.ask(noise, lacking)
-        point = torch.where(_images(broken), noise, point)
-        lacking = lacking & ~broken
+        misclassified = oracle.ask(noise, lacking)
+        point = torch.where(_images(misclassified), noise, point)
+        lacking = lacking & ~misclassified
         if not (lacking & oracle.open).any():
             break
     return point, ~lacking
 
 
 def _normal(oracle: _Oracle, point: Tensor, walking: Tensor, probes: Tensor, length: Tensor) -> Tensor:
-    """Return the estimated normal of the boundary, towards the broken side, of any length.
+    """Return the estimated normal of the boundary, towards the misclassified side, of any length.
 
     Each example sends ``probes`` ``[N]`` of a ``length`` ``[N]``. The mean of the answers, plus or minus one, is taken
     off each of them, which keeps the paper's estimate from being swayed by a point that is not quite on the boundary.
@@ -162,12 +163,12 @@ def _normal(oracle: _Oracle, point: Tensor, walking: Tensor, probes: Tensor, len
 
 
 def _step(oracle: _Oracle, point: Tensor, walking: Tensor, normal: Tensor, length: Tensor) -> Tensor:
-    """Return the images one step further, as far as ``length`` ``[N]`` or a half, a quarter, ... is still broken."""
+    """Return the images one step further, as far as ``length`` ``[N]`` or a half, a quarter, ... is misclassified."""
     for _ in range(_HALVINGS):
         further = (point + _images(length) * normal).clamp_(0, 1)
-        broken = oracle.ask(further, walking)
-        point = torch.where(_images(broken), further, point)
-        walking = walking & ~broken
+        misclassified = oracle.ask(further, walking)
+        point = torch.where(_images(misclassified), further, point)
+        walking = walking & ~misclassified
         if not (walking & oracle.open).any():
             break
         length = length / 2

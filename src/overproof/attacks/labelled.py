@@ -35,7 +35,7 @@ def check_images(x: Tensor, *, least_dimensions: int = 2) -> None:
         raise InputError(f"pixels must lie in [0, 1], these span [{low:g}, {high:g}]; {advice}")
 
 
-def check_labels(y: Tensor, x: Tensor, *, what: str = "labels") -> None:
+def check_label_tensor(y: Tensor, x: Tensor, *, what: str = "labels") -> None:
     """Raise ``InputError`` unless ``y`` holds one integer per example of ``x``."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         kind = y.dtype if isinstance(y, Tensor) else f"an object of type {type(y).__name__}"

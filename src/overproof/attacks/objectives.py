@@ -74,11 +74,11 @@ def as_objective(given: Score) -> Objective:
 
 
 class Ascent(NamedTuple):
-    """One forward and backward pass: score ``[N]``, its gradient ``[N, C, H, W]``, and who is broken, bool ``[N]``."""
+    """One forward and backward pass: score ``[N]``, gradient ``[N, C, H, W]``, who is misclassified, bool ``[N]``."""
 
     score: Tensor
     gradient: Tensor
-    broken: Tensor
+    misclassified: Tensor
 
 
 class Cost:
@@ -95,9 +95,9 @@ class Misclassification(Objective):
 
     ``search`` gives the logits that are climbed, in whatever precision; ``judge`` the logits that decide, asked only
     about examples whose searched margin is at most ``slack`` times their largest logit. Without a judge (a search on a
-    surrogate) nothing is ever broken. With ``target`` ``[N]`` the score pulls towards that class; any wrong prediction
-    counts as broken all the same. At most ``chunk`` examples are in one pass. ``index`` is each example's row in
-    ``cost``.
+    surrogate) nothing is ever misclassified. With ``target`` ``[N]`` the score pulls towards that class; any wrong
+    prediction counts as misclassified all the same. At most ``chunk`` examples are in one pass. ``index`` is each
+    example's row in ``cost``.
     """
 
     search: Logits
@@ -164,28 +164,28 @@ class Misclassification(Objective):
         return in_mode(model, training=False)
 
     def climb(self, x: Tensor) -> Ascent:
-        """Return score, gradient with respect to the pixels, and who is broken, of one pass over each chunk."""
-        return Ascent(*_joined([goal._climb(part) for goal, part in self._chunks(x)]))
+        """Return score, gradient with respect to the pixels, and who is misclassified, of one pass over each chunk."""
+        return Ascent(*_join([goal._climb(part) for goal, part in self._chunks(x)]))
 
     def unjudged(self) -> "Misclassification":
-        """Return the goal whose search has the last word on who is broken, for points that cannot count anyway."""
+        """Return the goal whose search alone says who is misclassified, for points that cannot count anyway."""
         return self if self.judge is None else replace(self, judge=self.search)
 
-    def confirmed(self, x: Tensor, broken: Tensor) -> Tensor:
-        """Return which of the examples that the search calls broken, bool ``[N]``, the judge does as well."""
+    def confirmed(self, x: Tensor, misclassified: Tensor) -> Tensor:
+        """Return which of the examples that the search calls misclassified, bool ``[N]``, the judge does as well."""
         if self.judge is None or self.judge is self.search:
-            return broken
-        rows = broken.nonzero().flatten()
+            return misclassified
+        rows = misclassified.nonzero().flatten()
         if len(rows):
-            broken = broken.index_put(
+            misclassified = misclassified.index_put(
                 (rows,), torch.cat([g._judged(part) for g, part in self.at(rows)._chunks(x[rows])])
             )
-        return broken
+        return misclassified
 
     def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return score ``[N]`` and who is broken, bool ``[N]``, without a gradient."""
-        score, broken = _joined([goal._assess(part) for goal, part in self._chunks(x)])
-        return score, broken
+        """Return score ``[N]`` and who is misclassified, bool ``[N]``, without a gradient."""
+        score, misclassified = _join([goal._assess(part) for goal, part in self._chunks(x)])
+        return score, misclassified
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the searched logits ``[N, K]`` without a gradient."""
@@ -221,11 +221,11 @@ class Misclassification(Objective):
         if self.judge is self.search:
             return logits.argmax(dim=1) != self.y
         # Not "at most": the judge is also asked where the search gives no number.
-        broken = ~(margin(logits, self.y) > self.slack * logits.abs().amax(dim=1))
-        likely = broken.nonzero().flatten()
+        misclassified = ~(margin(logits, self.y) > self.slack * logits.abs().amax(dim=1))
+        likely = misclassified.nonzero().flatten()
         if len(likely):
-            broken[likely] = self.at(likely)._judged(x[likely])
-        return broken
+            misclassified[likely] = self.at(likely)._judged(x[likely])
+        return misclassified
 
     def _judged(self, x: Tensor) -> Tensor:
         assert self.judge is not None
@@ -261,5 +261,5 @@ _UNTARGETED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _joined(parts: list[Ascent] | list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+def _join(parts: list[Ascent] | list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
     return tuple(parts[0]) if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))

@@ -29,7 +29,7 @@ class Square(BaseAttack):
     and halved at the iterations of the paper, which are not rescaled when ``queries`` is small (as in AutoAttack).
     linf: vertical stripes, then squares of plus or minus eps. l2 and l1: tiles of the pattern ``eta``, then windows
     that take over the budget of another window. Positions and signs are drawn per example, where the reference shares
-    them within a batch. An example that is broken costs nothing more.
+    them within a batch. An example that is misclassified costs nothing more.
     """
 
     kind: Literal["square"] = "square"
@@ -74,14 +74,14 @@ class Square(BaseAttack):
         start, propose = (_stripes, _corner) if self.norm == "linf" else (_tiles, _transfer)
         power = 1 if self.norm == "l1" else 2
         point, x = start(x, self.eps, power).flatten(1), x.flatten(1)
-        score, broken = goal.assess(point.view(-1, *shape))
+        score, misclassified = goal.assess(point.view(-1, *shape))
         best = torch.where(score.isnan(), -torch.inf, score)  # anything beats a start without a score
         result, row = point.clone(), torch.arange(len(x), device=x.device)
         windows = None
         for iteration in range(self.queries - 1):
-            if broken.any():
-                result[row[broken]] = point[broken]
-                keep = ~broken
+            if misclassified.any():
+                result[row[misclassified]] = point[misclassified]
+                keep = ~misclassified
                 row, x, point, best, goal = row[keep], x[keep], point[keep], best[keep], goal.at(keep)
             if not len(row):
                 break
@@ -91,8 +91,8 @@ class Square(BaseAttack):
             # A proposal is written into the point itself and taken back where it is no better, so that a query moves
             # windows and no images.
             at, before = propose(point, x, self.eps, windows)
-            score, broken = goal.assess(point.view(-1, *shape))
-            taken = (score > best) | broken
+            score, misclassified = goal.assess(point.view(-1, *shape))
+            taken = (score > best) | misclassified
             best = torch.where(taken, score, best)
             point.scatter_(1, at, torch.where(taken[:, None], point.gather(1, at), before))
         result[row] = point

@@ -14,7 +14,7 @@ from overproof.attacks.objectives import Loss
 from overproof.attacks.pgd import PGD
 from overproof.attacks.square import Square
 from overproof.errors import InputError
-from overproof.models.external.imports import raised, thing
+from overproof.models.external.imports import describe_exception, thing
 from overproof.registry import Registry, a_class_of
 from overproof.trust import Code
 
@@ -63,7 +63,7 @@ class AttackSpec:
         return self if attack is self.attack else replace(self, attack=attack)
 
     def passes(self, classes: int) -> Iterator[tuple[BaseAttack, int]]:
-        """Yield a search and the rank of its target class (0: none) for each pass over the examples still standing."""
+        """Yield a search and the rank of its target class (0: none) for each pass over examples still robust."""
         ranks = range(1, min(self.targets, classes - 1) + 1) if self.targets else (0,)
         once, restarts = self.attack.runs()
         for rank in ranks:
@@ -73,7 +73,7 @@ class AttackSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Trials in their order; with ``survivors`` each one attacks only what those before it left standing.
+    """Trials in their order; with ``survivors`` each one attacks only what those before it left robust.
 
     ``caution`` says what its figure must not be taken for.
     """
@@ -125,10 +125,10 @@ def mtard(threat: Threat) -> Suite:
     """Return the attacks of the MTARD papers, each on every example; steps are those of 8/255, scaled with eps.
 
     The margin search (their CW) stays in [0, 1] at every step, where the published code clips only its last point, and
-    its confidence of 50 is left out: it stops a gradient only where an example is long broken.
+    its confidence of 50 is left out: it stops a gradient only where an example is long misclassified.
     """
     pgd = partial(PGD, norm=threat.norm, eps=threat.eps)
-    quarter, trades = _scaled("2/255", threat.eps), _scaled("0.003", threat.eps)
+    quarter, trades = _scale_step("2/255", threat.eps), _scale_step("0.003", threat.eps)
     return Suite(
         name="mtard",
         attacks=(
@@ -184,9 +184,9 @@ _SUITES: dict[str, Callable[[Threat], Suite]] = {
 }
 
 
-def _check_suite(found: Any) -> None:
-    if isinstance(found, type) or not callable(found):
-        raise ValueError(f"this is {thing(found)}; a suite is a function from a Threat to a Suite")
+def _check_suite(suite: Any) -> None:
+    if isinstance(suite, type) or not callable(suite):
+        raise ValueError(f"this is {thing(suite)}; a suite is a function from a Threat to a Suite")
 
 
 class _Suites(Registry[Callable[[Threat], Suite]]):
@@ -200,7 +200,7 @@ class _Suites(Registry[Callable[[Threat], Suite]]):
             except InputError:
                 raise
             except Exception as problem:
-                raise InputError(f"{where}: {word} raised {raised(problem)}") from problem
+                raise InputError(f"{where}: {word} raised {describe_exception(problem)}") from problem
             if not isinstance(suite, Suite) or not suite.attacks:
                 what = thing(suite) if not isinstance(suite, Suite) else "a suite without attacks"
                 raise InputError(f"{where}: {word} returned {what}; return a Suite with one attack or more")
@@ -226,6 +226,6 @@ OWN_THREATS = {"rrm-l2": Threat(norm="l2", eps=Radius("1.0"))}
 """The threat model of a suite that was published with one, used unless the user says another."""
 
 
-def _scaled(step: str, eps: Radius) -> Radius:
+def _scale_step(step: str, eps: Radius) -> Radius:
     reference = Radius("8/255")
     return Radius(step) if eps == reference else Radius(float(Radius(step)) / reference * eps)

@@ -23,7 +23,7 @@ from overproof.bounds.activations import Activation, ReLU
 from overproof.bounds.afford import NotAffordedError, portions
 from overproof.bounds.graph import Graph, Layers, Relaxation
 from overproof.bounds.region import Bounds, Region
-from overproof.bounds.rounding import Rounding, largest
+from overproof.bounds.rounding import Rounding, largest_inputs
 from overproof.bounds.rows import LinearBounds
 from overproof.bounds.slopes import AlphaOptimizer, GivenSlopes
 
@@ -37,14 +37,14 @@ _ALONE = 16  # rows of an example that are bounded apart from those of others
 
 @dataclass(frozen=True, kw_only=True)
 class BoundOptions:
-    """How a bound may be computed: its method, how alpha climbs, and how many bytes the rows of one chunk may take.
+    """How a bound may be computed: its method, how alpha is optimised, and how many bytes a chunk of rows may take.
 
     ``until`` is a moment of ``time.monotonic``: what would take longer raises ``NotAffordedError``. With ``rounding``
     the layers' bounds are widened by what rounding may have done to them, where that is known (``bounds.rounding``).
     """
 
     method: Method = "crown"
-    climb: AlphaOptimizer = AlphaOptimizer()  # noqa: RUF009 - a frozen value
+    optimizer: AlphaOptimizer = AlphaOptimizer()  # noqa: RUF009 - a frozen value
     memory: int = 256 * 2**20
     until: float = inf
     rounding: bool = False
@@ -70,64 +70,68 @@ class Refined(list[Bounds]):
 
     def differing(self) -> Tensor:
         """Return which examples have a ReLU with another choice, bool ``[N]``."""
-        found = torch.zeros(len(self[0].lower), dtype=torch.bool, device=self[0].lower.device)
+        differing = torch.zeros(len(self[0].lower), dtype=torch.bool, device=self[0].lower.device)
         for number, steep in self.steep.items():
-            found |= self._differs(number, steep).flatten(1).any(dim=1)
-        return found
+            differing |= self._differs(number, steep).flatten(1).any(dim=1)
+        return differing
 
     def _differs(self, number: int, steep: Tensor) -> Tensor:
         lower, upper = self[number]
         return (steep != (upper > -lower)) & (lower < 0) & (upper > 0)
 
 
-def bound(graph: Graph, region: Region, spec: Tensor, means: BoundOptions | Method = "crown") -> Bounds:
+def bound(graph: Graph, region: Region, spec: Tensor, options: BoundOptions | Method = "crown") -> Bounds:
     """Return bounds ``[N, S]`` of ``spec . logits`` over the region; ``spec`` is ``[N, S, K]``.
 
     Never looser than interval bounds of the same margins. Differentiable with the methods ``ibp`` and ``crown_ibp``.
     """
-    means = BoundOptions(method=means) if isinstance(means, str) else means
-    return final(graph, region, intermediate(graph, region, means), spec, means)
+    options = BoundOptions(method=options) if isinstance(options, str) else options
+    return final(graph, region, intermediate(graph, region, options), spec, options)
 
 
 def intermediate(
-    graph: Graph, region: Region, means: BoundOptions | Method = "crown", *, known: Layers | None = None
+    graph: Graph, region: Region, options: BoundOptions | Method = "crown", *, known: Layers | None = None
 ) -> Refined:
     """Return bounds of every node's values, ``[N, *shape]``, refined where an activation needs them.
 
     Bounds that are ``known`` already are kept, and only what these leave open is refined.
     """
-    means = BoundOptions(method=means) if isinstance(means, str) else means
+    options = BoundOptions(method=options) if isinstance(options, str) else options
     layers = Refined([region.box])
-    rounding = Rounding(graph, largest(region)) if means.rounding else None
+    rounding = Rounding(graph, largest_inputs(region)) if options.rounding else None
     for number, node in enumerate(graph.nodes[1:], start=1):
         layers.append(graph.forward(node, layers))
         if known is not None:
             layers[number] = layers[number].within(known[number])
         readers = graph.read_by.get(number, ())
         exact = number in graph.straight and region.centre is None
-        if readers and not exact and means.method in ("crown", "alpha"):
+        if readers and not exact and options.method in ("crown", "alpha"):
             wanted = torch.stack([reader.open(layers[number]) for reader in readers]).any(dim=0)
-            layers.refine(number, _refined(graph, number, wanted, layers, region, means), readers)
+            layers.refine(number, _refine(graph, number, wanted, layers, region, options), readers)
         if rounding is not None and (wrong := rounding.add(number, layers)) is not None:
             layers[number] = Bounds(layers[number].lower - wrong, layers[number].upper + wrong)
     return layers
 
 
-def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, means: BoundOptions) -> Bounds:
+def final(graph: Graph, region: Region, layers: Layers, spec: Tensor, options: BoundOptions) -> Bounds:
     """Return bounds ``[N, S]`` of ``spec . logits`` from bounds of the layers."""
     rows = spec_rows(torch.cat([spec, -spec], dim=1).to(region.box.lower))
     lower, upper = (
-        least(graph, {len(graph.nodes) - 1: rows}, layers, region, means).view(len(spec), 2, -1).unbind(dim=1)
+        bound_rows(graph, {len(graph.nodes) - 1: rows}, layers, region, options).view(len(spec), 2, -1).unbind(dim=1)
     )
     return Bounds(lower, -upper)
 
 
-def least(
-    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+def bound_rows(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, options: BoundOptions
 ) -> Tensor:
-    """Return lower bounds of rows after the last activation, ``[M]``: the better of the intervals' and the means'."""
-    found = by_interval(graph, rows, layers, region)
-    return found if means.method == "ibp" else torch.maximum(found, minimum(graph, rows, layers, region, means))
+    """Return lower bounds of rows after the last activation, ``[M]``: the better of those by intervals and by rows."""
+    by_intervals = by_interval(graph, rows, layers, region)
+    return (
+        by_intervals
+        if options.method == "ibp"
+        else torch.maximum(by_intervals, bound_by_crown(graph, rows, layers, region, options))
+    )
 
 
 def spec_rows(spec: Tensor) -> LinearBounds:
@@ -137,10 +141,12 @@ def spec_rows(spec: Tensor) -> LinearBounds:
     return LinearBounds(spec.flatten(0, 1), spec.new_zeros(examples * count), example)
 
 
-def forms(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, means: BoundOptions) -> LinearBounds:
+def propagate_to_image(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, options: BoundOptions
+) -> LinearBounds:
     """Return linear functions of the image that are nowhere above the rows; those of two networks may be added."""
     parts = [
-        graph.propagate_backward(part, layers)[0].dense(graph.nodes[0].shape) for part in _parts(graph, rows, means)
+        graph.propagate_backward(part, layers)[0].dense(graph.nodes[0].shape) for part in _parts(graph, rows, options)
     ]
     if len(parts) == 1:
         return parts[0]
@@ -150,26 +156,26 @@ def forms(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, means:
     return LinearBounds(weight, bias, example)
 
 
-def minimum(
-    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+def bound_by_crown(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, options: BoundOptions
 ) -> Tensor:
     """Return a lower bound of each row over the region, ``[M]``: the better of both choices of slopes."""
-    found = _chosen(graph, rows, layers, region, means)
+    lower = _bound_by_slopes(graph, rows, layers, region, options)
     if not isinstance(layers, Refined) or not layers.steep:
-        return found
+        return lower
     (first, *_) = rows.values()
     differing = layers.differing()[first.example].nonzero()[:, 0]
     if not len(differing):
-        return found
+        return lower
     steep = {number: layers.steep[before] for number, before in _relus(graph) if before in layers.steep}
     given = GivenSlopes(steep=steep)
     again = {number: each.at(differing) for number, each in rows.items()}
     try:
-        parts = _parts(graph, again, replace(means, method="crown"))
+        parts = _parts(graph, again, replace(options, method="crown"))
         low = torch.cat([graph.propagate_backward(part, layers, free=given)[0].minimum(region) for part in parts])
     except NotAffordedError:
-        return found  # what is proved already holds without it
-    return found.index_put((differing,), torch.maximum(found[differing], low))
+        return lower  # what is proved already holds without it
+    return lower.index_put((differing,), torch.maximum(lower[differing], low))
 
 
 def _relus(graph: Graph) -> Iterator[tuple[int, int]]:
@@ -179,34 +185,36 @@ def _relus(graph: Graph) -> Iterator[tuple[int, int]]:
             yield number, node.inputs[0]
 
 
-def _chosen(
-    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, means: BoundOptions
+def _bound_by_slopes(
+    graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region, options: BoundOptions
 ) -> Tensor:
-    """Return a lower bound of each row by the slopes that the layers or the climb choose, in chunks that fit memory."""
+    """Return a lower bound of each row by the slopes of the layers or of the optimiser, in chunks that fit memory."""
 
     def bounded(part: Mapping[int, LinearBounds], free: Relaxation | None) -> Tensor:
         return graph.propagate_backward(part, layers, free=free)[0].minimum(region)
 
-    if means.method != "alpha":
-        return torch.cat([bounded(part, None) for part in _parts(graph, rows, means)])
-    found: list[Tensor] = []
+    if options.method != "alpha":
+        return torch.cat([bounded(part, None) for part in _parts(graph, rows, options)])
+    bounds: list[Tensor] = []
     (first, *_), done = rows.values(), 0
-    for part in _parts(graph, rows, means):
+    for part in _parts(graph, rows, options):
         count = len(next(iter(part.values())))
-        share = (means.until - monotonic()) * count / (len(first) - done)  # each part has as long as the others
+        share = (options.until - monotonic()) * count / (len(first) - done)  # each part has as long as the others
         done += count
-        seconds = min(share, inf if means.climb.seconds is None else means.climb.seconds)
-        climb = replace(means.climb, seconds=None if seconds == inf else seconds)
-        found.append(climb.best(partial(bounded, part), Relaxation()))
-    return torch.cat(found)
+        seconds = min(share, inf if options.optimizer.seconds is None else options.optimizer.seconds)
+        optimizer = replace(options.optimizer, seconds=None if seconds == inf else seconds)
+        bounds.append(optimizer.best(partial(bounded, part), Relaxation()))
+    return torch.cat(bounds)
 
 
-def _parts(graph: Graph, rows: Mapping[int, LinearBounds], means: BoundOptions) -> Iterator[Mapping[int, LinearBounds]]:
+def _parts(
+    graph: Graph, rows: Mapping[int, LinearBounds], options: BoundOptions
+) -> Iterator[Mapping[int, LinearBounds]]:
     """Yield the rows in parts that fit the memory, and whose time can be told from that of those before."""
     (first, *_) = rows.values()
-    size, most = _size(graph), _most(graph, first.weight, means)
-    # A climb takes what time it is given, so nothing can be told from it; its caller knows what a pull takes.
-    until = inf if means.method == "alpha" else means.until
+    size, most = _size(graph), _most(graph, first.weight, options)
+    # The optimiser takes what time it is given, so nothing can be told from it; its caller times a backward pass.
+    until = inf if options.method == "alpha" else options.until
     for part in portions(len(first), size, most, until, first.bias.device):
         whole = len(part) == len(first)
         yield rows if whole else {number: each.at(part) for number, each in rows.items()}
@@ -217,9 +225,9 @@ def _size(graph: Graph) -> int:
     return max(prod(node.shape) for node in graph.nodes)
 
 
-def _most(graph: Graph, like: Tensor, means: BoundOptions) -> int:
+def _most(graph: Graph, like: Tensor, options: BoundOptions) -> int:
     """Return how many rows fit the memory."""
-    return max(1, means.memory // (_size(graph) * like.element_size() * (32 if means.method == "alpha" else 8)))
+    return max(1, options.memory // (_size(graph) * like.element_size() * (32 if options.method == "alpha" else 8)))
 
 
 def by_interval(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, region: Region) -> Tensor:
@@ -230,7 +238,7 @@ def by_interval(graph: Graph, rows: Mapping[int, LinearBounds], layers: Layers, 
 
 
 def _one_by_one(
-    graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: BoundOptions
+    graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, options: BoundOptions
 ) -> Bounds:
     """Return the same example by example: rows of one example share the layers, which need not be copied for each."""
     sides, count = [], len(wanted)
@@ -238,28 +246,33 @@ def _one_by_one(
         one = slice(place, place + 1)
         now = monotonic()
         # An example that would take longer than its share is told before the others are begun.
-        share = means if means.until == inf else replace(means, until=now + (means.until - now) / (count - place))
+        share = (
+            options if options.until == inf else replace(options, until=now + (options.until - now) / (count - place))
+        )
         alone = [each.at(one) for each in layers]
-        sides.append(_refined(graph, number, wanted[one], alone, region.at(one), share))
+        sides.append(_refine(graph, number, wanted[one], alone, region.at(one), share))
     lower, upper = (torch.cat(side) for side in zip(*sides, strict=True))
     return Bounds(lower, upper)
 
 
-def _refined(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, means: BoundOptions) -> Bounds:
+def _refine(graph: Graph, number: int, wanted: Tensor, layers: Layers, region: Region, options: BoundOptions) -> Bounds:
     """Return the bounds of one node with those of the ``wanted`` values (bool ``[N, *shape]``) by rows alone."""
     before = layers[number]
     index = wanted.nonzero()
     if not len(index):
         return before
     if len(wanted) > 1 and len(index) > _ALONE * len(wanted):
-        return _one_by_one(graph, number, wanted, layers, region, means)
+        return _one_by_one(graph, number, wanted, layers, region, options)
     sides = []
-    size, most = 2 * _size(graph), max(1, _most(graph, before.lower, means) // 2) if means.until < inf else len(index)
-    untimed = replace(means, until=inf)
-    for part in portions(len(index), size, most, means.until, index.device):  # making the rows takes time as well
+    size, most = (
+        2 * _size(graph),
+        max(1, _most(graph, before.lower, options) // 2) if options.until < inf else len(index),
+    )
+    untimed = replace(options, until=inf)
+    for part in portions(len(index), size, most, options.until, index.device):  # making the rows takes time as well
         sign = torch.ones(len(part), dtype=before.lower.dtype, device=index.device)
         rows = graph.neurons(number, index[part].repeat(2, 1), torch.cat([sign, -sign]))
-        sides.append(_chosen(graph, rows, layers, region, untimed).view(2, -1))
+        sides.append(_bound_by_slopes(graph, rows, layers, region, untimed).view(2, -1))
     lower, upper = torch.cat(sides, dim=1)
     at = tuple(index.T)
     return Bounds(before.lower.index_put(at, lower), before.upper.index_put(at, -upper))

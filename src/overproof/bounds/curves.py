@@ -20,7 +20,7 @@ _POWERS = {
 }
 
 
-def curved(name: str, like: Tensor, **given: Any) -> Sequence[Operator]:
+def make_smooth(name: str, like: Tensor, **given: Any) -> Sequence[Operator]:
     """Return a smooth function with torch's options; some are others of a scaled layer."""
 
     def scale(factor: float) -> Scale:

@@ -7,7 +7,7 @@ from overproof.bounds.graph import Graph, Node
 from overproof.bounds.operators import Conv, Linear, Operator, Scale, Shape
 
 
-def folded(nodes: Sequence[Node], output: int) -> Graph:
+def fold_graph(nodes: Sequence[Node], output: int) -> Graph:
     """Return the graph of what node ``output`` depends on, each chain of foldable operators one node.
 
     An operator melts into the one before it where nobody else reads that one.
@@ -26,7 +26,7 @@ def folded(nodes: Sequence[Node], output: int) -> Graph:
         inputs = tuple(places[before] for before in node.inputs)
         first = kept[inputs[0]]
         alone = len(inputs) == 1 and readers[node.inputs[0]] == 1
-        both = fold(first.operator, node.operator, first.shape) if alone else None
+        both = fold_operators(first.operator, node.operator, first.shape) if alone else None
         if both is None:
             kept.append(replace(node, inputs=inputs))
             places[number] = len(kept) - 1
@@ -36,7 +36,7 @@ def folded(nodes: Sequence[Node], output: int) -> Graph:
     return Graph(tuple(kept))
 
 
-def fold(first: Operator | None, second: Operator | None, shape: Shape) -> Operator | None:
+def fold_operators(first: Operator | None, second: Operator | None, shape: Shape) -> Operator | None:
     """Return one operator that does ``first`` and then ``second``, or None; ``shape`` is what lies between them."""
     match first, second:
         case Conv(), Scale() if second.factor.shape[1:].numel() == 1:

@@ -45,13 +45,13 @@ class Relaxation:
     """What the relaxation of each ReLU leaves to choose, by the ReLU's number, and what was met on the way.
 
     ``slopes`` are lower slopes in [0, 1], shaped as the rows' weights; a missing one is set to CROWN's. ``signs``
-    ``[N, *shape]`` says where an input is known to be positive (1) or negative (-1), and 0 elsewhere; ``prices`` >= 0,
+    ``[N, *shape]`` says where an input is known to be positive (1) or negative (-1), and 0 elsewhere; ``betas`` >= 0,
     shaped as the rows' weights, charge a row for leaving that side (Lagrange multipliers: beta-CROWN, Wang et al.
     2021). Whatever they are, the bound is valid. ``met`` keeps the weights of the rows over each ReLU's output.
     """
 
     slopes: dict[int, Tensor] = field(default_factory=dict)
-    prices: dict[int, Tensor] = field(default_factory=dict)
+    betas: dict[int, Tensor] = field(default_factory=dict)
     signs: Mapping[int, Tensor] = field(default_factory=dict)
     met: dict[int, Tensor] = field(default_factory=dict)
 
@@ -64,14 +64,14 @@ class Relaxation:
             self.slopes[number] = rows.values(activation.slope(before))
         return self.slopes[number]
 
-    def priced(self, number: int, rows: LinearBounds) -> LinearBounds:
+    def with_betas(self, number: int, rows: LinearBounds) -> LinearBounds:
         """Return rows over a ReLU's input, lowered where the input has its known sign, and so raised elsewhere."""
         if number not in self.signs:
             return rows
         signs = rows.values(self.signs[number])
-        if number not in self.prices:
-            self.prices[number] = torch.zeros_like(rows.weight)
-        return rows.with_weight(rows.weight - self.prices[number] * signs)
+        if number not in self.betas:
+            self.betas[number] = torch.zeros_like(rows.weight)
+        return rows.with_weight(rows.weight - self.betas[number] * signs)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Graph:
     def propagate_backward(
         self, rows: Mapping[int, LinearBounds], layers: Layers, *, free: Relaxation | None = None, stop: bool = False
     ) -> dict[int, LinearBounds]:
-        """Pull rows, by the node they are over, back to the image: ``{0: rows}`` that are nowhere above them.
+        """Propagate rows, by the node they are over, back to the image: ``{0: rows}`` that are nowhere above them.
 
         ``layers`` bounds the inputs of the activations on the way; ``free`` chooses what their relaxations leave open.
         With ``stop`` the rows stay where they meet an activation's output.
@@ -156,7 +156,9 @@ class Graph:
                 before = [layers[other] for other in node.inputs]
                 slope = free.slope(number, node.operator, here, before[0]) if free else None
                 passed = node.operator.propagate_backward(here, before, slope)
-                waiting = self._gathered(waiting, node, [free.priced(number, p) for p in passed] if free else passed)
+                waiting = self._gathered(
+                    waiting, node, [free.with_betas(number, p) for p in passed] if free else passed
+                )
             else:
                 arrived[number] = here
         return arrived
@@ -170,7 +172,7 @@ class Graph:
         return waiting
 
 
-def joined(first: Graph, second: Graph) -> Graph:
+def join_graphs(first: Graph, second: Graph) -> Graph:
     """Return two networks on one image as one graph, whose output is the logits of the first, then of the second."""
     shift, last = len(first.nodes) - 1, len(first.nodes) + len(second.nodes) - 2
     moved = [replace(n, inputs=tuple(i + shift if i else 0 for i in n.inputs)) for n in second.nodes[1:]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import BoundOptions, by_interval, forms, intermediate, spec_rows
+from overproof.bounds.crown import BoundOptions, by_interval, intermediate, propagate_to_image, spec_rows
 from overproof.bounds.graph import Graph
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.split import Proof, Worth, as_numbers
@@ -27,15 +27,15 @@ def halve(
     *,
     goal: float,
     seconds: float,
-    means: BoundOptions | None = None,
+    options: BoundOptions | None = None,
 ) -> Proof:
     """Halve one box, ``[1, *shape]`` on each side, until the worth is at most ``goal`` everywhere, or the time is up.
 
-    ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of, by ``means`` (CROWN). A box that is too small to be
-    halved stays as it is.
+    ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of, by ``options`` (CROWN). A box that is too small to
+    be halved stays as it is.
     """
-    until, means = time.monotonic() + seconds, means or BoundOptions()
-    lower, weight = _bounded(graph, box, spec, means)
+    until, options = time.monotonic() + seconds, options or BoundOptions()
+    lower, weight = _bound(graph, box, spec, options)
     known, parts, settled = _Boxes(box, as_numbers(worth(lower), math.inf), weight), 1, -math.inf
     while True:
         halves, count = _halves(known.box, known.weight), len(known.worth)
@@ -49,7 +49,7 @@ def halve(
         order = left[known.worth[left].argsort(descending=True)]
         cut, rest = order[:_BOXES], order[_BOXES:]
         boxes = halves.at(torch.cat([cut, cut + count]))
-        lower, weight = _bounded(graph, boxes, spec, means)
+        lower, weight = _bound(graph, boxes, spec, options)
         fresh = _Boxes(boxes, torch.minimum(as_numbers(worth(lower), math.inf), known.worth[cut].repeat(2)), weight)
         known, parts = known.at(rest).and_(fresh), parts + len(fresh.worth)
 
@@ -70,12 +70,12 @@ class _Boxes:
         return _Boxes(box, torch.cat([self.worth, other.worth]), torch.cat([self.weight, other.weight]))
 
 
-def _bounded(graph: Graph, box: Bounds, spec: Tensor, means: BoundOptions) -> tuple[Tensor, Tensor]:
+def _bound(graph: Graph, box: Bounds, spec: Tensor, options: BoundOptions) -> tuple[Tensor, Tensor]:
     """Return lower bounds ``[D, S]`` of the rows in each box, and how much they depend on each input, ``[D, F]``."""
     region, count = Region(box), len(box.lower)
-    layers = intermediate(graph, region, means)
+    layers = intermediate(graph, region, options)
     rows = {len(graph.nodes) - 1: spec_rows(spec.to(box.lower).expand(count, *spec.shape))}
-    linear = forms(graph, rows, layers, means)
+    linear = propagate_to_image(graph, rows, layers, options)
     lower = torch.maximum(linear.minimum(region), by_interval(graph, rows, layers, region))
     return as_numbers(lower).view(count, -1), as_numbers(
         linear.weight.abs().view(count, len(spec), -1).amax(dim=1), 0.0

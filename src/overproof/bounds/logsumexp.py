@@ -44,13 +44,13 @@ class LogSumExp(Activation):
         shape[self.dim] = 1
         rows = rows.dense(tuple(shape))
         tangent, height = self._below(x)
-        level = _rounded(self.forward(x).upper.double(), x.lower.dtype, up=True)
+        level = _round_outward(self.forward(x).upper.double(), x.lower.dtype, up=True)
         below = F.relu(rows.weight)
         above = rows.weight - below
         # A weight of nothing must not meet an infinite height.
         shift = _times(below, height[rows.example]) + _times(above, level[rows.example])
-        pulled = below * tangent[rows.example]
-        return [rows.plus(shift.flatten(1).sum(dim=1)).with_weight(pulled)]
+        weight = below * tangent[rows.example]
+        return [rows.plus(shift.flatten(1).sum(dim=1)).with_weight(weight)]
 
     def _below(self, x: Bounds) -> tuple[Tensor, Tensor]:
         """Return slopes ``[N, *shape]`` and the height at zero of planes below, found in float64 and rounded down."""
@@ -65,7 +65,7 @@ class LogSumExp(Activation):
         height = value - (exact * middle).sum(dim=self.dim, keepdim=True) - lost
         most = reach.amax(dim=self.dim, keepdim=True) + value.abs()
         height = height - _UNITS * torch.finfo(torch.float64).eps * most
-        return slopes, _rounded(height.nan_to_num(nan=-torch.inf), kind, up=False)
+        return slopes, _round_outward(height.nan_to_num(nan=-torch.inf), kind, up=False)
 
 
 def _times(weight: Tensor, value: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _times(weight: Tensor, value: Tensor) -> Tensor:
     return torch.where(weight == 0, torch.zeros((), dtype=weight.dtype, device=weight.device), weight * value)
 
 
-def _rounded(value: Tensor, kind: torch.dtype, *, up: bool) -> Tensor:
+def _round_outward(value: Tensor, kind: torch.dtype, *, up: bool) -> Tensor:
     """Return numbers of float64 in another precision, none of them nearer to the function."""
     end = torch.full((), torch.inf if up else -torch.inf, dtype=kind, device=value.device)
     return torch.nextafter(value.to(kind), end)

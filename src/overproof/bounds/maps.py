@@ -123,7 +123,7 @@ def mean_of_map(before: Shape, like: Tensor, *, keepdim: bool) -> list[Operator]
     return [Reshape(shape=(weight.shape[1],)), Linear(weight=weight, bias=like.new_zeros(before[0]))]
 
 
-def largest(
+def max_pool(
     before: Shape,
     after: Shape,
     *,
@@ -160,6 +160,6 @@ def largest_to_size(before: Shape, after: Shape, *, return_indices: bool, **give
     return MaxPool(kernel=kernel, stride=kernel)
 
 
-def padded(margins: Any) -> Pad:
+def pad_map(margins: Any) -> Pad:
     """Return zeros around a map: margins are (left, right, top, bottom)."""
     return Pad(margins=(margins[0], margins[1], margins[2], margins[3]))

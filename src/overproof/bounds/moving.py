@@ -1,4 +1,4 @@
-"""Steps of a network's course that only move values, and constants that they put beside them."""
+"""Steps of a recorded network that only move values, and constants that they put beside them."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +23,7 @@ class Mover(Steps):
 
     def _moves(self, node: fx.Node, sources: Sequence[fx.Node], name: str) -> Made | None:
         """Return what a step gives that only moves values, None for any other step."""
-        module = self.course.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and not isinstance(module, (*MOVING, *PADDING, nn.Upsample)):
             return None
         padding = isinstance(module, PADDING) or name == "pad"
@@ -67,7 +67,7 @@ class Mover(Steps):
         layers = list(dict.fromkeys(self.sources(node)))
         inside: list[fx.Node] = []
         fx.map_arg(place, inside.append)
-        if any(each in self.found for each in inside) or target not in self.found:
+        if any(each in self.results for each in inside) or target not in self.results:
             raise NoBoundsError("a place that depends on the image, or parts of a constant that do")
         if self._overwrites_others(node, target):
             raise NoBoundsError("a step in place on a value that others read")
@@ -97,7 +97,7 @@ class Mover(Steps):
     def _pools(self, node: fx.Node) -> bool:
         """Whether a step takes the largest values under windows, which padding with minus infinity does not change."""
         if node.op == "call_module":
-            return isinstance(self.course.get_submodule(str(node.target)), nn.MaxPool2d)
+            return isinstance(self.graph_module.get_submodule(str(node.target)), nn.MaxPool2d)
         return name_of(node) == "max_pool2d"
 
     def _moved(
@@ -163,7 +163,7 @@ class Mover(Steps):
         margins, mode, value = padding_of(node, module, self.values)
         if mode != "constant" or value or len(margins) != 4 or min(margins) < 0 or self.values[node].dim() != 4:
             return None
-        return maps.padded(margins)
+        return maps.pad_map(margins)
 
     def _filling(self, node: fx.Node, module: nn.Module | None) -> float:
         _, mode, value = padding_of(node, module, self.values)

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from overproof.bounds.crown import BoundOptions, by_interval, forms, least, minimum, spec_rows
+from overproof.bounds.crown import (
+    BoundOptions,
+    bound_by_crown,
+    bound_rows,
+    by_interval,
+    propagate_to_image,
+    spec_rows,
+)
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.softmax import (
@@ -32,7 +39,7 @@ _RATIOS = ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0), (1.0, 0.0), (0.0, 1.0))
 
 
 @dataclass(frozen=True)
-class Couple:
+class PairBounds:
     """What was proved of N examples, c a class each: margins ``z_j - z_c`` ``[N, K - 1]`` of both networks, and gaps.
 
     ``separate`` and ``joint`` are bounds ``[N]`` on ``f_T - f_S``, the difference of the confidences in c, from each
@@ -45,7 +52,7 @@ class Couple:
     joint: Bounds
 
 
-def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means: BoundOptions) -> Couple:
+def bound_pair(both: Graph, region: Region, classes: Tensor, layers: Layers, options: BoundOptions) -> PairBounds:
     """Bound the pair over the region, from the joined graph and bounds of its layers.
 
     ``classes`` is int64 ``[N]``, the class c of each example. Joint information comes as bounds on the differences of
@@ -55,25 +62,25 @@ def coupled(both: Graph, region: Region, classes: Tensor, layers: Layers, means:
     t_out, s_out = both.nodes[-1].inputs
     own = margins(classes, both.classes // 2).to(region.box.lower)
     up, down = spec_rows(torch.cat([-own, own], dim=1)), spec_rows(torch.cat([own, -own], dim=1))
-    if means.method == "alpha":
+    if options.method == "alpha":
         parts = [{t_out: up}, {s_out: up}, {t_out: up, s_out: down}]
-        found = [least(both, rows, layers, region, means) for rows in parts]
+        sides = [bound_rows(both, rows, layers, region, options) for rows in parts]
     else:
-        found = [by_interval(both, {out: up}, layers, region) for out in (t_out, s_out)]
-        if means.method == "ibp":
-            found.append(by_interval(both, {t_out: up, s_out: down}, layers, region))
+        sides = [by_interval(both, {out: up}, layers, region) for out in (t_out, s_out)]
+        if options.method == "ibp":
+            sides.append(by_interval(both, {t_out: up, s_out: down}, layers, region))
         else:  # what a network's rows become at the image serves for its margins and for their differences
-            of_t, of_s = (forms(both, {out: up}, layers, means) for out in (t_out, s_out))
+            of_t, of_s = (propagate_to_image(both, {out: up}, layers, options) for out in (t_out, s_out))
             swapped = torch.arange(len(up), device=own.device).view(len(own), 2, -1).flip(1).flatten()
-            found = [torch.maximum(b, f.minimum(region)) for b, f in zip(found, (of_t, of_s), strict=True)]
-            found.append(of_t.add(of_s.at(swapped), both.nodes[0].shape).minimum(region))
-    teacher, student, difference = (_both_sides(side.view(len(own), 2, -1)) for side in found)
+            sides = [torch.maximum(b, f.minimum(region)) for b, f in zip(sides, (of_t, of_s), strict=True)]
+            sides.append(of_t.add(of_s.at(swapped), both.nodes[0].shape).minimum(region))
+    teacher, student, difference = (_both_sides(side.view(len(own), 2, -1)) for side in sides)
     apart = separate(teacher, student)
     together = apart.within(difference_box(teacher, student, difference))
-    if means.method != "ibp":
+    if options.method != "ibp":
         rows = specs(classes, both.classes // 2)
-        together = together.within(_by_cuts(both, region, rows, (teacher, student), layers, means))
-    return Couple(teacher, student, apart, together)
+        together = together.within(_by_cuts(both, region, rows, (teacher, student), layers, options))
+    return PairBounds(teacher, student, apart, together)
 
 
 def _both_sides(least: Tensor) -> Bounds:
@@ -81,12 +88,12 @@ def _both_sides(least: Tensor) -> Bounds:
     return Bounds(least[:, 0], -least[:, 1])
 
 
-def widest(
+def bound_gap(
     both: Graph,
     region: Region,
     classes: Tensor,
     layers: Layers,
-    found: Couple,
+    known: PairBounds,
     *,
     over: bool,
     goal: float,
@@ -96,7 +103,7 @@ def widest(
 
     With ``over``, how far below. It ends when ``goal`` is reached everywhere.
     """
-    rows, boxes = specs(classes, both.classes // 2), (found.teacher, found.student)
+    rows, boxes = specs(classes, both.classes // 2), (known.teacher, known.student)
     (up_rows, down_rows), (up, down) = (rows[::-1], boxes[::-1]) if over else (rows, boxes)
     question = _Question(up, down)
     return split(both, region, layers, question.spec(up_rows, down_rows), question, goal=goal, budget=budget)
@@ -150,7 +157,7 @@ def _by_cuts(
     rows: tuple[Tensor, Tensor],
     boxes: tuple[Bounds, Bounds],
     layers: Layers,
-    means: BoundOptions,
+    options: BoundOptions,
 ) -> Bounds:
     """Return bounds ``[N]`` on the gap from half planes that hold for the two logsumexps."""
     like = boxes[0].lower
@@ -166,5 +173,5 @@ def _by_cuts(
             full = [torch.full_like(constant, end) for end in ends]
             planes.append((a * below[0] - b * above[0], constant, full[0], full[1]))
     spec, constant, a_t, b_s = (torch.stack(part, dim=1) for part in zip(*planes, strict=True))
-    low = minimum(both, {len(both.nodes) - 1: spec_rows(spec)}, layers, region, means).view(len(like), -1)
+    low = bound_by_crown(both, {len(both.nodes) - 1: spec_rows(spec)}, layers, region, options).view(len(like), -1)
     return sigmoid_polygon(logsumexp(boxes[0]), logsumexp(boxes[1]), a_t, b_s, low + constant)

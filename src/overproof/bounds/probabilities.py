@@ -50,7 +50,7 @@ class Softmax(Activation):
         (x,) = (Bounds(*(side.movedim(self.dim, -1) for side in each)) for each in inputs)
         return Bounds(
             *(
-                _diagonal(_mixed(own, others).softmax(dim=-1)).movedim(-1, self.dim)
+                _diagonal(_mix(own, others).softmax(dim=-1)).movedim(-1, self.dim)
                 for own, others in ((x.lower, x.upper), (x.upper, x.lower))
             )
         )
@@ -72,15 +72,15 @@ class Softmax(Activation):
         below = F.relu(weight)
         above = weight - below
         shift = below * planes.under[rows.example] + above * planes.over[rows.example]
-        pulled = torch.zeros_like(weight)
+        propagated = torch.zeros_like(weight)
         for number in sorted(set(rows.example.tolist())):  # the planes of an example serve all its rows
             own = rows.example == number
             part = _through(below[own], planes.below[number]) + _through(above[own], planes.above[number])
-            pulled = pulled.index_put((own,), part)
-        return [rows.plus(shift.flatten(1).sum(dim=1)).with_weight(pulled.movedim(-1, self.dim))]
+            propagated = propagated.index_put((own,), part)
+        return [rows.plus(shift.flatten(1).sum(dim=1)).with_weight(propagated.movedim(-1, self.dim))]
 
 
-def added_to_scores(mask: Tensor, like: Tensor) -> Tensor:
+def convert_mask(mask: Tensor, like: Tensor) -> Tensor:
     """Return what a mask of attention adds to scores; for minus infinity, a number that no score makes up for.
 
     Where it is the lowest of all, a probability of zero stays one; scores near it have no bounds but 0 and 1.
@@ -95,7 +95,7 @@ def _through(weight: Tensor, planes: Tensor) -> Tensor:
     return torch.einsum("m...i,...ij->m...j", weight, planes)
 
 
-def _mixed(own: Tensor, others: Tensor) -> Tensor:
+def _mix(own: Tensor, others: Tensor) -> Tensor:
     """Return ``[..., T, T]``: in line i the score i is its own, the others are the others'."""
     itself = torch.eye(own.shape[-1], dtype=torch.bool, device=own.device)
     return torch.where(itself, own[..., None, :], others[..., None, :])
@@ -136,8 +136,8 @@ def _planes(x: Bounds) -> Planes:
     )
     below, above = (_about(side, itself) for side in (below, above))
     range_ = Softmax(dim=-1).forward(Bounds(x.lower.double(), x.upper.double()))
-    below, under = _settled(below, under, x, range_.lower, far, kind)
-    above, over = _settled(-above, -over, x, -range_.upper, far, kind)
+    below, under = _settle(below, under, x, range_.lower, far, kind)
+    above, over = _settle(-above, -over, x, -range_.upper, far, kind)
     return Planes(below, under, -above, -over)
 
 
@@ -146,7 +146,7 @@ def _about(slopes: Tensor, itself: Tensor) -> Tensor:
     return torch.where(itself, -slopes.sum(dim=-1, keepdim=True), slopes)
 
 
-def _settled(
+def _settle(
     slopes: Tensor, height: Tensor, x: Bounds, level: Tensor, far: Tensor, kind: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return planes below rounded to ``kind``, and no higher for it; the level itself where it is higher in the middle.

@@ -47,7 +47,7 @@ def einsum_terms(equation: str, sizes: Sequence[int]) -> tuple[list[str], str]:
     return letters, out.replace("...", longest)
 
 
-def contracted(draft: Draft, terms: Sequence[str], operands: Sequence[Operand], out: str, like: Tensor) -> Layer:
+def add_product(draft: Draft, terms: Sequence[str], operands: Sequence[Operand], out: str, like: Tensor) -> Layer:
     """Add a product of one or two layers, or of a layer and a constant, to the draft.
 
     ``terms`` name all dimensions, the batch included.

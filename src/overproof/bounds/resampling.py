@@ -14,7 +14,7 @@ from overproof.bounds.maps import NoBoundsError, pair
 from overproof.bounds.operators import Add, Contract, Conv, Operator, Shape
 
 
-def resized(draft: Draft, x: int, like: Tensor, **given: Any) -> int:
+def add_resize(draft: Draft, x: int, like: Tensor, **given: Any) -> int:
     """Add a map of another size, made of the old one line by line, then column by column.
 
     ``given`` are the options of ``F.interpolate``; what it does to a unit line says its weights. Bilinear weights are
@@ -34,7 +34,7 @@ def resized(draft: Draft, x: int, like: Tensor, **given: Any) -> int:
     return x
 
 
-def transposed(
+def add_transposed_conv(
     draft: Draft,
     x: int,
     after: Shape,
@@ -64,14 +64,14 @@ def transposed(
     return draft.put(Conv(weight=turned, bias=shift[:, None, None], dilation=apart, groups=groups), [x], after)
 
 
-def folded(draft: Draft, x: int, after: Shape, like: Tensor, **given: Any) -> int:
+def add_fold(draft: Draft, x: int, after: Shape, like: Tensor, **given: Any) -> int:
     """Add a map that is the sum of overlapping patches (``F.fold``): a transposed convolution of ones."""
     kernel, apart, margin, step = (pair(given[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
     count = [(after[1 + i] + 2 * margin[i] - apart[i] * (kernel[i] - 1) - 1) // step[i] + 1 for i in (0, 1)]
     beyond = [after[1 + i] - (count[i] - 1) * step[i] + 2 * margin[i] - apart[i] * (kernel[i] - 1) - 1 for i in (0, 1)]
     size = kernel[0] * kernel[1]
     weight = torch.eye(size).to(like).view(size, 1, *kernel).repeat(after[0], 1, 1, 1)
-    return transposed(
+    return add_transposed_conv(
         draft,
         draft.reshaped(x, (after[0] * size, *count)),
         after,

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 
-def rewritten(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+def rewrite(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
     """Return what computes a step as simpler ones, None for a step that is one already."""
     name = str(target) if kind == "call_method" else getattr(target, "__name__", "")
     written = _WRITTEN.get(name) if kind in ("call_function", "call_method") else None
@@ -24,7 +24,7 @@ def _addcmul(x: Any, first: Any, second: Any, *, value: float = 1) -> Any:
     return x + (product if value == 1 else value * product)
 
 
-def _added_product(x: Any, first: Any, second: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+def _add_product(x: Any, first: Any, second: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     product = torch.matmul(first, second)
     return (x if beta == 1 else beta * x) + (product if alpha == 1 else alpha * product)
 
@@ -35,8 +35,8 @@ def _lerp(x: Any, other: Any, weight: Any) -> Any:
 
 _WRITTEN: dict[str, Callable[..., Any]] = {
     "addcmul": _addcmul,
-    "addmm": _added_product,
-    "baddbmm": _added_product,
+    "addmm": _add_product,
+    "baddbmm": _add_product,
     "lerp": _lerp,
     "maximum": lambda x, y: y + F.relu(x - y),
     "minimum": lambda x, y: y - F.relu(y - x),

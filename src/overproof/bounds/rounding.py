@@ -64,8 +64,8 @@ class Rounding:
         self.of.append(None if magnitude is None else magnitude * self._gamma(magnitude.dtype))
         return self.of[-1]
 
-    def price(self, number: int) -> Tensor:
-        """Return what a price of 1 on a node's values adds to the error of bounds of the last node, ``[1, *shape]``."""
+    def beta_error(self, number: int) -> Tensor:
+        """Return what a beta of 1 on a node's values adds to the error of bounds of the last node, ``[1, *shape]``."""
         magnitude = self._magnitudes[number]
         if magnitude is None:
             raise ValueError(f"the rounding of node {number} is not known")
@@ -76,15 +76,15 @@ class Rounding:
         return _OWN * unit / (1 - unit)
 
 
-def proved_rounding(graph: Graph, region: Region, layers: Layers) -> Rounding | None:
+def prove_rounding(graph: Graph, region: Region, layers: Layers) -> Rounding | None:
     """Return what rounding may do to bounds over a region in float64; None in float32, and where it is not known."""
     if region.box.lower.dtype != torch.float64:
         return None
-    rounding = Rounding.whole(graph, largest(region), layers)
+    rounding = Rounding.whole(graph, largest_inputs(region), layers)
     return None if rounding.last is None else rounding
 
 
-def largest(region: Region) -> Tensor:
+def largest_inputs(region: Region) -> Tensor:
     """Return the largest magnitude of each input over the regions of all examples, ``[1, *shape]``.
 
     For an l2 ball its radius is added, as it is to the products of a row with the ball's centre.

@@ -79,11 +79,11 @@ class LinearBounds:
             return layer[example] if len(layer) > 1 else layer.expand_as(self.weight)
         height, width = self.weight.shape[-2:]
         above, before = self.window.top(), self.window.left()
-        room = _overhang(above, height, layer.shape[-2]), _overhang(before, width, layer.shape[-1])
-        padded = F.pad(layer, (room[1], room[1], room[0], room[0])) if any(room) else layer
+        margin = _overhang(above, height, layer.shape[-2]), _overhang(before, width, layer.shape[-1])
+        padded = F.pad(layer, (margin[1], margin[1], margin[0], margin[0])) if any(margin) else layer
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view, [N, C, H', W', h, w]
         windows = windows.transpose(1, 2).transpose(2, 3)
-        down, across = above + room[0], before + room[1]
+        down, across = above + margin[0], before + margin[1]
         if prod(windows.shape[:3]) > _WINDOWS * len(example):
             return windows[example, down, across]
         # Many rows share a window: all are made once, and then taken in one piece each.
@@ -96,23 +96,26 @@ class LinearBounds:
             return self
         height, width = self.weight.shape[-2:]
         above, before = self.window.top(), self.window.left()
-        room = _overhang(above, height, shape[1]), _overhang(before, width, shape[2])
-        canvas = self.weight.new_zeros(len(self), shape[0], shape[1] + 2 * room[0], shape[2] + 2 * room[1])
+        margin = _overhang(above, height, shape[1]), _overhang(before, width, shape[2])
+        canvas = self.weight.new_zeros(len(self), shape[0], shape[1] + 2 * margin[0], shape[2] + 2 * margin[1])
         down = torch.arange(height, device=above.device)
         across = torch.arange(width, device=above.device)
         row = torch.arange(len(self), device=above.device)[:, None, None]
-        lines, columns = (above[:, None] + room[0] + down)[:, :, None], (before[:, None] + room[1] + across)[:, None]
+        lines, columns = (
+            (above[:, None] + margin[0] + down)[:, :, None],
+            (before[:, None] + margin[1] + across)[:, None],
+        )
         # Indices apart from each other go first: [M, h, w, C].
         canvas = canvas.permute(0, 2, 3, 1).index_put((row, lines, columns), self.weight.permute(0, 2, 3, 1))
         canvas = canvas.permute(0, 3, 1, 2)
-        canvas = canvas[:, :, room[0] : room[0] + shape[1], room[1] : room[1] + shape[2]]
+        canvas = canvas[:, :, margin[0] : margin[0] + shape[1], margin[1] : margin[1] + shape[2]]
         return replace(self, weight=canvas, window=None)
 
     def add(self, other: "LinearBounds", shape: tuple[int, ...]) -> "LinearBounds":
         """Return the sums of two sets of the same rows on one layer of this shape."""
         bias = self.bias + other.bias
         if self.window is not None and other.window is not None and self.window.stride == other.window.stride:
-            first, second, window = _aligned(self, other)
+            first, second, window = _align(self, other)
             return replace(self, weight=first + second, bias=bias, window=window)
         return replace(self.dense(shape), weight=self.dense(shape).weight + other.dense(shape).weight, bias=bias)
 
@@ -142,7 +145,7 @@ def _overhang(start: Tensor, size: int, length: int) -> int:
     return max(0, -int(start.min()), int(start.max()) + size - length)
 
 
-def _aligned(first: LinearBounds, second: LinearBounds) -> tuple[Tensor, Tensor, Window]:
+def _align(first: LinearBounds, second: LinearBounds) -> tuple[Tensor, Tensor, Window]:
     """Return both weights on the smallest window that holds both."""
     assert first.window is not None and second.window is not None
     begin = [max(a, b) for a, b in zip(first.window.pad, second.window.pad, strict=True)]

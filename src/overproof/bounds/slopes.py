@@ -1,4 +1,4 @@
-"""Alpha- and beta-CROWN: climbing what the relaxations leave free, for every row its own (Xu 2021, Wang 2021)."""
+"""Alpha- and beta-CROWN: optimising what the relaxations leave free, for every row its own (Xu 2021, Wang 2021)."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -34,9 +34,9 @@ class GivenSlopes(Relaxation):
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaOptimizer:
-    """Adam on slopes in [0, 1] and prices >= 0, started from CROWN's: ``steps`` of ``rate``, each ``decay`` smaller.
+    """Adam on slopes in [0, 1] and betas >= 0, started from CROWN's: ``steps`` of ``rate``, each ``decay`` smaller.
 
-    ``seconds`` ends the climb of one chunk of rows early. Any choice gives a valid bound, so wherever it ends the best
+    ``seconds`` ends the steps on one chunk of rows early. Any choice gives a valid bound, so wherever it ends the best
     of each row counts.
     """
 
@@ -48,7 +48,7 @@ class AlphaOptimizer:
     def best(self, least: Callable[[Relaxation], Tensor], free: Relaxation, *, complete: bool = False) -> Tensor:
         """Return the best of the lower bounds ``[M]`` that ``least`` gives; ``free`` ends as the last choice made.
 
-        The climb starts at what ``free`` holds; ``least`` fills what it lacks at first, unless it is ``complete``.
+        It starts at what ``free`` holds; ``least`` fills what it lacks at first, unless it is ``complete``.
         """
         best = None if complete else least(free).detach()
         adam = {(kind, number): _Adam.at(choice) for kind, number, choice in _choices(free)}
@@ -63,7 +63,7 @@ class AlphaOptimizer:
                 tracked = replace(
                     free,
                     slopes={k: v.detach().requires_grad_() for k, v in free.slopes.items()},
-                    prices={k: v.detach().requires_grad_() for k, v in free.prices.items()},
+                    betas={k: v.detach().requires_grad_() for k, v in free.betas.items()},
                 )
                 bound = least(tracked)
                 wanted = [choice for *_, choice in _choices(tracked)]
@@ -79,7 +79,7 @@ class AlphaOptimizer:
 
 
 def _choices(free: Relaxation) -> list[tuple[str, int, Tensor]]:
-    return [(kind, number, choice) for kind in ("slopes", "prices") for number, choice in getattr(free, kind).items()]
+    return [(kind, number, choice) for kind in ("slopes", "betas") for number, choice in getattr(free, kind).items()]
 
 
 @dataclass(frozen=True)

@@ -170,8 +170,8 @@ class _Part:
         best = torch.full_like(s, -inf)
         for t, f, slope in (*self.ends, *([touched] if touched is not None else [])):
             rise = slope - s
-            found = f - s * t + torch.minimum(_product(self.a - t, rise), _product(self.b - t, rise))
-            best = torch.where(found > best, found, best)
+            bound = f - s * t + torch.minimum(_product(self.a - t, rise), _product(self.b - t, rise))
+            best = torch.where(bound > best, bound, best)
         return torch.where(self.there, best, inf)
 
     def touching(self, end: Tensor, at_end: Tensor, need: Tensor, *, from_low: bool) -> Tensor:
@@ -183,8 +183,8 @@ class _Part:
                 over = self.value(t) + self.piece.slope(t) * (point - t) > f
                 forth = over if from_low else ~over
                 a, b = torch.where(forth, t, a), torch.where(forth, b, t)
-            found = torch.minimum(torch.maximum(end, self.a), self.b)
-            return found.masked_scatter(need, (a + b) / 2)
+            points = torch.minimum(torch.maximum(end, self.a), self.b)
+            return points.masked_scatter(need, (a + b) / 2)
 
 
 _Touched = tuple[Tensor, Tensor, Tensor]
@@ -194,10 +194,10 @@ def _slopes(
     parts: Sequence[_Part], x: Bounds, ends: tuple[Tensor, Tensor]
 ) -> list[tuple[Tensor, _Touched | None, _Part | None]]:
     """Return slopes worth trying, each with a point of a piece at which it touches or nearly so."""
-    found: list[tuple[Tensor, _Touched | None, _Part | None]] = []
+    slopes: list[tuple[Tensor, _Touched | None, _Part | None]] = []
     for part in parts:
         middle = part.at(torch.minimum(torch.maximum(x.centre, part.a), part.b))
-        found.append((middle[2], middle, part))
+        slopes.append((middle[2], middle, part))
         for end, value, outside, from_low in (
             (x.lower, ends[0], part.piece.low > -inf, True),
             (x.upper, ends[1], part.piece.high < inf, False),
@@ -205,8 +205,8 @@ def _slopes(
             need = part.there & ((end < part.a) if from_low else (end > part.b))
             if outside and bool(need.any()):
                 touched = part.at(part.touching(end, value, need, from_low=from_low))
-                found.append((_secant(end, value, touched[0], touched[1]), touched, part))
-    return found
+                slopes.append((_secant(end, value, touched[0], touched[1]), touched, part))
+    return slopes
 
 
 def _secant(x: Tensor, f: Tensor, y: Tensor, g: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is known of the steps of a network's course while they become operators: layers, and where the batch lies."""
+"""What is known of the steps of a recorded network while they become operators: layers, and where the batch lies."""
 
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -14,30 +14,30 @@ from overproof.bounds.words import AS, IDLE, LIKE, MOVES, MOVING, SAME, name_of
 
 
 class Steps:
-    """The steps of a course, of which some are in a draft already.
+    """The steps of a recorded network, of which some are in a draft already.
 
-    ``found`` says what each step that depends on the image gives; ``values`` what each step gave for a batch of two.
-    ``moved`` keeps what only moves values, which is the same whenever the course is read.
+    ``results`` says what each step that depends on the image gives; ``values`` what each step gave for a batch of two.
+    ``moved`` keeps what only moves values, which is the same whenever the steps are read.
     """
 
     def __init__(
         self,
-        course: fx.GraphModule,
+        graph_module: fx.GraphModule,
         values: dict[fx.Node, Any],
         draft: Draft,
         moved: dict[tuple[fx.Node, int], tuple[Move, ...]],
         *,
         running: bool,
     ) -> None:
-        self.course, self.values, self.draft, self.running = course, values, draft, running
+        self.graph_module, self.values, self.draft, self.running = graph_module, values, draft, running
         self.moved = moved
-        self.found: dict[fx.Node, Layer | tuple[Layer | None, ...]] = {}
+        self.results: dict[fx.Node, Layer | tuple[Layer | None, ...]] = {}
         self.framed: dict[fx.Node, tuple[int, ...]] = {}  # maps that are in the draft without their margins of -inf
 
     def needed(self, steps: Iterable[fx.Node]) -> list[fx.Node]:
         """Return the steps that the output depends on, in their order, and those that write into others' values."""
         steps = list(steps)
-        (output,) = self.course.graph.find_nodes(op="output")
+        (output,) = self.graph_module.graph.find_nodes(op="output")
         wanted = {*output.all_input_nodes}
         for step in reversed(steps):
             if step in wanted or self._seen_elsewhere(step):
@@ -62,13 +62,13 @@ class Steps:
         if name_of(node) in LIKE:  # of the layer itself only its kind is asked
             return read
         fx.map_arg(node.args[:1] if name_of(node) in AS else (node.args, node.kwargs), read.append)
-        return [other for other in read if other in self.found]
+        return [other for other in read if other in self.results]
 
     def layer(self, node: fx.Node) -> Layer:
         """Return the layer that a step gave."""
-        found = self.found[node]
-        assert isinstance(found, Layer)
-        return found
+        layer = self.results[node]
+        assert isinstance(layer, Layer)
+        return layer
 
     def _given(self, node: fx.Node, *options: tuple[str, Any]) -> dict[str, Any]:
         """Return a function's options by name, defaults included; the first argument is the layer itself."""
@@ -102,15 +102,15 @@ class Steps:
         """Return dimensions of torch's tensor as those of one image, from the end: -1 is the last."""
         rank, layer = self.values[source].dim(), self.layer(source)
         given = range(rank) if dims is None else [dims] if isinstance(dims, int) else dims
-        found = {dim % rank for dim in given}
-        if layer.batch in found:
+        own = {dim % rank for dim in given}
+        if layer.batch in own:
             raise NoBoundsError(f"{node.name} over the batch")
-        return sorted(layer.own(dim, rank) for dim in found)
+        return sorted(layer.own(dim, rank) for dim in own)
 
     def _in_place(self, node: fx.Node) -> bool:
         """Whether a step writes into what it reads."""
         if node.op == "call_module":
-            return bool(getattr(self.course.get_submodule(str(node.target)), "inplace", False))
+            return bool(getattr(self.graph_module.get_submodule(str(node.target)), "inplace", False))
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         augmented = name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "setitem")
         return (name.endswith("_") and not name.endswith("__")) or augmented or bool(node.kwargs.get("inplace"))
@@ -119,7 +119,7 @@ class Steps:
         """Whether what a step gives may lie in the memory of what it reads first."""
         if step.op == "placeholder" or not step.all_input_nodes:
             return False
-        module = self.course.get_submodule(str(step.target)) if step.op == "call_module" else None
+        module = self.graph_module.get_submodule(str(step.target)) if step.op == "call_module" else None
         moves = isinstance(module, (*MOVING, *IDLE)) or name_of(step) in (MOVES | SAME | {"dropout", "getattr"})
         return moves or self._in_place(step)
 

@@ -4,9 +4,9 @@ Where a ReLU's input is known to be positive, or negative, the ReLU is linear. S
 by the sign of one open input after the other, and each part is bounded by itself, with the bounds of the layers as they
 were for the whole. What holds for every part holds for the region, whenever the time is up.
 
-A part goes on from the slopes and prices of the part that it was cut from. What is split next is tried: of the inputs
-whose chords cost most, both halves are bounded without a climb, and the best pair counts (filtered smart branching, De
-Palma et al. 2021).
+A part goes on from the slopes and betas of the part that it was cut from. What is split next is tried: of the inputs
+whose chords cost most, both halves are bounded without an optimiser, and the best pair counts (filtered smart
+branching, De Palma et al. 2021).
 """
 
 import math
@@ -29,7 +29,7 @@ from overproof.bounds.rows import LinearBounds
 from overproof.bounds.slopes import AlphaOptimizer
 from overproof.clamp import clamp
 
-_ROOT = 0.3  # of the time is at most the climb's for the whole region
+_ROOT = 0.3  # of the time is at most the optimiser's for the whole region
 _WAITING = 2**31  # bytes that parts may take which wait for being split
 _NUMBERS = 2**24  # of the largest layer's values, over all rows and parts that are bounded at once
 
@@ -39,17 +39,17 @@ Worth = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long to split one example, how many parts to cut at once, and how slopes and prices are climbed.
+    """How long to split one example, how many parts to cut at once, and how slopes and betas are optimised.
 
-    ``root`` climbs for the whole region, in 0.3 of the time at most, ``climb`` for each part, and ``last`` where
-    nothing is left to split. ``tried`` inputs compete for being split next.
+    ``root`` is the optimiser for the whole region, in 0.3 of the time at most, ``optimizer`` for each part, and
+    ``last`` where nothing is left to split. ``tried`` inputs compete for being split next.
     """
 
     seconds: float = 5.0
     batch: int = 64
     tried: int = 4
     root: AlphaOptimizer = AlphaOptimizer()  # noqa: RUF009 - a frozen value
-    climb: AlphaOptimizer = AlphaOptimizer(steps=3, rate=0.1)  # noqa: RUF009 - a frozen value
+    optimizer: AlphaOptimizer = AlphaOptimizer(steps=3, rate=0.1)  # noqa: RUF009 - a frozen value
     last: AlphaOptimizer = AlphaOptimizer(steps=200, rate=1.0)  # noqa: RUF009 - a frozen value
 
 
@@ -80,7 +80,7 @@ def split(
 
     ``region`` and ``layers`` are of one example; ``spec`` ``[S, K]`` are the rows that ``worth`` needs bounds of. Parts
     are begun only where they end in time, as those before them tell, and while there is memory for those that wait.
-    With ``rounding`` what the prices add to the error of a bound is taken off it.
+    With ``rounding`` what the betas add to the error of a bound is taken off it.
     """
     started = time.monotonic()
     tree = _Tree(graph, region, layers, spec, worth, goal, budget, rounding)
@@ -88,7 +88,7 @@ def split(
     return _proof_of(tree, root, started, time.monotonic() - started)
 
 
-def least(
+def bound_least(
     graph: Graph,
     region: Region,
     layers: Layers,
@@ -133,7 +133,7 @@ def _fall(known: Tensor, rows: Tensor) -> Tensor:
 def _proof_of(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> Proof:
     """Split the leaves until the goal is reached, or the time, which began when the clock said ``started``.
 
-    ``pair`` are the seconds that two halves may take at first: those of the whole, which is climbed for longer.
+    ``pair`` are the seconds that two halves may take at first: those of the whole, which is optimised for longer.
     """
     parts, pairs, settled = 1, 0, -math.inf
     began = now = time.monotonic()
@@ -158,15 +158,15 @@ def _proof_of(tree: "_Tree", leaves: "_Parts", started: float, pair: float) -> P
 class _Parts:
     """D parts of the region: worth ``[D]``, bounds of the rows ``[D, S]``, signs ``[D, F]``, and how these were found.
 
-    F counts the inputs of ReLUs whose sign is open in the whole. ``slopes`` and ``prices`` ``[D, S, F]`` are where the
-    climb of the part ended, in half precision: any choice is valid.
+    F counts the inputs of ReLUs whose sign is open in the whole. ``slopes`` and ``betas`` ``[D, S, F]`` are where the
+    optimiser of the part ended, in half precision: any choice is valid.
     """
 
     worth: Tensor
     lower: Tensor
     signs: Tensor
     slopes: Tensor
-    prices: Tensor
+    betas: Tensor
 
     def __len__(self) -> int:
         return len(self.worth)
@@ -176,7 +176,7 @@ class _Parts:
 
     def of_row(self, row: int, worth: Tensor) -> "_Parts":
         """Return the same parts, of this worth, for one row alone."""
-        alone = {name: getattr(self, name)[:, row : row + 1] for name in ("lower", "slopes", "prices")}
+        alone = {name: getattr(self, name)[:, row : row + 1] for name in ("lower", "slopes", "betas")}
         return replace(self, worth=worth.expand(len(self)), **alone)
 
     def and_(self, other: "_Parts") -> "_Parts":
@@ -202,7 +202,7 @@ class _Tree:
 
     @cached_property
     def most_waiting(self) -> int:
-        """How many parts may wait: each keeps a slope and a price of two bytes for every row and open input."""
+        """How many parts may wait: each keeps a slope and a beta of two bytes for every row and open input."""
         return _WAITING // max(1, 4 * len(self.spec) * sum(len(places) for places in self._open.values()))
 
     def root(self) -> _Parts:
@@ -214,45 +214,49 @@ class _Tree:
             lower=like.new_full((1, len(self.spec)), -torch.inf),
             signs=torch.zeros(1, start.shape[2], dtype=torch.int8, device=like.device),
             slopes=start,
-            prices=torch.zeros_like(start),
+            betas=torch.zeros_like(start),
         )
-        return self._climbed(replace(self.budget.root, seconds=_ROOT * self.budget.seconds), whole)
+        return self._optimised(replace(self.budget.root, seconds=_ROOT * self.budget.seconds), whole)
 
     def children(self, parts: _Parts) -> _Parts:
         """Return both halves of each part, one after the other."""
         halves = parts.at(torch.arange(len(parts), device=parts.worth.device).repeat_interleave(2))
         places, lower = self._branch(parts)
-        signs = _halved(parts.signs, places[:, None])
-        found = self._climbed(self.budget.climb, replace(halves, signs=signs, lower=lower))
-        # Where nothing is left to split, the prices alone decide.
-        stuck = (found.worth > self.goal) & (signs != 0).all(dim=1)
-        return found.at(~stuck).and_(self._climbed(self.budget.last, found.at(stuck))) if bool(stuck.any()) else found
+        signs = _halve(parts.signs, places[:, None])
+        bounded = self._optimised(self.budget.optimizer, replace(halves, signs=signs, lower=lower))
+        # Where nothing is left to split, the betas alone decide.
+        stuck = (bounded.worth > self.goal) & (signs != 0).all(dim=1)
+        return (
+            bounded.at(~stuck).and_(self._optimised(self.budget.last, bounded.at(stuck)))
+            if bool(stuck.any())
+            else bounded
+        )
 
-    def _climbed(self, climb: AlphaOptimizer, parts: _Parts) -> _Parts:
+    def _optimised(self, optimizer: AlphaOptimizer, parts: _Parts) -> _Parts:
         """Return the parts with these signs, bounded by themselves or as what they are parts of."""
         free, fixed = self._free(parts), self._fixed(parts.signs)
-        found = climb.best(lambda free: self._pulled(free, fixed)[0], free, complete=True)
-        lower = torch.maximum(parts.lower, as_numbers(found).view_as(parts.lower))
-        slopes, prices = (
-            torch.cat([found.new_zeros(len(found), 0), *kind.values()], dim=1).view_as(parts.slopes).bfloat16()
-            for kind in (free.slopes, free.prices)
+        bounds = optimizer.best(lambda free: self._bounds_of(free, fixed)[0], free, complete=True)
+        lower = torch.maximum(parts.lower, as_numbers(bounds).view_as(parts.lower))
+        slopes, betas = (
+            torch.cat([bounds.new_zeros(len(bounds), 0), *kind.values()], dim=1).view_as(parts.slopes).bfloat16()
+            for kind in (free.slopes, free.betas)
         )
         worth = torch.minimum(as_numbers(self.worth(lower), torch.inf), parts.worth)
-        return _Parts(worth, lower, parts.signs, slopes, prices)
+        return _Parts(worth, lower, parts.signs, slopes, betas)
 
     def _branch(self, parts: _Parts) -> tuple[Tensor, Tensor]:
         """Return the open input ``[D]`` to split each part at, and bounds ``[2 D, S]`` of its halves."""
         fixed = self._fixed(parts.signs)
-        _, met = self._pulled(self._free(parts), fixed)
+        _, met = self._bounds_of(self._free(parts), fixed)
         scores = self._scores(self._weight(parts.lower), met, fixed.layers).masked_fill(parts.signs != 0, -1.0)
         tried = min(self.budget.tried, scores.shape[1])
         top = scores.topk(tried, dim=1)
         # A place that is no candidate of a part is one whose sign is known: its best one is tried twice.
         places = torch.where(top.values < 0, top.indices[:, :1], top.indices)
-        signs = _halved(parts.signs.repeat_interleave(tried, dim=0), places.flatten()[:, None])
+        signs = _halve(parts.signs.repeat_interleave(tried, dim=0), places.flatten()[:, None])
         index = torch.arange(len(parts), device=signs.device).repeat_interleave(2 * tried)
-        found, _ = self._pulled(self._free(parts.at(index)), self._fixed(signs))
-        lower = torch.maximum(parts.lower[index], as_numbers(found).view(len(index), -1))
+        bounds, _ = self._bounds_of(self._free(parts.at(index)), self._fixed(signs))
+        lower = torch.maximum(parts.lower[index], as_numbers(bounds).view(len(index), -1))
         left = self.worth(lower).clamp(min=self.goal).view(len(parts), tried, 2).sum(dim=2)
         best = left.argmin(dim=1, keepdim=True)
         chosen = lower.view(len(parts), tried, 2, -1).gather(
@@ -277,24 +281,24 @@ class _Tree:
             scores.append(torch.einsum("ds,dsf->df", weight, below) * height + 1e-9 * height)
         return torch.cat(scores, dim=1)
 
-    def _pulled(self, free: Relaxation, fixed: "_Fixed") -> tuple[Tensor, dict[int, Tensor]]:
+    def _bounds_of(self, free: Relaxation, fixed: "_Fixed") -> tuple[Tensor, dict[int, Tensor]]:
         """Return lower bounds ``[D S]`` of the rows in parts, and the weights that their ReLUs met."""
         rows = spec_rows(self.spec.to(self.layers[0].lower).expand(fixed.parts, *self.spec.shape))
         full = _Chosen(
             slopes={number: fixed.slopes(number, slopes) for number, slopes in free.slopes.items()},
-            prices={number: self._placed(number, prices) for number, prices in free.prices.items()},
+            betas={number: self._placed(number, betas) for number, betas in free.betas.items()},
             signs=fixed.signs,
         )
         (arrived,) = fixed.graph.propagate_backward({len(self.graph.nodes) - 1: rows}, fixed.layers, free=full).values()
-        found = replace(arrived, example=torch.zeros_like(arrived.example)).minimum(self.region)
+        bounds = replace(arrived, example=torch.zeros_like(arrived.example)).minimum(self.region)
         if self.rounding is not None:
-            for number, prices in free.prices.items():
-                wrong = self.rounding.price(self._inputs[number]).flatten()[self._open[number]]
-                found = found - prices @ wrong
-        return found, full.met
+            for number, betas in free.betas.items():
+                wrong = self.rounding.beta_error(self._inputs[number]).flatten()[self._open[number]]
+                bounds = bounds - betas @ wrong
+        return bounds, full.met
 
     def _fixed(self, signs: Tensor) -> "_Fixed":
-        """Return what a climb of parts of these signs ``[D, F]`` leaves as it is."""
+        """Return what the optimiser of parts of these signs ``[D, F]`` leaves as it is."""
         layers = [Bounds(*(side.expand(len(signs), *side.shape[1:]) for side in layer)) for layer in self.layers]
         nodes, own, known = list(self.graph.nodes), {}, {}
         for number, part in self._by_number(signs).items():
@@ -311,10 +315,10 @@ class _Tree:
         return _Fixed(len(signs), Graph(tuple(nodes)), layers, known, own)
 
     def _free(self, parts: _Parts) -> Relaxation:
-        """Return where a climb of the parts starts: slopes and prices ``[D S, F']`` of open inputs, by their ReLU."""
+        """Return where the optimiser starts: slopes and betas ``[D S, F']`` of open inputs, by their ReLU."""
         like = self.layers[0].lower
-        slopes, prices = (kind.to(like).flatten(0, 1) for kind in (parts.slopes, parts.prices))
-        return Relaxation(slopes=self._by_number(slopes), prices=self._by_number(prices))
+        slopes, betas = (kind.to(like).flatten(0, 1) for kind in (parts.slopes, parts.betas))
+        return Relaxation(slopes=self._by_number(slopes), betas=self._by_number(betas))
 
     def _crown(self) -> Iterator[Tensor]:
         """Yield CROWN's slopes ``[F']`` of each ReLU's open inputs."""
@@ -354,10 +358,10 @@ class _Chosen(Relaxation):
     """What is chosen for each of the rows in all parts; signs ``[M, *shape]`` are given for each row as well."""
 
     @override
-    def priced(self, number: int, rows: LinearBounds) -> LinearBounds:
+    def with_betas(self, number: int, rows: LinearBounds) -> LinearBounds:
         if number not in self.signs:
             return rows
-        return rows.with_weight(rows.weight - self.prices[number] * self.signs[number])
+        return rows.with_weight(rows.weight - self.betas[number] * self.signs[number])
 
 
 @dataclass(frozen=True)
@@ -372,7 +376,7 @@ class _Own:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """D parts whose lower slopes and prices are to be chosen: chords, signs and bounds of the layers are not."""
+    """D parts whose lower slopes and betas are to be chosen: chords, signs and bounds of the layers are not."""
 
     parts: int
     graph: Graph
@@ -412,6 +416,6 @@ def as_numbers(bounds: Tensor, nothing: float = -torch.inf) -> Tensor:
     return torch.where(bounds.isnan(), nothing, bounds)
 
 
-def _halved(signs: Tensor, places: Tensor) -> Tensor:
+def _halve(signs: Tensor, places: Tensor) -> Tensor:
     """Return signs ``[2 D, F]`` of both halves of parts ``[D, F]`` that are split at ``places`` ``[D, 1]``."""
     return torch.stack([signs.scatter(1, places, side) for side in (1, -1)], dim=1).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""What each step of a network's course is: operators added to the draft of a graph, or a refusal in a sentence."""
+"""What each step of a recorded network is: operators added to the draft of a graph, or a refusal in a sentence."""
 
 from collections.abc import Callable, Collection, Sequence
 from math import inf, sqrt
@@ -9,21 +9,21 @@ from torch import Tensor, fx, nn
 
 from overproof.bounds import functions, maps, resampling
 from overproof.bounds.activations import ReLU
-from overproof.bounds.curves import curved
+from overproof.bounds.curves import make_smooth
 from overproof.bounds.layers import Layer, Made, Operand, alike
 from overproof.bounds.maps import NoBoundsError
 from overproof.bounds.movement import BatchMixedError
 from overproof.bounds.moving import Mover
 from overproof.bounds.operators import Add, Linear, Operator, Pad, Reshape, Scale, Shape
-from overproof.bounds.probabilities import Softmax, added_to_scores
+from overproof.bounds.probabilities import Softmax, convert_mask
 from overproof.bounds.products import (
-    contracted,
+    add_product,
     einsum_terms,
     elementwise_terms,
     matmul_terms,
 )
 from overproof.bounds.smooth import Smooth
-from overproof.bounds.transformers import transformed
+from overproof.bounds.transformers import add_transformer
 from overproof.bounds.words import (
     ALIASES,
     ARITHMETIC,
@@ -39,10 +39,10 @@ from overproof.errors import InputError
 
 
 class Reader(Mover):
-    """Adds the steps of a course to the draft, one after another."""
+    """Adds the steps of a recorded network to the draft, one after another."""
 
     def read(self, node: fx.Node) -> None:
-        """Add a step that reads what others have found; raises ``InputError`` where it has no bounds."""
+        """Add a step that reads what others gave; raises ``InputError`` where it has no bounds."""
         self.draft.place = self.place(node)
         try:
             made = self._made(node)
@@ -50,9 +50,9 @@ class Reader(Mover):
             what = str(problem) or "a step that mixes the batch"
             raise InputError(f"{self.place(node)}: no bounds for {what}; supported are {SUPPORTED}") from None
         if made is not None:
-            self.found[node] = made
+            self.results[node] = made
             if self._in_place(node):
-                self.found[node.all_input_nodes[0]] = made
+                self.results[node.all_input_nodes[0]] = made
 
     def _made(self, node: fx.Node) -> Layer | tuple[Layer | None, ...] | None:
         sources, name, value = self.sources(node), name_of(node), self.values[node]
@@ -64,13 +64,13 @@ class Reader(Mover):
             return self._refuse(f"{node.name}, a number made of a layer") if isinstance(value, float) else None
         if self._in_place(node) and self._overwrites_others(node, node.all_input_nodes[0]):
             raise NoBoundsError("a step in place on a value that others read")
-        if any(isinstance(self.found[other], tuple) for other in sources):
+        if any(isinstance(self.results[other], tuple) for other in sources):
             return self._part(node, sources)
         made = self._moves(node, sources, name)
         if made is None and not isinstance(value, Tensor) and node.op != "call_module":
             raise NoBoundsError(f"{node.name}, which gives several tensors")
         if made is None and node.op == "call_module":
-            made = self._module(self.course.get_submodule(str(node.target)), node, sources)
+            made = self._module(self.graph_module.get_submodule(str(node.target)), node, sources)
         elif made is None:
             made = self._function(name, node, sources)
         return made if isinstance(made, Layer | tuple) else self._chained(node, sources, made)
@@ -92,7 +92,7 @@ class Reader(Mover):
 
     def _part(self, node: fx.Node, sources: Sequence[fx.Node]) -> Layer | tuple[Layer | None, ...]:
         """Return one or some of several tensors that a step gave."""
-        (parts,) = (self.found[other] for other in sources)
+        (parts,) = (self.results[other] for other in sources)
         at: Any = node.args[1] if name_of(node) == "getitem" and len(node.args) == 2 else None
         part = parts[at] if isinstance(parts, tuple) and isinstance(at, int | slice) else None
         return part if part is not None else self._refuse(f"{node.name} of several tensors")
@@ -136,7 +136,7 @@ class Reader(Mover):
             case "relu6" | "hardtanh" | "clamp" | "clamp_min" | "clamp_max" | "hardsigmoid":
                 return self._clipped(name, source, like, **given)
             case "gelu" | "softplus" | "logsigmoid" | "elu" | "celu" | "selu" | "pow":
-                return curved(name, like, **given)
+                return make_smooth(name, like, **given)
             case "softmax" | "log_softmax":
                 return self._softmax(name, node, source, **given)
             case "layer_norm" | "rms_norm" | "group_norm":
@@ -151,7 +151,7 @@ class Reader(Mover):
                 return self._largest(name, node, source, **given)
             case "fold":
                 layer, after = self._batch(source, first=True), self._after(node, self.layer(source))
-                return layer.at(resampling.folded(self.draft, layer.node, after, like, **given))
+                return layer.at(resampling.add_fold(self.draft, layer.node, after, like, **given))
             case "normalize":
                 return self._unit(node, source, **given)
             case "dropout":
@@ -196,9 +196,9 @@ class Reader(Mover):
         """Return the operators of a layer on one map, or what adds it to the draft."""
         match name:
             case "interpolate":
-                return lambda x: resampling.resized(self.draft, x, like, **given)
+                return lambda x: resampling.add_resize(self.draft, x, like, **given)
             case "conv_transpose2d":
-                return lambda x: resampling.transposed(self.draft, x, after, **given)
+                return lambda x: resampling.add_transposed_conv(self.draft, x, after, **given)
             case "conv1d":
                 return [resampling.conv1d(**given)]
             case "avg_pool1d":
@@ -210,7 +210,7 @@ class Reader(Mover):
             case "adaptive_max_pool2d":
                 return [maps.largest_to_size(before, after, **given)]
             case "max_pool2d":
-                return [maps.largest(before, after, frame=self.framed.get(source, ()), **given)]
+                return [maps.max_pool(before, after, frame=self.framed.get(source, ()), **given)]
             case "conv2d":
                 return [maps.conv(**given)]
         return self._refuse(name)
@@ -224,10 +224,14 @@ class Reader(Mover):
             if len(node.args) > len(sources) or self.values[sources[0]].dim() != 3 or layer.parts:
                 self._refuse(f"{kind.__name__} with a mask")
             training = module.training and not self.running
-            found = transformed(
+            transformed_node = add_transformer(
                 self.draft, module, nodes, options, self.values[sources[0]], batch=layer.batch, training=training
             )
-            return (layer.at(found), None) if isinstance(module, nn.MultiheadAttention) else layer.at(found)
+            return (
+                (layer.at(transformed_node), None)
+                if isinstance(module, nn.MultiheadAttention)
+                else layer.at(transformed_node)
+            )
         if isinstance(module, IDLE):
             if not isinstance(module, nn.Identity) and module.training and not self.running:
                 return self._refuse("dropout in train mode")
@@ -467,7 +471,7 @@ class Reader(Mover):
             shape = self.draft.shape(other.node)
             other = other.at(self.draft.put(Smooth(function=functions.RECIPROCAL), [other.node], shape))
         a, b, out = elementwise_terms(like.dim(), self.values[second].dim())
-        return contracted(self.draft, [a, b], [one, other], out, like)
+        return add_product(self.draft, [a, b], [one, other], out, like)
 
     def _spread(self, node: fx.Node, source: fx.Node, number: int = 0) -> Layer:
         """Return a layer broadcast to what a step gives."""
@@ -494,8 +498,8 @@ class Reader(Mover):
             *terms, out = matmul_terms(*sizes)
         else:
             self._refuse(f"{name} without an equation")
-        operands: list[Operand] = [self.layer(each) if each in self.found else self.values[each] for each in args]
-        return contracted(self.draft, terms, operands, out, like)
+        operands: list[Operand] = [self.layer(each) if each in self.results else self.values[each] for each in args]
+        return add_product(self.draft, terms, operands, out, like)
 
     def _attention(self, node: fx.Node, sources: Sequence[fx.Node]) -> Layer:
         given = self._given(node, *FUNCTIONS["scaled_dot_product_attention"])
@@ -504,7 +508,7 @@ class Reader(Mover):
         # Its layers may be given by name, and what is no layer of the image is a constant.
         named = dict(zip(("query", "key", "value"), node.args, strict=False)) | node.kwargs
         three: Any = [named[name] for name in ("query", "key", "value")]
-        if len(sources) != 3 or not set(sources) <= set(three) or not all(each in self.found for each in three):
+        if len(sources) != 3 or not set(sources) <= set(three) or not all(each in self.results for each in three):
             self._refuse("attention to constants, or with a mask made of the image")
         layer, like = self._batch(*three), self.values[three[0]]
         if layer.batch > like.dim() - 3:
@@ -528,7 +532,7 @@ class Reader(Mover):
         if given["is_causal"]:
             mask = torch.ones(size[-2:], dtype=torch.bool, device=like.device).tril()
         if mask is not None:
-            mask = alike(added_to_scores(mask, like).expand(size), layer.batch, layer.parts)
+            mask = alike(convert_mask(mask, like).expand(size), layer.batch, layer.parts)
             if mask is None:
                 self._refuse("another mask for each image")
         query, key, value = nodes

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from overproof.bounds.composed import Draft
-from overproof.bounds.course import CannotRunError, followed
-from overproof.bounds.fold import folded
+from overproof.bounds.fold import fold_graph
 from overproof.bounds.graph import Graph
 from overproof.bounds.layers import Layer
 from overproof.bounds.movement import Move
 from overproof.bounds.operators import Shape
 from overproof.bounds.probabilities import NO_SCORE
+from overproof.bounds.recording import CannotRunError, trace_values
 from overproof.bounds.region import Bounds
 from overproof.bounds.steps import Reader
 from overproof.errors import InputError
@@ -28,10 +28,10 @@ _UNITS = 1024  # in the last place, which sums of as many values as a layer has 
 
 @dataclass(frozen=True)
 class Traced:
-    """A network's course for one shape of image; ``graph`` reads its parameters as they are now."""
+    """A network recorded for one shape of image; ``graph`` reads its parameters as they are now."""
 
     network: nn.Module
-    course: fx.GraphModule
+    graph_module: fx.GraphModule
     values: dict[fx.Node, Any]  # what each step gave for a batch of two
     moved: dict[tuple[fx.Node, int], tuple[Move, ...]] = field(default_factory=dict)  # what only moves values
 
@@ -41,34 +41,34 @@ class Traced:
         BatchNorm stands for its running statistics. Raises ``InputError`` where one is in train mode, so that the
         network itself would compute something else, unless ``running`` says that this is meant.
         """
-        image, *steps, output = self.course.graph.nodes
+        image, *steps, output = self.graph_module.graph.nodes
         draft = Draft(place="image", kind=self.values[image].dtype)
         numbers = draft.put(None, (), tuple(self.values[image].shape[1:]))
         draft.place = "normalise"
         if isinstance(self.network, Classifier) and self.network.normalises:
             deviation = self.network.std[0]
             numbers = draft.scaled(numbers, 1 / deviation, -self.network.mean[0] / deviation)
-        constants = fx.Interpreter(self.course)
+        constants = fx.Interpreter(self.graph_module)
         constants.env = dict(self.values)
-        reader = Reader(self.course, constants.env, draft, self.moved, running=running)
-        reader.found[image] = Layer(numbers, 0)
+        reader = Reader(self.graph_module, constants.env, draft, self.moved, running=running)
+        reader.results[image] = Layer(numbers, 0)
         for node in reader.needed(steps):
             if reader.sources(node):
                 reader.read(node)
             else:
                 constants.env[node] = constants.run_node(node)  # parameters may have changed
         (logits,) = output.args
-        found = reader.found.get(logits) if isinstance(logits, fx.Node) else None
-        if not isinstance(found, Layer) or (found.batch, found.parts) != (0, None) or len(draft.shape(found.node)) != 1:
+        last = reader.results.get(logits) if isinstance(logits, fx.Node) else None
+        if not isinstance(last, Layer) or (last.batch, last.parts) != (0, None) or len(draft.shape(last.node)) != 1:
             raise InputError("bounds need a network whose output is one tensor of logits, [N, K]")
-        return folded(draft.nodes, found.node)
+        return fold_graph(draft.nodes, last.node)
 
 
 def trace(network: nn.Module, shape: Shape) -> Traced:
     """Trace a network for images of ``shape`` = (C, H, W).
 
-    Raises ``InputError`` where its course depends on its input, or it has an operator without bounds, naming where;
-    and where the graph does not compute what the network does. What the network stores in itself is taken back.
+    Raises ``InputError`` where its control flow depends on its input, or it has an operator without bounds, naming
+    where; and where the graph does not compute what the network does. What the network stores in itself is taken back.
     """
     backbone = network.backbone if isinstance(network, Classifier) else network
     kind = type(backbone).__name__
@@ -78,7 +78,7 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
         try:
             shown = network.normalised(image) if isinstance(network, Classifier) else image
             with unchanged(network):  # what it stores on the way is no value that it could compute with
-                course, values = followed(backbone, shown.clone())
+                graph_module, values = trace_values(backbone, shown.clone())
         except Exception as problem:  # whatever a foreign forward does with a value that is not there yet
             size = "x".join(map(str, shape))
             if ran_out(problem):
@@ -89,7 +89,7 @@ def trace(network: nn.Module, shape: Shape) -> Traced:
             raise InputError(
                 f"bounds cannot follow {kind}: {one_line(str(problem)) or type(problem).__name__}"
             ) from problem
-        traced = Traced(network, course, values)
+        traced = Traced(network, graph_module, values)
         with unchanged(network):
             graph = traced.graph(running=True)
             layers = [Bounds(image, image)]

@@ -21,7 +21,7 @@ _HARMLESS = {"need_weights", "average_attn_weights", "query", "key", "value", "i
 Transformer = nn.MultiheadAttention | nn.TransformerEncoderLayer | nn.TransformerEncoder
 
 
-def transformed(
+def add_transformer(
     draft: Draft,
     module: Transformer,
     nodes: Sequence[int],
@@ -47,15 +47,15 @@ def transformed(
         if training and dropping:
             raise NoBoundsError("dropout in train mode")
     if isinstance(module, nn.MultiheadAttention):
-        return _attended(draft, module, nodes, like)
+        return _add_attention(draft, module, nodes, like)
     x = nodes[0]
     for layer in layers:
-        x = _encoded(draft, layer, x, like)
+        x = _add_encoder_layer(draft, layer, x, like)
     norm = getattr(module, "norm", None)
-    return x if norm is None else _normalised(draft, norm, x, like)
+    return x if norm is None else _add_norm(draft, norm, x, like)
 
 
-def _attended(draft: Draft, module: nn.MultiheadAttention, nodes: Sequence[int], like: Tensor) -> int:
+def _add_attention(draft: Draft, module: nn.MultiheadAttention, nodes: Sequence[int], like: Tensor) -> int:
     if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
         raise NoBoundsError("MultiheadAttention with keys of another size or with added keys")
     weights = module.in_proj_weight.chunk(3)
@@ -68,11 +68,11 @@ def _attended(draft: Draft, module: nn.MultiheadAttention, nodes: Sequence[int],
     return draft.linear(draft.beside(mixed, like), module.out_proj.weight, module.out_proj.bias)
 
 
-def _encoded(draft: Draft, layer: nn.TransformerEncoderLayer, x: int, like: Tensor) -> int:
+def _add_encoder_layer(draft: Draft, layer: nn.TransformerEncoderLayer, x: int, like: Tensor) -> int:
     activation = _activation(layer)
 
     def attended(x: int) -> int:
-        return _attended(draft, layer.self_attn, [x] * 3, like)
+        return _add_attention(draft, layer.self_attn, [x] * 3, like)
 
     def forward(x: int) -> int:
         hidden = draft.linear(x, layer.linear1.weight, layer.linear1.bias)
@@ -81,9 +81,9 @@ def _encoded(draft: Draft, layer: nn.TransformerEncoderLayer, x: int, like: Tens
 
     for part, norm in ((attended, layer.norm1), (forward, layer.norm2)):
         if layer.norm_first:
-            x = draft.put(Add(), [x, part(_normalised(draft, norm, x, like))], draft.shape(x))
+            x = draft.put(Add(), [x, part(_add_norm(draft, norm, x, like))], draft.shape(x))
         else:
-            x = _normalised(draft, norm, draft.put(Add(), [x, part(x)], draft.shape(x)), like)
+            x = _add_norm(draft, norm, draft.put(Add(), [x, part(x)], draft.shape(x)), like)
     return x
 
 
@@ -96,7 +96,7 @@ def _activation(layer: nn.TransformerEncoderLayer) -> ReLU | Smooth:
     raise NoBoundsError("TransformerEncoderLayer with another activation than ReLU or GELU")
 
 
-def _normalised(draft: Draft, norm: nn.Module, x: int, like: Tensor) -> int:
+def _add_norm(draft: Draft, norm: nn.Module, x: int, like: Tensor) -> int:
     if not isinstance(norm, nn.LayerNorm):
         raise NoBoundsError(f"{type(norm).__name__} in a transformer")
     rows = torch.Size(draft.shape(x)).numel() // torch.Size(norm.normalized_shape).numel()

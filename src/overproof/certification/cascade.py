@@ -1,4 +1,4 @@
-"""Certified accuracy: each example goes through ever dearer means until one of them gives a verdict.
+"""Certified accuracy: each example goes through ever dearer stages until one of them gives a verdict.
 
 First an attack, whose success is a counter-example; then interval bounds, CROWN with their bounds of the layers, CROWN,
 alpha-CROWN and splitting, each on what those before it left open, a batch at a time. An example is verified where all
@@ -20,13 +20,13 @@ from overproof.attacks.pgd import PGD
 from overproof.attacks.suites import AttackSpec, Suite, quick
 from overproof.bounds.activations import ReLU
 from overproof.bounds.afford import NotAffordedError
-from overproof.bounds.crown import BoundOptions, Method, final, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, Method, bound_by_crown, final, intermediate, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Region
-from overproof.bounds.rounding import Rounding, proved_rounding
+from overproof.bounds.rounding import Rounding, prove_rounding
 from overproof.bounds.slopes import AlphaOptimizer
 from overproof.bounds.spec import margins
-from overproof.bounds.split import Budget, least
+from overproof.bounds.split import Budget, bound_least
 from overproof.bounds.trace import trace
 from overproof.data.images import Batch
 from overproof.errors import InputError
@@ -55,16 +55,16 @@ NO_MEMORY, NO_NUMBER, UNSOUND = range(1, 4)
 
 _UNITS = 16  # rounding slack, in units of the last place of the largest bound
 _ROWS = 200_000  # linear functions that CROWN makes of one layer at once
-_GROUP = 16  # examples whose slopes climb together: enough to keep a CPU busy
+_GROUP = 16  # examples whose slopes are optimised together: enough to keep a CPU busy
 _ATTACK = 0.25  # of an example's time is at most the attack's
-_MOST = 0.7  # of the time that is left is given to one means, so that something can follow it
+_MOST = 0.7  # of the time that is left is given to one stage, so that something can follow it
 _MORE = 1.25  # times what was given is what something takes that was given up
 _WITH_GRADIENT = 3  # passes that one with its gradient takes as long as
 _LEAST_STEPS = 3  # of the attack, however little time there is
-_CLIMB = 4  # pulls: of the first choice, of a step with its gradient, of the last
+_ALPHA_PASSES = 4  # backward passes: of the first choice, of a step with its gradient, of the last
 _ROOT = 8  # the same of the whole region, for a search
 TIGHT = AlphaOptimizer(steps=5, rate=0.5)
-"""How slopes are climbed for the layers' own bounds, before a search: most is gained by the first steps."""
+"""How slopes are optimised for the layers' own bounds, before a search: most is gained by the first steps."""
 TIGHTEN = 6  # times what CROWN's bounds of the layers take
 _TIGHTER = 0.3  # of the time that is left is at most that of tighter layers
 
@@ -110,7 +110,7 @@ class Plan:
 class Proposal:
     """A network and what is examined of it: itself under attack, and its graph.
 
-    ``costs`` are the seconds per example that means took, by their names, or would have taken at least.
+    ``costs`` are the seconds per example that stages took, by their names, or would have taken at least.
     """
 
     subject: Subject
@@ -118,13 +118,13 @@ class Proposal:
     costs: dict[str, float] = field(default_factory=dict)
 
 
-def graph_of(model: Classifier, *, where: str) -> Graph:
+def trace_classifier(model: Classifier, *, where: str) -> Graph:
     """Return the graph of a network in eval mode; ``where`` names it in every sentence.
 
     Raises ``InputError`` for weights that are no numbers, naming the layer, for operators without bounds and for
     BatchNorm in train mode.
     """
-    check_weights(model, where=where)
+    check_finite_weights(model, where=where)
     task = model.signature
     try:
         with torch.no_grad():
@@ -133,7 +133,7 @@ def graph_of(model: Classifier, *, where: str) -> Graph:
         raise InputError(f"{where}: {problem}") from problem
 
 
-def check_weights(model: nn.Module, *, where: str) -> None:
+def check_finite_weights(model: nn.Module, *, where: str) -> None:
     """Raise ``InputError`` naming the first weights or statistics that are not finite numbers."""
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -157,12 +157,12 @@ def slack(layers: Layers, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def proving_slack(graph: Graph, region: Region, layers: Layers) -> tuple[Tensor, Rounding | None]:
-    """Return by how much bounds of margins must exceed 0 to count, ``[N]``, and what rounding does to prices.
+    """Return by how much bounds of margins must exceed 0 to count, ``[N]``, and what rounding does to betas.
 
     In float64 that is a theorem, where every operator is covered (``bounds.rounding``): twice the error of the logits
     that a margin is the difference of. Else it is ``slack``.
     """
-    rounding = proved_rounding(graph, region, layers)
+    rounding = prove_rounding(graph, region, layers)
     if rounding is not None and rounding.last is not None:
         return layers[0].lower.new_full((len(region),), 2 * rounding.last), rounding
     return slack(layers), None
@@ -184,7 +184,7 @@ def certify_block(
     int64 ``[B]``; ``lower`` ``[B]``, the best proven bound of the smallest margin, -inf without one; ``cost`` float64
     ``[B]``, seconds; ``problem``, int64 ``[B]``, of an error; ``unafforded`` int64 ``[B]``, in whose bit n stands
     whether there was no time for stage n, or for all of it. ``stage_seconds`` float64 are sums. Draws depend on
-    ``(seed, number)`` alone; the course goes on from ``state`` that an earlier one left. Examples that do not fit into
+    ``(seed, number)`` alone; it goes on from ``state`` that an earlier one left. Examples that do not fit into
     memory are certified in smaller batches, and are an error where not even one fits. ``known`` are images to try
     before anything is searched: int64 ``[R]`` rows of the block, and ``[R, C, H, W]``. Raises ``InputError`` where none
     can even be attacked, and for outputs that are not finite.
@@ -194,11 +194,11 @@ def certify_block(
             state = next(run_attacks(proposal.subject, block, plan.suite, seed=seed, number=number))
             for rows, images in known:
                 try_images(proposal.subject, block, state, plan.suite, rows, images)
-            state = _opened(state)
+            state = _update_verdicts(state)
             yield state
-        suite = _affordable(plan, state, partial(_timed, proposal.subject, block))
+        suite = _affordable(plan, state, partial(_time_pass, proposal.subject, block))
         for attacked in run_attacks(proposal.subject, block, suite, seed=seed, number=number, state=state):
-            state = _opened(attacked)
+            state = _update_verdicts(attacked)
             yield state
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
         if not ran_out(problem):
@@ -210,18 +210,18 @@ def certify_block(
 
 
 def not_afforded(names: Sequence[str], state: ExampleState, seconds: float) -> list[str]:
-    """Return a sentence for each means that there was no time for; ``names`` are in the order of the state's bits."""
+    """Return a sentence for each stage that there was no time for; ``names`` are in the order of the state's bits."""
     bits = state.get("unafforded")
-    found = [] if bits is None else [(name, int((bits >> place & 1).sum())) for place, name in enumerate(names)]
+    counts = [] if bits is None else [(name, int((bits >> place & 1).sum())) for place, name in enumerate(names)]
     whole = {"attack": "the whole attack"}
     return [
         f"{whole.get(name, name)} was not afforded within {seconds:g} s an example for {count} of {len(state['cost'])}"
-        for name, count in found
+        for name, count in counts
         if count
     ]
 
 
-def _timed(subject: Subject, block: Batch) -> float:
+def _time_pass(subject: Subject, block: Batch) -> float:
     """Return the seconds of a pass over the block, in pieces as the attack takes them."""
     started = monotonic()
     with torch.no_grad():
@@ -257,7 +257,7 @@ def _gradients(trial: AttackSpec, classes: int) -> int:
     return sum(int(steps) + 1 for _ in trial.passes(classes))
 
 
-def _opened(state: ExampleState) -> ExampleState:
+def _update_verdicts(state: ExampleState) -> ExampleState:
     """Bring the verdicts up to date with the attack's state, in place."""
     if "verdict" not in state:
         like = state["label"]
@@ -271,9 +271,9 @@ def _opened(state: ExampleState) -> ExampleState:
             "stage_seconds": torch.zeros(len(STAGES), dtype=torch.float64),
         }
     right = state["prediction"] == state["label"]
-    broken = right & ~state["survived"].all(dim=1)
+    misclassified = right & ~state["survived"].all(dim=1)
     undecided = state["verdict"] == UNKNOWN
-    state["verdict"][undecided & (broken | ~right)] = FALSIFIED
+    state["verdict"][undecided & (misclassified | ~right)] = FALSIFIED
     state["stage"][undecided & right & (state["stage"] == 0)] = STAGES.index("attack")
     # The attack takes the block as one, so its time is shared by all of it.
     spent = state["seconds"]
@@ -335,9 +335,9 @@ class _Cascade:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.plan.precision == "float64" else self.block.x.dtype
 
-    def _means(self, method: Method, **options: Any) -> BoundOptions:
-        """Return means of bounding the layers; in float64 these are widened by what rounding may have done."""
-        return BoundOptions(method=method, rounding=self._dtype == torch.float64, **options)
+    def _bound_options(self, method: Method, **given: Any) -> BoundOptions:
+        """Return how to bound the layers; in float64 these are widened by what rounding may have done."""
+        return BoundOptions(method=method, rounding=self._dtype == torch.float64, **given)
 
     def _left(self, rows: Tensor) -> float:
         """Return the seconds that are left for the examples at ``rows`` together."""
@@ -351,34 +351,34 @@ class _Cascade:
         assert threat.norm != "l1"
         region = Region.around(self.block.x[rows].to(self._dtype), float(threat.eps), threat.norm)
         spec = margins(self.block.y[rows], self.graph.classes).to(region.box.lower)
-        layers = intermediate(self.graph, region, self._means("ibp"))
+        layers = intermediate(self.graph, region, self._bound_options("ibp"))
         best = final(self.graph, region, layers, spec, BoundOptions(method="ibp")).lower
         needed, _ = proving_slack(self.graph, region, layers)
         part = self._judged("ibp", _Part(rows, region, spec, layers, best, needed), started)
-        pulled = False
+        afforded = False
         if len(part.rows) and last >= STAGES.index("crown_ibp"):
-            part, pulled = self._tried("crown_ibp", part, lambda part, until: self._pulled(part, "crown_ibp", until))
+            part, afforded = self._tried("crown_ibp", part, lambda part, until: self._by_rows(part, "crown_ibp", until))
         if len(part.rows) and last >= STAGES.index("crown"):
             part, _ = self._tried("crown", part, self._refined)
         if len(part.rows) and last >= STAGES.index("alpha"):
             groups = [part.at(group) for group in torch.split(torch.arange(len(part.rows), device=rows.device), _GROUP)]
             for group in groups:
-                if pulled:
-                    group, _ = self._tried("alpha", group, self._climbed)
+                if afforded:
+                    group, _ = self._tried("alpha", group, self._optimised)
                 else:
                     self._not_afforded("alpha", group.rows)
                 if len(group.rows) and last >= STAGES.index("split") and splits(self.graph):
                     left.append(group)
 
-    def _tried(self, stage: Reach, part: _Part, means: Callable[[_Part, float], _Part]) -> tuple[_Part, bool]:
-        """Let a means bound the part within the time that is left; return what is open, and whether there was time."""
+    def _tried(self, stage: Reach, part: _Part, bound: Callable[[_Part, float], _Part]) -> tuple[_Part, bool]:
+        """Bound the part within the time that is left; return what is open, and whether there was time."""
         started, rows = monotonic(), part.rows
         given = _MOST * self._left(rows)
         if given <= 0 or self.costs.get(stage, 0.0) * len(rows) > given:
             self._not_afforded(stage, rows)
             return part, False
         try:
-            bounded = means(part, started + given)
+            bounded = bound(part, started + given)
         except NotAffordedError:
             # It takes more than it was given: the next examples need not try it with as little again.
             self.costs[stage] = max(self.costs.get(stage, 0.0), _MORE * given / len(rows))
@@ -400,21 +400,21 @@ class _Cascade:
 
     def _refined(self, part: _Part, until: float) -> _Part:
         """Return the part with bounds of the layers by rows, and margins by these."""
-        layers = intermediate(self.graph, part.region, self._means("crown", until=until))
-        return self._pulled(replace(part, layers=layers), "crown", until)
+        layers = intermediate(self.graph, part.region, self._bound_options("crown", until=until))
+        return self._by_rows(replace(part, layers=layers), "crown", until)
 
-    def _climbed(self, part: _Part, until: float) -> _Part:
-        """Return the part with margins by slopes that were climbed; a pull takes as long as that of CROWN-IBP."""
-        if monotonic() + _CLIMB * self.costs["crown_ibp"] * len(part.rows) > until:
+    def _optimised(self, part: _Part, until: float) -> _Part:
+        """Return the part with margins by optimised slopes; a backward pass takes as long as that of CROWN-IBP."""
+        if monotonic() + _ALPHA_PASSES * self.costs["crown_ibp"] * len(part.rows) > until:
             raise NotAffordedError
-        return self._pulled(part, "alpha", until)
+        return self._by_rows(part, "alpha", until)
 
-    def _pulled(self, part: _Part, method: Method, until: float) -> _Part:
-        """Return the part with margins by rows pulled back to the image, of those that are not proved yet."""
-        means = BoundOptions(method=method, until=until)
+    def _by_rows(self, part: _Part, method: Method, until: float) -> _Part:
+        """Return the part with margins by rows over the image, of those that are not proved yet."""
+        options = BoundOptions(method=method, until=until)
         spec, place = part.hardest()
         rows = {len(self.graph.nodes) - 1: spec_rows(spec)}
-        low = minimum(self.graph, rows, part.layers, part.region, means).view(place.shape)
+        low = bound_by_crown(self.graph, rows, part.layers, part.region, options).view(place.shape)
         return replace(part, best=part.best.scatter(1, place, torch.maximum(part.best.gather(1, place), low)))
 
     def _judged(self, stage: Reach, part: _Part, started: float) -> _Part:
@@ -441,10 +441,10 @@ class _Cascade:
         spec, place = part.hardest()
         known = part.best.gather(1, place)
         needed, rounding = proving_slack(self.graph, part.region, part.layers)
-        # Twice where nothing is known of the prices of the signs, which are one more sum.
+        # Twice where nothing is known of the betas of the signs, which are one more sum.
         enough = float(needed) if rounding else 2 * float(part.slack)
         try:
-            found = least(
+            proof = bound_least(
                 self.graph,
                 part.region,
                 part.layers,
@@ -459,7 +459,7 @@ class _Cascade:
                 raise
             self._fail(part.rows, NO_MEMORY)
             return
-        proven = known.clamp(min=-found.worst)
+        proven = known.clamp(min=-proof.worst)
         best = part.best.scatter(1, place, proven)
         self._judged("split", replace(part, best=best), started)
 
@@ -467,9 +467,9 @@ class _Cascade:
         """Return the part with tighter bounds of the layers, where there is time for them."""
         if TIGHTEN * self.costs.get("crown", inf) > until - monotonic():
             return part
-        means = self._means("alpha", climb=TIGHT, until=until)
+        options = self._bound_options("alpha", optimizer=TIGHT, until=until)
         try:
-            return replace(part, layers=intermediate(self.graph, part.region, means, known=part.layers))
+            return replace(part, layers=intermediate(self.graph, part.region, options, known=part.layers))
         except NotAffordedError:
             return part
 

@@ -15,9 +15,9 @@ from overproof.bounds.region import Bounds, outward
 from overproof.certification.query import Answer, Case
 from overproof.data.draws import seed_at
 
-_TOGETHER = 50  # points that climb together
+_TOGETHER = 50  # points that are optimised together
 _START = PGD(eps=0.5, steps=10, step=0.5)  # in the unit cube, along a random direction of the outputs
-_CLIMB = (
+_ASCENTS = (
     PGD(eps=1, steps=20, step=0.2, start="none", momentum=0.75, best=True),
     PGD(eps=1, steps=30, step=0.03, start="none", momentum=0.75, best=True),
 )
@@ -41,7 +41,7 @@ def falsify(
     if isinstance(ask, nn.Module):
         search = Falsifier(ask, cases, confirm, torch.Generator().manual_seed(seed))
         while monotonic() < until:
-            if (answer := search.found(range(len(cases)), _ROUND, until=until)) is not None:
+            if (answer := search.find_counterexample(range(len(cases)), _ROUND, until=until)) is not None:
                 return answer
         return Answer("unknown")
     turn = 0
@@ -61,7 +61,7 @@ def falsify(
 class Falsifier:
     """Looks for counter-examples by gradients, over a unit cube that stands for the box.
 
-    Each search starts where a random direction of the outputs is climbed to, so that searches end in different places
+    Each search starts where a random direction of the outputs is greatest, so that searches end in different places
     (output diversified initialisation, Tashiro et al. 2020).
     """
 
@@ -70,7 +70,7 @@ class Falsifier:
     confirm: Callable[[int, Tensor], bool]
     draws: torch.Generator
 
-    def found(self, open_: Sequence[int], restarts: int, *, until: float = inf) -> Answer | None:
+    def find_counterexample(self, open_: Sequence[int], restarts: int, *, until: float = inf) -> Answer | None:
         """Return a confirmed counter-example of one of these cases, or None."""
         left = list(open_) * restarts
         at_once = max(1, _TOGETHER // max(1, len(open_))) * len(open_)
@@ -100,8 +100,8 @@ class Falsifier:
         with torch.random.fork_rng([]), torch.enable_grad():
             torch.manual_seed(int(torch.randint(2**31, (), generator=self.draws)))
             unit = _START(model, unit, apart)
-            for climb in _CLIMB:
-                unit = climb(model, unit, objective)
+            for ascent in _ASCENTS:
+                unit = ascent(model, unit, objective)
             points: Tensor = model.inputs(unit).float()
             return points
 

@@ -9,11 +9,19 @@ from typing_extensions import override
 
 from overproof.attacks.ball import Threat
 from overproof.attacks.radius import AnyNorm, radius_or_none
-from overproof.certification.cascade import BoundPrecision, Plan, Proposal, Reach, Verdict, certify_block, graph_of
+from overproof.certification.cascade import (
+    BoundPrecision,
+    Plan,
+    Proposal,
+    Reach,
+    Verdict,
+    certify_block,
+    trace_classifier,
+)
 from overproof.certification.results import Certificates
 from overproof.data.images import stratified_subset
 from overproof.errors import InputError
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.in_memory import (
     InFloat64,
     check_given,
@@ -156,7 +164,7 @@ def certify(
     with undisturbed(network, place):
         (shown,) = images.at(stratified_subset(images, _SHOWN, seed)).batches(_SHOWN)
         warnings = admit(network, shown.x, shown.y, where="the model")
-        proposal = Proposal(prepare(network), graph_of(network, where="the model"))
+        proposal = Proposal(prepare_subject(network), trace_classifier(network, where="the model"))
         blocks = []
         for number, block in enumerate(images.batches(batch)):
             *_, state = certify_block(proposal, block, plan, seed=seed, number=number)
@@ -179,6 +187,6 @@ def _readable(model: nn.Module, x: Tensor) -> Classifier:
     return Classifier(model, signature_of(x, classes)).to(device_of(model, x))
 
 
-def _row(name: str, found: Proportion, seconds: str = "") -> list[str]:
-    low, high = found.interval
-    return [name, str(found.passed), f"{100 * found.share:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", seconds]
+def _row(name: str, share: Proportion, seconds: str = "") -> list[str]:
+    low, high = share.interval
+    return [name, str(share.passed), f"{100 * share.share:.1f}", f"{100 * low:.1f} to {100 * high:.1f}", seconds]

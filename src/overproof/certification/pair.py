@@ -18,8 +18,8 @@ from torch import Tensor
 
 from overproof.bounds.afford import NotAffordedError
 from overproof.bounds.crown import BoundOptions, Method, intermediate
-from overproof.bounds.graph import Graph, Layers, joined
-from overproof.bounds.pair import Couple, coupled, widest
+from overproof.bounds.graph import Graph, Layers, join_graphs
+from overproof.bounds.pair import PairBounds, bound_gap, bound_pair
 from overproof.bounds.region import Region
 from overproof.bounds.split import Budget
 from overproof.certification.cascade import (
@@ -45,9 +45,9 @@ from overproof.memory import piecewise, ran_out
 from overproof.models.classifier import Classifier
 
 _ATTACK = 0.5  # of the time that the student's own certificate left is at most the attack's
-_MOST = 0.7  # of the time that is left is given to one means, so that something can follow it
+_MOST = 0.7  # of the time that is left is given to one stage, so that something can follow it
 _MORE = 1.25  # times what was given is what something takes that was given up
-_ROOT = 8  # pulls of the whole region, for a search that climbs twice
+_ROOT = 8  # backward passes of the whole region, for a search that optimises twice
 _NEAR = 0.005  # a bracket of the gap that is this narrow is not split further
 SIDES = ("under", "over")
 """The student less sure than the teacher, and surer."""
@@ -64,7 +64,7 @@ _CHEAPER: dict[Method, tuple[Method, ...]] = {
     "crown": ("crown", "crown_ibp", "ibp"),
 }
 """What is tried, the dearest first: the next one where there is no time for it."""
-PAIR_MEANS = ("attack", "crown_ibp", "crown", "split", "agreement")
+PAIR_STAGES = ("attack", "crown_ibp", "crown", "split", "agreement")
 """What there may be no time for; bit n of ``unafforded`` is the n-th."""
 KINDS = ("attacked", "separate", "joint", "proven")
 """What is known of a gap: attained, and proved in three forms, the last of which is the best."""
@@ -74,7 +74,7 @@ KINDS = ("attacked", "separate", "joint", "proven")
 class Pair:
     """A teacher and a student: as networks for the attack, as proposals and as one graph for the bounds.
 
-    ``costs`` are the seconds per example that means took, by their names, or would have taken at least.
+    ``costs`` are the seconds per example that stages took, by their names, or would have taken at least.
     """
 
     teacher: Classifier
@@ -88,7 +88,7 @@ class Pair:
         """Put together a teacher, its proposal, and a student and its graph; ``InputError`` for different tasks."""
         if teacher.signature != student.signature:
             raise InputError(f"the teacher is for {teacher.signature}, the student for {student.signature}")
-        return cls(teacher, student, own, joined(own.graph, graph))
+        return cls(teacher, student, own, join_graphs(own.graph, graph))
 
 
 def compare_block(
@@ -102,38 +102,38 @@ def compare_block(
     a verdict: verified where both networks are, falsified where the attack found a disagreement, whose image is
     ``image``; ``problem`` int64 ``[B]`` says why a gap is an error, and nothing is proved of it; ``cost`` float64
     ``[B]``, seconds; ``unafforded`` int64 ``[B]``, in whose bit n stands whether there was no time for the n-th of
-    ``PAIR_MEANS``, or for all of it. An example has the plan's seconds for this and for the student's own certificate.
+    ``PAIR_STAGES``, or for all of it. An example has the plan's seconds for this and for the student's own certificate.
     Upper bounds include the rounding slack. Where the teacher is wrong, values are NaN.
     """
     given = _ATTACK * float((plan.seconds - student["cost"]).clamp(min=0).sum())
     fewer = affordable(pair.teacher, pair.student, block, given)
     cut: dict[str, Any] = {} if fewer is None else {"steps": fewer[0], "restarts": fewer[1], "seconds": given}
-    found = attack_pair(pair.teacher, pair.student, block, plan.threat, seed=seed, number=number, **cut)
-    correct, like = found.correct, found.under
+    attacked = attack_pair(pair.teacher, pair.student, block, plan.threat, seed=seed, number=number, **cut)
+    correct, like = attacked.correct, attacked.under
     state: ExampleState = {
         "correct": correct,
-        "under_attacked": found.under,
-        "over_attacked": found.over,
-        **{f"{side}_{kind}": _unproved(like) for side in SIDES for kind in KINDS[1:]},
-        "agreement": torch.where(correct & ~found.agrees, FALSIFIED, UNKNOWN),
-        "image": found.x_disagree,
+        "under_attacked": attacked.under,
+        "over_attacked": attacked.over,
+        **{f"{side}_{kind}": _largest_gap(like) for side in SIDES for kind in KINDS[1:]},
+        "agreement": torch.where(correct & ~attacked.agrees, FALSIFIED, UNKNOWN),
+        "image": attacked.x_disagree,
         "problem": torch.zeros_like(block.y),
         "unafforded": correct.long() * (fewer is not None),
-        "cost": torch.full_like(correct, bool(correct.any()) * found.seconds / len(correct), dtype=torch.float64),
+        "cost": torch.full_like(correct, bool(correct.any()) * attacked.seconds / len(correct), dtype=torch.float64),
     }
     yield state
-    course = _Course(pair, block, plan, student, state)
-    yield from course.gaps()
-    yield from course.agreement(seed, number)
+    certification = _PairCertification(pair, block, plan, student, state)
+    yield from certification.gaps()
+    yield from certification.agreement(seed, number)
 
 
-def _unproved(like: Tensor) -> Tensor:
+def _largest_gap(like: Tensor) -> Tensor:
     """Return 1, what two confidences cannot exceed; NaN where nothing is asked."""
     return torch.where(like.isnan(), like, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class _Course:
+class _PairCertification:
     pair: Pair
     block: Batch
     plan: Plan
@@ -168,10 +168,10 @@ class _Course:
             return
         block = Batch(self.block.x[rows], self.block.y[rows])
         plan = replace(self.plan, seconds=float(left.mean()))
-        for found in certify_block(self.pair.own, block, plan, seed=seed, number=number):
-            self.state["agreement"][rows[found["verdict"] == VERIFIED]] = VERIFIED
+        for certified in certify_block(self.pair.own, block, plan, seed=seed, number=number):
+            self.state["agreement"][rows[certified["verdict"] == VERIFIED]] = VERIFIED
             yield self.state
-        self.state["cost"][rows] += found["cost"]
+        self.state["cost"][rows] += certified["cost"]
 
     def _spent(self, rows: Tensor) -> Tensor:
         """Return the seconds that these examples have taken, on their student and on the pair, ``[n]``."""
@@ -181,8 +181,8 @@ class _Course:
         """Return the seconds that are left for the examples at ``rows`` together."""
         return float((self.plan.seconds - self._spent(rows)).clamp(min=0).sum())
 
-    def _not_afforded(self, means: str, rows: Tensor) -> None:
-        self.state["unafforded"][rows] |= 1 << PAIR_MEANS.index(means)
+    def _not_afforded(self, stage: str, rows: Tensor) -> None:
+        self.state["unafforded"][rows] |= 1 << PAIR_STAGES.index(stage)
 
     def _bounded(self, rows: Tensor, left: list["_Known"]) -> None:
         """Write down what is proved of the gaps at ``rows``; add to ``left`` what is known of them."""
@@ -199,13 +199,13 @@ class _Course:
                 break
             self._not_afforded(method, rows)
         assert known is not None  # intervals are always afforded
-        found = known.found
-        for kind, gap in (("separate", found.separate), ("joint", found.joint), ("proven", found.joint)):
+        bounds = known.bounds
+        for kind, gap in (("separate", bounds.separate), ("joint", bounds.joint), ("proven", bounds.joint)):
             self._prove(rows, f"under_{kind}", gap.upper + rounding)
             self._prove(rows, f"over_{kind}", rounding - gap.lower)
         bad = [self.state[f"{side}_attacked"][rows] > self.state[f"{side}_proven"][rows] for side in SIDES]
         self._fail(rows[bad[0] | bad[1]], UNSOUND)
-        self._fail(rows[(found.joint.lower + found.joint.upper).isnan()], NO_NUMBER)
+        self._fail(rows[(bounds.joint.lower + bounds.joint.upper).isnan()], NO_NUMBER)
         left.append(known)
 
     def _took(self, rows: Tensor, started: float) -> None:
@@ -214,25 +214,25 @@ class _Course:
     def _coupled(
         self, method: Method, rows: Tensor, region: Region, boxes: Layers, rounding: Tensor
     ) -> "_Known | None":
-        """Return what a means proves of the gaps; None where there is no time for it."""
+        """Return what a method proves of the gaps; None where there is no time for it."""
         given, count, costs = _MOST * self._left(rows), len(rows), self.pair.costs
         if method == "ibp":
-            found = coupled(self.pair.both, region, self.block.y[rows], boxes, BoundOptions(method="ibp"))
-            return _Known(rows, region, boxes, found, rounding)
+            bounds = bound_pair(self.pair.both, region, self.block.y[rows], boxes, BoundOptions(method="ibp"))
+            return _Known(rows, region, boxes, bounds, rounding)
         if given <= 0 or costs.get(method, 0.0) * count > given:
             return None
         started = monotonic()
-        means = BoundOptions(method=method, until=started + given)
+        options = BoundOptions(method=method, until=started + given)
         try:
-            layers = intermediate(self.pair.both, region, means) if method == "crown" else boxes
+            layers = intermediate(self.pair.both, region, options) if method == "crown" else boxes
             began = monotonic()
-            found = coupled(self.pair.both, region, self.block.y[rows], layers, means)
+            bounds = bound_pair(self.pair.both, region, self.block.y[rows], layers, options)
         except NotAffordedError:
             costs[method] = max(costs.get(method, 0.0), _MORE * given / count)
             return None
         for name, since in ((method, started), ("coupled", began)):
             costs[name] = min(costs.get(name, inf), (monotonic() - since) / count)
-        return _Known(rows, region, layers, found, rounding)
+        return _Known(rows, region, layers, bounds, rounding)
 
     def _split(self, known: "_Known") -> None:
         """Split one example for each side whose bracket is wide, half of the time that is left for each."""
@@ -251,17 +251,17 @@ class _Course:
                 self._not_afforded("split", row)
                 return
             try:
-                found = widest(
+                proof = bound_gap(
                     self.pair.both,
                     known.region,
                     self.block.y[row],
                     known.layers,
-                    known.found,
+                    known.bounds,
                     over=side == "over",
                     goal=float(self.state[f"{side}_attacked"][row] + _NEAR - known.rounding),
                     budget=Budget(seconds=seconds),
                 )
-                self._prove(row, f"{side}_proven", known.rounding + found.worst)
+                self._prove(row, f"{side}_proven", known.rounding + proof.worst)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as problem:
                 if not ran_out(problem):
                     raise  # what was proved before stays
@@ -290,14 +290,14 @@ class _Known:
     rows: Tensor
     region: Region
     layers: Layers
-    found: Couple
+    bounds: PairBounds
     rounding: Tensor
 
     def at(self, keep: Tensor) -> "_Known":
         """Return what is known of those at ``keep``."""
         layers = [bounds.at(keep) for bounds in self.layers]
-        found = Couple(*(getattr(self.found, one.name).at(keep) for one in fields(self.found)))
-        return _Known(self.rows[keep], self.region.at(keep), layers, found, self.rounding[keep])
+        gaps = PairBounds(*(getattr(self.bounds, one.name).at(keep) for one in fields(self.bounds)))
+        return _Known(self.rows[keep], self.region.at(keep), layers, gaps, self.rounding[keep])
 
 
 def _rounding(layers: Layers) -> Tensor:

@@ -73,7 +73,7 @@ def attack_pair(
 ) -> PairAttack:
     """Search the ball around each image of a block for the worst differences between the two networks.
 
-    Three scores are climbed in both directions through both networks: the difference of confidences, that of log-odds
+    Three scores are maximised in both directions through both networks: the difference of confidences, that of log-odds
     and the smaller of the two margins that make a disagreement. Each has ``restarts`` ascents of ``steps``, the first
     from the image and the others from random points; every point on the way is looked at for all three questions, so
     more restarts never find less. Of the six searches none but the first is begun after so many ``seconds``. Costs
@@ -99,7 +99,7 @@ def attack_pair(
                     continue
                 torch.manual_seed(seed_at(seed, "imitation", name, number))
                 for attack in (first, *again):
-                    attack(pair, watch.x, watch.climbing(score, under=under))
+                    attack(pair, watch.x, watch.objective(score, under=under))
         lead, behind, apart = (watch.measured(watch.at[name])[name] for name in watch.at)
     nothing = torch.full((len(x),), torch.nan, dtype=lead.dtype, device=x.device)
     return PairAttack(
@@ -145,20 +145,20 @@ class _Watch:
     def measured(self, x: Tensor) -> dict[str, Tensor]:
         """Return the three quantities ``[N]`` at these points."""
         with torch.no_grad():
-            return _measured(self.teacher(x), self.student(x), self.c)
+            return _measure(self.teacher(x), self.student(x), self.c)
 
-    def climbing(self, score: "PairScore", *, under: bool) -> Score:
-        """Return the objective that an attack climbs: the student less sure than the teacher, or the opposite."""
+    def objective(self, score: "PairScore", *, under: bool) -> Score:
+        """Return the objective that an attack maximises: the student less sure than the teacher, or the opposite."""
 
-        def climbed(x: Tensor) -> Tensor:
+        def score_of(x: Tensor) -> Tensor:
             teacher, student = self.teacher(x), self.student(x)
-            for name, value in _measured(teacher.detach(), student.detach(), self.c).items():
+            for name, value in _measure(teacher.detach(), student.detach(), self.c).items():
                 higher = value > self.best[name]
                 self.best[name] = torch.where(higher, value, self.best[name])
                 self.at[name] = torch.where(per_example(higher, x), x.detach(), self.at[name])
             return score(teacher, student, self.c) if under else score(student, teacher, self.c)
 
-        return climbed
+        return score_of
 
 
 PairScore = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -179,7 +179,7 @@ def _doubt(logits: Tensor, c: Tensor) -> Tensor:
     return logits.scatter(1, c[:, None], -torch.inf).logsumexp(dim=1) - own
 
 
-def _measured(teacher: Tensor, student: Tensor, c: Tensor) -> dict[str, Tensor]:
+def _measure(teacher: Tensor, student: Tensor, c: Tensor) -> dict[str, Tensor]:
     """Return the leads in confidence, ``[N]``, and the lesser lead of one's class over the other's: 0 if they agree."""
     lead = _confidence(teacher, student, c)
     one, two = teacher.argmax(dim=1), student.argmax(dim=1)

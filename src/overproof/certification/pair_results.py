@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from overproof.certification.cascade import FALSIFIED, PROBLEMS, VERDICTS, VERIFIED, not_afforded
-from overproof.certification.pair import KINDS, PAIR_MEANS, SIDES
+from overproof.certification.pair import KINDS, PAIR_STAGES, SIDES
 from overproof.certification.pair_attack import GAMMAS
 from overproof.errors import InputError
 from overproof.evaluation.state import ExampleResults
@@ -46,7 +46,7 @@ class GapBounds(ExampleResults):
             raise InputError(f"a gamma is a difference of confidences, in [0, 1], got {list(gammas)}")
         where = self.state["correct"]
         agreement, seconds = self.state["agreement"][where], float(self.state["cost"].sum())
-        proven, standing = agreement == VERIFIED, agreement != FALSIFIED
+        proven, unrefuted = agreement == VERIFIED, agreement != FALSIFIED
         lower, upper = self.gap("attacked")[where], self.gap("proven")[where]
 
         def counted(claim: str, sure: Tensor, possible: Tensor) -> dict[str, Any]:
@@ -66,15 +66,17 @@ class GapBounds(ExampleResults):
                 side: {kind: float(self.state[f"{side}_{kind}"][where].double().mean()) for kind in KINDS}
                 for side in SIDES
             },
-            "agreement": counted("same class in the whole region", proven, standing),
+            "agreement": counted("same class in the whole region", proven, unrefuted),
             "curve": [
                 {"gamma": gamma}
                 | counted(
-                    f"same class and a gap of at most {gamma:g}", proven & (upper <= gamma), standing & (lower <= gamma)
+                    f"same class and a gap of at most {gamma:g}",
+                    proven & (upper <= gamma),
+                    unrefuted & (lower <= gamma),
                 )
                 for gamma in sorted(set(gammas))
             ],
-            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_MEANS, self.state, budget)],
+            "not_afforded": [f"of the pair, {one}" for one in not_afforded(PAIR_STAGES, self.state, budget)],
             "errors": int((self.state["problem"] > 0).sum()),
             "seconds": round(seconds, 3),
         }

@@ -47,14 +47,14 @@ class Certificates(ExampleResults):
     @property
     def evidence(self) -> Proportion:
         """Certified accuracy."""
-        return verified(self.plan, self.state)
+        return count_verified(self.plan, self.state)
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as JSON values; ``wrong`` counts the falsified ones that no attack was needed for."""
         correct, verdict, stage = self.correct, self.state["verdict"], self.state["stage"]
         seconds = self.state["stage_seconds"].tolist()
         falsified = verdict == FALSIFIED
-        standing = Proportion(
+        robust = Proportion(
             claim="correct and without a counter-example",
             passed=int((correct & ~falsified).sum()),
             of=len(verdict),
@@ -70,7 +70,7 @@ class Certificates(ExampleResults):
         clean = Proportion(claim="correct on clean images", passed=int(correct.sum()), of=len(verdict))
         return {
             "clean": clean.plain(),
-            "standing": standing.plain(),
+            "standing": robust.plain(),
             "verified": self.evidence.plain(),
             "counts": counts,
             "not_afforded": not_afforded(STAGES, self.state, self.plan.seconds),
@@ -103,7 +103,7 @@ class Certificates(ExampleResults):
         }
 
 
-def verified(plan: Plan, state: ExampleState) -> Proportion:
+def count_verified(plan: Plan, state: ExampleState) -> Proportion:
     """Return how many examples of a block, or of several, are verified so far."""
     verdict = state["verdict"]
     return Proportion(

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from overproof.bounds.afford import NotAffordedError
-from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, bound_by_crown, intermediate, spec_rows
 from overproof.bounds.graph import Graph, Layers, Node
 from overproof.bounds.halving import halve
 from overproof.bounds.operators import Linear
 from overproof.bounds.region import Bounds, Region, outward
-from overproof.bounds.rounding import Rounding, proved_rounding
-from overproof.bounds.split import Budget, as_numbers, least, split
+from overproof.bounds.rounding import Rounding, prove_rounding
+from overproof.bounds.split import Budget, as_numbers, bound_least, split
 from overproof.certification.cascade import TIGHT, TIGHTEN, slack
 from overproof.certification.falsifier import Falsifier
 from overproof.certification.query import Answer, Case
@@ -53,7 +53,7 @@ def verify(
     started = monotonic()
     search = Falsifier(network, cases, confirm, torch.Generator().manual_seed(seed))
     open_, parts = list(range(len(cases))), 0
-    if (answer := search.found(open_, _QUICK)) is not None:
+    if (answer := search.find_counterexample(open_, _QUICK)) is not None:
         return answer
     proofs = [_Proof(graph, [cases[number] for number in group], group) for group in _boxes(cases)]
     until = started + seconds
@@ -62,7 +62,9 @@ def verify(
             for proof in proofs:
                 proof.crown(until)
             open_ = [number for proof in proofs for number in proof.open]
-            if (answer := search.found(open_, _LONG, until=monotonic() + _FALSIFY * (until - monotonic()))) is not None:
+            if (
+                answer := search.find_counterexample(open_, _LONG, until=monotonic() + _FALSIFY * (until - monotonic()))
+            ) is not None:
                 return answer
             for number, proof in enumerate(proofs):
                 if proof.open:
@@ -80,7 +82,7 @@ def verify(
     if not open_:
         return Answer("unsat", parts=parts)
     while monotonic() < until:
-        if (answer := search.found(open_, _LONG, until=until)) is not None:
+        if (answer := search.find_counterexample(open_, _LONG, until=until)) is not None:
             return replace(answer, parts=parts)
     return Answer("unknown", parts=parts)
 
@@ -137,23 +139,23 @@ class _Proof:
     def crown(self, until: float) -> None:
         """Bound everything by CROWN, then by alpha-CROWN."""
         started = monotonic()
-        self._layers = intermediate(self.graph, self._region, self._means(until=until))
-        self._bounded(self._means(until=until))
+        self._layers = intermediate(self.graph, self._region, self._bound_options(until=until))
+        self._bounded(self._bound_options(until=until))
         self._took = monotonic() - started
         if self.open:
-            self._bounded(self._means(method="alpha", until=until))
+            self._bounded(self._bound_options(method="alpha", until=until))
 
-    def _means(self, **options: Any) -> BoundOptions:
-        """Return means of bounding; in float64 the layers are widened by what rounding may have done."""
-        return BoundOptions(rounding=self._region.box.lower.dtype == torch.float64, **options)
+    def _bound_options(self, **given: Any) -> BoundOptions:
+        """Return how to bound; in float64 the layers are widened by what rounding may have done."""
+        return BoundOptions(rounding=self._region.box.lower.dtype == torch.float64, **given)
 
     def _enough(self) -> tuple[float, Rounding | None]:
-        """Return what a bound must exceed to count, and what rounding does to those with prices.
+        """Return what a bound must exceed to count, and what rounding does to those with betas.
 
         In float64 it is a theorem, where every operator is covered. Else it is a margin of safety that is tested:
-        twice the slack, for the prices of the signs are one more sum.
+        twice the slack, for the betas of the signs are one more sum.
         """
-        rounding = proved_rounding(self.graph, self._region, self._layers)
+        rounding = prove_rounding(self.graph, self._region, self._layers)
         if rounding is not None and rounding.last is not None:
             return rounding.last, rounding
         return 2 * float(slack(self._layers)), None
@@ -163,7 +165,7 @@ class _Proof:
         enough, _ = self._enough()
         for number, rows in [(n, r) for n, r in self._by_number() if n in self.open]:
             seconds, worth = max(0.0, until - monotonic()), partial(_fall, self._lower[rows])
-            given: dict[str, Any] = {"goal": -enough, "seconds": seconds, "means": self._means()}
+            given: dict[str, Any] = {"goal": -enough, "seconds": seconds, "options": self._bound_options()}
             proof = halve(self.graph, self._region.box, self._spec[rows], worth, **given)
             self.parts += proof.parts
             if proof.worst < -enough:
@@ -172,15 +174,15 @@ class _Proof:
     def split(self, until: float) -> None:
         """Tighten the layers where there is time, and split what is still open at ReLUs."""
         if TIGHTEN * self._took < _TIGHTER * (until - monotonic()):
-            means = self._means(method="alpha", climb=TIGHT, until=until)
-            self._layers = intermediate(self.graph, self._region, means, known=self._layers)
-            self._bounded(self._means(method="alpha", until=until))
+            options = self._bound_options(method="alpha", optimizer=TIGHT, until=until)
+            self._layers = intermediate(self.graph, self._region, options, known=self._layers)
+            self._bounded(self._bound_options(method="alpha", until=until))
         single = [row for row in self._rows_left() if len(row) == 1]
         enough, rounding = self._enough()
         if single:
             rows = torch.cat(single)
             budget = Budget(seconds=max(0.0, until - monotonic()))
-            proof = least(
+            proof = bound_least(
                 self.graph,
                 self._region,
                 self._layers,
@@ -202,15 +204,15 @@ class _Proof:
                 self.open.remove(number)
         self._settle(enough)
 
-    def _bounded(self, means: BoundOptions) -> None:
+    def _bounded(self, options: BoundOptions) -> None:
         """Bound the rows of the open cases."""
         rows = torch.cat(self._rows_left())
-        low = minimum(
+        low = bound_by_crown(
             self.graph,
             {len(self.graph.nodes) - 1: spec_rows(self._spec[rows][None])},
             self._layers,
             self._region,
-            means,
+            options,
         )
         self._lower[rows] = torch.maximum(self._lower[rows], as_numbers(low))
         self._settle(self._enough()[0])

@@ -19,7 +19,7 @@ from overproof.cli.options import (
     NormName,
     TrustCode,
 )
-from overproof.cli.progress import show_course
+from overproof.cli.progress import show_events
 
 if TYPE_CHECKING:
     from overproof.commands.certify import CertificationEvent
@@ -121,7 +121,7 @@ def certify(
     from overproof.runs.sources import with_layout
 
     run = with_layout(run, layout)
-    course = iter_certify(
+    events = iter_certify(
         run,
         teacher=teacher,
         eps=eps,
@@ -145,7 +145,7 @@ def certify(
         announce=True,
     )
     with stoppable("finished examples are kept, continue with --resume"):
-        result = show_course(course, run, "example", _told)
+        result = show_events(events, run, "example", _describe)
     if leads():
         _print_certificate(result)
         folder = results_folder(run, out)
@@ -154,7 +154,7 @@ def certify(
             say(f"report: {write_report(folder)}")
 
 
-def _told(item: "CertificationEvent") -> tuple[str, str]:
+def _describe(item: "CertificationEvent") -> tuple[str, str]:
     """Return the stage, and what is known of the examples."""
     return item.stage, f"verified {item.verified} %{item.where and f'; {item.where}'}"
 

@@ -124,6 +124,6 @@ def _width(table: "Table", column: "Column") -> int:
 
 
 def _cell(table: "Table", place: int, column: "Column") -> Text:
-    from overproof.report.text import shown
+    from overproof.report.text import format_cell
 
-    return Text(shown(table.rows[place], column), style="bold" if table.best.get(column.key) == place else "")
+    return Text(format_cell(table.rows[place], column), style="bold" if table.best.get(column.key) == place else "")

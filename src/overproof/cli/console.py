@@ -98,10 +98,10 @@ def lost_output() -> str:
     return "" if problem is None or isinstance(problem, BrokenPipeError) else problem.strerror or str(problem)
 
 
-def say_where_kept(kind: "Kind", root: "Path", found: "dict[str, Any]") -> None:
+def say_where_kept(kind: "Kind", root: "Path", result: "dict[str, Any]") -> None:
     """Say where a result lies that is not the one which the run shows, being weaker or about something else."""
-    if not kind.shows(root, found):
-        say(f"kept in {kind.folder(root, found)}; the run shows a stronger result, or one for its own data and threat")
+    if not kind.shows(root, result):
+        say(f"kept in {kind.folder(root, result)}; the run shows a stronger result, or one for its own data and threat")
 
 
 def leads() -> bool:

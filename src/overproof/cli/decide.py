@@ -60,7 +60,7 @@ def decide_instances(
 
     counts, took = Counter[str](), 0.0
     with stoppable("finished instances are kept, continue with --resume"):
-        course = iter_decide(
+        events = iter_decide(
             instances,
             out,
             jobs=jobs,
@@ -70,7 +70,7 @@ def decide_instances(
             resume=resume,
             overwrite=overwrite,
         )
-        for ended in course:
+        for ended in events:
             network, query, _ = ended.instance.cells
             say(f"{ended.done}/{ended.total} {network}, {query}: {ended.result}, {ended.seconds:.1f} s")
             for note in ended.notes:

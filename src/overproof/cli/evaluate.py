@@ -10,7 +10,7 @@ from rich.text import Text
 from overproof.cli.completion import SUITES, suites
 from overproof.cli.console import leads, out_console, say, say_where_kept, stoppable, warn
 from overproof.cli.options import SOURCE, ClassesByPosition, Data, Device, Layout, NormName, PrecisionName, TrustCode
-from overproof.cli.progress import show_course
+from overproof.cli.progress import show_events
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     from overproof.runs.sources import with_layout
 
     run = with_layout(run, layout)
-    course = iter_evaluate(
+    events = iter_evaluate(
         run,
         attacks=tuple(name.strip() for name in attacks.split(",") if name.strip()),
         eps=eps,
@@ -79,7 +79,7 @@ def evaluate(
         announce=True,
     )
     with stoppable("finished blocks are kept, continue with --resume"):
-        result = show_course(course, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
+        result = show_events(events, run, "pass", lambda item: (item.attack, f"robust {item.robust} %"))
     if leads():
         _print_evaluation(result)
         say_where_kept(EVALUATION, results_folder(run, out), result)
@@ -89,7 +89,7 @@ def evaluate(
 def _print_evaluation(result: "dict[str, Any]") -> None:
     from overproof.report.findings import Findings
     from overproof.report.table import tables
-    from overproof.report.text import shown
+    from overproof.report.text import format_cell
 
     (table,) = tables([Findings(evaluation=result)])
     (row,) = table.rows
@@ -103,9 +103,9 @@ def _print_evaluation(result: "dict[str, Any]") -> None:
             trial = result["attacks"].get(column.label, {}) if column.group == "attacks" else {}
             passes = (f"{trial[key]:,}" if key in trial else "" for key in ("forward", "backward"))
             seconds = (trial or result[column.key])["seconds"]
-            grid.add_row(Text(column.label), shown(row, column), *passes, f"{seconds:.1f}")
+            grid.add_row(Text(column.label), format_cell(row, column), *passes, f"{seconds:.1f}")
     out_console.print(grid)
-    means = [f"{column.label} {shown(row, column)} %" for column in table.columns if column.group == "balanced"]
+    means = [f"{column.label} {format_cell(row, column)} %" for column in table.columns if column.group == "balanced"]
     if means:
         worst = min(result["per_class"], key=lambda one: one["worst"] / one["of"])
         least = f"{worst['class']!r} {worst['worst']} of {worst['of']} in the worst case"
@@ -123,20 +123,20 @@ def _print_evaluation(result: "dict[str, Any]") -> None:
 def _print_artefact(result: "dict[str, Any]") -> None:
     time = result["latency"]
     say(f"one image on one thread: median {time['median']:.3f} ms, p99 {time['p99']:.3f} ms")
-    say(f"{result['bytes']:,} bytes, {_counted(result['multiply_adds'])} multiply-adds per image")
+    say(f"{result['bytes']:,} bytes, {_format_count(result['multiply_adds'])} multiply-adds per image")
     for name in ("original", "teacher"):
         other = result[name]
         if other:
             ratio = ""
             if result["multiply_adds"] and other["multiply_adds"]:
                 ratio = f", {other['multiply_adds'] / result['multiply_adds']:.1f} times as many"
-            sizes = f"{other['bytes']:,} bytes, {_counted(other['multiply_adds'])} multiply-adds{ratio}"
+            sizes = f"{other['bytes']:,} bytes, {_format_count(other['multiply_adds'])} multiply-adds{ratio}"
             say(f"{name} {other['name']}: {sizes}")
     if result["original"]:
         _print_pairs(result["original"])
 
 
-def _counted(count: int | None) -> str:
+def _format_count(count: int | None) -> str:
     return "an unknown number of" if count is None else f"{count:,}"
 
 

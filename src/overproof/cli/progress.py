@@ -114,8 +114,8 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def show_course(
-    course: "Generator[Beginning | T, None, dict[str, Any]]",
+def show_events(
+    events: "Generator[Beginning | T, None, dict[str, Any]]",
     title: str,
     unit: str,
     told: "Callable[[T], tuple[str, str]]",
@@ -127,7 +127,7 @@ def show_course(
         last, begun = "", False
         while True:
             try:
-                item = next(course)
+                item = next(events)
             except StopIteration as end:
                 result: dict[str, Any] = end.value
                 return result

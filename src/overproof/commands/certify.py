@@ -11,14 +11,14 @@ from safetensors.torch import save
 from overproof.allocation import keep_freed_memory
 from overproof.attacks.ball import Threat
 from overproof.attacks.radius import radius_or_none
-from overproof.certification.cascade import Plan, Proposal, check_weights, graph_of
+from overproof.certification.cascade import Plan, Proposal, check_finite_weights, trace_classifier
 from overproof.certification.pair import Pair
 from overproof.certification.pair_attack import GAMMAS
 from overproof.certification.smoothing import Smoothing
 from overproof.commands.options import Certification, CertifyOptions, call_of
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.in_memory import in_float64
 from overproof.evaluation.input_checks import admit
 from overproof.evaluation.shards import Shard
@@ -27,16 +27,16 @@ from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
 from overproof.recipe import plain
-from overproof.runs.blocks import Block, Progress, Question, Runner
+from overproof.runs.blocks import Block, BlockProgress, Question, Runner
 from overproof.runs.certificate import Bounding, Certificate, Smoothening
 from overproof.runs.folder import Run
-from overproof.runs.in_memory import carried_out, kept_where_asked
-from overproof.runs.known import Known, known_counter_examples
+from overproof.runs.in_memory import keep_where_asked, run_to_end
+from overproof.runs.known import CounterExamples, known_counter_examples
 from overproof.runs.loaded import digest_of
 from overproof.runs.networks import load_other
 from overproof.runs.results import CERTIFICATE
 from overproof.runs.sources import AnySource
-from overproof.runs.subject import EvaluationTask, evaluation_task, shown
+from overproof.runs.subject import EvaluationTask, draw_batch, evaluation_task
 from overproof.runs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 from overproof.statistics import Proportion
 
@@ -59,12 +59,12 @@ class CertificationEvent:
 def certify(run: AnySource, **options: Unpack[CertifyOptions]) -> dict[str, Any]:
     """Certify a network on the test split; write ``certificate.json`` and ``certificate.jsonl``, return the former.
 
-    ``run`` is any source of a network whose layers can be followed (see ``resolve.find``); one that does not know its
-    images needs ``data``. The options are those of ``Certification``. A network in memory is an ``nn.Module``, with
-    images ``data=(x, y)`` or a source of images; nothing is written of it without ``out``. Raises ``InputError``.
+    ``run`` is any source of a network whose layers can be followed (see ``resolve.find_network``); one that does not
+    know its images needs ``data``. The options are those of ``Certification``. A network in memory is an ``nn.Module``,
+    with images ``data=(x, y)`` or a source of images; nothing is written of it without ``out``. Raises ``InputError``.
     """
-    with kept_where_asked(run, options) as given:
-        return carried_out(iter_certify(run, **given))
+    with keep_where_asked(run, options) as given:
+        return run_to_end(iter_certify(run, **given))
 
 
 def iter_certify(
@@ -108,7 +108,7 @@ def _certifying(
     folder, digest = subject.folder if asked_for.out is None else Path(asked_for.out), subject.facts["model_digest"]
     known, unread = ((), ()) if noise is not None else known_counter_examples(folder, digest)
     certificate = _certificate(subject, model, pair, plan, noise, gammas, known)
-    sample = shown(images, seed)
+    sample = draw_batch(images, seed)
     warnings = (*unread, *admit(model, *sample, where=subject.name))
     if other is not None:
         warnings += admit(other, *sample, where=f"teacher {teacher}")
@@ -139,7 +139,7 @@ def _certifying(
             lines=(
                 *known_lines(subject, images, model),
                 *(() if other is None else (network_line("teacher", teacher, other),)),
-                f"certify: {plan.threat.norm} eps {plan.threat.eps}; {_means(asked_for)}, {batch} together",
+                f"certify: {plan.threat.norm} eps {plan.threat.eps}; {_describe_method(asked_for)}, {batch} together",
                 device_line(place, "fp32"),
                 results_line(question.kept, (CERTIFICATE.main, *CERTIFICATE.beside)),
             )
@@ -158,7 +158,7 @@ def _certifying(
         )
         places = torch.split(rows, batch)
 
-        def steps(block: Block) -> Iterator[Progress]:
+        def steps(block: Block) -> Iterator[BlockProgress]:
             at = places[block.number]
             return certificate.steps(block.batch, block.before, seed=seed, number=block.number, rows=at)
 
@@ -214,7 +214,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
     return words
 
 
-def _means(asked_for: Certification) -> str:
+def _describe_method(asked_for: Certification) -> str:
     if asked_for.smoothing is not None:
         return f"smoothing with {asked_for.samples:,} samples"
     return f"bounds up to {asked_for.bound}, {asked_for.seconds:g} s an image"
@@ -260,15 +260,15 @@ def _certificate(
     plan: Plan,
     noise: Smoothing | None,
     gammas: tuple[float, ...],
-    known: tuple[Known, ...],
+    known: tuple[CounterExamples, ...],
 ) -> Certificate:
     """Return how the network is certified; raise ``InputError`` for one that bounds cannot follow."""
-    check_weights(model, where=subject.name)
+    check_finite_weights(model, where=subject.name)
     if noise is not None:
         return Smoothening(model, plan.threat, noise)
-    proposal = Proposal(prepare(model), graph_of(model, where=subject.name))
+    proposal = Proposal(prepare_subject(model), trace_classifier(model, where=subject.name))
     if teacher is None:
         return Bounding(proposal, None, plan, known=known)
     name, other = teacher
-    own = Proposal(prepare(other), graph_of(other, where=f"teacher {name}"))
+    own = Proposal(prepare_subject(other), trace_classifier(other, where=f"teacher {name}"))
     return Bounding(proposal, Pair.of(other, model, own, proposal.graph), plan, name, gammas, known)

@@ -29,7 +29,7 @@ from overproof.recipe import plain
 from overproof.runs.folder import Run
 from overproof.runs.resolve import resolve
 from overproof.runs.sources import AnySource, Images
-from overproof.runs.subject import chosen_suite, evaluation_task, shown
+from overproof.runs.subject import choose_suite, draw_batch, evaluation_task
 
 EXAMPLES = 500
 
@@ -49,26 +49,26 @@ def check_teacher(
 ) -> tuple[TeacherCheck, dict[str, Any]]:
     """Check a network's fitness as a teacher on test images; write ``teacher.json``, return verdict and contents.
 
-    ``run`` is any source (see ``resolve.find``); one that does not know its images needs ``data``. ``examples`` images
-    of the test split (0: all) go through clean accuracy, the ``quick`` attacks at ``eps`` in ``norm`` (default: the
-    run's own), the usual readings of pixels, the orders of classes, and calibration. ``student`` names a run that was
-    trained alone: a teacher should be more robust than it. ``trust_code`` runs code that the files of a run name,
+    ``run`` is any source (see ``resolve.find_network``); one that does not know its images needs ``data``. ``examples``
+    images of the test split (0: all) go through clean accuracy, the ``quick`` attacks at ``eps`` in ``norm`` (default:
+    the run's own), the usual readings of pixels, the orders of classes, and calibration. ``student`` names a run that
+    was trained alone: a teacher should be more robust than it. ``trust_code`` runs code that the files of a run name,
     wherever it lies. What is found of a network in memory is written only where ``out`` says. Figures are for this
     decision; ``evaluate`` gives those to be quoted. Raises ``InputError``.
     """
     keep_freed_memory()
     subject, place = evaluation_task(run, data, classes_by_position=True, trust_code=trust_code), pick_device(device)
-    threat, suite = chosen_suite(subject, ("quick",), norm, eps)
+    threat, suite = choose_suite(subject, ("quick",), norm, eps)
     if threat is None:
         raise InputError(f"{subject.name}: an eps of 0 attacks nothing; a teacher is checked under attack")
     images = subject.images.at(subject.rows(examples, seed)).decoded().to(place)
     model = subject.model.to(place)
     if white := next((trial.name for trial in suite.attacks if trial.family == "white_box"), None):
-        need_gradients(white, model, shown(images, seed).x, where=f"{subject.name}{lacking_of(model.backbone)}")
+        need_gradients(white, model, draw_batch(images, seed).x, where=f"{subject.name}{lacking_of(model.backbone)}")
     seen = readings(model, torch.cat([part.x for part in images.batches(500)]), images.labels)
     warnings: tuple[str, ...] = ()
     if better_reading(seen) is None:  # else that is what is wrong, and the verdict says so
-        batch = shown(images, seed)
+        batch = draw_batch(images, seed)
         warnings = admit(model, batch.x, batch.y, where=subject.name)
     verdicts = judge(model, images, suite.attacks, seed=seed)
     clean, attacked = verdicts.state["clean_logits"], verdicts.state["attacked_logits"]

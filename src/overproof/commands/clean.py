@@ -56,7 +56,7 @@ def clean(*runs: Run | Path | str, unfinished: bool = False, dry_run: bool = Fal
                     held.enter_context(exclusive(folder, work))
                 except InputError as problem:
                     raise InputError(str(problem).partition(", or choose another --out")[0]) from problem
-        return [_cleaned(folder, unfinished, dry_run) for folder in dict.fromkeys(folders)]
+        return [_clean(folder, unfinished, dry_run) for folder in dict.fromkeys(folders)]
 
 
 def _check_run(folder: Path) -> None:
@@ -65,7 +65,7 @@ def _check_run(folder: Path) -> None:
         raise InputError(f"{one_line(str(folder), 300)}: not a run folder (it has no recipe, network or results)")
 
 
-def _cleaned(folder: Path, unfinished: bool, dry_run: bool) -> Cleaned:
+def _clean(folder: Path, unfinished: bool, dry_run: bool) -> Cleaned:
     run, kept = Run(folder), list[str]()
     places = [folder, *sorted(place for home in _HOMES for place in folder.glob(f"{home}/*") if place.is_dir())]
     files = [file for place in places for file in place.glob(".*.tmp") if _is_temporary(file)]
@@ -111,11 +111,11 @@ def _is_of(state: Path) -> bool:
         return False
     with suppress(InputError, KeyError, TypeError, AttributeError):
         setting, result_file = read_object(state / "setting.json"), read_object(result)
-        return all(setting[name] == value for name, value in _said(result_file).items())
+        return all(setting[name] == value for name, value in _describe(result_file).items())
     return False
 
 
-def _said(result: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return what results say of the setting they were found in."""
     same = {"network": result["model_digest"], "seed": result["seed"], "batch": result["batch"]}
     return same | {"examples": result["data"]["examples"], "data": result["data"]["digest"]}

@@ -54,13 +54,13 @@ def compare(
     return laid
 
 
-def _check_classes(found: Sequence[Findings]) -> None:
+def _check_classes(findings: Sequence[Findings]) -> None:
     """Raise ``InputError`` where the same images have the same classes in another order.
 
     Equal digests mean equal labels, so classes that are merely called something else are the same classes.
     """
     first: dict[str, Findings] = {}
-    for one in found:
+    for one in findings:
         known = first.setdefault(str(one.evaluation["data"]["digest"]), one)
         if sorted(one.classes) == sorted(known.classes):
             check_classes(known.classes, one.classes, where=f"{one.folder} beside {known.folder}", advice=BY_POSITION)

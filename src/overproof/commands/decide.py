@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from overproof.allocation import keep_freed_memory
-from overproof.archives import gunzipped
+from overproof.archives import gunzip
 from overproof.attacks.box import Ask
-from overproof.bounds.graph import Graph, joined
+from overproof.bounds.graph import Graph, join_graphs
 from overproof.bounds.trace import trace
-from overproof.certification.cascade import check_weights
+from overproof.certification.cascade import check_finite_weights
 from overproof.certification.falsifier import falsify
 from overproof.certification.query import Answer, Case
 from overproof.certification.verifier import verify
@@ -28,10 +28,10 @@ from overproof.files import make_folder, write_atomically
 from overproof.formats.properties import Property, Sizes, networks_of, property_of
 from overproof.formats.queries import Query
 from overproof.formats.vnnlib import check_version_2
-from overproof.models.external.onnx_course import Unconverted
 from overproof.models.external.onnx_form import without_softmax
 from overproof.models.external.onnx_graph import with_weights
 from overproof.models.external.onnx_raw import RawFile, RawNetwork, raw_networks
+from overproof.models.external.onnx_writer import Unconverted
 from overproof.reading import read_bytes
 from overproof.wording import one_line
 
@@ -62,14 +62,14 @@ def decide_named(networks: Files, query: str | Path, name: str, asked_for: Decis
     keep_freed_memory()
     read = read_query(place)
     paths = _in_order(networks, read, place)
-    files = [RawFile(with_weights(gunzipped(read_bytes(path), path), path), where=str(path)) for path in paths]
+    files = [RawFile(with_weights(gunzip(read_bytes(path), path), path), where=str(path)) for path in paths]
     try:
         asked = property_of(read, [Sizes(file.where, file.shape, file.outputs) for file in files])
         _check_equal(read, files)
     except InputError as problem:
         raise InputError(f"{place}: {problem}") from problem
     subject = _subject(files, asked, asked_for) if asked.cases else _Subject(files, None, None, None)
-    answer = _answered(subject, asked, asked_for, started) if asked.cases else Answer("unsat")
+    answer = _answer(subject, asked, asked_for, started) if asked.cases else Answer("unsat")
     witness, result = None, answer.decision
     if answer.decision == "sat":
         assert answer.witness is not None and answer.case is not None
@@ -101,7 +101,7 @@ def witness_name(networks: Sequence[Path], query: Path) -> str:
 
 def read_query(place: Path) -> Query:
     """Return the query of a file, packed or not; raise ``InputError`` where it holds none."""
-    body = gunzipped(read_bytes(place, limit=_MOST_TEXT), place, most=_MOST_TEXT)
+    body = gunzip(read_bytes(place, limit=_MOST_TEXT), place, most=_MOST_TEXT)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as problem:
@@ -193,7 +193,7 @@ def _subject(files: Sequence[RawFile], asked: Property, asked_for: Decision) -> 
     for flat in (False, True) if len(files) == 2 else (False,):
         forms, notes = [], list(said)
         for file in searched:
-            form, graph, note = _followed(file, tried, flat=flat, dtype=getattr(torch, asked_for.precision))
+            form, graph, note = _trace_file(file, tried, flat=flat, dtype=getattr(torch, asked_for.precision))
             if form is None:
                 return _Subject(
                     files,
@@ -209,7 +209,7 @@ def _subject(files: Sequence[RawFile], asked: Property, asked_for: Decision) -> 
             continue
         if len(forms) == 1:
             return _Subject(files, first, first.module, graph, tuple(notes))
-        both = None if graph is None or other is None else joined(graph, other)
+        both = None if graph is None or other is None else join_graphs(graph, other)
         subject = _Subject(files, first, _Pair(first.module, second.module), both, tuple(dict.fromkeys(notes)))
         if both is not None:
             break
@@ -233,7 +233,7 @@ def _without_softmax(files: Sequence[RawFile], asked: Property) -> tuple[Sequenc
     return cut, notes
 
 
-def _followed(
+def _trace_file(
     file: RawFile, tried: Tensor, *, flat: bool, dtype: torch.dtype
 ) -> tuple[RawNetwork | None, Graph | None, str]:
     """Return a file's torch network, and its graph where bounds can follow it; else why not.
@@ -245,7 +245,7 @@ def _followed(
         for form in raw_networks(file, tried, flat=flat):
             first = first or form
             try:
-                check_weights(form.module, where="its torch network")
+                check_finite_weights(form.module, where="its torch network")
                 # Converted before it is read: what is folded together is folded in that precision.
                 followed.append((form, trace(deepcopy(form.module).to(dtype), form.shape).graph()))
             except InputError as refused:
@@ -253,7 +253,7 @@ def _followed(
     except Unconverted as refused:
         problem = one_line(str(refused), 300)
     if followed:
-        return *min(followed, key=lambda found: len(found[1].nodes)), ""
+        return *min(followed, key=lambda pair: len(pair[1].nodes)), ""
     return first, None, problem
 
 
@@ -267,8 +267,8 @@ def _points(asked: Property, seed: int) -> Tensor:
     return torch.stack(points)
 
 
-def _answered(subject: _Subject, asked: Property, asked_for: Decision, started: float) -> Answer:
-    cases = _arranged(subject, asked)
+def _answer(subject: _Subject, asked: Property, asked_for: Decision, started: float) -> Answer:
+    cases = _arrange(subject, asked)
 
     def confirm(number: int, x: Tensor) -> bool:
         inside = asked.inside(number, subject.flat(x[None])[0])
@@ -285,7 +285,7 @@ def _answered(subject: _Subject, asked: Property, asked_for: Decision, started: 
     return falsify(ask, cases, **how)
 
 
-def _arranged(subject: _Subject, asked: Property) -> list[Case]:
+def _arrange(subject: _Subject, asked: Property) -> list[Case]:
     """Return the cases with their boxes in the shape that the network takes; equal boxes stay one."""
     boxes: dict[int, tuple[Tensor, Tensor]] = {}
     for case in asked.cases:

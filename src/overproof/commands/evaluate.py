@@ -19,12 +19,12 @@ from overproof.diagnostics.reliability import Reliability, from_attacks
 from overproof.environment import hardware, pick_device, versions
 from overproof.errors import InputError
 from overproof.evaluation.answers import check_answers
-from overproof.evaluation.attacked import prepare
-from overproof.evaluation.calibration import agreement, calibration
+from overproof.evaluation.attacked import prepare_subject
+from overproof.evaluation.calibration import calibration, compare_answers
 from overproof.evaluation.check import Check
 from overproof.evaluation.engine import count_passes, run_attacks
 from overproof.evaluation.input_checks import admit, need_gradients
-from overproof.evaluation.results import Verdicts, standing
+from overproof.evaluation.results import Verdicts, count_robust
 from overproof.evaluation.shards import Shard
 from overproof.evaluation.store import Store
 from overproof.files import write_atomically
@@ -36,14 +36,14 @@ from overproof.models.mode import in_mode
 from overproof.models.precision import choose_precision, tensor_float
 from overproof.recipe import plain
 from overproof.runs.artefact import artefact
-from overproof.runs.blocks import Block, Progress, Question, Runner
+from overproof.runs.blocks import Block, BlockProgress, Question, Runner
 from overproof.runs.folder import Run
-from overproof.runs.in_memory import carried_out, kept_where_asked
+from overproof.runs.in_memory import keep_where_asked, run_to_end
 from overproof.runs.loaded import digest_of
 from overproof.runs.networks import load_other
 from overproof.runs.results import EVALUATION
 from overproof.runs.sources import AnySource
-from overproof.runs.subject import EvaluationTask, chosen_suite, evaluation_task, shown
+from overproof.runs.subject import EvaluationTask, choose_suite, draw_batch, evaluation_task
 from overproof.runs.summary import Beginning, device_line, known_lines, network_line, results_line, subject_name
 from overproof.statistics import Proportion
 
@@ -65,12 +65,12 @@ class EvaluationEvent:
 def evaluate(run: AnySource, **options: Unpack[EvaluateOptions]) -> dict[str, Any]:
     """Attack a network on the test split; write ``evaluation.json`` and ``examples.jsonl``, return the former.
 
-    ``run`` is any source of a network (see ``resolve.find``); one that does not know its images needs ``data``. The
-    options are those of ``Evaluation``. A network in memory is an ``nn.Module``, with images ``data=(x, y)`` or a
+    ``run`` is any source of a network (see ``resolve.find_network``); one that does not know its images needs ``data``.
+    The options are those of ``Evaluation``. A network in memory is an ``nn.Module``, with images ``data=(x, y)`` or a
     source of images; nothing is written of it without ``out``. Raises ``InputError``.
     """
-    with kept_where_asked(run, options) as given:
-        return carried_out(iter_evaluate(run, **given))
+    with keep_where_asked(run, options) as given:
+        return run_to_end(iter_evaluate(run, **given))
 
 
 def iter_evaluate(
@@ -93,7 +93,7 @@ def _evaluating(
     by_position, trust_code, seed = asked_for.classes_by_position, asked_for.trust_code, asked_for.seed
     subject = evaluation_task(run, asked_for.data, classes_by_position=by_position, trust_code=trust_code)
     place, shard = pick_device(asked_for.device), Shard.here()
-    threat, suite = chosen_suite(subject, asked_for.words, asked_for.known_norm, asked_for.eps, trust_code=trust_code)
+    threat, suite = choose_suite(subject, asked_for.words, asked_for.known_norm, asked_for.eps, trust_code=trust_code)
     model, teacher, other = subject.model.to(place), "", None
     if asked_for.teacher is not None:
         loaded = load_other(asked_for.teacher, subject.images, by_position=by_position, trust_code=trust_code)
@@ -105,7 +105,7 @@ def _evaluating(
     rows = subject.rows(asked_for.examples, seed)
     images = subject.images.at(rows).decoded().to(place)  # no other image is read
     size = asked_for.batch or subject.batch
-    warnings = admitted(subject, model, source, shown(images, seed), suite)
+    warnings = admit_network(subject, model, source, draw_batch(images, seed), suite)
     if made:
         warnings += made.warnings
     chosen = choose_precision(asked_for.precision, place, model)
@@ -148,20 +148,20 @@ def _evaluating(
     with question.held():
         setting = {"batch": size, "precision": chosen}
         store = question.store("evaluation-state", setting, resume=asked_for.resume, overwrite=asked_for.overwrite)
-        course = _Course(images, suite, shard, seed, size, chosen)
+        attacks = _Attacks(images, suite, shard, seed, size, chosen)
         before, store_before = None, None
         with tensor_float(False):
-            verdicts = yield from course.run(model, source, store, warnings)
+            verdicts = yield from attacks.run(model, source, store, warnings)
             if made and made.original:
                 # Unfinished work of it may only be there where the file's own was, too.
                 store_before = question.store(
                     "original-state", setting, resume=asked_for.resume, overwrite=not asked_for.resume
                 )
-                before = yield from course.run(made.original, made.original, store_before, (), beside="original, ")
+                before = yield from attacks.run(made.original, made.original, store_before, (), beside="original, ")
             answers = None if other is None else _answers(other, verdicts, images)
             answered = check_answers(verdicts.predictions, verdicts.labels, images.classes)
             trust = _reliability(subject, verdicts, images, threat, seed, answered) if reliability and threat else None
-            shipped = made and made.figures(verdicts, before, shown(images, seed).x, teacher, other)
+            shipped = made and made.figures(verdicts, before, draw_batch(images, seed).x, teacher, other)
         evaluation = {
             "schema": EVALUATION.schema,
             **subject.facts,
@@ -224,7 +224,7 @@ def _check_holds(kept: Path, earlier: dict[str, Any], wanted: dict[str, bool]) -
         raise InputError(f"{kept}: this was evaluated before, without {lacking[0]}; --overwrite evaluates it again")
 
 
-def admitted(
+def admit_network(
     subject: EvaluationTask, model: Classifier, surrogate: nn.Module | None, shown: Batch, suite: Suite
 ) -> tuple[str, ...]:
     """Return warnings about the network; raise ``InputError`` for one that the suite cannot attack."""
@@ -241,7 +241,7 @@ def admitted(
 
 
 @dataclass(frozen=True, eq=False)
-class _Course:
+class _Attacks:
     """The images, and the suite that all their blocks go through."""
 
     images: ImageSet
@@ -269,18 +269,18 @@ class _Course:
             store=store,
             shard=self.shard,
             units=lambda _: passes,
-            evidence=standing,
+            evidence=count_robust,
         )
         with in_mode(model, training=False):
-            subject = prepare(model, precision=self.precision, surrogate=surrogate)
+            subject = prepare_subject(model, precision=self.precision, surrogate=surrogate)
 
-            def attacked(block: Block) -> Iterator[Progress]:
+            def attacked(block: Block) -> Iterator[BlockProgress]:
                 states = run_attacks(
                     subject, block.batch, self.suite, seed=self.seed, number=block.number, state=block.before
                 )
                 for state in states:
                     done = int(state["passes"])
-                    yield Progress(names[done], state, done + 1, whole=done + 1 == passes)
+                    yield BlockProgress(names[done], state, done + 1, whole=done + 1 == passes)
 
             blocks = yield from runner.run(
                 attacked,
@@ -346,8 +346,8 @@ def _imitation(verdicts: Verdicts, answers: dict[str, Tensor]) -> dict[str, Any]
     """Return how the student agrees with the teacher on clean images and at the worst points found."""
     clean, attacked = answers["clean"], answers["attacked"]
     return {
-        "clean": agreement(verdicts.state["clean_logits"], clean).plain(),
-        "attacked": agreement(verdicts.state["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
+        "clean": compare_answers(verdicts.state["clean_logits"], clean).plain(),
+        "attacked": compare_answers(verdicts.state["attacked_logits"], attacked, classes=clean.argmax(dim=1)).plain(),
     }
 
 
@@ -361,7 +361,7 @@ def _reliability(
         black_box=verdicts.broken_in("black_box"),
         transfer=verdicts.broken_in("transfer"),
     )
-    x, y = shown(images, seed)
+    x, y = draw_batch(images, seed)
     probed = probe(subject.model, x, y, threat, seed=seed, gradients=not isinstance(subject.model.backbone, OnnxFile))
     return Reliability(checks=(answered, *checks, *probed))
 
@@ -384,20 +384,20 @@ def _save_adversarial(
     rows: Tensor,
 ) -> dict[str, Any]:
     """Write the misclassified images beside the clean ones (uint8) and what was answered; confirm each as written."""
-    broken = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
+    misclassified = (verdicts.correct & ~verdicts.robust).nonzero().flatten()
     file = results.folder / _IMAGES
     logits = {f"{name}_logits": verdicts.state[f"{name}_logits"] for name in ("clean", "attacked")}
     logits |= {f"teacher_{name}_logits": values for name, values in (answers or {}).items()}
     body = {
-        "images": verdicts.state["image"][broken].contiguous(),
-        "clean": images.images.cpu()[broken].contiguous(),
-        "labels": verdicts.labels[broken],
-        "index": rows[broken],
-        **{name: values[broken].contiguous() for name, values in logits.items()},
+        "images": verdicts.state["image"][misclassified].contiguous(),
+        "clean": images.images.cpu()[misclassified].contiguous(),
+        "labels": verdicts.labels[misclassified],
+        "index": rows[misclassified],
+        **{name: values[misclassified].contiguous() for name, values in logits.items()},
     }
     write_atomically(file, save(body))
     read, place = load_file(file), images.labels.device
     with in_mode(model, training=False), torch.no_grad():
         predicted = [model(part.to(place)).argmax(dim=1).cpu() for part in torch.split(read["images"], 256)]
     wrong = torch.cat(predicted) != read["labels"] if predicted else torch.zeros(0, dtype=torch.bool)
-    return {"file": file.name, "images": len(broken), "confirmed": int(wrong.sum())}
+    return {"file": file.name, "images": len(misclassified), "confirmed": int(wrong.sum())}

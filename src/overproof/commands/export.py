@@ -48,10 +48,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a network in another format; return the report, which is written beside the file as ``NAME.json``.
 
-    ``run`` is any source but a file that was exported (see ``resolve.find``); one that does not know its images needs
-    ``data``. ``to`` is one of ``TARGETS``; ``options`` are those of its function. ``out`` is the file's or folder's
-    path (default: in the user's own run, for everything else in ``exports/NAME``). ``trust_code`` runs code that the
-    files of a run name, wherever it lies. A network in memory is an ``nn.Module`` with ``data``, a source or
+    ``run`` is any source but a file that was exported (see ``resolve.find_network``); one that does not know its images
+    needs ``data``. ``to`` is one of ``TARGETS``; ``options`` are those of its function. ``out`` is the file's or
+    folder's path (default: in the user's own run, for everything else in ``exports/NAME``). ``trust_code`` runs code
+    that the files of a run name, wherever it lies. A network in memory is an ``nn.Module`` with ``data``, a source or
     ``(x, y)``, or for ONNX and ``torch.export`` with an ``example``: pixels ``[N, C, H, W]``, or the size ``(C, H, W)``
     of an image; it stays as it is. Raises ``InputError``, and then nothing is written.
     """
@@ -84,7 +84,7 @@ def _onnx(subject: ExportTask, out: Path, *, opset: int = LOWEST, licence: str =
     """Write one ONNX file, checked through onnxruntime at three batch sizes."""
     x = _samples(subject)
     body, report = _float_file(subject, x, opset, licence)
-    return _written(subject, out, body, {"to": "onnx", "opset": opset, "parity": report})
+    return _write(subject, out, body, {"to": "onnx", "opset": opset, "parity": report})
 
 
 def _torch(subject: ExportTask, out: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _torch(subject: ExportTask, out: Path) -> dict[str, Any]:
     x = _samples(subject)
     body = to_program(subject.model, x, where=subject.name)
     same = same_logits(subject.model, read_program(body, where=str(out)), x, where=subject.name)
-    return _written(subject, out, body, {"to": "torch", "parity": parity_lines(same)})
+    return _write(subject, out, body, {"to": "torch", "parity": parity_lines(same)})
 
 
 def _int8(
@@ -123,7 +123,7 @@ def _int8(
         "hardware": hardware(pick_device("cpu")),
         "cost": _cost(subject, held, small),
     }
-    return _written(subject, out, small, report)
+    return _write(subject, out, small, report)
 
 
 def _samples(subject: ExportTask) -> Tensor:
@@ -172,7 +172,7 @@ def _change(before: Tensor, after: Tensor) -> dict[str, Any]:
     return {"float": int(before.sum()), "int8": int(after.sum()), "paired": Paired.of(before, after).plain()}
 
 
-def _written(subject: ExportTask, out: Path, body: bytes, report: Mapping[str, Any]) -> dict[str, Any]:
+def _write(subject: ExportTask, out: Path, body: bytes, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the file, then its report."""
     result = {
         "run": subject.name,

@@ -43,7 +43,7 @@ _WORDS = {
     "timeout": ("timeout", "timeout_s", "seconds", "time"),
     "benchmark": ("benchmark", "category"),
 }
-_WORK = f"{__name__}:work"
+_WORK = f"{__name__}:decide_instance"
 _NETWORK = r"\(\s*'([^']*)'\s*,\s*'([^']*)'\s*\)"
 
 
@@ -86,16 +86,16 @@ def read_instances(file: Path) -> tuple[Instance, ...]:
         cells = [cell.strip() for cell in row]
         named = columns or {"network": 0, "query": 1, "timeout": 2}
         if len(cells) <= max(named.values()) or (not columns and len(cells) != len(named)):
-            raise InputError(f"{file}: line {number}: expected a network, a query and seconds, got {_told(row)}")
+            raise InputError(f"{file}: line {number}: expected a network, a query and seconds, got {_describe(row)}")
         network, query, timeout = (cells[named[name]] for name in ("network", "query", "timeout"))
         benchmark = cells[named["benchmark"]] if "benchmark" in named else ""
         seconds = _seconds(timeout)
         if seconds is None:
-            raise InputError(f"{file}: line {number}: {_told([timeout])} are no seconds above 0")
+            raise InputError(f"{file}: line {number}: {_describe([timeout])} are no seconds above 0")
         paths: dict[str, Path] = {}
         for name, word in _networks(network).items():
-            paths[name] = _found(file.parent, word, (benchmark, "onnx", "../onnx"), missing)
-        place = _found(file.parent, query, (benchmark, "vnnlib"), missing)
+            paths[name] = _find(file.parent, word, (benchmark, "onnx", "../onnx"), missing)
+        place = _find(file.parent, query, (benchmark, "vnnlib"), missing)
         witness = witness_name(list(paths.values()), place)
         names[witness] = names.get(witness, 0) + 1
         instances.append(
@@ -147,10 +147,10 @@ def iter_decide(
         facts = {**asked, "jobs": jobs, "versions": versions(), "hardware": hardware(torch.device("cpu"))}
         write_atomically(out / ASKED, (json.dumps(facts, indent=1) + "\n").encode())
         write_atomically(out / RESULTS, _lines([COLUMNS, *done]).encode())
-        waiting = _left(instances, done)
+        waiting = _remaining(instances, done)
         count = len(instances) - len(waiting)
-        with closing(_performed(waiting, jobs, out, **how)) as course:
-            for instance, result, took, notes in course:
+        with closing(_perform(waiting, jobs, out, **how)) as outcomes:
+            for instance, result, took, notes in outcomes:
                 count += 1
                 with (out / RESULTS).open("a", newline="") as table:
                     table.write(_lines([(*instance.cells, result, f"{took:.3f}")]))
@@ -160,7 +160,7 @@ def iter_decide(
                 yield ended
 
 
-def work(networks: dict[str, str], query: str, witness: str, **options: Any) -> dict[str, Any]:
+def decide_instance(networks: dict[str, str], query: str, witness: str, **options: Any) -> dict[str, Any]:
     """Decide one instance, in a process that serves this function."""
     return decide_named(networks, query, witness, Decision(**options))
 
@@ -182,7 +182,7 @@ def _networks(cell: str) -> dict[str, str]:
     return {"": cell}
 
 
-def _found(home: Path, word: str, folders: Sequence[str], missing: list[str]) -> Path:
+def _find(home: Path, word: str, folders: Sequence[str], missing: list[str]) -> Path:
     """Return the file that a word means, or remember that there is none."""
     for folder in dict.fromkeys(("", *folders)):
         for ending in ("", ".gz"):
@@ -200,7 +200,7 @@ def _seconds(text: str) -> float | None:
     return seconds if isfinite(seconds) and seconds > 0 else None
 
 
-def _told(row: Sequence[str]) -> str:
+def _describe(row: Sequence[str]) -> str:
     return one_line(repr(",".join(row)), 100)
 
 
@@ -239,7 +239,7 @@ def _earlier(
     return [row for row in rows[1:] if row[3] != "error"]
 
 
-def _left(instances: Sequence[Instance], done: Sequence[tuple[str, ...]]) -> list[Instance]:
+def _remaining(instances: Sequence[Instance], done: Sequence[tuple[str, ...]]) -> list[Instance]:
     """Return the instances without a result; one that stands in the file twice needs two."""
     counts: dict[tuple[str, ...], int] = {}
     for row in done:
@@ -270,7 +270,7 @@ class _Job:
     until: float
 
 
-def _performed(
+def _perform(
     instances: Sequence[Instance], jobs: int, out: Path, *, seconds: float | None, **options: Any
 ) -> Generator[tuple[Instance, str, float, tuple[str, ...]], None, None]:
     """Yield each instance with its result, its seconds and notes. A process that ends is one error, and replaced."""

@@ -9,7 +9,7 @@ from overproof.errors import InputError, nearest
 from overproof.methods.catalogue import methods
 from overproof.methods.method import Method
 from overproof.models.architectures.catalogue import FAMILIES, NAMED
-from overproof.models.external.imports import raised
+from overproof.models.external.imports import describe_exception
 from overproof.registry import Registry
 from overproof.shipped import recipe_names
 from overproof.training.cost import passes
@@ -34,7 +34,7 @@ def _classes(kinds: Mapping[str, type]) -> Lines:
 
 def _methods() -> Lines:
     yield from ((kind, _of_method(cls)) for kind, cls in methods().items())
-    yield from _installed(METHODS, _of_method)
+    yield from _iter_installed(METHODS, _of_method)
 
 
 def _of_method(cls: type[Method]) -> str:
@@ -42,7 +42,7 @@ def _of_method(cls: type[Method]) -> str:
         method = cls()
         costs = "; ".join(f"{name} {cost}" for name, cost in passes(method).items())
     except Exception as problem:  # other people's methods may need options, or larger images than the toy's
-        return f"{_first_sentence(cls)} Its cost was not measured ({raised(problem)})."
+        return f"{_first_sentence(cls)} Its cost was not measured ({describe_exception(problem)})."
     return f"{_first_sentence(cls)} Teachers: {', '.join(method.roles) or 'none'}. Per batch: {costs}."
 
 
@@ -57,18 +57,18 @@ def _models() -> Lines:
 
 def _attacks() -> Lines:
     yield from _classes(ATTACKS.ours())
-    yield from _installed(ATTACKS, _first_sentence)
+    yield from _iter_installed(ATTACKS, _first_sentence)
     for name, suite in SUITES.ours().items():
         own = f" {OWN_THREATS[name].norm} eps {OWN_THREATS[name].eps}." if name in OWN_THREATS else ""
         yield name, f"{_of_suite(suite)}{own}"
-    yield from _installed(SUITES, _of_suite)
+    yield from _iter_installed(SUITES, _of_suite)
 
 
 def _of_suite(suite: object) -> str:
     return f"Suite: {_first_sentence(suite).removeprefix('Return ')}"
 
 
-def _installed(registry: Registry[Any], described: Callable[[Any], str]) -> Lines:
+def _iter_installed(registry: Registry[Any], described: Callable[[Any], str]) -> Lines:
     """Yield what installed packages bring, and of which package it is."""
     packages = {point.name: point.package for point in entry_points(registry.group)}
     for name, item in registry.installed().items():
@@ -84,12 +84,12 @@ def _first_sentence(described: object) -> str:
 
 def _data() -> Lines:
     yield from _classes(SOURCES)
-    yield from _installed(DATA, _first_sentence)
+    yield from _iter_installed(DATA, _first_sentence)
 
 
 def _augmentations() -> Lines:
     yield from _classes(AUGMENTATIONS.ours())
-    yield from _installed(AUGMENTATIONS, _first_sentence)
+    yield from _iter_installed(AUGMENTATIONS, _first_sentence)
 
 
 _LISTS: Mapping[str, Callable[[], Lines]] = {

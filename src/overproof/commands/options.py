@@ -223,8 +223,8 @@ def call_of(source: AnySource, options: Evaluation | Certification, **settled: A
     """
     given = {part.name: getattr(options, part.name) for part in fields(options) if part.name not in _OF_THE_MOMENT}
     changed = {part.name for part in fields(options) if not _same(getattr(options, part.name), part.default)}
-    said = {name: _said(value) for name, value in given.items() if name in changed}
-    return {"source": _said(source), "kind": origin_of(source).kind, "options": {**said, **settled}}
+    said = {name: _say(value) for name, value in given.items() if name in changed}
+    return {"source": _say(source), "kind": origin_of(source).kind, "options": {**said, **settled}}
 
 
 def _same(value: Any, default: Any) -> bool:
@@ -240,7 +240,7 @@ def _in_memory(value: Any) -> bool:
     )
 
 
-def _said(value: Any) -> Any:
+def _say(value: Any) -> Any:
     if _in_memory(value):
         return None
     if isinstance(value, Run):

@@ -83,7 +83,7 @@ def quickstart(out: Path | str, *, jobs: int | None = None) -> Outcome:
 def quickstart_steps(out: Path, *, jobs: int | None = None) -> Iterator[str | Outcome]:
     """Do the same step by step: yield a sentence as each step begins, and the outcome last. Finished runs are kept."""
     results: dict[str, Any] = {}
-    for heard in performing(_tasks(out), "overproof.commands.quickstart:work", jobs=jobs):
+    for heard in performing(_tasks(out), "overproof.commands.quickstart:do_task", jobs=jobs):
         if heard.ended:
             results[heard.task.name] = heard.result
         elif heard.task.sentence:
@@ -150,7 +150,7 @@ def _run(
     ]
 
 
-def work(
+def do_task(
     *, what: str, folder: str, recipe: str = "", teacher: str | None = None, examples: int = 0
 ) -> dict[str, Any] | None:
     """Do one of the tasks, in a process of its own."""

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 from overproof.errors import InputError, nearest
 
 _T = TypeVar("_T")
-_Row = TypeVar("_Row", bound="Row")
+_Row = TypeVar("_Row", bound="SweepRow")
 _DEEPEST = 20  # teachers of teachers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SweepRow:
     """A recipe, its edits, the rows that teach it by role, and its seeds (None: those of the sweep)."""
 
     recipe: str
@@ -34,20 +34,20 @@ def read_row(text: Any, where: str, cls: type[_Row]) -> _Row:
     return row
 
 
-def check_teachers(rows: Mapping[str, Row], where: str) -> None:
+def check_teachers(rows: Mapping[str, SweepRow], where: str) -> None:
     """Raise ``InputError`` where a row is to be taught by one that is not there."""
     for name, row in rows.items():
         for role, teacher in row.teachers.items():
             check_known(teacher, rows, f"{where}: runs.{name}.teachers.{role}", "run")
 
 
-def seeds_of(rows: Mapping[str, Row], name: str, seeds: list[int]) -> list[int]:
+def seeds_of(rows: Mapping[str, SweepRow], name: str, seeds: list[int]) -> list[int]:
     """Return a row's seeds, which are those of all where it says none."""
     own = rows[name].seeds
     return seeds if own is None else own
 
 
-def in_order(rows: Mapping[str, Row], seeds: list[int], where: str) -> dict[Place, dict[str, Place]]:
+def in_order(rows: Mapping[str, SweepRow], seeds: list[int], where: str) -> dict[Place, dict[str, Place]]:
     """Return every row at every seed of its own, teachers before their students, with its teachers by role.
 
     A teacher of one seed teaches the students of all, one of several those of its seed. Raises ``InputError``.

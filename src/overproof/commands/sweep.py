@@ -20,7 +20,7 @@ import torch
 
 from overproof.bases import complete, read_whole
 from overproof.commands.clean import is_finished
-from overproof.commands.rows import Row, check_seeds, check_teachers, in_order, read_mapping, read_row, seeds_of
+from overproof.commands.rows import SweepRow, check_seeds, check_teachers, in_order, read_mapping, read_row, seeds_of
 from overproof.data.sources import Source
 from overproof.environment import pick_device
 from overproof.errors import InputError, nearest
@@ -30,7 +30,7 @@ from overproof.plain_yaml import read_yaml
 from overproof.reading import is_file
 from overproof.recipe import Recipe, differences, of_tree
 from overproof.runs.folder import Run
-from overproof.runs.steps import Started, Step, run_steps
+from overproof.runs.steps import CommandStep, StepStarted, run_steps
 from overproof.runs.workers import ONE_CORE, cores
 from overproof.shipped import find_recipe
 from overproof.wording import check_path_name
@@ -42,7 +42,7 @@ _UNFIT = r"[^\w.+-]+"  # for a folder's name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class SweepCell:
     """One recipe of a sweep; ``name`` says its values, and is its folder's name.
 
     ``teachers`` are cells, by their roles; in ``recipe`` they are where they lie when nobody says where.
@@ -66,14 +66,14 @@ class Sweep:
 
     file: Path
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[SweepCell, ...]
 
     @property
     def folder(self) -> Path:
         """Where its runs go when nobody says: ``runs/<its name>``."""
         return _folder(self.name)
 
-    def cell(self, number: int) -> Cell:
+    def cell(self, number: int) -> SweepCell:
         """Return a cell by its number from 0 on; raise ``InputError`` where there is none."""
         if not 0 <= number < len(self.cells):
             raise InputError(f"{self.file}: there is no cell {number}; its {len(self.cells)} are numbered from 0")
@@ -81,11 +81,11 @@ class Sweep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class RunEnded:
     """A cell's process has ended; ``problem`` is its last line where it failed, else empty."""
 
     number: int
-    cell: Cell
+    cell: SweepCell
     run: Run
     problem: str = ""
 
@@ -113,13 +113,13 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
     cells = []
     for values in product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        called = _called(chosen)
+        called = _shorten(chosen)
         try:
             edits = [_edit(path, value) for path, value in {**chosen, "name": f"{name}/{called}"}.items()]
             recipe = of_tree(whole.tree, sets, edits=edits, where=whole.where, folder=places, trust_code=trust_code)
         except InputError as problem:
             raise InputError(f"{file}: cell {called}: {problem}") from problem
-        cells.append(Cell(name=called, recipe=recipe))
+        cells.append(SweepCell(name=called, recipe=recipe))
     twice = [called for called, times in Counter(cell.name for cell in cells).items() if times > 1]
     if twice:
         raise InputError(f"{file}: two cells are called {twice[0]}; their values must differ in more than punctuation")
@@ -133,7 +133,7 @@ def _of_rows(file: Path, text: Mapping[str, Any], sets: Sequence[str], trust_cod
     name, seeds = _name(file, text), [0] if text.get("seeds") is None else text["seeds"]
     check_seeds(seeds, str(file))
     written = read_mapping(text["runs"], f"{file}: runs")
-    rows = {row: read_row(one, f"{file}: runs.{row}", Row) for row, one in written.items()}
+    rows = {row: read_row(one, f"{file}: runs.{row}", SweepRow) for row, one in written.items()}
     if not rows:
         raise InputError(f"{file}: runs: expected rows, each with the recipe that it trains")
     for row in rows:
@@ -168,7 +168,7 @@ def _of_rows(file: Path, text: Mapping[str, Any], sets: Sequence[str], trust_cod
             )
         except InputError as problem:
             raise InputError(f"{file}: runs.{row}: {problem}") from problem
-        cells.append(Cell(name=called, recipe=recipe, teachers=teachers))
+        cells.append(SweepCell(name=called, recipe=recipe, teachers=teachers))
     return Sweep(file=file, name=name, cells=tuple(cells))
 
 
@@ -214,7 +214,7 @@ def sweeping(
     keep_checkpoint: bool = False,
     trust_code: bool = False,
     deadline: float = float("inf"),
-) -> Iterator[Ended]:
+) -> Iterator[RunEnded]:
     """Train every cell in ``out/<its name>``, ``jobs`` at a time; yield as they end. Finished cells are kept.
 
     A cell waits for those that teach it, and is left out where one of them failed.
@@ -228,11 +228,15 @@ def sweeping(
     words = [word for edit in sets for word in ("--set", edit)]
     wishes = {"--resume": resume, "--keep-checkpoint": keep_checkpoint, "--trust-code": trust_code}
     words += [word for word, wished in wishes.items() if wished]
-    numbers, steps, failed = {cell.name: number for number, cell in enumerate(sweep.cells)}, list[Step](), list[str]()
+    numbers, steps, failed = (
+        {cell.name: number for number, cell in enumerate(sweep.cells)},
+        list[CommandStep](),
+        list[str](),
+    )
     for number, cell in enumerate(sweep.cells):
         command = ("train", str(sweep.file), "--cell", str(number), "--out", str(out))
         needs = tuple(cell.teachers.values())
-        steps.append(Step(name=cell.name, words=command, done=partial(_is_done, out, cell), needs=needs))
+        steps.append(CommandStep(name=cell.name, words=command, done=partial(_is_done, out, cell), needs=needs))
     events = run_steps(
         steps,
         jobs=jobs,
@@ -242,20 +246,20 @@ def sweeping(
     )
     with closing(events):
         for event in events:
-            if isinstance(event, Started) or event.stopped:
+            if isinstance(event, StepStarted) or event.stopped:
                 continue
             number = numbers[event.step.name]
             cell = sweep.cells[number]
             failed += [cell.name] if event.problem else []
-            yield Ended(number=number, cell=cell, run=Run(out / cell.name), problem=event.problem)
+            yield RunEnded(number=number, cell=cell, run=Run(out / cell.name), problem=event.problem)
     if failed:
         raise InputError(
             f"{len(failed)} of {len(sweep.cells)} cells failed ({', '.join(failed)}); --resume tries them again"
         )
 
 
-def _is_done(out: Path, cell: Cell) -> bool:
-    return finished(Run(out / cell.name), cell.recipe_in(out))
+def _is_done(out: Path, cell: SweepCell) -> bool:
+    return is_done(Run(out / cell.name), cell.recipe_in(out))
 
 
 def fitting_jobs(sweep: Sweep, device: str = "auto") -> int:
@@ -281,7 +285,7 @@ def _one_core_is_enough(data: Source, student: Architecture, batch: int) -> bool
         return False
 
 
-def finished(run: Run, recipe: Recipe) -> bool:
+def is_done(run: Run, recipe: Recipe) -> bool:
     """Whether a run of this very recipe has reached its end."""
     return is_finished(run, recipe.training.epochs) and not differences(run.recipe(), recipe)
 
@@ -303,7 +307,7 @@ def _axes(file: Path, text: Any) -> Mapping[str, list[Any]]:
     return {str(path): values for path, values in text.items()}
 
 
-def _called(chosen: Mapping[str, Any]) -> str:
+def _shorten(chosen: Mapping[str, Any]) -> str:
     """Return ``seed=0,steps=10``: the last word of each path, or all of it where two end alike."""
     ends = Counter(path.rpartition(".")[2] for path in chosen)
     words = []

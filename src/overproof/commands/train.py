@@ -33,7 +33,7 @@ from overproof.runs.agreement import check_same_recipe
 from overproof.runs.extending import extension, is_longer
 from overproof.runs.folder import Run
 from overproof.runs.summary import Beginning, results_line
-from overproof.runs.trackers import check_trackers, tracked
+from overproof.runs.trackers import check_trackers, track
 from overproof.runs.trainer import Stage, set_up
 from overproof.shipped import find_recipe
 from overproof.stopping import Stop, Stopped
@@ -161,7 +161,7 @@ def iter_train(
     )
     try:
         with tensor_float(recipe.performance.tf32):
-            for event in _course(recipe, Run(out), device, processes, wish, beside, stop or Stop()):
+            for event in _training_events(recipe, Run(out), device, processes, wish, beside, stop or Stop()):
                 if processes.leads:
                     yield event
     except RuntimeError as problem:
@@ -184,7 +184,7 @@ class _Wish:
     trust_code: bool
 
 
-def _course(
+def _training_events(
     recipe: Recipe,
     run: Run,
     device: str,
@@ -214,7 +214,7 @@ def _course(
         )
         if wish.dry_run:
             processes.from_leader(lambda: check_trackers(recipe))
-        yield from _trained(recipe, run, stage, resuming, processes, wish, stop)
+        yield from _train_epochs(recipe, run, stage, resuming, processes, wish, stop)
 
 
 def _look_into(recipe: Recipe, run: Run, wish: _Wish) -> bool:
@@ -238,7 +238,7 @@ def _check_place(run: Run) -> None:
         raise InputError(f"{run.folder}: is a file, a run needs a folder; choose another --out")
 
 
-def _trained(
+def _train_epochs(
     recipe: Recipe,
     run: Run,
     stage: Stage,
@@ -277,7 +277,7 @@ def _trained(
     if wish.dry_run:
         return
     with ExitStack() as held:
-        tell = held.enter_context(tracked(recipe, run.folder, since=loop.epoch)) if processes.leads else None
+        tell = held.enter_context(track(recipe, run.folder, since=loop.epoch)) if processes.leads else None
         if not resuming:
             _begin(run, recipe, stage)
         elif extended:
@@ -302,11 +302,11 @@ def _trained(
                 if progress.epoch % recipe.selection.every == 0 or last:
                     network = loop.network()
                     # A validation may take long: where more than a few seconds would be lost, a signal ends it.
-                    if safe := processes.from_leader(partial(_passed, saved, _LOST_SECONDS)):
+                    if safe := processes.from_leader(partial(_has_passed, saved, _LOST_SECONDS)):
                         _save(run, stage, best, unvalidated=progress)
                     with _ended_at_once(stop, run, loop) if safe else nullcontext():
                         latest = validate(network, stage.held_out, recipe, progress.epoch, loop.precision, processes)
-                    if best and collapsed(best, latest):
+                    if best and has_collapsed(best, latest):
                         warnings.append(
                             f"catastrophic overfitting: robust accuracy fell from {100 * best.robust:.1f} % (epoch "
                             f"{best.epoch}) to {100 * latest.robust:.1f} % while clean accuracy stayed"
@@ -317,7 +317,7 @@ def _trained(
                         )
                     names = ["model"] if latest.better_than(best) else []
                     for name in ([*names, "last"] if last else names) if processes.leads else ():
-                        facts = {**_facts(recipe, stage, run), **_chosen(latest)}
+                        facts = {**_facts(recipe, stage, run), **_selection_facts(latest)}
                         save_model(run.folder, network, stage.architecture, stage.classes, facts=facts, name=name)
                     best = latest if names else best
                 if processes.leads:
@@ -327,7 +327,7 @@ def _trained(
                     tell(records[-1])
             # Clocks differ, and so may who was asked to stop; saving takes all processes.
             asked = max(processes.gather(stop.number))
-            due = processes.from_leader(partial(_passed, saved, 60 * recipe.training.checkpoint_minutes))
+            due = processes.from_leader(partial(_has_passed, saved, 60 * recipe.training.checkpoint_minutes))
             if progress.whole or asked or due:
                 _save(run, stage, best)
                 saved = time.monotonic()
@@ -346,7 +346,7 @@ def _trained(
             warnings = []
             if asked and loop.epoch < epochs:
                 processes.wait()  # whoever ends first has the launcher end the others, which may be writing
-                raise Stopped(asked, _kept(run, loop))
+                raise Stopped(asked, _stop_message(run, loop))
         if begun < epochs and not wish.keep_checkpoint:
             processes.from_leader(partial(drop_checkpoints, run.checkpoints))
 
@@ -384,7 +384,7 @@ def _ended_at_once(stop: Stop, run: Run, loop: Loop) -> Iterator[None]:
         raise Stopped(stop.number, kept) from None
 
 
-def _kept(run: Run, loop: Loop) -> str:
+def _stop_message(run: Run, loop: Loop) -> str:
     return f"stopped after {_position(loop)}, which is saved in {run.checkpoints}; continue with --resume"
 
 
@@ -442,7 +442,7 @@ def validate(
     )
 
 
-def collapsed(best: Validation, latest: Validation) -> bool:
+def has_collapsed(best: Validation, latest: Validation) -> bool:
     """Whether robust accuracy fell to less than half of its best while clean accuracy kept 90 % of its own.
 
     The mark of catastrophic overfitting in one-step training (Wong et al. 2020); a network that diverges loses both.
@@ -452,7 +452,7 @@ def collapsed(best: Validation, latest: Validation) -> bool:
 
 def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     """Return whether there is a run to continue; raise ``InputError`` where it would be overwritten or is another."""
-    started = _started(run)
+    started = _has_started(run)
     if not resume:
         if any(one.name != lock_name("train") for one in run.folder.iterdir()):
             raise InputError(f"{run.folder}: exists already; continue it with --resume or choose another --out")
@@ -475,7 +475,7 @@ def _check_folder(recipe: Recipe, run: Run, resume: bool) -> bool:
     return True
 
 
-def _started(run: Run) -> bool:
+def _has_started(run: Run) -> bool:
     return (run.folder / "recipe.yaml").is_file()
 
 
@@ -494,7 +494,7 @@ def _save(run: Run, stage: Stage, best: Validation | None, unvalidated: Progress
         save_checkpoint(run.checkpoints, state, loop.epoch * len(loop.loader) + loop.batch)
 
 
-def _passed(since: float, seconds: float) -> bool:
+def _has_passed(since: float, seconds: float) -> bool:
     return time.monotonic() - since > seconds
 
 
@@ -513,7 +513,7 @@ def _facts(recipe: Recipe, stage: Stage, run: Run) -> dict[str, Any]:
     }
 
 
-def _chosen(validation: Validation) -> dict[str, Any]:
+def _selection_facts(validation: Validation) -> dict[str, Any]:
     return {"selected_on": "held-out part of the training split", "validation": asdict(validation)}
 
 

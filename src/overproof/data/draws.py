@@ -10,6 +10,8 @@ from torch import Tensor
 
 from overproof.processes import WHOLE, Part
 
+# Which rows of a batch this process draws for. Attacks of other packages draw deep inside a step and are given no such
+# argument; only the training loop sets it, by ``drawing``, and for that step and thread alone.
 _PART: ContextVar[Part] = ContextVar("part", default=WHOLE)
 
 

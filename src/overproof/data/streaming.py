@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from overproof.data.encoded import EncodedSet
 from overproof.data.images import Batch, ImageSet, pixels
-from overproof.environment import room
+from overproof.environment import memory_left
 from overproof.errors import InputError
 from overproof.reading import reason
 from overproof.signature import Signature
@@ -100,7 +100,7 @@ class Loading:
         """
         if isinstance(images, ImageSet):
             return images.to(device)
-        if self.mode == "resident" or (self.mode == "auto" and _size(images) <= room(device)):
+        if self.mode == "resident" or (self.mode == "auto" and _size(images) <= memory_left(device)):
             return images.decoded().to(device)
         return Stream(images, device, min(_processors(), _MOST_WORKERS) if self.workers is None else self.workers)
 

@@ -210,7 +210,7 @@ def _searches(subject: _Subject) -> list[Check]:
     """Search at growing radii, then harder, then without gradients."""
     norm, eps, most = subject.threat.norm, subject.threat.eps, _diameter(subject)
     radii = [radius for radius in (eps / 2, eps, 2 * eps, 4 * eps) if radius < most]
-    alive = {radius: _attacked(subject, radius) for radius in (*radii, most)}
+    alive = {radius: _attack(subject, radius) for radius in (*radii, most)}
     at_eps = alive.get(eps, alive[most])
     left = subject.at(at_eps)
     longer = PGD(norm=norm, eps=eps, steps=10 * _STEPS, best=True, mode="train")
@@ -218,13 +218,13 @@ def _searches(subject: _Subject) -> list[Check]:
     return [
         _large_eps(alive[most], most),
         _monotone(alive),
-        _unconverged("steps", f"{10 * _STEPS} steps instead of {_STEPS}", left, longer, len(at_eps)),
-        _unconverged("restarts", f"{_RESTARTS} restarts", left, again, len(at_eps)),
+        _check_convergence("steps", f"{10 * _STEPS} steps instead of {_STEPS}", left, longer, len(at_eps)),
+        _check_convergence("restarts", f"{_RESTARTS} restarts", left, again, len(at_eps)),
         _noise(left, ball(norm, eps), len(at_eps)),
     ]
 
 
-def _attacked(subject: _Subject, eps: float) -> Tensor:
+def _attack(subject: _Subject, eps: float) -> Tensor:
     """Return who stands after a short search on cross-entropy and one on the margin, bool ``[N]``."""
     attack = PGD(norm=subject.threat.norm, eps=Radius(eps), steps=_STEPS, best=True, mode="train")
     alive = subject.survives(attack, subject.costlier)
@@ -235,12 +235,12 @@ def _attacked(subject: _Subject, eps: float) -> Tensor:
 
 def _large_eps(alive: Tensor, eps: float) -> Check:
     """Allow any image: an example of another class is then an adversarial one, so nothing can stand."""
-    standing = Proportion(claim="standing", passed=int(alive.sum()), of=len(alive))
+    robust = Proportion(claim="standing", passed=int(alive.sum()), of=len(alive))
     return Check(
         name="large eps",
-        level=_level(standing),
-        finding=f"{standing.passed} of {standing.of} images stand where any image is allowed (eps {eps:g})",
-        figures={"share": standing.share, "eps": eps},
+        level=_level(robust),
+        finding=f"{robust.passed} of {robust.of} images stand where any image is allowed (eps {eps:g})",
+        figures={"share": robust.share, "eps": eps},
     )
 
 
@@ -258,12 +258,12 @@ def _monotone(alive: dict[float, Tensor]) -> Check:
         if gained - lost > 3 * sqrt(gained + lost) and rise > worst:
             level, worst = "suspect", rise
             finding = f"robust accuracy rises by {100 * rise:.0f} points when eps grows from {small:g} to {large:g}"
-    figures = {f"eps {radius:g}": float(standing.double().mean()) for radius, standing in alive.items()}
+    figures = {f"eps {radius:g}": float(robust.double().mean()) for radius, robust in alive.items()}
     return Check(name="monotone", level=level, finding=finding, figures=figures)
 
 
-def _unconverged(name: str, what: str, left: _Subject, attack: PGD, of: int) -> Check:
-    """Search those still standing harder: many more broken means that the search had not converged."""
+def _check_convergence(name: str, what: str, left: _Subject, attack: PGD, of: int) -> Check:
+    """Search those still robust harder: many more misclassified means that the search had not converged."""
     more = int((~left.survives(attack, left.worse)).sum())
     return _broke_more(name, f"a search of {what}", more, of)
 
@@ -279,12 +279,12 @@ def _noise(left: _Subject, area: Ball, of: int) -> Check:
 
 
 def _broke_more(name: str, what: str, more: int, of: int) -> Check:
-    broken = Proportion(claim=what, passed=more, of=of)
+    misclassified = Proportion(claim=what, passed=more, of=of)
     return Check(
         name=name,
-        level=_level(broken),
+        level=_level(misclassified),
         finding=f"{what} broke {more} of {of} images that a short search on gradients did not",
-        figures={"share": broken.share},
+        figures={"share": misclassified.share},
     )
 
 

@@ -27,7 +27,7 @@ _CLEARLY = 0.05  # by how much another reading must beat the one in use, besides
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class PixelReading:
     """A way to hand pixels to the network, ``(pixel - mean) / std`` per channel, and how often it was right then."""
 
     name: str
@@ -36,7 +36,7 @@ class Reading:
     correct: Proportion
 
 
-def readings(model: Classifier, x: Tensor, y: Tensor) -> tuple[Reading, ...]:
+def readings(model: Classifier, x: Tensor, y: Tensor) -> tuple[PixelReading, ...]:
     """Return the network's accuracy on pixels ``[N, C, H, W]`` in [0, 1] under each usual normalisation.
 
     The first is the one in use. The others are [0, 1] as it is, 0..255, [-1, 1], these images' own mean and std, and
@@ -61,11 +61,11 @@ def readings(model: Classifier, x: Tensor, y: Tensor) -> tuple[Reading, ...]:
             for part, labels in zip(torch.split(x, 256), torch.split(y, 256), strict=True):
                 right += int((model.backbone((part - shift) / scale).argmax(dim=1) == labels).sum())
             evidence = Proportion(claim=_CORRECT, passed=right, of=len(y))
-            readings.append(Reading(name=name, mean=mean, std=std, correct=evidence))
+            readings.append(PixelReading(name=name, mean=mean, std=std, correct=evidence))
     return tuple(readings)
 
 
-def better_reading(all_readings: Sequence[Reading]) -> Reading | None:
+def better_reading(all_readings: Sequence[PixelReading]) -> PixelReading | None:
     """Return the reading that is clearly better than the first, the one in use; None where there is none."""
     best = max(all_readings, key=lambda reading: reading.correct.share)
     return best if _clearly_above(best.correct, all_readings[0].correct) else None
@@ -130,7 +130,7 @@ class TeacherCheck:
 
     clean: Proportion
     robust: Proportion
-    readings: tuple[Reading, ...]
+    readings: tuple[PixelReading, ...]
     order: Order
     calibration: Calibration
     errors_clean: float | None
@@ -182,7 +182,7 @@ class TeacherCheck:
         if not self.order.kept and _clearly_above(self.order.correct, self.clean):
             return "unfit", (
                 f"its classes are in another order: {_percent(self.order.correct)} correct with label k as its class "
-                f"{_shown(self.order.order)}, {_percent(self.clean)} as they are"
+                f"{_format_order(self.order.order)}, {_percent(self.clean)} as they are"
             )
         if self.clean.interval[0] <= chance:
             return "unfit", f"it is no better than chance on clean images ({_percent(self.clean)})"
@@ -216,7 +216,7 @@ def _clearly_above(one: Proportion, other: Proportion) -> bool:
     return one.interval[0] > other.interval[1] and one.share - other.share > _CLEARLY
 
 
-def _options(reading: Reading) -> str:
+def _options(reading: PixelReading) -> str:
     if not any(reading.mean) and all(value == 1 for value in reading.std):
         return "no --mean and --std"
     return f"--mean {_numbers(reading.mean)} --std {_numbers(reading.std)}"
@@ -226,7 +226,7 @@ def _numbers(values: Sequence[float]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
 
-def _shown(order: Sequence[int]) -> str:
+def _format_order(order: Sequence[int]) -> str:
     moved: Mapping[int, int] = {label: place for label, place in enumerate(order) if label != place}
     some = [f"{label} -> {place}" for label, place in list(moved.items())[:4]]
     return ", ".join(some) + (", ..." if len(moved) > len(some) else "")

@@ -23,7 +23,7 @@ _CHUNK = {"cpu": 128}  # a CPU gains nothing from larger passes, and they cost m
 _LARGEST = 1024
 
 
-def prepare(
+def prepare_subject(
     model: nn.Module, *, precision: Literal["fp32", "bf16"] = "fp32", surrogate: nn.Module | None = None
 ) -> Subject:
     """Return the subject of an evaluation: the model decides, a faster copy of it is searched on.
@@ -59,12 +59,12 @@ def judge(
     ``surrogate`` is what transfer attacks climb.
 
     The set is on the model's device. The model is in eval mode meanwhile. Each pass runs on the examples that the
-    passes before it left standing. With a ``shard``, processes share the blocks and have the same verdicts.
+    passes before it left robust. With a ``shard``, processes share the blocks and have the same verdicts.
     """
     shard = shard or Shard()
     suite = Suite(name="trials", attacks=trials)
     with in_mode(model, training=False):
-        subject = prepare(model, surrogate=surrogate)
+        subject = prepare_subject(model, surrogate=surrogate)
         blocks = {}
         for number, block in enumerate(images.batches(batch)):
             if shard.mine(number):

@@ -14,7 +14,7 @@ from overproof.attacks.radius import AnyNorm
 from overproof.attacks.suites import SUITES, AttackSpec, Suite
 from overproof.data.images import stratified_subset
 from overproof.errors import InputError, nearest
-from overproof.evaluation.attacked import prepare
+from overproof.evaluation.attacked import prepare_subject
 from overproof.evaluation.engine import run_attacks
 from overproof.evaluation.in_memory import check_given, device_of, given_classifier, given_images, undisturbed
 from overproof.evaluation.input_checks import admit, need_gradients
@@ -164,7 +164,7 @@ class AutoAttack:
                 if trial.family == "white_box":
                     need_gradients(trial.name, network, shown.x, where="the model")
             precision = choose_precision(self.precision, place, network)
-            subject = prepare(network, precision=precision, surrogate=self.surrogate)
+            subject = prepare_subject(network, precision=precision, surrogate=self.surrogate)
             blocks = []
             for number, block in enumerate(images.batches(batch)):
                 *_, state = run_attacks(subject, block, self.suite, seed=self.seed, number=number)

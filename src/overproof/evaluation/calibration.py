@@ -63,7 +63,7 @@ def calibration(logits: Tensor, labels: Tensor, *, bins: int = 15) -> Calibratio
     The confidence is the largest softmax probability. Raises ``InputError`` without examples or bins, where lengths
     differ, where a logit is not finite and where a label is none of the K classes.
     """
-    z, y = _checked("logits", logits), labels.detach().cpu().long()
+    z, y = _check_logits("logits", logits), labels.detach().cpu().long()
     if y.shape != z.shape[:1]:
         raise InputError(f"there are {len(z)} rows of logits, but labels of shape {list(y.shape)}")
     if int(y.min()) < 0 or int(y.max()) >= z.shape[1]:
@@ -109,15 +109,15 @@ class Agreement:
         return {"same": self.same.plain(), "gap": self.gap, "under": self.under, "over": self.over}
 
 
-def agreement(student_logits: Tensor, teacher_logits: Tensor, *, classes: Tensor | None = None) -> Agreement:
+def compare_answers(student_logits: Tensor, teacher_logits: Tensor, *, classes: Tensor | None = None) -> Agreement:
     """Compare the logits ``[N, K]`` of both networks on the same inputs, on any device, in float64.
 
     ``classes`` ``[N]`` are the classes c whose confidence is compared: the teacher's predictions on these inputs where
     nothing is given. For attacked inputs give its predictions on the clean ones, as the paper's definition has it.
     Raises ``InputError`` without examples, where shapes differ and where a logit is not finite.
     """
-    student = _checked("the student's logits", student_logits)
-    teacher = _checked("the teacher's logits", teacher_logits)
+    student = _check_logits("the student's logits", student_logits)
+    teacher = _check_logits("the teacher's logits", teacher_logits)
     if student.shape != teacher.shape:
         raise InputError(f"the student's logits are {list(student.shape)}, but the teacher's {list(teacher.shape)}")
     c = teacher.argmax(dim=1) if classes is None else classes.detach().cpu().long()
@@ -132,7 +132,7 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor, *, classes: Tensor
     )
 
 
-def _checked(name: str, logits: Tensor) -> Tensor:
+def _check_logits(name: str, logits: Tensor) -> Tensor:
     """Return logits ``[N, K]`` in float64 on the CPU."""
     if logits.dim() != 2 or 0 in logits.shape:
         raise InputError(f"{name} must be [N, K] with at least one example, got {list(logits.shape)}")

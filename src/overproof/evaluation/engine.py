@@ -68,7 +68,7 @@ def run_attacks(
             if done <= state["passes"]:
                 continue
             started = monotonic()
-            rows = _standing(state, suite, column).nonzero().flatten()
+            rows = _attacked_rows(state, suite, column).nonzero().flatten()
             if len(rows):
                 task = _Pass(trial, search, rank, column, rows, seed_at(seed, "evaluate", trial.name, done, number))
                 _, subject = _within_memory(subject, partial(_attack, block=block, state=state, task=task))
@@ -84,7 +84,7 @@ def count_passes(suite: Suite, classes: int) -> int:
 
 def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
     started = monotonic()
-    logits = _judged(subject, block.x)
+    logits = _judge_logits(subject, block.x)
     _check_finite(logits, "clean images")
     size, trials, device = len(block.y), len(suite.attacks), block.y.device
     state = {
@@ -105,7 +105,7 @@ def _begin(subject: Subject, *, block: Batch, suite: Suite) -> ExampleState:
     return state
 
 
-def _standing(state: ExampleState, suite: Suite, column: int) -> Tensor:
+def _attacked_rows(state: ExampleState, suite: Suite, column: int) -> Tensor:
     """Return which examples a trial is run on, bool ``[B]``."""
     correct = state["prediction"] == state["label"]
     before = state["survived"][:, : column + 1] if suite.survivors else state["survived"][:, column : column + 1]
@@ -155,8 +155,8 @@ def try_images(subject: Subject, block: Batch, state: ExampleState, suite: Suite
     """
     if images.shape[1:] != block.x.shape[1:]:
         return
-    standing = _standing(state, suite, 0)[rows].nonzero().flatten()
-    at, candidates = rows[standing], images[standing.to(images.device)]
+    robust = _attacked_rows(state, suite, 0)[rows].nonzero().flatten()
+    at, candidates = rows[robust], images[robust.to(images.device)]
     if len(at):
         state["forward"][at, 0] += 1
         trial, x = suite.attacks[0], block.x[at]
@@ -174,7 +174,7 @@ def _judge(
     y = state["label"][rows]
     size = ball(trial.attack.norm, trial.attack.eps).size(x_adv - x)
     inside = (size <= _longest(trial, x)) & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(dim=1)
-    logits = _judged(subject, x_adv)
+    logits = _judge_logits(subject, x_adv)
     _check_finite(logits[inside], f"images of attack {trial.name!r}")
     state["survived"][rows, column] = ~(inside & (logits.argmax(dim=1) != y))
     reached = margin(logits, y)
@@ -216,6 +216,6 @@ def _check_finite(logits: Tensor, what: str) -> None:
         )
 
 
-def _judged(subject: Subject, x: Tensor) -> Tensor:
+def _judge_logits(subject: Subject, x: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([subject.judge(part) for part in torch.split(x, subject.chunk)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from overproof.attacks.labelled import AskedNetwork, check_images, check_labels
+from overproof.attacks.labelled import AskedNetwork, check_images, check_label_tensor
 from overproof.attacks.objectives import Logits
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
@@ -43,7 +43,7 @@ def check_given(x: Tensor, y: Tensor, *, least: int = 1) -> None:
     """Raise ``InputError`` unless these are images ``[N, C, H, W]``, uint8 or in [0, 1], with a label each."""
     if not (isinstance(x, Tensor) and x.dtype == torch.uint8 and x.dim() == 4):
         check_images(x, least_dimensions=4)
-    check_labels(y, x)
+    check_label_tensor(y, x)
     if len(x) < least or not x.numel():
         raise InputError(f"there are no images to evaluate the model on, the batch is {list(x.shape)}")
 

@@ -98,7 +98,7 @@ class Verdicts(ExampleResults):
         return ~self.state["survived"][:, columns].all(dim=1) if columns else None
 
     def survivors(self) -> dict[str, list[list[int]]]:
-        """Return ``[passes, standing]`` rows of each trial: who still stood after so many forward passes of its search.
+        """Return ``[passes, robust]`` rows of each trial: how many were robust after so many passes of its search.
 
         The first row, at 0 passes, are the examples that it was run on. Passes are those spent on an example;
         rows lie at most a quarter apart.
@@ -144,7 +144,7 @@ class Verdicts(ExampleResults):
         return Proportion(claim=claim, passed=int(passed.sum()), of=len(passed), seconds=seconds)
 
 
-def standing(state: ExampleState) -> Proportion:
-    """Return how many examples of a block are correct and not broken so far."""
+def count_robust(state: ExampleState) -> Proportion:
+    """Return how many examples of a block are correct and robust so far."""
     passed = (state["prediction"] == state["label"]) & state["survived"].all(dim=1)
     return Proportion(claim="correct under every attack", passed=int(passed.sum()), of=len(passed))

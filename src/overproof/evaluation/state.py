@@ -20,7 +20,7 @@ where a trial did not break the example (or was not run on it); ``margin``, ``no
 _SUMS = ("seconds", "passes", "stage_seconds")  # no values of examples; kept on the CPU, whatever the device
 
 
-def joined(blocks: Iterable[ExampleState]) -> ExampleState:
+def join_blocks(blocks: Iterable[ExampleState]) -> ExampleState:
     """Join the state of blocks of examples, in the order given, on the CPU; sums are added. At least one block."""
     parts = list(blocks)
     names = [name for name in parts[0] if name not in _SUMS]
@@ -28,7 +28,7 @@ def joined(blocks: Iterable[ExampleState]) -> ExampleState:
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in names} | sums
 
 
-def placed(state: ExampleState, device: torch.device) -> ExampleState:
+def move_state(state: ExampleState, device: torch.device) -> ExampleState:
     """Return the state of a block on the device that it is examined on."""
     return {name: value if name in _SUMS else value.to(device) for name, value in state.items()}
 
@@ -45,7 +45,7 @@ class ExampleResults(ABC):
     @classmethod
     def of(cls, blocks: Iterable[ExampleState], **setting: Any) -> Self:
         """Join the state of blocks, in the order given; at least one. ``setting`` are the subclass's other fields."""
-        return cls(joined(blocks), **setting)
+        return cls(join_blocks(blocks), **setting)
 
     @abstractmethod
     def columns(self) -> Mapping[str, Sequence[Any]]:

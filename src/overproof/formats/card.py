@@ -190,7 +190,7 @@ def _origin(config: Facts) -> str:
             f"SHA-256 of the {in_markdown(role)} teacher's weights": in_code(str(digest))
             for role, digest in config.get("teachers", {}).items()
         },
-        "imported from": _imported(config.get("imported")),
+        "imported from": _describe_origin(config.get("imported")),
         "licence": "not stated by its publisher" if config["license"] == "unknown" else config["license"],
         "written by": in_markdown(
             ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())
@@ -199,5 +199,5 @@ def _origin(config: Facts) -> str:
     return "\n".join(f"* {name}: {value}" for name, value in lines.items() if value) + "\n"
 
 
-def _imported(found: Facts | None) -> str | None:
-    return None if found is None else f"{in_code(str(found['file']))} (SHA-256 {in_code(str(found['sha256']))})"
+def _describe_origin(origin: Facts | None) -> str | None:
+    return None if origin is None else f"{in_code(str(origin['file']))} (SHA-256 {in_code(str(origin['sha256']))})"

@@ -22,7 +22,7 @@ _PREFIX = "overproof."
 _LICENCE = "model_license"  # the name that the ONNX specification gives it
 
 
-def described(own: Mapping[str, str], licence: str) -> dict[str, str]:
+def metadata_of(own: Mapping[str, str], licence: str) -> dict[str, str]:
     """Return a file's metadata: words of ours under ``overproof.``, and the licence under the standard's name."""
     return {_LICENCE: licence, **{_PREFIX + key: value for key, value in own.items()}}
 
@@ -37,8 +37,8 @@ def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where
 
     ``x`` ``[N, C, H, W]`` are example pixels, at least one, and N in the file is any number from 1. ``metadata`` is
     written as it is; the traces of source code that the exporter adds are not. Raises ``InputError`` for an opset that
-    cannot be written, a network whose course depends on its pixels or on the number of images, and an operator that
-    ONNX does not have, with the layer that it is in.
+    cannot be written, a network whose control flow depends on its pixels or on the number of images, and an operator
+    that ONNX does not have, with the layer that it is in.
     """
     if opset < LOWEST:
         raise InputError(f"opset {opset} is too low: networks are translated to opset {LOWEST} or later")
@@ -46,14 +46,14 @@ def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where
         raise InputError(f"opset {opset} is too high: runtimes read up to {HIGHEST}")
     for name in ("onnx", "onnxscript"):
         package(name, extra="export", where=f"{where}: export to ONNX")
-    program = traced(network, x, where=where)
+    program = export_program(network, x, where=where)
     with quiet():
         try:
             program_file = torch.onnx.export(
                 program, (), input_names=[INPUT], output_names=[OUTPUT], opset_version=opset, dynamo=True, verbose=False
             )
         except Exception as problem:  # the exporter's error types are private
-            raise InputError(f"{where}: {_untranslated(program, problem)}") from problem
+            raise InputError(f"{where}: {_find_untranslated(program, problem)}") from problem
     assert program_file is not None
     model = program_file.model_proto
     _strip(model.graph)
@@ -65,7 +65,7 @@ def to_onnx(network: nn.Module, x: Tensor, *, metadata: Mapping[str, str], where
     return body
 
 
-def traced(network: nn.Module, x: Tensor, *, where: str) -> torch.export.ExportedProgram:
+def export_program(network: nn.Module, x: Tensor, *, where: str) -> torch.export.ExportedProgram:
     """Return the program of a network in eval mode for any number of images; raise ``InputError`` without one."""
     put_into_mode(network, training=False)
     # Two examples: with one, a number of images would look like any other 1.
@@ -82,7 +82,7 @@ def traced(network: nn.Module, x: Tensor, *, where: str) -> torch.export.Exporte
             ) from problem
         if "data-dependent" in said:
             raise InputError(
-                f"{where}: its course depends on the values of the pixels, which no exported graph can follow"
+                f"{where}: its control flow depends on the values of the pixels, which no exported graph can follow"
             ) from problem
         first = next((line for line in said.splitlines() if line.strip()), type(problem).__name__)
         raise InputError(
@@ -90,7 +90,7 @@ def traced(network: nn.Module, x: Tensor, *, where: str) -> torch.export.Exporte
         ) from problem
 
 
-def _untranslated(program: torch.export.ExportedProgram, problem: Exception) -> str:
+def _find_untranslated(program: torch.export.ExportedProgram, problem: Exception) -> str:
     """Return which operator of which layer has no translation."""
     causes: list[str] = []
     cause: BaseException | None = problem

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from overproof.errors import InputError
-from overproof.formats.onnx import traced
+from overproof.formats.onnx import export_program
 
 
 def to_program(network: nn.Module, x: Tensor, *, where: str) -> bytes:
     """Return the ``.pt2`` file of a network in eval mode, for any number of images like pixels ``x``.
 
-    Read it with ``torch.export.load``. Raises ``InputError`` as ``traced`` does.
+    Read it with ``torch.export.load``. Raises ``InputError`` as ``export_program`` does.
     """
     body = io.BytesIO()
-    torch.export.save(traced(network, x, where=where), body)
+    torch.export.save(export_program(network, x, where=where), body)
     return body.getvalue()
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from overproof.certification.query import Case
 from overproof.errors import InputError
-from overproof.formats.queries import Expression, Point, Query, indexed, number, shown
+from overproof.formats.queries import Expression, Point, Query, number, quote, split_index
 from overproof.reading import parsing
 
 Linear = tuple[dict[int, float], float]
@@ -141,7 +141,7 @@ def property_of(query: Query, files: Sequence[Sizes]) -> Property:
     each other or with outputs, and more cases than can be kept.
     """
     with parsing("the query", "VNN-LIB"):
-        networks = _declared(query, files)
+        networks = _read_declarations(query, files)
         reading = _Reading(networks, files)
         parts = reading.cases(query.assertions)
         read = [reading.case(part) for part in parts]
@@ -162,7 +162,7 @@ def networks_of(query: Query) -> dict[str, str]:
 # --- declarations -----------------------------------------------------------------------------------------------------
 
 
-def _declared(query: Query, files: Sequence[Sizes]) -> tuple[Variables, ...]:
+def _read_declarations(query: Query, files: Sequence[Sizes]) -> tuple[Variables, ...]:
     networks = [form for form in query.declarations if form[0] == "declare-network"]
     if len(networks) > 2 or len(files) != max(1, len(networks)):
         asked = f"{len(networks)} networks" if len(networks) > 1 else "one network"
@@ -180,9 +180,9 @@ def _declared(query: Query, files: Sequence[Sizes]) -> tuple[Variables, ...]:
 def _of_version_1(query: Query, file: Sizes) -> Variables:
     counts = {"X": set[int](), "Y": set[int]()}
     for form in query.declarations:
-        name, index = indexed(str(form[1])) if len(form) > 1 else ("", ())
+        name, index = split_index(str(form[1])) if len(form) > 1 else ("", ())
         if name not in counts or len(index) != 1:
-            raise InputError(f"the query declares {shown(form)}, which is neither an input X_i nor an output Y_i")
+            raise InputError(f"the query declares {quote(form)}, which is neither an input X_i nor an output Y_i")
         if index[0] in counts[name]:
             raise InputError(f"the query declares {name}_{index[0]} twice")
         counts[name].add(index[0])
@@ -196,20 +196,20 @@ def _of_version_1(query: Query, file: Sizes) -> Variables:
 
 def _network(form: Sequence[Expression], file: Sizes) -> Variables:
     if len(form) < 2 or not isinstance(form[1], str):
-        raise InputError(f"this is no VNN-LIB query: {shown(form)} names no network")
+        raise InputError(f"this is no VNN-LIB query: {quote(form)} names no network")
     name, variables = form[1], dict[str, list[tuple[str, tuple[int, ...]]]]()
     for part in form[2:]:
         word = part[0] if isinstance(part, list) and part else ""
         if word in ("equal-to", "isomorphic-to"):
             continue
         if word not in ("declare-input", "declare-output") or len(part) < 3:
-            raise InputError(f"the query's network {shown(name)} has {shown(part)}; known are one input and one output")
-        kind, sizes = indexed(str(part[2]))
+            raise InputError(f"the query's network {quote(name)} has {quote(part)}; known are one input and one output")
+        kind, sizes = split_index(str(part[2]))
         if kind not in _TYPES:
-            raise InputError(f"the query's {shown(part[1])} is of type {shown(kind)}, {file.where} of float32")
+            raise InputError(f"the query's {quote(part[1])} is of type {quote(kind)}, {file.where} of float32")
         variables.setdefault(str(word), []).append((str(part[1]), sizes))
     if sorted(variables) != ["declare-input", "declare-output"] or any(len(each) != 1 for each in variables.values()):
-        raise InputError(f"the query's network {shown(name)} needs one input and one output")
+        raise InputError(f"the query's network {quote(name)} needs one input and one output")
     ((x, takes),), ((y, gives),) = variables["declare-input"], variables["declare-output"]
     flat = (file.inputs,) in (_bare(takes), _bare(file.shape))  # then both count in row-major order
     if prod(takes) != file.inputs or not (flat or _bare(takes) == _bare(file.shape)):
@@ -365,7 +365,7 @@ class _Reading:
     def _parts(self, form: Expression, *, top: bool = False) -> list[_Part]:
         """Return the conjunctions of one assertion's disjunctive form."""
         if not isinstance(form, list) or not form or not isinstance(form[0], str):
-            raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
+            raise InputError(f"this is no VNN-LIB query: {quote(form)} is no statement")
         if form[0] == "or":
             return [part for each in form[1:] for part in self._parts(each)] or [_Part(possible=False)]
         if form[0] != "and":
@@ -386,14 +386,14 @@ class _Reading:
         word = str(form[0])
         if word in _STRICT:
             raise InputError(
-                f"the query's {shown(form)} is strict, and a proof is about closed sets; write {_STRICT[word]}"
+                f"the query's {quote(form)} is strict, and a proof is about closed sets; write {_STRICT[word]}"
             )
         if word not in ("<=", ">=", "=", "==") or len(form) != 3:
-            raise InputError(f"this is no VNN-LIB query: {shown(form)} is no comparison of two numbers by <=, >= or ==")
+            raise InputError(f"this is no VNN-LIB query: {quote(form)} is no comparison of two numbers by <=, >= or ==")
         (one, first), (other, second) = self._linear(form[1]), self._linear(form[2])
         factors, constant = _sum(one, other, -1.0), first - second
         if not isfinite(constant) or not all(map(isfinite, factors.values())):
-            raise InputError(f"the query's {shown(form)} has a number that is not finite")
+            raise InputError(f"the query's {quote(form)} has a number that is not finite")
         if not factors:
             return _Part(possible=self._true(word, form))
         own = [place for place in factors if place < self._all_inputs]
@@ -404,7 +404,7 @@ class _Reading:
         if self._is_tie(word, factors, constant) and top:
             self._tied.add(min(own))
             return _Part()
-        raise InputError(f"the query's {shown(form)} has several variables and an input; inputs are bounded one by one")
+        raise InputError(f"the query's {quote(form)} has several variables and an input; inputs are bounded one by one")
 
     def _true(self, word: str, form: list[Expression]) -> bool:
         """Whether a comparison whose variables cancel out holds: in exact arithmetic, for nothing checks it again."""
@@ -433,7 +433,7 @@ class _Reading:
             if (value := number(form)) is not None:
                 return {}, _exact(form, value) if exact else value
             if form.lstrip("+-").lower() in ("nan", "inf", "infinity"):
-                raise InputError(f"the query has {shown(form)}, which is not a finite number")
+                raise InputError(f"the query has {quote(form)}, which is not a finite number")
             return {self._place(form): 1.0}, 0.0
         word, parts = (form[0], [self._linear(part, exact=exact) for part in form[1:]]) if form else ("", [])
         if word == "+" and parts:
@@ -452,11 +452,11 @@ class _Reading:
             total = parts[0]
             for part in parts[1:]:
                 if total[0] and part[0]:
-                    raise InputError(f"the query's {shown(form)} multiplies variables, so it is not linear")
+                    raise InputError(f"the query's {quote(form)} multiplies variables, so it is not linear")
                 (factors, constant), by = (total, part[1]) if total[0] else (part, total[1])
                 total = {place: factor * by for place, factor in factors.items() if factor * by}, constant * by
             return total
-        raise InputError(f"the query's {shown(form)} is no sum, difference or product, so it is not linear")
+        raise InputError(f"the query's {quote(form)} is no sum, difference or product, so it is not linear")
 
     def _place(self, variable: str) -> int:
         """Return the number of a variable."""
@@ -465,12 +465,12 @@ class _Reading:
         return self._numbers[variable]
 
     def _looked_up(self, variable: str) -> int:
-        name, index = indexed(variable)
+        name, index = split_index(variable)
         if name not in self._places:
-            raise InputError(f"the query speaks of {shown(variable)}, which it does not declare")
+            raise InputError(f"the query speaks of {quote(variable)}, which it does not declare")
         start, shape = self._places[name]
         if len(index) != len(shape) or any(not 0 <= at < size for at, size in zip(index, shape, strict=True)):
-            raise InputError(f"the query speaks of {shown(variable)}, but {name} has the shape {list(shape)}")
+            raise InputError(f"the query speaks of {quote(variable)}, but {name} has the shape {list(shape)}")
         at = 0
         for one, size in zip(index, shape, strict=True):
             at = at * size + one
@@ -505,7 +505,7 @@ def _rows(word: str, row: Linear) -> tuple[Linear, ...]:
 
 def _outwards(lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
     """Return float64 bounds that are values of float32, the nearest that are not inside."""
-    low, high = _rounded(lower), _rounded(upper)
+    low, high = _to_float32(lower), _to_float32(upper)
     low = np.where(low > lower, np.nextafter(low, np.float32(-inf)), low)
     high = np.where(high < upper, np.nextafter(high, np.float32(inf)), high)
     return torch.from_numpy(low.astype(np.float64)), torch.from_numpy(high.astype(np.float64))
@@ -513,13 +513,13 @@ def _outwards(lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> tuple
 
 def _inwards(lower: np.ndarray[Any, Any], upper: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
     """Return the least and greatest values of float32 inside the bounds; the nearest to their middle where none is."""
-    low, high = _rounded(lower), _rounded(upper)
+    low, high = _to_float32(lower), _to_float32(upper)
     low = np.where(low < lower, np.nextafter(low, np.float32(inf)), low)
     high = np.where(high > upper, np.nextafter(high, np.float32(-inf)), high)
-    none, middle = low > high, _rounded(lower / 2 + upper / 2)
+    none, middle = low > high, _to_float32(lower / 2 + upper / 2)
     return torch.from_numpy(np.where(none, middle, low)), torch.from_numpy(np.where(none, middle, high))
 
 
-def _rounded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _to_float32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     with np.errstate(over="ignore"):
         return values.astype(np.float32)

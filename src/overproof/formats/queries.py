@@ -52,13 +52,13 @@ class Query:
         """Return the query of a text; raise ``InputError`` where it is none."""
         expressions, declared = list[Expression](), list[Sequence[Expression]]()
         with parsing("the query", "VNN-LIB"):
-            for form in forms(text):
+            for form in parse_expressions(text):
                 if isinstance(form, list) and len(form) == 2 and form[0] == "assert":
                     expressions.append(form[1])
                 elif isinstance(form, list) and form and form[0] in _DECLARATIONS:
                     declared.append(form)
                 elif not (isinstance(form, list) and form and form[0] in _SILENT):
-                    raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
+                    raise InputError(f"this is no VNN-LIB query: {quote(form)} is no statement")
         if not expressions:
             raise InputError("this is no VNN-LIB query: it asserts nothing")
         return cls(tuple(expressions), tuple(declared))
@@ -74,7 +74,7 @@ class Query:
             return all(_holds(form, point) for form in self.assertions)
 
 
-def forms(text: str) -> list[Expression]:
+def parse_expressions(text: str) -> list[Expression]:
     """Return the top-level S-expressions of a text, comments left out.
 
     Raises ``InputError`` for unbalanced ones, and for very deep ones.
@@ -106,14 +106,14 @@ def _tokens(text: str) -> Iterator[str]:
 
 def _holds(form: Expression, point: Point) -> bool:
     if not isinstance(form, list) or not form or not isinstance(form[0], str):
-        raise InputError(f"this is no VNN-LIB query: {shown(form)} is no statement")
+        raise InputError(f"this is no VNN-LIB query: {quote(form)} is no statement")
     word, parts = form[0], form[1:]
     if word == "and":
         return all(_holds(part, point) for part in parts)
     if word == "or":
         return any(_holds(part, point) for part in parts)
     if word not in _COMPARISONS or len(parts) != 2:
-        raise InputError(f"this is no VNN-LIB query: {shown(repr(word))} is no comparison of two numbers")
+        raise InputError(f"this is no VNN-LIB query: {quote(repr(word))} is no comparison of two numbers")
     one, other = (_value(part, point) for part in parts)
     outputs = any(_speaks_of_outputs(part, point) for part in parts)
     return _COMPARISONS[word](one, other, 0.0 if outputs else _SLACK * max(1.0, abs(one), abs(other)))
@@ -130,7 +130,7 @@ def _value(form: Expression, point: Point) -> float:
             return reduce(operator.mul, values, 1.0)
         case "-":
             return -values[0] if len(values) == 1 else values[0] - sum(values[1:])
-    raise InputError(f"this is no VNN-LIB query: {shown(form[0])} is no operation on numbers")
+    raise InputError(f"this is no VNN-LIB query: {quote(form[0])} is no operation on numbers")
 
 
 def number(text: str) -> float | None:
@@ -138,7 +138,7 @@ def number(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def indexed(variable: str) -> tuple[str, tuple[int, ...]]:
+def split_index(variable: str) -> tuple[str, tuple[int, ...]]:
     """Return a variable's name and indices: ``X[0,3]`` of 2.0, ``X_3`` of 1.0; no indices where it has none."""
     if match := _INDEXED.fullmatch(variable):
         return match[1], tuple(int(part) for part in match[2].split(",") if part.strip())
@@ -149,24 +149,24 @@ def indexed(variable: str) -> tuple[str, tuple[int, ...]]:
 def _speaks_of_outputs(form: Expression, point: Point) -> bool:
     if isinstance(form, list):
         return any(_speaks_of_outputs(part, point) for part in form[1:])
-    return indexed(form)[0] in point.outputs
+    return split_index(form)[0] in point.outputs
 
 
 def _number_of(variable: str, point: Point) -> float:
-    name, indices = indexed(variable)
+    name, indices = split_index(variable)
     values = {**point.inputs, **point.outputs}.get(name)
     if values is None:
-        raise InputError(f"the query speaks of {shown(variable)}, for which the point has no number")
+        raise InputError(f"the query speaks of {quote(variable)}, for which the point has no number")
     if len(indices) == 1 != values.ndim:
         values = values.reshape(-1)  # 1.0 counts in row-major order
     try:
         return float(values[indices])
     except (IndexError, TypeError) as problem:
         raise InputError(
-            f"the query speaks of {shown(variable)}, but {name} has the shape {list(values.shape)}"
+            f"the query speaks of {quote(variable)}, but {name} has the shape {list(values.shape)}"
         ) from problem
 
 
-def shown(form: Expression | Sequence[Expression]) -> str:
+def quote(form: Expression | Sequence[Expression]) -> str:
     """Return a form as one short line."""
     return one_line(str(form), 100)

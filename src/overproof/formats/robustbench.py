@@ -110,5 +110,5 @@ def register(folder: Path, name: str, *, dataset: str, threat: str = "Linf") -> 
     return registered
 
 
-def _percent(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['share']:.2f}"
+def _percent(proportion: Mapping[str, Any]) -> str:
+    return f"{100 * proportion['share']:.2f}"

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from overproof.attacks.ball import Norm, Threat
 from overproof.attacks.pgd import PGD
 from overproof.bounds.activations import ReLU
-from overproof.bounds.crown import BoundOptions, intermediate, minimum, spec_rows
+from overproof.bounds.crown import BoundOptions, bound_by_crown, intermediate, spec_rows
 from overproof.bounds.graph import Graph, Layers
 from overproof.bounds.region import Bounds, Region
 from overproof.bounds.rows import LinearBounds
@@ -30,6 +30,8 @@ from overproof.models.classifier import Classifier
 from overproof.models.mode import no_gradient
 
 _TOLERANCE = 0.5  # Shi et al.'s tau: a mean width may double from the image to a layer, a ratio may fall to a half
+# A method is a frozen value that may serve several runs, and a step knows the network alone: traces are kept by network
+# and shape, weakly, so that each is made once and ends with its network. Parameters are those of the moment of use.
 _traces: WeakKeyDictionary[nn.Module, dict[torch.Size, Traced]] = WeakKeyDictionary()
 
 
@@ -50,14 +52,14 @@ def graph_of(network: nn.Module, x: Tensor) -> Graph:
 def _traced(network: nn.Module, shape: torch.Size) -> Traced:
     """Return the trace of a network, which it does not keep alive; the memory of traces is weak.
 
-    A copy is traced and the course then given the network's own parameters, so that following the network does not run
-    it: whoever counts how often it is asked counts no more than the method asks.
+    A copy is traced and the traced graph then given the network's own parameters, so that following the network does
+    not run it: whoever counts how often it is asked counts no more than the method asks.
     """
     channels, height, width = shape
     traced = trace(deepcopy(network), (channels, height, width))
     backbone = network.backbone if isinstance(network, Classifier) else network
-    course = fx.GraphModule(backbone, traced.course.graph)
-    return replace(traced, network=cast(nn.Module, proxy(network)), course=course)
+    graph_module = fx.GraphModule(backbone, traced.graph_module.graph)
+    return replace(traced, network=cast(nn.Module, proxy(network)), graph_module=graph_module)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ class Propagated:
             arrived = self.graph.propagate_backward({last: rows}, self.layers, stop=True)
             least = sum(self._by_interval(each, number) for number, each in arrived.items())
             if crown:
-                linear = minimum(self.graph, {last: rows}, self.layers, self.region, BoundOptions(method="crown_ibp"))
+                linear = bound_by_crown(
+                    self.graph, {last: rows}, self.layers, self.region, BoundOptions(method="crown_ibp")
+                )
                 least = (1 - crown) * least + crown * linear.view(spec.shape[:2])
         return cast(Tensor, least)
 

@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from overproof.errors import InputError
 from overproof.memory import ran_out
-from overproof.models.external.imports import raised, thing
+from overproof.models.external.imports import describe_exception, thing
 from overproof.models.mode import default_type_kept
 
 BATCHES = (2, 1, 3)  # images: a search goes on with whatever is left, one image or an odd number
@@ -40,7 +40,7 @@ def ask_once(ask: Callable[[Tensor], object], x: Tensor, *, where: str) -> objec
     except Exception as problem:
         if ran_out(problem):
             raise
-        raise InputError(f"{where}: given images {list(x.shape)} it raised {raised(problem)}") from problem
+        raise InputError(f"{where}: given images {list(x.shape)} it raised {describe_exception(problem)}") from problem
     if kept.changed:
         raise InputError(f"{where}: when it is asked it changes torch's default type; leave that out of it")
     return answer

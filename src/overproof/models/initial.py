@@ -60,7 +60,7 @@ def take_over(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) 
     )
 
 
-def named_in_order(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
+def name_in_order(network: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
     """Return tensors whose names say nothing, as an ONNX file's, by the names of a network with the same layers.
 
     Both are read in their order: weight matrices must have the same shapes but for the last one, the head. What an
@@ -76,7 +76,7 @@ def named_in_order(network: nn.Module, weights: Mapping[str, Tensor], *, where: 
                 f"{where}: its weight matrices, in their order, are not the student's: number {number} is {theirs}, "
                 f"the student's {mine}; name the network that it came from"
             )
-    return {name: value for pair in zip(own, other, strict=True) for name, value in _renamed(*pair)}
+    return {name: value for pair in zip(own, other, strict=True) for name, value in _rename(*pair)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +113,7 @@ def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:
     ]
 
 
-def _renamed(own: _Layer, other: _Layer) -> Iterator[tuple[str, Tensor]]:
+def _rename(own: _Layer, other: _Layer) -> Iterator[tuple[str, Tensor]]:
     if own.matrix is not None and other.matrix is not None:
         yield own.name, other.matrix
         bias = other.tensors.get(other.start + "bias")

@@ -50,16 +50,16 @@ def train_unfrozen(model: nn.Module) -> None:
 
 
 @dataclass
-class Kept:
+class DefaultType:
     """Whether what was kept had to be given back."""
 
     changed: bool = False
 
 
 @contextmanager
-def default_type_kept() -> Iterator[Kept]:
+def default_type_kept() -> Iterator[DefaultType]:
     """Give back torch's default type, which other people's modules set when they are imported, made or asked."""
-    before, kept = torch.get_default_dtype(), Kept()
+    before, kept = torch.get_default_dtype(), DefaultType()
     try:
         yield kept
     finally:

@@ -49,7 +49,7 @@ def build(
     Raises ``InputError`` where the network does not fit the images, and where its weights do not fit into memory.
     """
     if external_of(architecture) is not None:
-        return _made(architecture, signature, mean=mean, std=std)  # its sizes are only known once it is made
+        return _make(architecture, signature, mean=mean, std=std)  # its sizes are only known once it is made
     planned = outline(architecture, signature, mean=mean, std=std)
     need = sum(value.numel() * value.element_size() for value in planned.state_dict().values())
     if need > memory():
@@ -57,7 +57,7 @@ def build(
             f"{architecture.kind} for {signature}: its weights alone take {need / 1e9:.1f} GB, this process may use "
             f"{memory() / 1e9:.1f} GB"
         )
-    return _made(architecture, signature, mean=mean, std=std)
+    return _make(architecture, signature, mean=mean, std=std)
 
 
 def outline(
@@ -75,7 +75,7 @@ def outline(
     a few bytes of a description may ask for millions of layers.
     """
     if external_of(architecture) is not None:
-        return _made(architecture, signature, mean=mean, std=std)
+        return _make(architecture, signature, mean=mean, std=std)
     count = 0
 
     def counted(*_: object) -> None:
@@ -87,12 +87,12 @@ def outline(
     handle = register_module_parameter_registration_hook(counted)
     try:
         with torch.device("meta"):
-            return _made(architecture, signature, mean=mean, std=std)
+            return _make(architecture, signature, mean=mean, std=std)
     finally:
         handle.remove()
 
 
-def _made(architecture: Architecture, signature: Signature, **normalisation: tuple[float, ...]) -> Classifier:
+def _make(architecture: Architecture, signature: Signature, **normalisation: tuple[float, ...]) -> Classifier:
     try:
         external = external_of(architecture)
         representation = "" if external is None else external.features
@@ -128,7 +128,7 @@ def save_model(
 
     A crash between the two leaves a pair that ``load_model`` refuses, because the description holds the digest.
     """
-    body = save(unshared(model.state_dict()))
+    body = save(unshare(model.state_dict()))
     digest = sha256(body).hexdigest()
     description = {
         "architecture": asdict(architecture),  # type: ignore[call-overload]
@@ -146,7 +146,7 @@ def save_model(
     return digest
 
 
-def unshared(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+def unshare(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return tensors as safetensors takes them: on the CPU, whole, and each with memory of its own.
 
     Tied weights, and a part of a network under two names, share theirs. Quantised tensors are their integers with scale

@@ -230,11 +230,11 @@ function labelled(run) { return `${text(run.name)}<br><span style="font-size:11p
 
 function ranges(runs, ends, about, title, written, limits) {
   const traces = runs.map((run) => {
-    const shade = colour(run.method), found = ends(run);
+    const shade = colour(run.method), span = ends(run);
     return {
-      type: "scatter", mode: "lines+markers", x: found, y: [labelled(run), labelled(run)], line: { color: shade, width: 7 },
+      type: "scatter", mode: "lines+markers", x: span, y: [labelled(run), labelled(run)], line: { color: shade, width: 7 },
       marker: { symbol: "line-ns", size: 20, color: shade, line: { color: shade, width: 3 } }, showlegend: false,
-      hovertemplate: `<b>${text(run.name)}</b><br>${found.map(written).join(" to ")}<br>${about(run)}<extra></extra>`,
+      hovertemplate: `<b>${text(run.name)}</b><br>${span.map(written).join(" to ")}<br>${about(run)}<extra></extra>`,
     };
   });
   const names = axis("", { type: "category", range: [runs.length - 0.5, -0.5] });

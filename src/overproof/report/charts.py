@@ -57,7 +57,7 @@ def radii(findings: Sequence[Findings]) -> dict[str, Chart]:
         certificate = one.certificate
         if certificate is not None and certificate["threat"]["norm"] == evaluation["threat"]["norm"]:
             line["certified"].append(_at_eps(certificate, "verified"))
-        line["probe"] = line["probe"] or _probed(evaluation)
+        line["probe"] = line["probe"] or _monotone_points(evaluation)
     for chart in charts.values():
         chart["series"] = [
             {**line, "attacked": _in_order(line["attacked"]), "certified": _in_order(line["certified"])}
@@ -78,7 +78,7 @@ def _in_order(points: list[list[float]]) -> list[list[float]]:
     return sorted({point[0]: point for point in points}.values())
 
 
-def _probed(evaluation: Plain) -> list[list[float]]:
+def _monotone_points(evaluation: Plain) -> list[list[float]]:
     signs = (evaluation.get("reliability") or {}).get("signs", ())
     figures: Plain = next((sign["figures"] for sign in signs if sign["name"] == "monotone"), {})
     clean, eps = Cell.of(evaluation["clean"]).value, float(read_fraction(evaluation["threat"]["eps"]))
@@ -88,14 +88,14 @@ def _probed(evaluation: Plain) -> list[list[float]]:
 
 
 def survivors(findings: Sequence[Findings], places: Sequence[int]) -> Chart | None:
-    """Return the share of images still standing against the passes of each attack; None where it was not recorded."""
+    """Return the share of images still robust against the passes of each attack; None where it was not recorded."""
     lines = []
     for place in places:
         evaluation = findings[place].evaluation
         of = evaluation["clean"]["of"]
         for name, attack in evaluation["attacks"].items():
             if of and attack.get("survivors"):
-                rows = [[passes, standing / of] for passes, standing in attack["survivors"]]
+                rows = [[passes, robust / of] for passes, robust in attack["survivors"]]
                 lines.append(
                     {"run": findings[place].name, "method": findings[place].method, "attack": name, "rows": rows}
                 )

@@ -58,7 +58,7 @@ class Column:
             return f"{100 * value:.1f}"
         if self.unit == "number":
             return f"{value:.3f}"
-        return f"{value:.1f}" if self.unit == "minutes" else _counted(value)
+        return f"{value:.1f}" if self.unit == "minutes" else _format_count(value)
 
 
 # Without figures: seeds of one recipe stay one row.
@@ -188,9 +188,9 @@ def columns_of(findings: Findings) -> dict[str, tuple[Column, Cell]]:
         "clean": (FIXED["clean"], clean),
         **_attacks(evaluation),
         "worst": (FIXED["worst"], worst),
-        "w_robust": (FIXED["w_robust"], _halved(clean, worst)),
-        **_balanced(evaluation),
-        **_certified(findings),
+        "w_robust": (FIXED["w_robust"], _average(clean, worst)),
+        **_balanced_columns(evaluation),
+        **_certified_columns(findings),
     }
     numbers: dict[str, float | None] = {}
     for suffix, name in (("", "clean"), ("_attacked", "attacked")):
@@ -229,7 +229,7 @@ def _attacks(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
     return columns
 
 
-def _balanced(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
+def _balanced_columns(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
     """Return balanced accuracies where classes are unequal, beyond the one image by which shares of a subset differ."""
     classes = evaluation.get("per_class") or ()
     if max((one["of"] for one in classes), default=0) - min((one["of"] for one in classes), default=0) <= 1:
@@ -238,7 +238,7 @@ def _balanced(evaluation: Plain) -> dict[str, tuple[Column, Cell]]:
     return {key: (FIXED[key], Cell(value=mean(values))) for key, values in shares.items()}
 
 
-def _certified(findings: Findings) -> dict[str, tuple[Column, Cell]]:
+def _certified_columns(findings: Findings) -> dict[str, tuple[Column, Cell]]:
     if findings.certificate is None:
         return {}
     certificate, data = findings.certificate, findings.evaluation["data"]
@@ -259,7 +259,7 @@ def _certified(findings: Findings) -> dict[str, tuple[Column, Cell]]:
     return {column.key: (column, Cell.of(verified, note=f"{verified['of']} images" if fewer else ""))}
 
 
-def _halved(clean: Cell, worst: Cell) -> Cell:
+def _average(clean: Cell, worst: Cell) -> Cell:
     assert clean.interval is not None and worst.interval is not None
     low, high = (mean(ends) for ends in zip(clean.interval, worst.interval, strict=True))
     return Cell(value=(clean.value + worst.value) / 2, interval=(low, high))
@@ -280,7 +280,7 @@ def marks_of(evaluation: Plain) -> tuple[str, ...]:
     return tuple(marks)
 
 
-def _counted(value: float) -> str:
+def _format_count(value: float) -> str:
     if value < 1e6:
         return f"{value:,.0f}"
     return f"{value / 1e9:,.2f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"

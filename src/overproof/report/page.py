@@ -15,7 +15,7 @@ from overproof.report.charts import brackets, of_run, per_class, planes, radii, 
 from overproof.report.findings import Findings
 from overproof.report.overfitting import overfitting
 from overproof.report.pictures import album
-from overproof.report.provenance import commands, differences, missing
+from overproof.report.provenance import commands, compare_recipes, missing
 from overproof.report.table import tables
 from overproof.report.text import CAPTION
 
@@ -61,11 +61,11 @@ def page(findings: Sequence[Findings], *, title: str, lead: str = "") -> str:
         across=list(across),
         # Seeds of one recipe differ in nothing else, so one of them stands for its row.
         compared=[row.name for row in rows],
-        differences=differences([findings[row.places[0]] for row in rows]),
+        differences=compare_recipes([findings[row.places[0]] for row in rows]),
         caption=CAPTION,
         meanings=dict.fromkeys((column.label, column.about) for table in all_tables for column in table.columns),
         style=_read("page.css"),
-        plotly=_packed(plotly),
+        plotly=_pack(plotly),
         own=own,
         policy=_policy(plotly, own),
         data=_strict({"charts": charts, "images": images, "methods": methods, "classes": [r["classes"] for r in runs]}),
@@ -84,7 +84,7 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
         "certificate": findings.certificate,
         "reliability": evaluation.get("reliability"),
         "classes": list(findings.classes),
-        "recipe": _written(findings.recipe),
+        "recipe": _dump(findings.recipe),
         "charts": of_run(findings),
         "per_class": per_class(findings),
         "overfitting": overfitting(findings.metrics) if findings.metrics else "",
@@ -95,7 +95,7 @@ def _run(place: int, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _written(recipe: Mapping[str, Any] | None) -> str:
+def _dump(recipe: Mapping[str, Any] | None) -> str:
     """Return a recipe as YAML, in the order of its keys."""
     if recipe is None:
         return ""
@@ -117,7 +117,7 @@ def _across(findings: Sequence[Findings], all_tables: Sequence[Any]) -> dict[str
 
 
 @cache
-def _packed(script: str) -> str:
+def _pack(script: str) -> str:
     """Return a script as the page carries it: gzip in base64, a third of its size."""
     return b64encode(gzip.compress(script.encode(), mtime=0)).decode()
 

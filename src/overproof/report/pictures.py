@@ -58,14 +58,14 @@ def _pictures(body: dict[str, NDArray[Any]]) -> Pictures | None:
         index=body["index"].tolist(),
         labels=body["labels"].tolist(),
         answers={
-            name: _answered(body[f"{name}_logits"])
+            name: _confidences(body[f"{name}_logits"])
             for name in ("clean", "attacked", "teacher_clean", "teacher_attacked")
             if f"{name}_logits" in body
         },
     )
 
 
-def _answered(logits: NDArray[np.float32]) -> list[tuple[int, float]]:
+def _confidences(logits: NDArray[np.float32]) -> list[tuple[int, float]]:
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     confidence = powers.max(axis=1) / powers.sum(axis=1)
     return list(zip(logits.argmax(axis=1).tolist(), np.round(confidence, 4).tolist(), strict=True))
@@ -108,14 +108,14 @@ def _album(findings: Sequence["Findings"], most: int) -> dict[str, Any]:
             for footing, indices in chosen.items()
         },
         "runs": {
-            str(place): _shown(one.pictures, chosen[_footing(one)], _footing(one))
+            str(place): _lay_out(one.pictures, chosen[_footing(one)], _footing(one))
             for place, one in enumerate(findings)
             if one.pictures is not None
         },
     }
 
 
-def _shown(pictures: Pictures, chosen: list[int], footing: str) -> dict[str, Any]:
+def _lay_out(pictures: Pictures, chosen: list[int], footing: str) -> dict[str, Any]:
     wanted = {index: place for place, index in enumerate(chosen)}
     rows = [row for row, index in enumerate(pictures.index) if index in wanted]
     return {
@@ -155,5 +155,5 @@ def _rgb(image: Images, channels: int) -> Images:
     return image[:3] if channels >= 3 else np.repeat(image[:1], 3, axis=0)
 
 
-def _size(found: dict[str, Any]) -> int:
-    return sum(len(part["sprite"]) for kind in ("sets", "runs") for part in found[kind].values())
+def _size(page: dict[str, Any]) -> int:
+    return sum(len(part["sprite"]) for kind in ("sets", "runs") for part in page[kind].values())

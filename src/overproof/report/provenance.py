@@ -31,7 +31,7 @@ def commands(findings: Findings) -> list[str]:
         elif call is None:  # of an earlier version, which did not say
             source = folder
         else:
-            source, place = _pinned(call, result), ["--out", again]
+            source, place = _pin(call, result), ["--out", again]
         if source is not None and words is not None:
             lines.append(["overproof", command, source, *words, *place])
     return [join(map(str, words)) for words in lines]
@@ -48,7 +48,7 @@ def _training(findings: Findings, folder: str, again: str) -> Iterator[list[str]
     yield [*train, "--out", again, *(["--resume"] if findings.lengths else [])]
 
 
-def _pinned(call: Plain, result: Plain) -> str | None:
+def _pin(call: Plain, result: Plain) -> str | None:
     """Return a source; with the digest of the network behind it where its name may be another one's some day."""
     source: str | None = call["source"]
     if source is not None and call["kind"] == "hub" and "#" not in source:
@@ -96,12 +96,12 @@ def _certifying(certificate: Plain) -> Iterator[Any]:
         yield from ("--teacher", certificate["teacher"]["name"])
 
 
-def _examples(found: Plain) -> int:
-    data = found["data"]
+def _examples(result: Plain) -> int:
+    data = result["data"]
     return 0 if data["examples"] == data["of"] else int(data["examples"])
 
 
-def differences(findings: Sequence[Findings]) -> list[tuple[str, list[str]]]:
+def compare_recipes(findings: Sequence[Findings]) -> list[tuple[str, list[str]]]:
     """Return the paths but name and seed at which recipes differ, with each run's value; nothing without two recipes.
 
     A run without the key, or without a recipe, has an empty value.
@@ -135,7 +135,7 @@ def _asking(findings: Findings, command: str, folder: str) -> str:
     if findings.recipe is not None or call is None:
         return join(["overproof", command, folder])
     kept = {name: value for name, value in call["options"].items() if name in ("data", "trust_code")}
-    source, words = _pinned(call, findings.evaluation), _words(kept)
+    source, words = _pin(call, findings.evaluation), _words(kept)
     if source is None or words is None:
         return f"overproof.{command}(network, ..., out={folder!r}) in Python"
     return join(map(str, ["overproof", command, source, *words, "--out", folder]))
@@ -153,7 +153,7 @@ def missing(findings: Findings) -> list[tuple[str, str]]:
     if not evaluation.get("reliability"):
         notes.append(("reliability probes: not run", evaluate))
     if findings.pictures is None:
-        notes.append(("misclassified images: not kept, or none was broken", f"{evaluate} --save-adversarial"))
+        notes.append(("misclassified images: not kept, or there were none", f"{evaluate} --save-adversarial"))
     if not evaluation.get("calibration"):
         notes.append(("calibration: not recorded", evaluate))
     return notes

@@ -109,7 +109,7 @@ def _table(group: list[tuple[int, Findings]]) -> Table:
                 classes={str(one["class"]): one for one in findings.evaluation.get("per_class") or ()},
             )
         )
-    rows = [_folded(group, columns) for group in _by_seed(group, single)]
+    rows = [_fold(group, columns) for group in _by_seed(group, single)]
     first = group[0][1].evaluation
     names = dict.fromkeys(one_line(str(one.evaluation["data"]["name"]), 300) for _, one in group)
     name = " = ".join(names)
@@ -161,7 +161,7 @@ def _without_seed(place: int, findings: Findings, row: Row) -> str:
     return json.dumps([recipe, attacks, row.marks], sort_keys=True)
 
 
-def _folded(group: list[Row], columns: Mapping[str, Column]) -> Row:
+def _fold(group: list[Row], columns: Mapping[str, Column]) -> Row:
     """Return one row for the runs of a group: means, and Student's intervals over the seeds."""
     if len(group) == 1:
         return group[0]

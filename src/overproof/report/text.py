@@ -113,13 +113,13 @@ def _lines(table: Table, written: Written, bold: Written) -> list[list[str]]:
         seeds = f", {len(row.members)} seeds" if row.members else ""
         cells = []
         for column in table.columns:
-            text = shown(row, column)
+            text = format_cell(row, column)
             cells.append(bold(text) if table.best.get(column.key) == number else text)
         lines.append([written(f"{row.name}{seeds}{marks}"), written(row.method), *cells])
     return lines
 
 
-def shown(row: Row, column: Column) -> str:
+def format_cell(row: Row, column: Column) -> str:
     """Return a cell as one piece of text: the figure, its interval and its note, or ``not run``."""
     cell = row.cells.get(column.key)
     if cell is None:

@@ -57,7 +57,7 @@ class Artefact:
             "teacher": None,
         }
         if self.original is not None and before is not None:
-            figures["original"] = {"name": self.name, **_weight(self.original, x), **_compared(before, after)}
+            figures["original"] = {"name": self.name, **_weight(self.original, x), **_compare(before, after)}
         if other is not None:
             figures["teacher"] = {"name": teacher, **_weight(other, x)}
         return figures
@@ -123,7 +123,7 @@ def _weight(model: Classifier, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _compared(before: Verdicts, after: Verdicts) -> dict[str, Any]:
+def _compare(before: Verdicts, after: Verdicts) -> dict[str, Any]:
     """Return the verdicts of two networks on the same examples, paired."""
     return {
         "agreeing": int((before.predictions == after.predictions).sum()),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from overproof.data.images import Batch, ImageSet
 from overproof.evaluation.shards import Shard
-from overproof.evaluation.state import ExampleState, placed
+from overproof.evaluation.state import ExampleState, move_state
 from overproof.evaluation.store import Store
 from overproof.locking import exclusive
 from overproof.reading import parsing
@@ -71,7 +71,7 @@ class Question:
         return store
 
 
-class Progress(NamedTuple):
+class BlockProgress(NamedTuple):
     """One step of a block: what was done, the state, how far it is, and whether it is finished.
 
     ``done`` counts in the unit of the work, from 0 to the block's own total; ``where`` says more of what is open.
@@ -116,7 +116,7 @@ class Runner:
     evidence: Callable[[ExampleState], Proportion]
 
     def run(
-        self, steps: Callable[[Block], Iterator[Progress]], told: Callable[[Position], T]
+        self, steps: Callable[[Block], Iterator[BlockProgress]], told: Callable[[Position], T]
     ) -> Generator[T, None, list[ExampleState]]:
         """Yield what is ``told`` after every step, in the leading process alone.
 
@@ -130,7 +130,7 @@ class Runner:
         for number in mine:
             before = self.store.load(number)
             if before is not None:
-                before = placed(before, self.images.labels.device)
+                before = move_state(before, self.images.labels.device)
                 with parsing(self.store.folder, "state of this evaluation; delete the folder to begin again"):
                     blocks[number], counts[number] = before, self.evidence(before)
             for step in steps(Block(number, parts[number], before)):

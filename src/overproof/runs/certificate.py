@@ -11,14 +11,14 @@ from overproof.attacks.ball import Threat
 from overproof.certification.cascade import FALSIFIED, STAGES, UNKNOWN, Plan, Proposal, certify_block
 from overproof.certification.pair import Pair, compare_block
 from overproof.certification.pair_results import GapBounds
-from overproof.certification.results import Certificates, verified
+from overproof.certification.results import Certificates, count_verified
 from overproof.certification.smoothing import Smoothed, Smoothing, smooth
 from overproof.data.images import Batch
-from overproof.evaluation.state import ExampleState, joined
+from overproof.evaluation.state import ExampleState, join_blocks
 from overproof.models.classifier import Classifier
 from overproof.recipe import plain
-from overproof.runs.blocks import Progress
-from overproof.runs.known import Known
+from overproof.runs.blocks import BlockProgress
+from overproof.runs.known import CounterExamples
 from overproof.statistics import Proportion
 
 _PAIR = "pair."  # what the names of the pair's state begin with, beside the student's own
@@ -34,7 +34,7 @@ class Certificate(Protocol):
 
     def steps(
         self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
-    ) -> Iterator[Progress]:
+    ) -> Iterator[BlockProgress]:
         """Certify block ``number``, going on from ``state``; ``rows`` ``[B]`` are the places in the whole set."""
         ...
 
@@ -67,7 +67,7 @@ class Bounding:
     plan: Plan
     teacher: str = ""
     gammas: tuple[float, ...] = ()
-    known: tuple[Known, ...] = ()
+    known: tuple[CounterExamples, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -76,7 +76,7 @@ class Bounding:
 
     def steps(
         self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
-    ) -> Iterator[Progress]:
+    ) -> Iterator[BlockProgress]:
         """Certify the student, then compare it with its teacher; both have half of an example's time at least."""
         before = None if state is None else {name: v for name, v in state.items() if not name.startswith(_PAIR)}
         own: ExampleState = {}
@@ -84,18 +84,20 @@ class Bounding:
         known = [one.of(rows) for one in self.known]
         for now in certify_block(self.proposal, block, plan, seed=seed, number=number, state=before, known=known):
             own = now
-            yield Progress("certify", own, int((own["verdict"] != UNKNOWN).sum()), where=_where(own))
+            yield BlockProgress("certify", own, int((own["verdict"] != UNKNOWN).sum()), where=_where(own))
         pair = _of_pair(state or {})
         if self.pair is not None and not pair:
             for now in compare_block(self.pair, block, self.plan, own, seed=seed, number=number):
                 pair = now
                 through = int((~now["correct"] | (now["under_proven"] < 1)).sum())
-                yield Progress("compare with the teacher", own, len(rows) + through)
-        yield Progress("done", own | {_PAIR + name: v for name, v in pair.items()}, self.rounds * len(rows), whole=True)
+                yield BlockProgress("compare with the teacher", own, len(rows) + through)
+        yield BlockProgress(
+            "done", own | {_PAIR + name: v for name, v in pair.items()}, self.rounds * len(rows), whole=True
+        )
 
     def evidence(self, state: ExampleState) -> Proportion:
         """Return the certified accuracy of a block so far."""
-        return verified(self.plan, state)
+        return count_verified(self.plan, state)
 
     def figures(self, blocks: list[ExampleState]) -> dict[str, Any]:
         """Return what ``certificate.json`` says of all blocks."""
@@ -133,7 +135,7 @@ class Bounding:
 
 
 def _where(state: ExampleState) -> str:
-    """Return the means that the furthest of the open examples has come to, and how many are open."""
+    """Return the stage that the furthest of the open examples has come to, and how many are open."""
     open_ = state["verdict"] == UNKNOWN
     count = int(open_.sum())
     return f"{count} open, at {STAGES[int(state['stage'][open_].max())]}" if count else ""
@@ -158,15 +160,15 @@ class Smoothening:
 
     def steps(
         self, block: Batch, state: ExampleState | None, *, seed: int, number: int, rows: Tensor
-    ) -> Iterator[Progress]:
+    ) -> Iterator[BlockProgress]:
         """Sample one example after the other."""
         parts = [] if state is None else [state]
         for place in range(0 if state is None else len(state["index"]), len(rows)):
             one = slice(place, place + 1)
             smoothed = smooth(self.model, block.x[one], block.y[one], self.noise, seed=seed, indices=rows[one].tolist())
-            parts = [joined([*parts, smoothed.state])]
-            yield Progress("smooth", parts[0], place + 1)
-        yield Progress("done", parts[0], len(rows), whole=True)
+            parts = [join_blocks([*parts, smoothed.state])]
+            yield BlockProgress("smooth", parts[0], place + 1)
+        yield BlockProgress("done", parts[0], len(rows), whole=True)
 
     def evidence(self, state: ExampleState) -> Proportion:
         """Return the certified accuracy of a block so far."""

@@ -20,11 +20,10 @@ from overproof.models.classifier import Classifier
 from overproof.models.external.chain import ChainWord, Recognised, find_chain
 from overproof.models.external.checkpoints import Weights, find_weights, load_into, names_that_fit
 from overproof.models.external.imports import read_options
-from overproof.models.external.untrusted import described_beside, tensor_maps
+from overproof.models.external.untrusted import read_config_beside, tensor_maps
 from overproof.models.weights import build
 from overproof.reading import parsing
-from overproof.recipe import build as build_value
-from overproof.recipe import plain
+from overproof.recipe import build_value, plain
 from overproof.signature import Signature
 from overproof.trust import ZOOS
 from overproof.wording import one_line
@@ -156,7 +155,7 @@ def _whole(name: str, value: Any, where: str) -> tuple[int, ...]:
 
 def _normalisation(file: Path, given: Normalisation, inside: Normalisation) -> Normalisation:
     """Return the one normalisation that is known; raise ``InputError`` where two of them differ."""
-    beside = described_beside(file) if file.suffix == ".safetensors" else {}
+    beside = read_config_beside(file) if file.suffix == ".safetensors" else {}
     config = beside.get("pretrained_cfg") or beside
     known: dict[str, Normalisation] = {
         "--mean and --std": given,

@@ -15,12 +15,12 @@ from overproof.data.sources import Source
 from overproof.diagnostics.parity import BATCHES
 from overproof.environment import versions
 from overproof.errors import InputError
-from overproof.formats.onnx import described
+from overproof.formats.onnx import metadata_of
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.recipe import plain
 from overproof.runs.folder import Run
 from overproof.runs.loaded import Known, Origin
-from overproof.runs.resolve import find, origin_of
+from overproof.runs.resolve import find_network, origin_of
 from overproof.runs.sources import AnySource, Example, Images
 from overproof.runs.subject import tensor_images
 
@@ -75,7 +75,7 @@ class ExportTask:
             "parameters": str(parameter_count(self.model)),
             "version": versions()["overproof"],
         }
-        return described({name: value for name, value in said.items() if value is not None}, licence)
+        return metadata_of({name: value for name, value in said.items() if value is not None}, licence)
 
 
 def export_task(
@@ -92,7 +92,7 @@ def export_task(
     if example is not None and data is not None:
         raise InputError(f"{origin.source}: images of data are examples as well; leave example out")
     tensors = data if isinstance(data, tuple | list) else None if example is None else (_example(example, origin), None)
-    network = find(source, trust_code=trust_code, layers=True, like=None if tensors is None else tensors[0])
+    network = find_network(source, trust_code=trust_code, layers=True, like=None if tensors is None else tensors[0])
     chosen = None if isinstance(data, tuple | list) or tensors else network.source(data)
     images = chosen.load("train") if chosen else tensor_images(source, tensors, network)
     loaded = network.load(images.signature)
@@ -130,6 +130,6 @@ def report_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def parity_lines(found: Any) -> list[dict[str, Any]]:
+def parity_lines(comparisons: Any) -> list[dict[str, Any]]:
     """Return the parity of each batch size as JSON values."""
-    return [{"batch": one.batch, "difference": one.difference, "agreeing": one.agreeing} for one in found]
+    return [{"batch": one.batch, "difference": one.difference, "agreeing": one.agreeing} for one in comparisons]

@@ -17,7 +17,7 @@ _TEMPORARY = "overproof-"
 
 
 @contextmanager
-def kept_where_asked(subject: AnySource, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def keep_where_asked(subject: AnySource, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the options of a command, with a folder for its results that is gone afterwards where none is wanted.
 
     Only the results of a network in memory are not written without ``out``: they have no place of their own. Such a
@@ -46,11 +46,11 @@ def kept_where_asked(subject: AnySource, options: Mapping[str, Any]) -> Iterator
         yield given
 
 
-def carried_out(course: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+def run_to_end(events: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
     """Do work that yields its progress, to its end; return its result."""
     while True:
         try:
-            next(course)
+            next(events)
         except StopIteration as end:
             result: dict[str, Any] = end.value
             return result

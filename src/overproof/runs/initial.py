@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.external.imports import importable, like
-from overproof.models.external.loading import made, robustbench
+from overproof.models.external.loading import call_factory, robustbench
 from overproof.models.external.module import External
 from overproof.models.external.onnx_file import OnnxFile
 from overproof.models.external.onnx_network import in_torch, lacking_of
 from overproof.models.external.untrusted import read_untrusted, tensor_maps
-from overproof.models.external.zoos import ZOOS, pretrained
-from overproof.models.initial import Taken, named_in_order, take_over
-from overproof.models.weights import load_description, unshared
+from overproof.models.external.zoos import ZOOS, load_pretrained
+from overproof.models.initial import Taken, name_in_order, take_over
+from overproof.models.weights import load_description, unshare
 from overproof.reading import is_folder, parsing, read_bytes
 from overproof.runs.folder import Run
-from overproof.runs.resolve import find, program, run_of
+from overproof.runs.resolve import find_network, program, run_of
 from overproof.runs.sources import Word, read_word, split_pin
 from overproof.signature import Signature
 
@@ -30,7 +30,7 @@ _TEACHER = "teacher:"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
+class InitialWeights:
     """Tensors by their names, and the normalisation they were trained with, where it is known.
 
     ``whole`` is the SHA-256 of the file that a run keeps them in, with its normalisation. ``named`` says that the
@@ -46,7 +46,7 @@ class Weights:
     @property
     def digest(self) -> str:
         """The run's own SHA-256, or that of the tensors in safetensors' form."""
-        return self.whole or sha256(save(unshared(self.tensors))).hexdigest()
+        return self.whole or sha256(save(unshare(self.tensors))).hexdigest()
 
 
 def read_weights(
@@ -56,8 +56,8 @@ def read_weights(
     *,
     beside: Path | None = None,
     trust_code: bool = False,
-) -> Weights:
-    """Return the weights of a word: ``teacher:ROLE``, or any source of a network (see ``resolve.find``).
+) -> InitialWeights:
+    """Return the weights of a word: ``teacher:ROLE``, or any source of a network (see ``resolve.find_network``).
 
     A file of weights needs no architecture here; an ONNX file is read for images of the ``signature``. Raises
     ``InputError``.
@@ -82,7 +82,7 @@ def read_weights(
     return weights
 
 
-def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code: bool) -> Weights:
+def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code: bool) -> InitialWeights:
     if word.kind == "checkpoint":
         if word.options:
             raise InputError(f"{word.text}: weights to begin with are taken by their names, so it takes no options")
@@ -90,7 +90,7 @@ def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code
     if word.kind in ("run", "hub"):
         return _of_run(run_of(word))
     if word.kind == "onnx":
-        source = find(word.name, trust_code=trust_code)
+        source = find_network(word.name, trust_code=trust_code)
         model = source.load(signature).model
         if isinstance(model.backbone, OnnxFile):
             raise InputError(f"{word.text}: it has no weights to begin with{lacking_of(model.backbone)}")
@@ -98,21 +98,21 @@ def _of_source(word: Word, signature: Signature, beside: Path | None, trust_code
     if word.kind in ZOOS:
         if word.options:
             raise InputError(f"{word.text}: options are for a factory of your own; these weights come as they are")
-        loaded = pretrained(word.text, where=word.text)
-        return Weights(tensors=loaded.network.state_dict(), mean=loaded.mean, std=loaded.std)
+        loaded = load_pretrained(word.text, where=word.text)
+        return InitialWeights(tensors=loaded.network.state_dict(), mean=loaded.mean, std=loaded.std)
     if word.kind == "robustbench":
         return _of(robustbench(word.text))
     if word.kind == "program":
         network, digest = program(word, trust_code)
         return replace(_of(network), whole=digest)
     with importable(*([] if beside is None else [beside]), Path.cwd()):
-        return _of(made(word.text, word.options, None))
+        return _of(call_factory(word.text, word.options, None))
 
 
-def begin_with(student: Classifier, word: str, weights: Weights) -> Taken:
+def begin_with(student: Classifier, word: str, weights: InitialWeights) -> Taken:
     """Copy into a student what fits it of these weights; the normalisation stays its own. Raises ``InputError``."""
     where = f"init: {word}"
-    tensors = weights.tensors if weights.named else named_in_order(student.backbone, weights.tensors, where=where)
+    tensors = weights.tensors if weights.named else name_in_order(student.backbone, weights.tensors, where=where)
     return take_over(student.backbone, tensors, where=where)
 
 
@@ -126,17 +126,17 @@ def with_pretrained(word: str, student: Any) -> str:
     raise InputError("init: pretrained means timm's or torchvision's weights of a student that is one of theirs")
 
 
-def _of(network: nn.Module) -> Weights:
+def _of(network: nn.Module) -> InitialWeights:
     if not isinstance(network, Classifier):
-        return Weights(tensors=network.state_dict())
-    weights = Weights(tensors=network.backbone.state_dict())
+        return InitialWeights(tensors=network.state_dict())
+    weights = InitialWeights(tensors=network.backbone.state_dict())
     if not network.normalises:
         return weights
     mean, std = (tuple(part.flatten().tolist()) for part in (network.mean, network.std))
     return replace(weights, mean=mean, std=std)
 
 
-def _of_file(file: Path, pin: str) -> Weights:
+def _of_file(file: Path, pin: str) -> InitialWeights:
     """Return the network in a checkpoint, among averages and an optimiser's state; nothing in it is run.
 
     A pin is that of the file.
@@ -144,7 +144,7 @@ def _of_file(file: Path, pin: str) -> Weights:
     maps = [tensors for _, tensors in tensor_maps(read_untrusted(file, digest=pin))]
     if not maps:
         raise InputError(f"{file}: there are no tensors in it")
-    return Weights(tensors=max(maps, key=_likeness))
+    return InitialWeights(tensors=max(maps, key=_likeness))
 
 
 def _likeness(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
@@ -156,7 +156,7 @@ def _likeness(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     return named, sum(value.numel() for value in tensors.values())
 
 
-def _of_run(run: Run) -> Weights:
+def _of_run(run: Run) -> InitialWeights:
     from safetensors.torch import load
 
     folder = run.folder
@@ -173,4 +173,4 @@ def _of_run(run: Run) -> Weights:
     own = {key.removeprefix("backbone."): value for key, value in tensors.items() if key not in ("mean", "std")}
     with parsing(folder, "a model description of overproof"):
         mean, std = (tuple(map(float, inside.get(part, ()))) for part in ("mean", "std"))
-    return Weights(tensors=own, mean=mean, std=std, whole=description["digest"])
+    return InitialWeights(tensors=own, mean=mean, std=std, whole=description["digest"])

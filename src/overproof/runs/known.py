@@ -16,7 +16,7 @@ _IMAGES = ((EVALUATION, "adversarial.safetensors"), (CERTIFICATE, "counterexampl
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class CounterExamples:
     """Images ``[M, C, H, W]`` in [0, 1] of one file, and the places ``[M]`` (int64) in the test split they are for."""
 
     index: Tensor
@@ -28,7 +28,7 @@ class Known:
         return block.to(rows.device), self.images[mine]
 
 
-def known_counter_examples(folder: Path, digest: str) -> tuple[tuple[Known, ...], tuple[str, ...]]:
+def known_counter_examples(folder: Path, digest: str) -> tuple[tuple[CounterExamples, ...], tuple[str, ...]]:
     """Return what evaluations and certificates in a folder of results found of the network of this digest.
 
     Whatever ball, labels or images they were for: who tries them looks whether they fit. The second are warnings about
@@ -39,7 +39,7 @@ def known_counter_examples(folder: Path, digest: str) -> tuple[tuple[Known, ...]
         try:
             with parsing(file, "images that overproof keeps"):
                 body = load(read_bytes(file))
-                known = Known(body["index"], body["images"])
+                known = CounterExamples(body["index"], body["images"])
                 _check(known)
         except InputError as problem:
             warnings.append(f"counter-examples found before are not tried: {problem}")
@@ -56,7 +56,7 @@ def _files(folder: Path, digest: str) -> Iterator[Path]:
                 yield kept.folder / name
 
 
-def _check(known: Known) -> None:
+def _check(known: CounterExamples) -> None:
     index, images = known.index, known.images
     if index.dtype != torch.int64 or index.dim() != 1 or len(index) != len(images):
         raise ValueError("an index is one int64 number for each image")

@@ -15,7 +15,7 @@ from overproof.errors import InputError
 from overproof.models.classifier import Classifier, parameter_count
 from overproof.models.external.onnx_file import OnnxFile
 from overproof.models.external.onnx_network import file_of
-from overproof.models.weights import unshared
+from overproof.models.weights import unshare
 from overproof.recipe import Recipe
 from overproof.runs.folder import Run
 from overproof.runs.sources import Kind
@@ -161,4 +161,4 @@ def check_classes(theirs: Sequence[str], ours: Sequence[str], *, where: str, adv
 
 def digest_of(model: Classifier) -> str:
     """Return the SHA-256 of a network's weights and buffers."""
-    return sha256(save(unshared(model.state_dict()))).hexdigest()
+    return sha256(save(unshare(model.state_dict()))).hexdigest()

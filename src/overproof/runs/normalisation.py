@@ -8,7 +8,7 @@ from overproof.data.images import ImageSet
 from overproof.data.streaming import Stream
 from overproof.errors import InputError
 from overproof.recipe import Normalise
-from overproof.runs.initial import Weights
+from overproof.runs.initial import InitialWeights
 
 _AT_ONCE = 256  # images
 
@@ -25,7 +25,9 @@ class Normalisation:
         return f"mean {mean}, deviation {std}"
 
 
-def normalisation(wish: Normalise, images: ImageSet | Stream, word: str, weights: Weights | None) -> Normalisation:
+def normalisation(
+    wish: Normalise, images: ImageSet | Stream, word: str, weights: InitialWeights | None
+) -> Normalisation:
     """Return what a recipe's ``normalise`` means for these training images and weights to begin with.
 
     Without weights, which a run that goes on does not read again, those of ``init`` are only held the place of: the
@@ -34,7 +36,7 @@ def normalisation(wish: Normalise, images: ImageSet | Stream, word: str, weights
     if wish.of == "numbers":
         return Normalisation(mean=wish.mean, std=wish.std)
     if wish.of == "data":
-        return measured(images)
+        return measure_normalisation(images)
     channels = images.signature.channels
     if weights is None:
         return Normalisation(mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -48,7 +50,7 @@ def normalisation(wish: Normalise, images: ImageSet | Stream, word: str, weights
     return Normalisation(mean=weights.mean, std=weights.std)
 
 
-def measured(images: ImageSet | Stream) -> Normalisation:
+def measure_normalisation(images: ImageSet | Stream) -> Normalisation:
     """Return mean and deviation of all pixels of each channel; of uint8 they are the same to the bit on any device.
 
     Raises ``InputError`` for a channel of one value.

@@ -113,9 +113,9 @@ def ask(
         )
     test = subject.source.load("test")
     networks = [subject.model] if other is None else [other.model, subject.model]
-    asked = _asked(networks, test, examples, threat.eps, seed, where=subject.name)
+    asked = _choose_images(networks, test, examples, threat.eps, seed, where=subject.name)
     student = _File.of(subject, asked.x)
-    own = _known(subject, threat)
+    own = _read_certificate(subject, threat)
     questions = _robustness(subject.model, student, asked, own)
     files = _benchmark("robust", {vnnlib.STUDENT: student.body}, questions, timeout)
     report: dict[str, Any] = {
@@ -153,7 +153,9 @@ def _threat(subject: ExportTask, eps: str | float | None) -> Threat:
         raise InputError(str(problem)) from problem
 
 
-def _asked(networks: list[Classifier], test: ImageSet, examples: int, eps: Radius, seed: int, *, where: str) -> _Images:
+def _choose_images(
+    networks: list[Classifier], test: ImageSet, examples: int, eps: Radius, seed: int, *, where: str
+) -> _Images:
     """Return a balanced subset of so many images that all networks classify correctly."""
     count = min(2 * examples + 20, len(test))  # more than are needed, so that all classes have some
     while True:
@@ -211,7 +213,7 @@ class _Known:
         return frozenset(index for index, verdict in self.agreement.items() if verdict == "verified")
 
 
-def _known(subject: ExportTask, threat: Threat) -> _Known:
+def _read_certificate(subject: ExportTask, threat: Threat) -> _Known:
     """Read a certificate of the same network and radius, where there is one."""
     file = subject.results / "certificate.json"
     nothing = _Known({}, {}, "", {})
@@ -250,13 +252,13 @@ def _robustness(model: Classifier, file: _File, asked: _Images, known: _Known) -
         x = torch.cat(points)
         with torch.no_grad():
             logits = file.network(x)
-        broken = logits.argmax(dim=1) != label
+        misclassified = logits.argmax(dim=1) != label
         query = Query.read(text)
         answers = torch.tensor(
             [query.satisfied_by(_point({"X": one}, {"Y": out})) for one, out in zip(x, logits, strict=True)]
         )
         name = f"robust-{index:05d}.vnnlib"
-        _agree(name, broken, answers, proved=known.verdicts.get(index) == "verified")
+        _agree(name, misclassified, answers, proved=known.verdicts.get(index) == "verified")
         if index in known.images and not answers[-1]:
             raise InputError(f"{name}: the counter-example of certificate.json does not satisfy it; run certify again")
         verdict = "sat" if answers.any() else "unsat" if known.verdicts.get(index) == "verified" else None

@@ -36,7 +36,7 @@ def findings(folder: Path, *, trust_code: bool = False) -> Findings:
 
 
 def _read(run: Run, trust_code: bool) -> Findings:
-    folder, evaluation = run.folder, evaluated(run)
+    folder, evaluation = run.folder, read_evaluation(run)
     certificate, notes = _certificate(run, evaluation)
     home = Run(EVALUATION.folder(folder, evaluation))
     file, kept = home.folder / "adversarial.safetensors", evaluation.get("adversarial")
@@ -52,7 +52,7 @@ def _read(run: Run, trust_code: bool) -> Findings:
         certificate=certificate,
         metrics=run.metrics(),
         examples=home.examples(),
-        recipe=plain(run.recipe()) if _trained(run) else None,
+        recipe=plain(run.recipe()) if _is_trained(run) else None,
         classes=_classes(run, evaluation),
         multiply_adds=_multiply_adds(run, evaluation, trust_code),
         lengths=_lengths(run),
@@ -62,7 +62,7 @@ def _read(run: Run, trust_code: bool) -> Findings:
     )
 
 
-def evaluated(run: Run) -> dict[str, Any]:
+def read_evaluation(run: Run) -> dict[str, Any]:
     """Return a run's evaluation; raise ``InputError`` where there is none, or of another network.
 
     Schema 1 (overproof 0.1) is read as 2: what it did not record is absent.
@@ -84,9 +84,9 @@ def evaluated(run: Run) -> dict[str, Any]:
             f"{EVALUATION.schema}; evaluate it again"
         )
     # What was found about a foreign network lies in a folder without the network.
-    if _trained(run) and evaluation.get("model_digest") != run.description()["digest"]:
+    if _is_trained(run) and evaluation.get("model_digest") != run.description()["digest"]:
         raise InputError(f"{folder}: its network has changed since it was evaluated; run: overproof evaluate {folder}")
-    return _migrated(evaluation) if schema == 1 else evaluation
+    return _migrate(evaluation) if schema == 1 else evaluation
 
 
 def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _of_certificate(certificate: dict[str, Any], folder: Path) -> dict[str, Any]
     }
 
 
-def _migrated(evaluation: dict[str, Any]) -> dict[str, Any]:
+def _migrate(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return an evaluation of schema 1 as one of 2: every attack met every example, and three options had one value."""
     evaluation = {**evaluation, "suite": {"name": "recipe", "survivors": False, "caution": ""}}
     for attack in evaluation.get("attacks", {}).values():
@@ -139,7 +139,7 @@ def _others(run: Run, evaluation: dict[str, Any], certificate: dict[str, Any] | 
     return tuple(others)
 
 
-def _trained(run: Run) -> bool:
+def _is_trained(run: Run) -> bool:
     return (run.folder / "recipe.yaml").is_file()
 
 
@@ -158,11 +158,11 @@ def _certificate(run: Run, evaluation: dict[str, Any]) -> tuple[dict[str, Any] |
 def _classes(run: Run, evaluation: dict[str, Any]) -> tuple[str, ...]:
     if "classes" in evaluation:
         return tuple(map(str, evaluation["classes"]))
-    return tuple(run.description()["classes"]) if _trained(run) else ()
+    return tuple(run.description()["classes"]) if _is_trained(run) else ()
 
 
 def _lengths(run: Run) -> tuple[int, ...]:
-    return tuple(map(int, run.description().get("extended_from", ()))) if _trained(run) else ()
+    return tuple(map(int, run.description().get("extended_from", ()))) if _is_trained(run) else ()
 
 
 def _multiply_adds(run: Run, evaluation: dict[str, Any], trust_code: bool) -> int | None:
@@ -170,7 +170,7 @@ def _multiply_adds(run: Run, evaluation: dict[str, Any], trust_code: bool) -> in
 
     A foreign network of an older version has none, and one that code makes none unless that code is trusted.
     """
-    if "multiply_adds" in evaluation or not _trained(run):
+    if "multiply_adds" in evaluation or not _is_trained(run):
         recorded = evaluation.get("multiply_adds")
         return None if recorded is None else int(recorded)
     description = run.description()

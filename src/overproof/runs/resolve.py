@@ -1,7 +1,7 @@
 """Which network is this? Answered once, for every command, for teachers, surrogates and weights to begin with.
 
-``find`` says what is known of a source before its network is made, such as the images it is for; ``Found.load`` makes
-it for the images that are meant; ``resolve`` does both.
+``find_network`` says what is known of a source before its network is made, such as the images it is for;
+``NetworkSource.load`` makes it for the images that are meant; ``resolve`` does both.
 """
 
 import json
@@ -29,7 +29,7 @@ from overproof.models.external.onnx_network import full_network
 from overproof.models.external.untrusted import read_untrusted
 from overproof.models.weights import load_description
 from overproof.reading import field, is_file, is_folder, parsing, read_bytes, read_object
-from overproof.recipe import Recipe, build, data_source
+from overproof.recipe import Recipe, build_value, data_source
 from overproof.runs.checkpoints import network_of, read_architecture, weights_in
 from overproof.runs.folder import Run, find_run
 from overproof.runs.loaded import Known, LoadedModel, Origin
@@ -44,7 +44,7 @@ _ONNX = ("mean", "std", "layout")  # and behind an ONNX file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
+class NetworkSource:
     """A source that was looked at: what is ``known``, and how its network is made for images of a signature."""
 
     known: Known
@@ -58,10 +58,10 @@ class Found:
         Raises ``InputError`` where it cannot be made, is for other images, or is not the one that was pinned.
         """
         made = LoadedModel.of(self.make(signature), self.known, signature)
-        found = self.file_digest or made.digest
-        if self.pin and found != self.pin:
+        digest = self.file_digest or made.digest
+        if self.pin and digest != self.pin:
             raise InputError(
-                f"{made.known.title}: this is another network: its SHA-256 is {found}, the pin says {self.pin}"
+                f"{made.known.title}: this is another network: its SHA-256 is {digest}, the pin says {self.pin}"
             )
         return made
 
@@ -90,14 +90,14 @@ def resolve(
     trust_code: bool = False,
     layers: bool = False,
 ) -> LoadedModel:
-    """Return the network of a source for images of a signature (see ``find``).
+    """Return the network of a source for images of a signature (see ``find_network``).
 
     The recipe of a run is not read: what it says of images and attacks is not asked for here.
     """
-    return find(source, beside=beside, trust_code=trust_code, layers=layers, recipe=False).load(signature)
+    return find_network(source, beside=beside, trust_code=trust_code, layers=layers, recipe=False).load(signature)
 
 
-def find(
+def find_network(
     source: AnySource,
     *,
     beside: Path | None = None,
@@ -105,7 +105,7 @@ def find(
     layers: bool = False,
     like: Tensor | None = None,
     recipe: bool = True,
-) -> Found:
+) -> NetworkSource:
     """Return what is known of a source, with the way to its network.
 
     A source is an ``nn.Module``, a ``Run``, a path or a word (see ``sources.read_word``): a run folder, a repository of
@@ -135,7 +135,7 @@ def find(
     if word.kind == "program":
         return _of_program(word, trust_code)
     known = Known(name=word.name, origin=Origin(kind=word.kind, source=word.name))
-    return Found(
+    return NetworkSource(
         known=known,
         make=lambda signature: load_external(word.text, signature, options=word.options, beside=beside),
         pin=word.pin,
@@ -149,7 +149,7 @@ def origin_of(source: AnySource) -> Origin:
     if isinstance(source, Run):
         return Origin(kind="run" if source.own else "hub", source=str(source.folder), run=source)
     word = read_word(source)
-    if word.kind == "checkpoint" and not word.options and (described := _described(word.path)) is not None:
+    if word.kind == "checkpoint" and not word.options and (described := _find_description(word.path)) is not None:
         folder, name = described
         return Origin(kind="run", source=word.text, run=Run(folder), checkpoint=name)
     run = Run(word.path) if word.kind == "run" else None
@@ -189,20 +189,20 @@ def evaluated_folder(source: AnySource) -> Path:
 # --- a run, in a folder or on the Hub ---------------------------------------------------------------------------------
 
 
-def _of_run(run: Run, origin: Origin, trust_code: bool, pin: str = "", *, recipe: bool = True) -> Found:
+def _of_run(run: Run, origin: Origin, trust_code: bool, pin: str = "", *, recipe: bool = True) -> NetworkSource:
     folder, name = run.folder, origin.checkpoint
     if not is_folder(folder):
         raise InputError(f"{one_line(str(folder), 300)}: no such run folder")
     trained = is_file(folder / "recipe.yaml")
     if not trained and not any(is_file(folder / one) for one in _NAMED):
         run.recipe()  # which says that there is none
-    known = _described_run(run, origin, trust_code)
+    known = _describe_run(run, origin, trust_code)
     if trained and recipe:
         known = _with_recipe(known, run.recipe(imports=True, trust_code=trust_code))
-    return Found(known=known, make=lambda _: run.model(name, trust_code=trust_code)[0], pin=pin)
+    return NetworkSource(known=known, make=lambda _: run.model(name, trust_code=trust_code)[0], pin=pin)
 
 
-def _described_run(run: Run, origin: Origin, trust_code: bool) -> Known:
+def _describe_run(run: Run, origin: Origin, trust_code: bool) -> Known:
     """Return what the description of a network says of it."""
     description = load_description(run.folder, origin.checkpoint)
     # Every description says how its weights were chosen; a repository's need not.
@@ -216,7 +216,9 @@ def _described_run(run: Run, origin: Origin, trust_code: bool) -> Known:
         method=None if imported is None else "imported",
         architecture=str(description["architecture"].get("kind")),
         classes=tuple(description["classes"]) or None,
-        data=None if data is None else build(Source, data, where=where, code=run.code(where, trust_code=trust_code)),
+        data=None
+        if data is None
+        else build_value(Source, data, where=where, code=run.code(where, trust_code=trust_code)),
         digest=description["digest"],
         selected_on=texts.get("selected_on"),
     )
@@ -238,7 +240,7 @@ def _with_recipe(known: Known, recipe: Recipe) -> Known:
 # --- a file -----------------------------------------------------------------------------------------------------------
 
 
-def _of_onnx(word: Word, trust_code: bool) -> Found:
+def _of_onnx(word: Word, trust_code: bool) -> NetworkSource:
     """Return an ONNX file as a full network, or as one that answers queries, where it cannot be had in torch.
 
     What is said of it is told when it is made, for the images that it is made for.
@@ -268,13 +270,13 @@ def _of_onnx(word: Word, trust_code: bool) -> Found:
             architecture=said.get("architecture"),
             parameters=int(said["parameters"]) if "parameters" in said else None,
             classes=tuple(map(str, json.loads(said["classes"]))) if "classes" in said else None,
-            data=build(Source, json.loads(said["data"]), where=word.text, code=code) if "data" in said else None,
+            data=build_value(Source, json.loads(said["data"]), where=word.text, code=code) if "data" in said else None,
             threat=_threat(said, word.text) if "norm" in said else None,
             # With options it is another network, whose digest is that of all its numbers, the normalisation included.
             digest=None if word.options else file.digest,
             selected_on=said.get("selected_on"),
         )
-    return Found(known=known, make=make, pin=word.pin, file_digest=file.digest)
+    return NetworkSource(known=known, make=make, pin=word.pin, file_digest=file.digest)
 
 
 def _threat(said: Mapping[str, str], where: str) -> Threat:
@@ -295,14 +297,14 @@ def program(word: Word, trust_code: bool) -> tuple[nn.Module, str]:
     return read_program(body, where=word.text), sha256(body).hexdigest()
 
 
-def _of_program(word: Word, trust_code: bool) -> Found:
+def _of_program(word: Word, trust_code: bool) -> NetworkSource:
     """Return a ``torch.export`` program; what its report and the run beside it say is known, where they are of it."""
     network, digest = program(word, trust_code)
     known = Known(name=word.text, origin=Origin(kind="program", source=word.text))
     report = word.path.with_name(f"{word.path.name}.json")
     if is_file(report) and (said := read_object(report)).get("sha256") == digest:
         known = _of_report(said, known, word.path.parent)
-    return Found(
+    return NetworkSource(
         known=known,
         make=lambda signature: fitting(Classifier(network, signature), signature, word.text),
         pin=word.pin,
@@ -313,12 +315,12 @@ def _of_program(word: Word, trust_code: bool) -> Found:
 def _of_report(said: Mapping[str, Any], known: Known, folder: Path) -> Known:
     """Return what is known of a program by its report, and by the run in whose folder it lies, if that is its own."""
     with parsing(folder, "the report of an export"):
-        found = replace(known, classes=tuple(map(str, said["classes"])) or None)
+        described = replace(known, classes=tuple(map(str, said["classes"])) or None)
         if not is_file(folder / "model.json") or load_description(folder)["digest"] != said["digest"]:
-            return found
+            return described
     of_run = _of_run(Run(folder), Origin(kind="run", source=str(folder), run=Run(folder)), False).known
     return replace(
-        found,
+        described,
         method=of_run.method,
         architecture=of_run.architecture,
         data=of_run.data,
@@ -327,10 +329,10 @@ def _of_report(said: Mapping[str, Any], known: Known, folder: Path) -> Known:
     )
 
 
-def _of_checkpoint(word: Word, trust_code: bool, recipe: bool) -> Found:
+def _of_checkpoint(word: Word, trust_code: bool, recipe: bool) -> NetworkSource:
     """Return the network of a file of weights: the run's whose file it is, or that of the architecture that is said."""
     file, options = word.path, word.options
-    if not options and (described := _described(file)) is not None:
+    if not options and (described := _find_description(file)) is not None:
         folder, name = described
         origin = Origin(kind="run", source=word.text, run=Run(folder), checkpoint=name)
         return _of_run(Run(folder), origin, trust_code, word.pin, recipe=recipe)
@@ -352,18 +354,18 @@ def _of_checkpoint(word: Word, trust_code: bool, recipe: bool) -> Found:
 
     def make(signature: Signature) -> Classifier:
         key = str(options.get("key", ""))
-        found, architecture = weights_in(
+        weights, architecture = weights_in(
             tree, said, signature, where=file, name=called, classes=signature.classes, key=key
         )
-        return network_of(found, architecture, signature, where=file, given=(mean, std))
+        return network_of(weights, architecture, signature, where=file, given=(mean, std))
 
     known = Known(
         name=word.text, origin=Origin(kind="checkpoint", source=word.name), method="imported", architecture=called
     )
-    return Found(known=known, make=make)
+    return NetworkSource(known=known, make=make)
 
 
-def _described(file: Path) -> tuple[Path, str] | None:
+def _find_description(file: Path) -> tuple[Path, str] | None:
     """Return the folder and the name of weights that lie beside their description, as ``save_model`` writes them."""
     named = {f"{file.stem}.json", *(["config.json"] if file.stem == "model" else [])}
     if file.suffix != ".safetensors" or not is_file(file):
@@ -392,7 +394,7 @@ def _numbers(word: Word, name: str) -> tuple[float, ...]:
 # --- a network in memory ----------------------------------------------------------------------------------------------
 
 
-def _in_memory(module: nn.Module, layers: bool, like: Tensor | None) -> Found:
+def _in_memory(module: nn.Module, layers: bool, like: Tensor | None) -> NetworkSource:
     name = _class_of(module)
     known = Known(name=name, origin=Origin(kind="in memory", source=name), architecture=name)
 
@@ -406,7 +408,7 @@ def _in_memory(module: nn.Module, layers: bool, like: Tensor | None) -> Found:
             return model
         return Classifier(InFloat64(module) if in_float64(module) else module, signature).to(device)
 
-    return Found(known=known, make=make)
+    return NetworkSource(known=known, make=make)
 
 
 def _class_of(module: nn.Module) -> str:

@@ -22,7 +22,7 @@ from overproof.wording import folder_name
 Plain = Mapping[str, Any]
 
 
-class Kept(NamedTuple):
+class StoredResult(NamedTuple):
     """One result: its folder, and the content of its main file."""
 
     folder: Path
@@ -65,7 +65,7 @@ class Kind:
             return
         best = candidates[self.strongest([one.result for one in candidates])]
         for name in (*self.beside, self.main):
-            if name.endswith(".safetensors") and _linked(best.folder / name, root / name):
+            if name.endswith(".safetensors") and _link(best.folder / name, root / name):
                 continue
             if is_file(best.folder / name):
                 write_atomically(root / name, read_bytes(best.folder / name))
@@ -84,11 +84,11 @@ class Kind:
         """Whether this result is the one at the root."""
         return is_file(root / self.main) and _same(read_object(root / self.main), result)
 
-    def all(self, root: Path) -> Iterator[Kept]:
+    def all(self, root: Path) -> Iterator[StoredResult]:
         """Yield the results that lie side by side and can be read, in the order of their names."""
         for file in sorted((root / self.home).glob(f"*/{self.main}")):
             try:
-                yield Kept(file.parent, read_object(file))
+                yield StoredResult(file.parent, read_object(file))
             except InputError:  # written by something else: no reason to lose the others
                 continue
 
@@ -99,8 +99,8 @@ class Kind:
         """
         return next((one.folder for one in self.all(root) if _same(one.result, result)), root)
 
-    def others(self, root: Path, result: Plain) -> list[Kept]:
-        """Return the other results about the network that ``found``, a result of this root, is about."""
+    def others(self, root: Path, result: Plain) -> list[StoredResult]:
+        """Return the other results about the network that ``result``, one of this root, is about."""
         digest = result.get("model_digest")
         return [
             one for one in self.all(root) if not _same(one.result, result) and one.result.get("model_digest") == digest
@@ -177,16 +177,16 @@ def strongest_certificate(result: Sequence[Plain]) -> int:
 
 def _search(result: Plain) -> int:
     """Return how many passes per example the attacks of an evaluation may take at most, as they were set."""
-    return sum(_planned(attack.get("trial") or {}) for attack in result["attacks"].values())
+    return sum(_count_passes(attack.get("trial") or {}) for attack in result["attacks"].values())
 
 
-def _planned(trial: Plain) -> int:
+def _count_passes(trial: Plain) -> int:
     attack = trial.get("attack") or {}
     length = attack.get("queries") or attack.get("steps") or 1
     return int(length) * int(attack.get("restarts", 1)) * max(1, int(trial.get("targets", 0)))
 
 
-def _linked(file: Path, place: Path) -> bool:
+def _link(file: Path, place: Path) -> bool:
     """Give a large file a second name, where the file system can: images need no second copy."""
     temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:

@@ -22,7 +22,7 @@ _ASK_SECONDS = 1.0  # whether a step is done is read from files, which other run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class CommandStep:
     """One command: its ``words`` and whether its files say that it is ``done``; the steps it ``needs`` come before.
 
     Who holds the file ``lock`` does the step; other runners on the machine wait. None: there is one runner.
@@ -36,34 +36,34 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class StepStarted:
     """The process of a step is about to start."""
 
-    step: Step
+    step: CommandStep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class StepEnded:
     """A step is over: ``problem`` says why it failed, else it is empty.
 
     ``stopped``: the time was up, and the next call continues it. Not ``ran``: it was done already, or left out.
     """
 
-    step: Step
+    step: CommandStep
     problem: str = ""
     stopped: bool = False
     ran: bool = True
 
 
 def run_steps(
-    steps: Sequence[Step],
+    steps: Sequence[CommandStep],
     *,
     jobs: int = 1,
     threads: int = 1,
-    options: Callable[[Step, int], Sequence[str]] = lambda step, slot: (),
+    options: Callable[[CommandStep, int], Sequence[str]] = lambda step, slot: (),
     deadline: float = float("inf"),
     program: Sequence[str] = PROGRAM,
-) -> Generator[Started | Ended, None, None]:
+) -> Generator[StepStarted | StepEnded, None, None]:
     """Run the steps that are not done, in order and at most ``jobs`` at a time; yield what happens.
 
     Each has ``threads``, unless the environment says otherwise. ``options`` are further words of a step, by the number
@@ -81,20 +81,20 @@ def run_steps(
 
     try:
         while waiting or running:
-            now, held = time.monotonic(), list[Step]()
+            now, held = time.monotonic(), list[CommandStep]()
             late = now >= deadline
             while waiting and free and (late or now >= ask):
                 step = waiting.pop(0)
                 if is_over(step.name):
-                    yield Ended(step=step, ran=False)
+                    yield StepEnded(step=step, ran=False)
                 elif lacking := [need for need in step.needs if need in failed]:
                     failed.add(step.name)
-                    yield Ended(step=step, problem=f"left out, because {lacking[0]} has failed", ran=False)
-                elif late or not all(map(is_over, step.needs)) or (lock := _locked(step)) is None:
+                    yield StepEnded(step=step, problem=f"left out, because {lacking[0]} has failed", ran=False)
+                elif late or not all(map(is_over, step.needs)) or (lock := _lock(step)) is None:
                     held.append(step)
                 else:
                     try:
-                        yield Started(step=step)
+                        yield StepStarted(step=step)
                         words = [*program, *step.words, *options(step, free[-1])]
                         running.append(_Process(step, free.pop(), words, threads, lock))
                     except BaseException:  # a caller that stops here as well
@@ -111,10 +111,10 @@ def run_steps(
                 free.append(process.slot)
                 problem = process.problem()
                 if stopped and problem:
-                    yield Ended(step=process.step, stopped=True)
+                    yield StepEnded(step=process.step, stopped=True)
                 else:
                     failed |= {process.step.name} if problem else set()
-                    yield Ended(step=process.step, problem=problem)
+                    yield StepEnded(step=process.step, problem=problem)
             if late:
                 return
             time.sleep(_LOOK_SECONDS if waiting or running else 0)
@@ -139,7 +139,7 @@ class _Lock(NamedTuple):
             self.held.close()
 
 
-def _locked(step: Step) -> _Lock | None:
+def _lock(step: CommandStep) -> _Lock | None:
     """Return the lock of a step; None where another runner has it, or its process, or has just done the step."""
     if step.lock is None:
         return _Lock(None, tempfile.TemporaryFile())
@@ -159,7 +159,7 @@ def _locked(step: Step) -> _Lock | None:
 class _Process:
     """The process of a step, in its place among those that run at a time."""
 
-    def __init__(self, step: Step, slot: int, words: Sequence[str], threads: int, lock: _Lock) -> None:
+    def __init__(self, step: CommandStep, slot: int, words: Sequence[str], threads: int, lock: _Lock) -> None:
         self.step, self.slot, self._lock, self._stopped = step, slot, lock, False
         self._process = subprocess.Popen(
             words,

@@ -19,7 +19,7 @@ from overproof.models.classifier import Classifier
 from overproof.models.external.onnx_file import OnnxFile
 from overproof.recipe import read_suite
 from overproof.runs.loaded import BY_POSITION
-from overproof.runs.resolve import Found, find
+from overproof.runs.resolve import NetworkSource, find_network
 from overproof.runs.sources import AnySource, Images
 
 _HARMLESS = "an eps of 0 allows no change, so nothing was attacked and the robust accuracy is the clean one"
@@ -72,7 +72,7 @@ class EvaluationTask:
         }
 
 
-def shown(images: ImageSet, seed: int) -> Batch:
+def draw_batch(images: ImageSet, seed: int) -> Batch:
     """Return what is shown of the images to checks that need not see all; files are often in the order of classes."""
     (batch,) = images.at(stratified_subset(images, _SHOWN, seed)).batches(_SHOWN)
     return batch
@@ -94,7 +94,7 @@ def evaluation_task(
     """
     tensors = data if isinstance(data, tuple | list) else None
     like = tensors[0] if tensors and isinstance(tensors[0], Tensor) else None
-    network = find(source, trust_code=trust_code, layers=layers, like=like)
+    network = find_network(source, trust_code=trust_code, layers=layers, like=like)
     images = (
         tensor_images(source, data, network) if isinstance(data, tuple | list) else network.source(data).open("test")
     )
@@ -120,12 +120,12 @@ def evaluation_task(
     return replace(examined, trials=wanted.attacks, examples=wanted.examples, batch=wanted.batch)
 
 
-def tensor_images(source: AnySource, data: Any, found: Found) -> ImageSet:
+def tensor_images(source: AnySource, data: Any, network: NetworkSource) -> ImageSet:
     """Return images ``[N, C, H, W]`` and their labels (None: all 0) as a set for a network in memory.
 
     The network says how many classes there are. Raises ``InputError``.
     """
-    name = found.known.title
+    name = network.known.title
     if not isinstance(source, nn.Module):
         raise InputError(f"{name}: images as tensors are for a network in memory; name a source of images instead")
     if len(data) != 2:
@@ -137,7 +137,7 @@ def tensor_images(source: AnySource, data: Any, found: Found) -> ImageSet:
     return given_images(x, y, given_classifier(source, x).signature.classes, x.device, name="tensors")
 
 
-def chosen_suite(
+def choose_suite(
     subject: EvaluationTask,
     words: tuple[str, ...],
     norm: Norm | None,

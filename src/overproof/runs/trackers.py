@@ -13,7 +13,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 @contextmanager
-def tracked(recipe: Recipe, folder: Path, *, since: int) -> Iterator[Tell]:
+def track(recipe: Recipe, folder: Path, *, since: int) -> Iterator[Tell]:
     """Start the recipe's trackers, give a function that takes an epoch's record, and finish them.
 
     TensorBoard writes into ``folder/tensorboard``, where steps after ``since`` finished epochs are replaced; the others
@@ -21,7 +21,7 @@ def tracked(recipe: Recipe, folder: Path, *, since: int) -> Iterator[Tell]:
     installed, or where it cannot be started.
     """
     check_trackers(recipe)
-    trackers = [_started(name, recipe, folder, since) for name in recipe.trackers]
+    trackers = [_start(name, recipe, folder, since) for name in recipe.trackers]
     settings = {path: str(value) for path, value in leaves(plain(recipe))}
     try:
         for tracker in trackers:
@@ -55,7 +55,7 @@ def check_trackers(recipe: Recipe) -> None:
             raise InputError(f"trackers: {name!r} is not installed; pip install {name}, or leave it out of trackers")
 
 
-def _started(name: str, recipe: Recipe, folder: Path, since: int) -> Any:
+def _start(name: str, recipe: Recipe, folder: Path, since: int) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     choices: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,6 +67,6 @@ def _started(name: str, recipe: Recipe, folder: Path, since: int) -> Any:
     try:
         tracker = LOGGER_TYPE_TO_CLASS[name](project, **options)
         tracker.start()
-    except Exception as problem:  # whatever a service says: no account, no network, no room
+    except Exception as problem:  # whatever a service says: no account, no network, no disk space
         raise InputError(f"trackers: {name!r} cannot be started ({problem})") from problem
     return tracker

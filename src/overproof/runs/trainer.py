@@ -108,7 +108,7 @@ def set_up(
             for role, path in recipe.teachers.items()
         }
         with importable(*places):
-            return teachers, _fitted(recipe, teachers)
+            return teachers, _fit(recipe, teachers)
 
     places = () if beside is None else (beside,)
     yield Beginning(lines=(source_line(recipe.name, recipe.data),))
@@ -187,11 +187,11 @@ def set_up(
         teachers=digests,
         init=init,
     )
-    course = f"{recipe.training.epochs:,} epochs of {len(loader):,} batches of {loader.batch:,} images"
+    amount = f"{recipe.training.epochs:,} epochs of {len(loader):,} batches of {loader.batch:,} images"
     shared = f" on {processes.count} processes" if processes.count > 1 else ""
     graphs = recipe.performance.compiles(loop.device) == "graphs"
     computing = device_line(loop.device, loop.precision, graphs=graphs)
-    yield Beginning(lines=(f"method: {recipe.method.kind}; {course}{shared}", computing))
+    yield Beginning(lines=(f"method: {recipe.method.kind}; {amount}{shared}", computing))
     return stage
 
 
@@ -225,7 +225,7 @@ def _with_test(recipe: Recipe, splits: Mapping[str, _Images]) -> tuple[str, ...]
     return per_class_line(whole), *(note for note in notes_of(test) if note not in said)
 
 
-def _fitted(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
+def _fit(recipe: Recipe, teachers: Mapping[str, Classifier]) -> Architecture:
     try:
         return recipe.method.adapt_student(recipe.student, teachers)
     except ValueError as problem:

@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from overproof.building import build as build_value
-from overproof.building import plain
+from overproof.building import build_value, plain
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.external.module import External
 from overproof.models.weights import build
 from overproof.signature import Signature
-from overproof.testing.toys import moved
+from overproof.testing.toys import draw_statistics
 from overproof.trust import Code
 
 
@@ -114,7 +113,7 @@ class ArchitectureContract:
 def built(architecture: Architecture, signature: Signature) -> Any:
     """Return the network in eval mode, with BatchNorm statistics that are not the identity."""
     torch.manual_seed(0)
-    return moved(architecture.build(signature).eval())
+    return draw_statistics(architecture.build(signature).eval())
 
 
 def _has_gradient(value: Tensor) -> bool:

@@ -12,8 +12,7 @@ from overproof.attacks.ball import Radius, ball
 from overproof.attacks.base import BaseAttack
 from overproof.attacks.objectives import Loss, Misclassification
 from overproof.attacks.radius import Norm
-from overproof.building import build as build_value
-from overproof.building import plain
+from overproof.building import build_value, plain
 from overproof.data.images import Batch
 from overproof.functional import cross_entropy, dlr
 from overproof.models.classifier import Classifier

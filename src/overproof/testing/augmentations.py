@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from overproof.building import build as build_value
-from overproof.building import plain
+from overproof.building import build_value, plain
 from overproof.data.augment import Augment
 from overproof.trust import Code
 
@@ -31,29 +30,29 @@ class AugmentContract:
     def test_images_stay_images(self, augment: Augment, images: Tensor) -> None:
         """Shape and type stay, what is given is not written into, and floats stay in [0, 1]."""
         before = images.clone()
-        out = augment(images, drawn())
+        out = augment(images, make_generator())
         assert out.shape == images.shape and out.dtype == torch.uint8
         assert torch.equal(images, before)
-        pixels = augment(images / 255, drawn())
+        pixels = augment(images / 255, make_generator())
         assert pixels.dtype == torch.float32 and pixels.isfinite().all()
         assert (pixels >= 0).all() and (pixels <= 1).all()
 
     def test_the_generator_decides(self, augment: Augment, images: Tensor) -> None:
         """The same draws give the same images, and torch's global generator takes no part."""
         torch.manual_seed(1)
-        first = augment(images, drawn())
+        first = augment(images, make_generator())
         torch.manual_seed(2)
-        assert torch.equal(augment(images, drawn()), first)
+        assert torch.equal(augment(images, make_generator()), first)
 
     def test_it_says_whether_it_draws(self, augment: Augment, images: Tensor) -> None:
         """``varies`` and ``draws`` are right: other draws give other images, or the same ones to every draw."""
-        same = torch.equal(augment(images, drawn(0)), augment(images, drawn(1)))
+        same = torch.equal(augment(images, make_generator(0)), augment(images, make_generator(1)))
         assert same is not augment.varies
         assert (augment.draws == 1) == (not augment.varies) or augment.bank == 1
 
     def test_an_image_depends_on_its_own_draws_alone(self, augment: Augment, images: Tensor) -> None:
         """Processes that share a batch augment their own rows; a bank of draws is shown in any order."""
-        draws = augment.draw(len(images), (9, 8), drawn())
+        draws = augment.draw(len(images), (9, 8), make_generator())
         assert draws.shape[0] == len(images) and draws.dtype == torch.int64
         whole, order = augment.apply(images, draws), torch.randperm(len(images))
         assert torch.equal(augment.apply(images[order], draws[order]), whole[order])
@@ -65,6 +64,6 @@ class AugmentContract:
         assert isinstance(hash(augment), int)
 
 
-def drawn(seed: int = 0) -> torch.Generator:
+def make_generator(seed: int = 0) -> torch.Generator:
     """Return a generator with a seed."""
     return torch.Generator().manual_seed(seed)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.attacks.pgd import PGD
-from overproof.building import build as build_value
-from overproof.building import plain
+from overproof.building import build_value, plain
 from overproof.data.images import Batch
 from overproof.methods.method import Method, Step
 from overproof.models.architectures.convnet import ConvNet
@@ -183,7 +182,7 @@ class MethodContract:
             auxiliary_models={name: deepcopy(network) for name, network in step.auxiliary_models.items()},
         )
         straight, _ = run(short, step, seed=2)
-        again, _ = run(_copied(short), resumed, seed=2)
+        again, _ = run(_copy(short), resumed, seed=2)
         assert straight == again
         assert_same_state(step.state, resumed.state)
 
@@ -199,14 +198,14 @@ class MethodContract:
 
     def test_its_cost_is_a_number_and_every_network_is_asked(self, method: Method) -> None:
         """Each network is asked equally often whatever is drawn, and each teacher and auxiliary model at least once."""
-        measured = counted(method)
-        assert measured == counted(method, seed=1)
+        measured = count_passes(method)
+        assert measured == count_passes(method, seed=1)
         assert measured["student"] >= method.updates
         assert all(measured.values())
 
     def test_its_cost_is_what_the_list_says(self, method: Method) -> None:
         """The passes in ``overproof list methods`` are those that are counted here."""
-        assert {name: measured.forward for name, measured in passes(method).items()} == counted(method)
+        assert {name: measured.forward for name, measured in passes(method).items()} == count_passes(method)
 
     # --- other networks -----------------------------------------------------------------------------------------------
 
@@ -320,7 +319,7 @@ def through_a_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return read
 
 
-def counted(method: Method, *, seed: int = 0) -> dict[str, int]:
+def count_passes(method: Method, *, seed: int = 0) -> dict[str, int]:
     """Return the forward passes per batch of ``student``, each auxiliary model and teacher, at the end of a run."""
     torch.manual_seed(seed)
     signature = Signature(channels=1, height=4, width=4, classes=3)
@@ -369,5 +368,5 @@ def _layer(network: Classifier, number: int) -> nn.Module:
     return cast(nn.Sequential, network.backbone)[number]
 
 
-def _copied(method: Method) -> Method:
+def _copy(method: Method) -> Method:
     return cast(Method, replace(cast(Any, method)))

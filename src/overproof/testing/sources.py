@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from overproof.building import build as build_value
-from overproof.building import plain
+from overproof.building import build_value, plain
 from overproof.data.images import ImageSet, check_held_out, hold_out
 from overproof.data.sources import Source, Split
 from overproof.trust import Code

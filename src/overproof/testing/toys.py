@@ -27,11 +27,11 @@ def tiny_classifier(seed: int = 0, *, dtype: torch.dtype = torch.float32) -> Cla
             nn.Flatten(),
             nn.Linear(32, TINY.classes),
         )
-        moved(layers)
+        draw_statistics(layers)
     return Classifier(layers, TINY, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.25)).to(dtype)
 
 
-def moved(network: nn.Module) -> nn.Module:
+def draw_statistics(network: nn.Module) -> nn.Module:
     """Draw the statistics of every BatchNorm, in place, so that its eval mode is no identity; return the network."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

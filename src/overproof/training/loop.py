@@ -210,7 +210,7 @@ class Loop:
         )
 
     def _too_large(self, batch: Batch) -> str:
-        """Return a sentence on a batch that memory has no room for; alone, with a size that was seen to fit."""
+        """Return a sentence on a batch too large for the memory; alone, with a size that was seen to fit."""
         size = self.loader.part(self.batch).whole
         fits, least = size // 2 if self.processes.count == 1 else 0, self.loader.least
         while fits >= least and not self._fits(Batch(batch.x[:fits], batch.y[:fits])):
@@ -219,7 +219,7 @@ class Loop:
         return f"memory ran out in a step on {size} images; {advice}"
 
     def _fits(self, batch: Batch) -> bool:
-        """Whether memory has room for the losses on a batch and for their gradient. Spoils the method's memory."""
+        """Whether memory suffices for the losses on a batch and for their gradient. Spoils the method's memory."""
         self.optimiser.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

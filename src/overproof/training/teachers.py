@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from overproof.data.images import placed
 from overproof.data.loader import Loader
-from overproof.environment import room
+from overproof.environment import memory_left
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
 from overproof.models.precision import Precision, choose_precision
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
 
     def _check_room(self, page: int) -> None:
         draws, n = self.loader.augment.draws, len(self.loader.images.labels)
-        if draws * page > room(self.loader.images.device):
+        if draws * page > memory_left(self.loader.images.device):
             raise InputError(
                 f"a teacher's answers to {draws} draws of {n} images take {draws * page / 1e9:.1f} GB, more than half "
                 "of the memory; lower augment.bank or leave training.teacher_cache off"

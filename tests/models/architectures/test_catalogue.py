@@ -7,7 +7,7 @@ import torch
 
 from overproof.models import architectures
 from overproof.models.architectures.architecture import Architecture, Signature
-from overproof.models.architectures.catalogue import FAMILIES, NAMED, named
+from overproof.models.architectures.catalogue import FAMILIES, NAMED, find_architecture
 from overproof.models.architectures.resnet import ResNet
 from overproof.models.external.module import External
 
@@ -31,12 +31,12 @@ def test_a_family_is_a_frozen_dataclass_whose_first_field_is_its_kind():
 @pytest.mark.parametrize("name", NAMED)
 def test_every_named_network_builds_for_cifar(name):
     with torch.device("meta"):
-        network = named(name).build(Signature(channels=3, height=32, width=32, classes=10))
+        network = find_architecture(name).build(Signature(channels=3, height=32, width=32, classes=10))
     assert network.head.out_features == 10
 
 
 def test_a_name_means_what_the_field_means():
-    assert named("resnet18") == ResNet(depth=18)
+    assert find_architecture("resnet18") == ResNet(depth=18)
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_a_name_means_what_the_field_means():
 )
 def test_an_unknown_name_is_answered_with_the_nearest(wrong, nearest):
     with pytest.raises(ValueError, match=f"no network named '{wrong}'; the nearest name is '{nearest}'"):
-        named(wrong)
+        find_architecture(wrong)

@@ -4,7 +4,15 @@ import sys
 import pytest
 
 from overproof.errors import InputError
-from overproof.models.external.imports import arguments, importable, imported, like, raised, read_options, thing
+from overproof.models.external.imports import (
+    arguments,
+    describe_exception,
+    import_named,
+    importable,
+    like,
+    read_options,
+    thing,
+)
 from overproof.signature import Signature
 
 
@@ -24,7 +32,7 @@ def code(tmp_path, monkeypatch):
 
 def refused(word):
     with pytest.raises(InputError) as caught:
-        imported(word)
+        import_named(word)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -35,7 +43,7 @@ def test_what_lies_in_a_folder_is_found_and_the_search_path_given_back(code):
         f"named_things:made: no module 'named_things' in {code.parent / 'here'}, or installed"
     )
     with importable(code):
-        assert imported("named_things:made").__name__ == "made"
+        assert import_named("named_things:made").__name__ == "made"
     assert sys.path == before
     with importable(code.parent):
         places = f"{code.parent / 'here'} or in {code.parent}"
@@ -123,7 +131,7 @@ def test_what_a_factory_does_not_take_or_lacks_is_one_sentence():
 
 def test_words_for_things():
     assert (thing(None), thing(int), thing({})) == ("None", "the class int", "an object of type dict")
-    assert raised(ValueError("a\nb")) == "ValueError: a b"
-    assert len(raised(ValueError("a " * 1000))) <= 200
+    assert describe_exception(ValueError("a\nb")) == "ValueError: a b"
+    assert len(describe_exception(ValueError("a " * 1000))) <= 200
     assert like("resnet19", ["resnet18", "vgg"]) == " (did you mean 'resnet18'?)"
     assert like("x", ["resnet18"]) == ""

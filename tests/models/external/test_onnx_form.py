@@ -5,15 +5,17 @@ import torch
 from tests.models.external.onnx_files import LAST, chain, file, head
 
 from overproof.models.external.onnx_file import OnnxFile
-from overproof.models.external.onnx_form import Form, with_any_batch, without_softmax
+from overproof.models.external.onnx_form import ImageLayout, with_any_batch, without_softmax
 
 
 def test_pixels_as_a_file_takes_them():
     x = torch.arange(24).reshape(1, 2, 3, 4) / 255
-    assert torch.equal(Form(sizes=(2, 3, 4)).arranged(x), x)
-    assert torch.equal(Form(sizes=(3, 4, 2), layout="nhwc").arranged(x), x.permute(0, 2, 3, 1))
-    assert torch.equal(Form(sizes=(24,), layout="nhwc").arranged(x), x.permute(0, 2, 3, 1).reshape(1, 24))
-    assert torch.equal(Form(sizes=(24, 1), whole=True).arranged(x), torch.arange(24, dtype=torch.uint8)[None, :, None])
+    assert torch.equal(ImageLayout(sizes=(2, 3, 4)).arranged(x), x)
+    assert torch.equal(ImageLayout(sizes=(3, 4, 2), layout="nhwc").arranged(x), x.permute(0, 2, 3, 1))
+    assert torch.equal(ImageLayout(sizes=(24,), layout="nhwc").arranged(x), x.permute(0, 2, 3, 1).reshape(1, 24))
+    assert torch.equal(
+        ImageLayout(sizes=(24, 1), whole=True).arranged(x), torch.arange(24, dtype=torch.uint8)[None, :, None]
+    )
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class TestWhatCannotBeConverted:
         """Were an operator translated wrongly, its network would not be used."""
         from overproof.models.external import onnx_operators
 
-        rules = dict(onnx_operators._RULES) | {"Relu": lambda course, operation: operation.layer()}
+        rules = dict(onnx_operators._RULES) | {"Relu": lambda writer, operation: operation.layer()}
         monkeypatch.setattr(onnx_operators, "_RULES", rules)
         found = full(file(chain(*CONV, ("Relu", (), {}), *LAST), KERNEL | head(48)))
         assert isinstance(found, OnnxFile)

@@ -6,8 +6,8 @@ from tests.models.external.onnx_files import LAST, chain, drawn, file, head, nod
 
 from overproof.bounds.trace import trace
 from overproof.errors import InputError
-from overproof.models.external.onnx_course import Unconverted
 from overproof.models.external.onnx_raw import RawFile, raw_networks
+from overproof.models.external.onnx_writer import Unconverted
 
 
 def raw(*steps, weights, **how):

@@ -18,7 +18,7 @@ from torch import nn
 
 from overproof import archives
 from overproof.errors import InputError
-from overproof.models.external.untrusted import described_beside, read_untrusted, tensor_maps
+from overproof.models.external.untrusted import read_config_beside, read_untrusted, tensor_maps
 
 
 def refuses(file, start, **options):
@@ -169,21 +169,21 @@ def test_a_lone_tensor_and_a_missing_file(tmp_path):
 
 
 def test_the_description_beside_a_file(tmp_path):
-    assert described_beside(tmp_path / "model.safetensors") == {}
+    assert read_config_beside(tmp_path / "model.safetensors") == {}
     (tmp_path / "config.json").write_text("[1]")
-    assert described_beside(tmp_path / "model.safetensors") == {}
+    assert read_config_beside(tmp_path / "model.safetensors") == {}
     (tmp_path / "config.json").write_text('{"a": 1}')
-    assert described_beside(tmp_path / "model.safetensors") == {"a": 1}
+    assert read_config_beside(tmp_path / "model.safetensors") == {"a": 1}
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: not readable as JSON \("):
-        described_beside(tmp_path / "model.safetensors")
+        read_config_beside(tmp_path / "model.safetensors")
     for body in (b"[" * 100_000, b"1" * 5000, b"\xff"):
         (tmp_path / "config.json").write_bytes(body)
         with pytest.raises(InputError, match=r"config\.json: not "):
-            described_beside(tmp_path / "model.safetensors")
+            read_config_beside(tmp_path / "model.safetensors")
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")
-    assert described_beside(tmp_path / "model.safetensors") == {}
+    assert read_config_beside(tmp_path / "model.safetensors") == {}
 
 
 # --- what would take more than its size -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from torch import nn
 from overproof.errors import InputError
 from overproof.models.external import zoos
 from overproof.models.external.loading import load_external
-from overproof.models.external.zoos import pretrained
+from overproof.models.external.zoos import load_pretrained
 from overproof.signature import Signature
 
 
@@ -25,7 +25,7 @@ def torchvision(monkeypatch):
 
 
 def test_torchvisions_networks_come_with_their_size_and_normalisation(torchvision):
-    found = pretrained("torchvision:small", where="x")
+    found = load_pretrained("torchvision:small", where="x")
     assert (found.network, found.sizes) == (torchvision, ((3, 8, 8),))
     assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (0.3, 0.2, 0.1))
     model = load_external("torchvision:small", Signature(channels=3, height=8, width=8, classes=5))

@@ -14,7 +14,7 @@ from overproof.models.architectures.resnet import ResNet
 from overproof.models.architectures.vgg import VGG
 from overproof.models.architectures.wide import WideResNet
 from overproof.models.classifier import Classifier
-from overproof.models.inference.fast import Fast, folded
+from overproof.models.inference.fast import Fast, fold_batchnorm
 from overproof.signature import Signature
 
 SIGNATURE = Signature(channels=3, height=16, width=16, classes=7)
@@ -241,7 +241,7 @@ class Twice(nn.Module):
 
 
 class Depends(nn.Module):
-    """A network whose course depends on its input: it cannot be traced."""
+    """A network whose control flow depends on its input: it cannot be traced."""
 
     def __init__(self):
         super().__init__()
@@ -295,7 +295,7 @@ def test_only_what_is_a_convolution_then_a_batchnorm_is_folded(make, left):
     x, state, count = torch.randn(5, 3, 8, 8), deepcopy(network.state_dict()), norms(network)
     with torch.no_grad():
         expected = network(x)
-        found = folded(network)
+        found = fold_batchnorm(network)
         torch.testing.assert_close(found(x), expected, rtol=1e-5, atol=1e-5)
     assert norms(found) == left and norms(network) == count
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
@@ -318,7 +318,7 @@ class Flattening(nn.Module):
 @pytest.mark.parametrize(("shared", "in_place"), [(False, False), (True, False), (False, True)])
 def test_a_relu_that_is_only_flattened_comes_after_it_and_answers_the_same(shared, in_place):
     network = Flattening(shared, in_place).eval()
-    graph = folded(network)
+    graph = fold_batchnorm(network)
     order = ["relu", "flatten"] if shared or in_place else ["flatten", "relu"]
     assert [node.target for node in graph.graph.nodes if node.target in ("relu", "flatten")] == order
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
@@ -329,7 +329,7 @@ def test_a_relu_that_is_only_flattened_comes_after_it_and_answers_the_same(share
 
 def test_a_network_that_cannot_be_traced_comes_back_itself_and_works_in_both_precisions():
     network = stirred(Depends().eval())
-    assert folded(network) is network
+    assert fold_batchnorm(network) is network
     model, x = Classifier(network, Signature(channels=3, height=8, width=8, classes=2)), torch.rand(4, 3, 8, 8)
     exact = answers(model, x)
     torch.testing.assert_close(Fast(model, "fp32")(x), exact, rtol=1e-5, atol=1e-6)

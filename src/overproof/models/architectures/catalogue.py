@@ -48,7 +48,7 @@ NAMED: dict[str, Architecture] = {
 """The field's names; "cnn-small" and "cnn-large" are the networks of Wong et al. (2018)."""
 
 
-def named(name: str) -> Architecture:
+def find_architecture(name: str) -> Architecture:
     """Return the architecture the field calls ``name``; else a ``ValueError`` names the nearest one."""
     if name not in NAMED:
         nearest = get_close_matches(name.lower().replace("_", "-"), NAMED, n=1, cutoff=0)[0]

@@ -19,7 +19,7 @@ _STAGES = (
 )
 
 
-def _scaled(channels: int, width: float) -> int:
+def _scale(channels: int, width: float) -> int:
     """Return ``channels * width`` as a multiple of 8, halves upwards, at least 8."""
     return max(8, 8 * int(channels * width / 8 + 0.5))
 
@@ -54,15 +54,15 @@ class _InvertedResidual(nn.Module):
 class _MobileNetV2(Backbone):
     def __init__(self, width: float, signature: Signature) -> None:
         super().__init__()
-        in_planes = _scaled(32, width)
+        in_planes = _scale(32, width)
         # As the paper does, a narrow network keeps its last convolution; only a wide one widens it.
-        features = _scaled(1280, max(1.0, width))
+        features = _scale(1280, max(1.0, width))
         self.conv1 = nn.Conv2d(signature.channels, in_planes, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(in_planes)
         self.relu1 = nn.ReLU()
         layers = []
         for expansion, channels, blocks, stride in _STAGES:
-            planes = _scaled(channels, width)
+            planes = _scale(channels, width)
             for i in range(blocks):
                 layers.append(_InvertedResidual(in_planes, planes, expansion, stride if i == 0 else 1))
                 in_planes = planes

@@ -105,7 +105,7 @@ def find_chain(tree: Mapping[str, Any], word: ChainWord, size: Signature, *, key
     convolutions = [layer for layer in layers if layer.weight.dim() == 4]
     dense = [layer for layer in layers if layer.weight.dim() == 2]
     _check_order(convolutions, dense, size)
-    sees_all = word.sure or _seen(layers, normalised=any(_normalises(name) for name in left))
+    sees_all = word.sure or _is_sequential(layers, normalised=any(_normalises(name) for name in left))
     steps = _strides(convolutions, dense[0], word, size, sees_all=sees_all)
     hidden = tuple(layer.weight.shape[0] for layer in dense[:-1])
     architecture: Architecture = MLP(hidden=hidden)
@@ -153,7 +153,7 @@ def _layers(tensors: Mapping[str, Tensor]) -> tuple[list[_Layer], dict[str, Tens
                 raise InputError(f"it is no chain: the bias of {one_line(parent, _LONGEST)} is {shapes}")
             bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
             layers.append(_Layer(name=parent, weight=weight, bias=bias))
-    layers = [_folded(layer, left) for layer in layers]
+    layers = [_fold(layer, left) for layer in layers]
     if strange := [name for name, value in left.items() if value.dim() > 0 and not _normalises(name)]:
         what = "it is a recurrent network" if any("weight_ih" in name for name in strange) else "it is no chain"
         names = ", ".join(one_line(name, _LONGEST) for name in strange[:_SHOWN])
@@ -179,7 +179,7 @@ def _normalises(name: str) -> bool:
     return name.rpartition(".")[2] in ("mean", "std", "mu", "sigma", "new_mean", "new_std")
 
 
-def _folded(layer: _Layer, left: dict[str, Tensor]) -> _Layer:
+def _fold(layer: _Layer, left: dict[str, Tensor]) -> _Layer:
     """Return a layer with the BatchNorm that is its next neighbour folded in, whose tensors are taken out of ``left``.
 
     In eval mode it multiplies and shifts channels, with torch's default epsilon.
@@ -242,7 +242,7 @@ def _check_order(convolutions: list[_Layer], dense: list[_Layer], size: Signatur
             )
 
 
-def _seen(layers: list[_Layer], *, normalised: bool) -> bool:
+def _is_sequential(layers: list[_Layer], *, normalised: bool) -> bool:
     """Whether the numbers of an ``nn.Sequential`` show that nothing but ReLU and flattening is between the layers.
 
     With ``normalised`` the first one may be a normalising layer. Raises ``InputError`` where they show something else.

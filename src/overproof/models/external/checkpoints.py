@@ -121,7 +121,9 @@ def find_weights(
     besides = {key: value for key, value in best.tensors.items() if key not in set(best.keys.values())}
     mean, std, layer = _normaliser(besides, size.channels)
     left = best.left(layer)
-    strange = [each for each in left if not _expected(each.removeprefix(best.prefix), strictly=external is not None)]
+    strange = [
+        each for each in left if not _describe_expected(each.removeprefix(best.prefix), strictly=external is not None)
+    ]
     shapes = [
         f"{_some([best.keys[own]])} is {list(has)} where {list(wanted[own])} is needed"
         for own, has in sizes.items()
@@ -135,9 +137,11 @@ def find_weights(
         ]
         raise InputError(f"it is no {name}: {'; '.join(filter(None, told))}{_other(maps, size, name)}")
     tensors = {own: _single(best.tensors[theirs]) for own, theirs in best.keys.items()}
-    broken = [own for own, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if broken:
-        raise InputError(f"{len(broken)} of its tensors are not finite ({_some(broken)}); the training had diverged")
+    infinite = [own for own, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if infinite:
+        raise InputError(
+            f"{len(infinite)} of its tensors are not finite ({_some(infinite)}); the training had diverged"
+        )
     return Weights(
         tensors=tensors,
         classes=count,
@@ -246,7 +250,7 @@ def _numbers(tensor: Tensor) -> tuple[float, ...]:
     return tuple(round(float(value), 7) for value in tensor.flatten())  # as it was written, not as float32 has it
 
 
-def _expected(name: str, *, strictly: bool = False) -> bool:
+def _describe_expected(name: str, *, strictly: bool = False) -> bool:
     return (name.startswith(_UNUSED) and not strictly) or name.endswith("num_batches_tracked")
 
 
@@ -276,7 +280,7 @@ def _fits(match: _Match, outline: _Outline, channels: int) -> bool:
     """Whether every tensor is there in its shape, but for the number of classes, and none is left over."""
     left = match.left(_normaliser(match.tensors, channels)[2])
     return (
-        all(_expected(key.removeprefix(match.prefix)) for key in left)
+        all(_describe_expected(key.removeprefix(match.prefix)) for key in left)
         and all(
             name.endswith("num_batches_tracked")
             or (

@@ -38,7 +38,7 @@ def importable(*folders: Path) -> Iterator[None]:
             sys.path.remove(place)
 
 
-def imported(word: str) -> Any:
+def import_named(word: str) -> Any:
     """Return what ``package.module:name`` names; the current folder is looked into, too. Raises ``InputError``."""
     path, _, name = word.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in path.split("."))):
@@ -94,7 +94,7 @@ def arguments(
         hint = like(extra[0], by_name) if by_name else " and no others"
         raise InputError(f"{word}: it takes no {extra[0]!r}{hint}")
     needed = [each.name for each in parameters if each.default is each.empty and each.kind not in kinds]
-    known = {} if signature is None else _said_of_images(signature)
+    known = {} if signature is None else _describe_images(signature)
     given = {name: value for name, value in known.items() if name in (set(needed) if needed_only else named)}
     given = {name: value for name, value in given.items() if name in by_name} | dict(options)
     if missing := [name for name in needed if name not in given]:
@@ -102,7 +102,7 @@ def arguments(
     return given
 
 
-def _said_of_images(signature: Signature) -> dict[str, Any]:
+def _describe_images(signature: Signature) -> dict[str, Any]:
     size = signature.height if signature.height == signature.width else (signature.height, signature.width)
     return {
         "num_classes": signature.classes,
@@ -124,7 +124,7 @@ def _module(path: str, word: str) -> ModuleType:
             places = dict.fromkeys(str(place) for place in sys.path if isinstance(place, _Place))
             searched = " or in ".join(one_line(place, 300) for place in places)
             raise InputError(f"{word}: no module {missing!r} in {searched}, or installed{hint}") from problem
-        raise InputError(f"{word}: importing {path} raised {raised(problem)}") from problem
+        raise InputError(f"{word}: importing {path} raised {describe_exception(problem)}") from problem
 
 
 def _beside(path: str) -> set[str]:
@@ -142,7 +142,7 @@ def like(name: str, known: Iterable[str]) -> str:
     return nearest(name, close) if close else ""
 
 
-def raised(problem: BaseException) -> str:
+def describe_exception(problem: BaseException) -> str:
     """Return in one short line what other people's code raised."""
     return shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...").removesuffix(":")
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from overproof.errors import InputError, nearest
 from overproof.models.asking import check_weights, try_batches
 from overproof.models.classifier import Classifier
-from overproof.models.external.imports import arguments, importable, imported, like, raised, thing
-from overproof.models.external.zoos import ZOOS, pretrained
+from overproof.models.external.imports import arguments, describe_exception, import_named, importable, like, thing
+from overproof.models.external.zoos import ZOOS, load_pretrained
 from overproof.models.mode import default_type_kept, put_into_mode
 from overproof.signature import Signature
 from overproof.trust import ZOOS as NO_MODULES
@@ -48,7 +48,7 @@ def load_external(
         return fitting(_ZOOS[kind](name, rest, signature), signature, name)
     # The network is tried in here, so that what it imports at its first call is found as well.
     with importable(*([] if beside is None else [beside]), Path.cwd()), default_type_kept():
-        network = made(name, options or {}, signature)
+        network = call_factory(name, options or {}, signature)
         return fitting(network if isinstance(network, Classifier) else Classifier(network, signature), signature, name)
 
 
@@ -68,7 +68,7 @@ class _Called(nn.Module):
 # --- a module of the user's own ---------------------------------------------------------------------------------------
 
 
-def made(name: str, options: Mapping[str, Any], signature: Signature | None) -> nn.Module:
+def call_factory(name: str, options: Mapping[str, Any], signature: Signature | None) -> nn.Module:
     """Return the network that the factory of ``package.module:factory`` makes, or the network itself that it names.
 
     Raises ``InputError`` for a word without meaning, and for a network that cannot be made.
@@ -76,7 +76,7 @@ def made(name: str, options: Mapping[str, Any], signature: Signature | None) -> 
     kind, _, rest = name.partition(":")
     if kind in NO_MODULES or not (rest.isidentifier() and all(part.isidentifier() for part in kind.split("."))):
         raise InputError(f"{name}: no networks are called {kind!r}{nearest(kind, _ZOOS)}; write {_FORMS}")
-    factory = imported(name)
+    factory = import_named(name)
     if isinstance(factory, nn.Module):
         if options:
             raise InputError(f"{name}: this is a network, not a factory, and takes no options")
@@ -88,7 +88,7 @@ def made(name: str, options: Mapping[str, Any], signature: Signature | None) -> 
     try:
         network = factory(**given)
     except (Exception, SystemExit) as problem:
-        raise InputError(f"{name}: the factory raised {raised(problem)}") from problem
+        raise InputError(f"{name}: the factory raised {describe_exception(problem)}") from problem
     if isinstance(network, type) or not callable(network):
         raise InputError(f"{name}: the factory returned {thing(network)}, not an nn.Module or a function of pixels")
     return network if isinstance(network, nn.Module) else _Called(network)
@@ -121,11 +121,11 @@ def robustbench(name: str) -> nn.Module:
         wanted = f"{dataset}/{threat}/{model}"
         if wanted not in known:
             raise InputError(f"{name}: RobustBench has no {wanted}{like(wanted, known)}") from problem
-        raise InputError(f"{name}: RobustBench cannot load it ({raised(problem)})") from problem
+        raise InputError(f"{name}: RobustBench cannot load it ({describe_exception(problem)})") from problem
 
 
-def _pretrained(name: str, _: str, signature: Signature) -> Classifier:
-    network = pretrained(name, where=name)
+def _load_pretrained(name: str, _: str, signature: Signature) -> Classifier:
+    network = load_pretrained(name, where=name)
     size = (signature.channels, signature.height, signature.width)
     if network.sizes and size not in network.sizes:
         meant = " or ".join("x".join(map(str, each)) for each in network.sizes)
@@ -138,7 +138,7 @@ def _pretrained(name: str, _: str, signature: Signature) -> Classifier:
 
 _ZOOS: Mapping[str, Callable[[str, str, Signature], Classifier]] = {
     "robustbench": _robustbench,
-    **dict.fromkeys(ZOOS, _pretrained),
+    **dict.fromkeys(ZOOS, _load_pretrained),
 }
 
 
@@ -147,8 +147,8 @@ def _robustbench_part(part: str, name: str) -> ModuleType:
         return import_module(f"robustbench.{part}")
     except Exception as problem:  # its requirements leave out packages that it imports
         raise InputError(
-            f"{name}: RobustBench cannot be imported here ({raised(problem)}); no extra of ours brings it, install it "
-            f"from https://github.com/RobustBench/robustbench"
+            f"{name}: RobustBench cannot be imported here ({describe_exception(problem)}); no extra of ours brings it, "
+            f"install it from https://github.com/RobustBench/robustbench"
         ) from problem
 
 

@@ -18,7 +18,7 @@ from overproof.environment import package
 from overproof.errors import InputError
 from overproof.models.architectures.architecture import Architecture
 from overproof.models.asking import BATCHES, ask_once
-from overproof.models.external.imports import arguments, imported, like, raised, read_options, thing
+from overproof.models.external.imports import arguments, describe_exception, import_named, like, read_options, thing
 from overproof.models.mode import default_type_kept, in_mode
 from overproof.reading import read_bytes
 from overproof.signature import Signature
@@ -98,7 +98,7 @@ class External(Architecture):
             return self._of_torchvision(name, signature)
         if module_word(self.factory) is None:
             raise InputError(f"{self.factory}: a student is package.module:factory, timm:NAME or torchvision:NAME")
-        factory = imported(self.factory)
+        factory = import_named(self.factory)
         if isinstance(factory, nn.Module) or not callable(factory):
             raise InputError(
                 f"{self.factory}: this is {thing(factory)}; a student needs a factory that makes a new one"
@@ -145,7 +145,7 @@ class External(Architecture):
                     raise
                 network = factory(**{**given, **self.options})
         except (Exception, SystemExit) as problem:
-            raise InputError(f"{self.factory}: the factory raised {raised(problem)}") from problem
+            raise InputError(f"{self.factory}: the factory raised {describe_exception(problem)}") from problem
         if not isinstance(network, nn.Module):
             raise InputError(f"{self.factory}: the factory returned {thing(network)}, not an nn.Module")
         return network

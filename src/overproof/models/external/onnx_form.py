@@ -20,7 +20,7 @@ _CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ImageLayout:
     """How a file takes a batch of images.
 
     ``sizes`` are those of one image as the file has them, ``layout`` the order that they mean, also of a flat image.
@@ -53,7 +53,7 @@ class Form:
             )
 
 
-def form_of(session: Any, where: str, layout: str | None = None) -> Form:
+def form_of(session: Any, where: str, layout: str | None = None) -> ImageLayout:
     """Return the form of the one input of an onnxruntime session.
 
     The order of the axes is ``layout`` or guessed: channels are 1 or 3. Raises ``InputError`` for another number of
@@ -88,7 +88,7 @@ def form_of(session: Any, where: str, layout: str | None = None) -> Form:
         notes.append(f"its input {list(sizes)} is taken as height, width, channels (?layout=nchw says otherwise)")
     elif len(sizes) != 3:
         notes.append(f"its input {list(sizes)} is taken as channels, height, width (?layout=nhwc says otherwise)")
-    return Form(sizes=tuple(sizes), layout=order, whole=whole, batch=fixed, notes=tuple(notes))
+    return ImageLayout(sizes=tuple(sizes), layout=order, whole=whole, batch=fixed, notes=tuple(notes))
 
 
 def without_softmax(body: bytes, where: str) -> tuple[bytes, tuple[str, ...]]:

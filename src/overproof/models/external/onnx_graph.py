@@ -112,5 +112,5 @@ def _own(attribute: Any) -> tuple[Any, ...]:
     return (attribute.g,) if attribute.HasField("g") else ()
 
 
-def _too_many(where: str, found: int) -> InputError:
-    return InputError(f"{where}: its {found:,} operators are more than the {_MOST_NODES:,} that are run")
+def _too_many(where: str, operators: int) -> InputError:
+    return InputError(f"{where}: its {operators:,} operators are more than the {_MOST_NODES:,} that are run")

@@ -13,11 +13,11 @@ from typing_extensions import override
 from overproof.environment import package
 from overproof.memory import ran_out
 from overproof.models.classifier import Classifier
-from overproof.models.external.imports import raised
-from overproof.models.external.onnx_course import Course, Layer, Operation, Unconverted, Value
+from overproof.models.external.imports import describe_exception
 from overproof.models.external.onnx_file import OnnxFile
-from overproof.models.external.onnx_form import Form
-from overproof.models.external.onnx_operators import translated
+from overproof.models.external.onnx_form import ImageLayout
+from overproof.models.external.onnx_operators import translate
+from overproof.models.external.onnx_writer import GraphWriter, NodeOutput, Operation, Unconverted, Value
 from overproof.reading import parsing
 from overproof.signature import Signature
 from overproof.wording import one_line
@@ -79,10 +79,10 @@ def full_network(file: OnnxFile, signature: Signature) -> OnnxNetwork | OnnxFile
     the file's ``lacking`` says what. Raises ``InputError`` where the file is for other images.
     """
     file.form.check(signature, file.where)
-    x = _tried(signature)
+    x = _trial_images(signature)
     expected = [file(images) for images in (x, x[:1])]  # first, as it runs within bounds of time and memory
     try:
-        network = converted(file.body, file.form, signature, where=file.where)
+        network = convert(file.body, file.form, signature, where=file.where)
         check_parity(network, x, expected)
     except Unconverted as problem:
         file.lacking = one_line(str(problem), 300)
@@ -90,15 +90,15 @@ def full_network(file: OnnxFile, signature: Signature) -> OnnxNetwork | OnnxFile
     return OnnxNetwork(file, network)
 
 
-def converted(body: bytes, form: Form, signature: Signature, *, where: str) -> fx.GraphModule:
+def convert(body: bytes, form: ImageLayout, signature: Signature, *, where: str) -> fx.GraphModule:
     """Return the torch network of a graph that takes images in this form; it takes pixels ``[N, C, H, W]`` in [0, 1].
 
     Raises ``Unconverted``, naming the operator, where something has no form in torch.
     """
-    return written(body, lambda course: _arranged(course, form, signature), where=where)
+    return write_network(body, lambda writer: _arrange(writer, form, signature), where=where)
 
 
-def written(body: bytes, begun: Callable[[Course], Layer], *, where: str) -> fx.GraphModule:
+def write_network(body: bytes, begun: Callable[[GraphWriter], NodeOutput], *, where: str) -> fx.GraphModule:
     """Return the torch network of a graph whose input is the layer that ``begun`` writes first; or ``Unconverted``."""
     onnx = package("onnx", extra="export", where=where)
     with parsing(where, "an ONNX file"):
@@ -107,7 +107,7 @@ def written(body: bytes, begun: Callable[[Course], Layer], *, where: str) -> fx.
         try:
             model = import_module("onnx.inliner").inline_local_functions(model)
         except Exception as problem:  # whatever a function says that onnx does not take
-            raise Unconverted(f"its functions cannot be written out ({raised(problem)})") from problem
+            raise Unconverted(f"its functions cannot be written out ({describe_exception(problem)})") from problem
     opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=1)
     if not LOWEST <= opset <= HIGHEST:
         raise Unconverted(f"operator set {opset} is not one of {LOWEST} to {HIGHEST}")
@@ -116,11 +116,11 @@ def written(body: bytes, begun: Callable[[Course], Layer], *, where: str) -> fx.
     (image,) = (each.name for each in graph.input if each.name not in values)
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(each.name for each in graph.output)
-    course = Course()
-    values[image] = begun(course)
+    writer = GraphWriter()
+    values[image] = begun(writer)
     for node in graph.node:
         known = [values.get(name) if name else None for name in node.input]
-        inputs = [name for name, value in zip(node.input, known, strict=True) if name and isinstance(value, Layer)]
+        inputs = [name for name, value in zip(node.input, known, strict=True) if name and isinstance(value, NodeOutput)]
         operation = Operation(
             kind=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}",
             name=node.name,
@@ -132,35 +132,37 @@ def written(body: bytes, begun: Callable[[Course], Layer], *, where: str) -> fx.
         if any(readers[name] for name in node.output[1:]):
             operation.refuse("with more than one output")
         try:
-            values[node.output[0]] = translated(course, operation)
+            values[node.output[0]] = translate(writer, operation)
         except (Unconverted, MemoryError):
             raise
         except Exception as problem:  # whatever a graph says that torch does not take
-            raise Unconverted(f"operator {operation.kind} (node {node.name!r}): {raised(problem)}") from problem
+            raise Unconverted(
+                f"operator {operation.kind} (node {node.name!r}): {describe_exception(problem)}"
+            ) from problem
     logits = values.get(graph.output[0].name)
-    if not isinstance(logits, Layer):
+    if not isinstance(logits, NodeOutput):
         raise Unconverted("its output does not depend on the images")
-    return course.finish(logits)
+    return writer.finish(logits)
 
 
-def _arranged(course: Course, form: Form, signature: Signature) -> Layer:
+def _arrange(writer: GraphWriter, form: ImageLayout, signature: Signature) -> NodeOutput:
     """Return the images as the file takes them, the layer that its operators begin with."""
-    x = course.begin((signature.channels, signature.height, signature.width))
+    x = writer.begin((signature.channels, signature.height, signature.width))
     if form.whole:
-        x = course.call(torch.mul, x, 255.0)
+        x = writer.call(torch.mul, x, 255.0)
     if form.layout == "nhwc":
-        x = Layer(node=x.node, like=x.like, axes=(0, 2, 3, 1))
-    return course.shaped(x, form.sizes)
+        x = NodeOutput(node=x.node, like=x.like, axes=(0, 2, 3, 1))
+    return writer.shaped(x, form.sizes)
 
 
 def _tensor(onnx: Any, tensor: Any) -> Tensor:
     try:
         return torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
     except Exception as problem:  # a type that torch has not
-        raise Unconverted(f"weights {tensor.name!r} have no form in torch ({raised(problem)})") from problem
+        raise Unconverted(f"weights {tensor.name!r} have no form in torch ({describe_exception(problem)})") from problem
 
 
-def _rounded(network: nn.Module, x: Tensor) -> float:
+def _rounding(network: nn.Module, x: Tensor) -> float:
     """Return by how much the network's logits for ``x`` in float32 differ from those in float64, at most."""
     with torch.no_grad():
         return float((deepcopy(network).double()(x.double()) - network(x)).abs().max())
@@ -171,7 +173,7 @@ def _attribute(onnx: Any, attribute: Any) -> Any:
     return _tensor(onnx, value) if isinstance(value, onnx.TensorProto) else value
 
 
-def _tried(signature: Signature) -> Tensor:
+def _trial_images(signature: Signature) -> Tensor:
     """Return drawn images ``[4, C, H, W]`` of bytes: two of noise, a blank one and one of low contrast."""
     shape = (signature.channels, signature.height, signature.width)
     drawn = torch.randint(256, (4, *shape), generator=torch.Generator().manual_seed(0))
@@ -188,10 +190,10 @@ def check_parity(network: nn.Module, x: Tensor, expected: Sequence[Tensor]) -> N
         except Exception as problem:
             if ran_out(problem):
                 raise
-            raise Unconverted(f"its torch network raised {raised(problem)}") from problem
+            raise Unconverted(f"its torch network raised {describe_exception(problem)}") from problem
         if answers.shape != wanted.shape:
             raise Unconverted(f"its torch network returns {list(answers.shape)}, the file {list(wanted.shape)}")
         scale = float(wanted.abs().max())
         away = float((answers - wanted).abs().max())
-        if not away <= _SAME * scale and not away <= min(4 * _rounded(network, images), _MOST * scale):
+        if not away <= _SAME * scale and not away <= min(4 * _rounding(network, images), _MOST * scale):
             raise Unconverted(f"its torch network differs by {away / max(scale, 1e-30):.1e} of the largest logit")

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overproof.models.external.onnx_course import BATCH, Course, Layer, Operation, Value
+from overproof.models.external.onnx_writer import BATCH, GraphWriter, NodeOutput, Operation, Value
 
 Pads = list[tuple[int, int]]
-Rule = Callable[[Course, Operation], Value]
+Rule = Callable[[GraphWriter, Operation], Value]
 
 _TYPES = {1: torch.float32, 2: torch.uint8, 6: torch.int32, 7: torch.int64, 9: torch.bool, 10: torch.float16}
 _TYPES[11] = torch.float64
@@ -29,44 +29,44 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Softplus", *_FUNCTIONS)
 
 
-def translated(course: Course, operation: Operation) -> Value:
+def translate(writer: GraphWriter, operation: Operation) -> Value:
     """Return the value of an operation on values met before; raise ``Unconverted`` where it has no form in torch."""
     kind = operation.kind
-    if kind in _CONSTANT and not any(isinstance(each, Layer) for each in operation.inputs):
+    if kind in _CONSTANT and not any(isinstance(each, NodeOutput) for each in operation.inputs):
         value = _CONSTANT[kind](operation)
         return operation.refuse("of more numbers than are computed") if value.numel() > _MOST_CONSTANT else value
     if kind in QUANTISED:
         operation.refuse("of a quantised network")
     if kind not in _RULES:
         operation.refuse("")
-    return _RULES[kind](course, operation)
+    return _RULES[kind](writer, operation)
 
 
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
 
 
-def _activation(course: Course, operation: Operation) -> Layer:
+def _activation(writer: GraphWriter, operation: Operation) -> NodeOutput:
     """An operator on each number alone: the layer lies as before."""
     x = operation.layer()
     match operation.kind:
         case "Relu":
-            output = course.module(x, nn.ReLU())
+            output = writer.module(x, nn.ReLU())
         case "LeakyRelu":
-            output = course.module(x, nn.LeakyReLU(operation.option("alpha", 0.01)))
+            output = writer.module(x, nn.LeakyReLU(operation.option("alpha", 0.01)))
         case "Elu":
-            output = course.module(x, nn.ELU(operation.option("alpha", 1.0)))
+            output = writer.module(x, nn.ELU(operation.option("alpha", 1.0)))
         case "Sigmoid":
-            output = course.module(x, nn.Sigmoid())
+            output = writer.module(x, nn.Sigmoid())
         case "Tanh":
-            output = course.module(x, nn.Tanh())
+            output = writer.module(x, nn.Tanh())
         case "Softplus":
-            output = course.module(x, nn.Softplus(threshold=inf))
+            output = writer.module(x, nn.Softplus(threshold=inf))
         case _:
-            output = course.call(_FUNCTIONS[operation.kind], x)
+            output = writer.call(_FUNCTIONS[operation.kind], x)
     return replace(output, axes=x.axes, order=x.order)
 
 
-def _clip(course: Course, operation: Operation) -> Layer:
+def _clip(writer: GraphWriter, operation: Operation) -> NodeOutput:
     """``Clip`` to [a, b] is ``b - relu((b - a) - relu(x - a))``, which bounds can follow."""
     x = operation.layer()
     low, high = (_scalar(operation, name, number) for number, name in ((1, "min"), (2, "max")))
@@ -74,12 +74,12 @@ def _clip(course: Course, operation: Operation) -> Layer:
         operation.refuse(f"to [{low:g}, {high:g}]")
     output = x
     if low is not None:
-        output = course.module(output if low == 0 else course.call(operator.sub, output, low), nn.ReLU())
+        output = writer.module(output if low == 0 else writer.call(operator.sub, output, low), nn.ReLU())
     if high is not None:
         reach = high - (low or 0.0)
-        output = course.call(operator.sub, high, course.module(course.call(operator.sub, reach, output), nn.ReLU()))
+        output = writer.call(operator.sub, high, writer.module(writer.call(operator.sub, reach, output), nn.ReLU()))
     elif low:
-        output = course.call(operator.add, output, low)
+        output = writer.call(operator.add, output, low)
     return replace(output, axes=x.axes, order=x.order)
 
 
@@ -99,37 +99,37 @@ _ARITHMETIC: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def _arithmetic(course: Course, operation: Operation) -> Layer:
+def _arithmetic(writer: GraphWriter, operation: Operation) -> NodeOutput:
     function = _ARITHMETIC[operation.kind]
     if len(operation.inputs) != 2:
         operation.refuse("of other than two values")
     one, other = operation.inputs
-    if isinstance(one, Layer) and isinstance(other, Layer):
+    if isinstance(one, NodeOutput) and isinstance(other, NodeOutput):
         if one.axes == other.axes and one.order is None and other.order is None and one.shape == other.shape:
-            return replace(course.call(function, one, other), axes=one.axes)
-        return course.call(function, course.plain(one), course.plain(other))
-    x = one if isinstance(one, Layer) else other
-    given = other if isinstance(one, Layer) else one
-    assert isinstance(x, Layer) and isinstance(given, Tensor)  # of constants alone it is computed before
+            return replace(writer.call(function, one, other), axes=one.axes)
+        return writer.call(function, writer.plain(one), writer.plain(other))
+    x = one if isinstance(one, NodeOutput) else other
+    given = other if isinstance(one, NodeOutput) else one
+    assert isinstance(x, NodeOutput) and isinstance(given, Tensor)  # of constants alone it is computed before
     constant = given.float() if given.dtype != torch.bool else operation.refuse("with truth values")
     if _broadcast(x.shape, constant.shape) != x.shape or constant.dim() > x.rank:
-        x = course.plain(x)
+        x = writer.plain(x)
     elif constant.dim() == x.rank and len(constant) not in (1,):
         operation.refuse("with another constant for each image")
     else:
         constant = _lying(constant, x)
-    if operation.kind == "Add" and operation.alone and (linear := _without_bias(course, x, constant)) is not None:
+    if operation.kind == "Add" and operation.alone and (linear := _without_bias(writer, x, constant)) is not None:
         linear.bias = nn.Parameter(constant.expand(linear.out_features).clone())
         return x
-    pair = (x, constant) if isinstance(one, Layer) else (constant, x)
-    return replace(course.call(function, *pair), axes=x.axes, order=x.order)
+    pair = (x, constant) if isinstance(one, NodeOutput) else (constant, x)
+    return replace(writer.call(function, *pair), axes=x.axes, order=x.order)
 
 
 def _broadcast(one: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     return tuple(torch.broadcast_shapes(one, other))  # type: ignore[no-untyped-call]
 
 
-def _lying(constant: Tensor, x: Layer) -> Tensor:
+def _lying(constant: Tensor, x: NodeOutput) -> Tensor:
     """Return a constant that broadcasts to a value as it broadcasts to the node's output, without the batch."""
     if constant.dim() == 0:
         return constant
@@ -145,18 +145,18 @@ def _lying(constant: Tensor, x: Layer) -> Tensor:
     return moved
 
 
-def _without_bias(course: Course, x: Layer, constant: Tensor) -> nn.Linear | None:
+def _without_bias(writer: GraphWriter, x: NodeOutput, constant: Tensor) -> nn.Linear | None:
     """Return the linear layer that gives a value, where it has no bias and may be given this one."""
     if x.node.op != "call_module" or x.axes is not None or x.order is not None or constant.dim() > 1:
         return None
-    module = course.root.get_submodule(str(x.node.target))
+    module = writer.root.get_submodule(str(x.node.target))
     return module if isinstance(module, nn.Linear) and module.bias is None and x.rank == 2 else None
 
 
 # --- linear layers ----------------------------------------------------------------------------------------------------
 
 
-def _linear(course: Course, x: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+def _linear(writer: GraphWriter, x: NodeOutput, weight: Tensor, bias: Tensor | None) -> NodeOutput:
     """Return features times a weight ``[F, O]``; features in another order are met by the weight's rows."""
     if x.order is not None:
         moved = torch.empty_like(weight)
@@ -166,18 +166,18 @@ def _linear(course: Course, x: Layer, weight: Tensor, bias: Tensor | None) -> La
     layer.weight = nn.Parameter(weight.T.contiguous())
     if bias is not None:
         layer.bias = nn.Parameter(bias.clone())
-    return course.module(x, layer)
+    return writer.module(x, layer)
 
 
-def _matmul(course: Course, operation: Operation) -> Layer:
+def _matmul(writer: GraphWriter, operation: Operation) -> NodeOutput:
     one, other = operation.inputs
-    if isinstance(one, Layer) and isinstance(other, Tensor) and other.dim() == 2:
-        return _linear(course, one if one.rank == 2 and one.axes is None else course.plain(one), other.float(), None)
-    pair = [course.plain(each) if isinstance(each, Layer) else each for each in (one, other)]
-    return course.call(torch.matmul, *pair)
+    if isinstance(one, NodeOutput) and isinstance(other, Tensor) and other.dim() == 2:
+        return _linear(writer, one if one.rank == 2 and one.axes is None else writer.plain(one), other.float(), None)
+    pair = [writer.plain(each) if isinstance(each, NodeOutput) else each for each in (one, other)]
+    return writer.call(torch.matmul, *pair)
 
 
-def _gemm(course: Course, operation: Operation) -> Layer:
+def _gemm(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x, weight, shift = operation.layer(), operation.constant(1), operation.constant(2)
     if x.rank != 2 or x.axes is not None or weight is None or weight.dim() != 2 or operation.option("transA", 0):
         operation.refuse("of other than features times a weight")
@@ -186,19 +186,19 @@ def _gemm(course: Course, operation: Operation) -> Layer:
         if prod(shift.shape[:-1]) != 1:
             operation.refuse("with another constant for each image")
         shift = (shift.flatten() * operation.option("beta", 1.0)).expand(weight.shape[1])
-    return _linear(course, x, weight.float(), shift)
+    return _linear(writer, x, weight.float(), shift)
 
 
-def _conv(course: Course, operation: Operation) -> Layer:
+def _conv(writer: GraphWriter, operation: Operation) -> NodeOutput:
     weight, bias = operation.constant(1), operation.constant(2)
-    x = _map(course, operation)
+    x = _map(writer, operation)
     assert weight is not None
     if weight.dim() != 4:
         operation.refuse("of other than maps")
     strides, dilations = _pair(operation, "strides"), _pair(operation, "dilations")
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     pads = _pads(operation, x, kernel, strides, dilations)
-    x, padding = _padded(course, x, pads, 0.0)
+    x, padding = _pad_map(writer, x, pads, 0.0)
     groups = int(operation.option("group", 1))
     layer = nn.Conv2d(
         weight.shape[1] * groups,
@@ -214,11 +214,11 @@ def _conv(course: Course, operation: Operation) -> Layer:
     layer.weight = nn.Parameter(weight.float().clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.float().clone())
-    return course.module(x, layer)
+    return writer.module(x, layer)
 
 
-def _norm(course: Course, operation: Operation) -> Layer:
-    x = course.plain(operation.layer())
+def _norm(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x = writer.plain(operation.layer())
     values = [operation.constant(number) for number in (1, 2, 3, 4)]
     if operation.option("training_mode", 0) or x.rank not in (2, 4):
         operation.refuse("in train mode, or of other than features and maps")
@@ -226,14 +226,14 @@ def _norm(course: Course, operation: Operation) -> Layer:
     layer = (nn.BatchNorm2d if x.rank == 4 else nn.BatchNorm1d)(len(scale), eps=operation.option("epsilon", 1e-5))
     layer.weight, layer.bias = nn.Parameter(scale), nn.Parameter(shift)
     layer.running_mean, layer.running_var = mean, variance
-    return course.module(x, layer)
+    return writer.module(x, layer)
 
 
 # --- pooling and padding ----------------------------------------------------------------------------------------------
 
 
-def _map(course: Course, operation: Operation) -> Layer:
-    x = course.plain(operation.layer())
+def _map(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x = writer.plain(operation.layer())
     return x if x.rank == 4 else operation.refuse("of other than maps")
 
 
@@ -243,7 +243,7 @@ def _pair(operation: Operation, name: str) -> tuple[int, int]:
 
 
 def _pads(
-    operation: Operation, x: Layer, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    operation: Operation, x: NodeOutput, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> Pads:
     """Return the padding before and after, of height and of width."""
     auto = operation.option("auto_pad", b"NOTSET")
@@ -260,16 +260,16 @@ def _pads(
     return pads
 
 
-def _padded(course: Course, x: Layer, pads: Pads, value: float) -> tuple[Layer, tuple[int, int]]:
+def _pad_map(writer: GraphWriter, x: NodeOutput, pads: Pads, value: float) -> tuple[NodeOutput, tuple[int, int]]:
     """Return a map with what of its padding is not the same on both sides, and the rest, which the layer adds."""
     (top, bottom), (left, right) = pads
     if top == bottom and left == right:
         return x, (top, left)
-    return course.call(F.pad, x, (left, right, top, bottom), "constant", value), (0, 0)
+    return writer.call(F.pad, x, (left, right, top, bottom), "constant", value), (0, 0)
 
 
-def _pool(course: Course, operation: Operation) -> Layer:
-    x, kernel = _map(course, operation), _pair(operation, "kernel_shape")
+def _pool(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x, kernel = _map(writer, operation), _pair(operation, "kernel_shape")
     strides, dilations = _pair(operation, "strides"), _pair(operation, "dilations")
     pads = _pads(operation, x, kernel, strides, dilations)
     largest, ceil = operation.kind == "MaxPool", bool(operation.option("ceil_mode", 0))
@@ -282,39 +282,39 @@ def _pool(course: Course, operation: Operation) -> Layer:
     if not largest and not counted and any(before != after for before, after in pads):
         operation.refuse("with padding on one side")
     if largest and any(2 * max(pair) > width for pair, width in zip(pads, kernel, strict=True)):
-        x, padding = course.call(F.pad, x, (*pads[1], *pads[0]), "constant", -inf), (0, 0)
+        x, padding = writer.call(F.pad, x, (*pads[1], *pads[0]), "constant", -inf), (0, 0)
     else:
-        x, padding = _padded(course, x, pads, -inf if largest else 0.0)
+        x, padding = _pad_map(writer, x, pads, -inf if largest else 0.0)
     if largest:
-        return course.module(x, nn.MaxPool2d(kernel, strides, padding, dilations, ceil_mode=ceil))
+        return writer.module(x, nn.MaxPool2d(kernel, strides, padding, dilations, ceil_mode=ceil))
     if dilations != (1, 1):
         operation.refuse("with dilations")
-    return course.module(x, nn.AvgPool2d(kernel, strides, padding, ceil, counted))
+    return writer.module(x, nn.AvgPool2d(kernel, strides, padding, ceil, counted))
 
 
-def _global(course: Course, operation: Operation) -> Layer:
-    x = _map(course, operation)
+def _global(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x = _map(writer, operation)
     if operation.kind == "GlobalMaxPool":
-        return course.module(x, nn.MaxPool2d((x.shape[2], x.shape[3])))
-    return course.module(x, nn.AdaptiveAvgPool2d(1))
+        return writer.module(x, nn.MaxPool2d((x.shape[2], x.shape[3])))
+    return writer.module(x, nn.AdaptiveAvgPool2d(1))
 
 
-def _mean(course: Course, operation: Operation) -> Layer:
+def _mean(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x, axes = operation.layer(), operation.numbers("axes", 1)
-    x = course.plain(x) if x.order is not None else x
+    x = writer.plain(x) if x.order is not None else x
     if not axes or any(axis % x.rank == 0 for axis in axes):
         operation.refuse("over the batch")
     keep = bool(operation.option("keepdims", 1))
     lie = x.axes or tuple(range(x.rank))
     gone = sorted(lie[axis % x.rank] for axis in axes)
-    means = course.call(torch.mean, x, gone, keep)
+    means = writer.call(torch.mean, x, gone, keep)
     left = lie if keep else tuple(axis for axis in lie if axis not in gone)
     left = tuple(sorted(left).index(axis) for axis in left)
     return replace(means, axes=None if left == tuple(range(len(left))) else left)
 
 
-def _pad(course: Course, operation: Operation) -> Layer:
-    x, given = course.plain(operation.layer()), operation.numbers("pads", 1)
+def _pad(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x, given = writer.plain(operation.layer()), operation.numbers("pads", 1)
     axes = operation.numbers("axes", 3) if "pads" not in operation.attributes else None
     axes = list(range(x.rank)) if axes is None else [axis % x.rank for axis in axes]
     mode = operation.option("mode", b"constant").decode(errors="replace")
@@ -333,23 +333,23 @@ def _pad(course: Course, operation: Operation) -> Layer:
         return x
     amounts = [size for axis in range(x.rank - 1, min(first, 2) - 1, -1) for size in around.get(axis, (0, 0))]
     if mode == "constant":
-        return course.call(F.pad, x, tuple(amounts), mode, value)
-    return course.call(F.pad, x, tuple(amounts), {"edge": "replicate"}.get(mode, mode))
+        return writer.call(F.pad, x, tuple(amounts), mode, value)
+    return writer.call(F.pad, x, tuple(amounts), {"edge": "replicate"}.get(mode, mode))
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-def _reshape(course: Course, operation: Operation) -> Layer:
+def _reshape(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x, target = operation.layer(), operation.numbers("shape", 1)
     if target is None:
         operation.refuse("without a shape")
     if not operation.option("allowzero", 0):
         target = [x.shape[place] if size == 0 and place < x.rank else size for place, size in enumerate(target)]
-    return _with_batch(course, operation, x, target)
+    return _with_batch(writer, operation, x, target)
 
 
-def _with_batch(course: Course, operation: Operation, x: Layer, target: Sequence[int]) -> Layer:
+def _with_batch(writer: GraphWriter, operation: Operation, x: NodeOutput, target: Sequence[int]) -> NodeOutput:
     """Return a layer in the shape ``target``, whose first dimension is the batch, as the file was made for it."""
     each, rest = prod(x.shape[1:]), list(target[1:])
     known = prod(size for size in rest if size != -1)
@@ -357,49 +357,49 @@ def _with_batch(course: Course, operation: Operation, x: Layer, target: Sequence
         rest[rest.index(-1)] = each // known
     if not target or -1 in rest or prod(rest) != each:
         operation.refuse(f"to {list(target)}, which mixes the images of a batch,")
-    return course.shaped(x, rest)
+    return writer.shaped(x, rest)
 
 
-def _flatten(course: Course, operation: Operation) -> Layer:
+def _flatten(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x = operation.layer()
     axis = int(operation.option("axis", 1))
     axis = axis + x.rank if axis < 0 else axis
-    return _with_batch(course, operation, x, [prod(x.shape[:axis]), prod(x.shape[axis:])])
+    return _with_batch(writer, operation, x, [prod(x.shape[:axis]), prod(x.shape[axis:])])
 
 
-def _squeeze(course: Course, operation: Operation) -> Layer:
+def _squeeze(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x, axes = operation.layer(), operation.numbers("axes", 1)
     if axes is None:
         axes = [axis for axis in range(1, x.rank) if x.shape[axis] == 1]
     gone = {axis % x.rank for axis in axes}
     if any(x.shape[axis] != 1 for axis in gone):
         operation.refuse("of the batch or of a dimension that is not 1")
-    return course.shaped(x, [size for axis, size in enumerate(x.shape) if axis and axis not in gone])
+    return writer.shaped(x, [size for axis, size in enumerate(x.shape) if axis and axis not in gone])
 
 
-def _unsqueeze(course: Course, operation: Operation) -> Layer:
+def _unsqueeze(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x, axes = operation.layer(), operation.numbers("axes", 1) or []
     rank = x.rank + len(axes)
     new = {axis % rank for axis in axes}
     if 0 in new:
         operation.refuse("before the batch")
     sizes = iter(x.shape)
-    return course.shaped(x, [1 if axis in new else next(sizes) for axis in range(rank)][1:])
+    return writer.shaped(x, [1 if axis in new else next(sizes) for axis in range(rank)][1:])
 
 
-def _transpose(course: Course, operation: Operation) -> Layer:
+def _transpose(writer: GraphWriter, operation: Operation) -> NodeOutput:
     x = operation.layer()
     order = [int(axis) for axis in operation.option("perm", range(x.rank)[::-1])]
     if sorted(order) != list(range(x.rank)) or order[0] != 0:
         operation.refuse("of the batch")
-    x = course.plain(x) if x.order is not None else x
+    x = writer.plain(x) if x.order is not None else x
     lie = x.axes or tuple(range(x.rank))
     axes = tuple(lie[axis] for axis in order)
     return replace(x, axes=None if axes == tuple(range(x.rank)) else axes)
 
 
-def _concat(course: Course, operation: Operation) -> Layer:
-    parts = [each for each in operation.inputs if isinstance(each, Layer)]
+def _concat(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    parts = [each for each in operation.inputs if isinstance(each, NodeOutput)]
     if len(parts) != len(operation.inputs):
         operation.refuse("of layers and constants")
     first = parts[0]
@@ -407,20 +407,20 @@ def _concat(course: Course, operation: Operation) -> Layer:
     if axis == 0:
         operation.refuse("along the batch")
     if any(each.axes != first.axes or each.order is not None for each in parts):
-        parts = [course.plain(each) for each in parts]
-        return course.call(torch.cat, parts, axis)
-    return replace(course.call(torch.cat, parts, first.axes[axis] if first.axes else axis), axes=first.axes)
+        parts = [writer.plain(each) for each in parts]
+        return writer.call(torch.cat, parts, axis)
+    return replace(writer.call(torch.cat, parts, first.axes[axis] if first.axes else axis), axes=first.axes)
 
 
-def _softmax(course: Course, operation: Operation) -> Layer:
-    x = course.plain(operation.layer())
+def _softmax(writer: GraphWriter, operation: Operation) -> NodeOutput:
+    x = writer.plain(operation.layer())
     axis = int(operation.option("axis", -1 if operation.opset >= 13 else 1)) % x.rank
     if axis != x.rank - 1 and operation.opset < 13:
         operation.refuse("over several dimensions")
-    return course.module(x, nn.Softmax(axis) if operation.kind == "Softmax" else nn.LogSoftmax(axis))
+    return writer.module(x, nn.Softmax(axis) if operation.kind == "Softmax" else nn.LogSoftmax(axis))
 
 
-def _same(course: Course, operation: Operation) -> Layer:
+def _same(writer: GraphWriter, operation: Operation) -> NodeOutput:
     """What changes nothing in float32 and eval mode."""
     training = operation.constant(2) if operation.kind == "Dropout" else None
     if training is not None and bool(training):
@@ -430,7 +430,7 @@ def _same(course: Course, operation: Operation) -> Layer:
     return operation.layer()
 
 
-def _shape(course: Course, operation: Operation) -> Tensor:
+def _shape(writer: GraphWriter, operation: Operation) -> Tensor:
     """The shape is that for ``BATCH`` images; a reshape knows the batch by its number."""
     shape = operation.layer().shape
     return torch.tensor(shape[operation.option("start", 0) : operation.option("end", len(shape))])
@@ -439,7 +439,7 @@ def _shape(course: Course, operation: Operation) -> Tensor:
 # --- constants --------------------------------------------------------------------------------------------------------
 
 
-def _given(operation: Operation) -> list[Tensor]:
+def _tensors(operation: Operation) -> list[Tensor]:
     return [each for each in operation.inputs if isinstance(each, Tensor)]
 
 
@@ -456,8 +456,8 @@ def _constant(operation: Operation) -> Tensor:
     return value if isinstance(value, Tensor) else operation.refuse("of another kind")
 
 
-def _filled(operation: Operation) -> Tensor:
-    (shape,) = _given(operation)
+def _fill(operation: Operation) -> Tensor:
+    (shape,) = _tensors(operation)
     sizes = shape.tolist()
     if prod(sizes) > _MOST_CONSTANT:
         operation.refuse("of more numbers than are computed")
@@ -465,8 +465,8 @@ def _filled(operation: Operation) -> Tensor:
     return torch.zeros(sizes) if value is None else value.reshape(-1)[0].expand(sizes).clone()
 
 
-def _computed(operation: Operation) -> Tensor:
-    one, other = _given(operation)
+def _compute(operation: Operation) -> Tensor:
+    one, other = _tensors(operation)
     if prod(_broadcast(one.shape, other.shape)) > _MOST_CONSTANT:
         operation.refuse("of more numbers than are computed")
     if operation.kind == "Div" and not one.is_floating_point():
@@ -477,11 +477,11 @@ def _computed(operation: Operation) -> Tensor:
 
 def _cast(operation: Operation) -> Tensor:
     kind = operation.option("to")
-    return _given(operation)[0].to(_TYPES[kind] if kind in _TYPES else operation.refuse("to such a type"))
+    return _tensors(operation)[0].to(_TYPES[kind] if kind in _TYPES else operation.refuse("to such a type"))
 
 
-def _gathered(operation: Operation) -> Tensor:
-    values, places = _given(operation)
+def _gather(operation: Operation) -> Tensor:
+    values, places = _tensors(operation)
     axis = int(operation.option("axis", 0)) % max(values.dim(), 1)
     if values.numel() // max(values.shape[axis], 1) * places.numel() > _MOST_CONSTANT:
         operation.refuse("of more numbers than are computed")
@@ -489,8 +489,8 @@ def _gathered(operation: Operation) -> Tensor:
     return values_picked.reshape([*values.shape[:axis], *places.shape, *values.shape[axis + 1 :]])
 
 
-def _sliced(operation: Operation) -> Tensor:
-    values = _given(operation)[0]
+def _slice(operation: Operation) -> Tensor:
+    values = _tensors(operation)[0]
     starts, ends = operation.numbers("starts", 1) or [], operation.numbers("ends", 2) or []
     axes = operation.numbers("axes", 3) or list(range(len(starts)))
     steps = (None if "starts" in operation.attributes else operation.numbers("steps", 4)) or [1] * len(starts)
@@ -500,9 +500,9 @@ def _sliced(operation: Operation) -> Tensor:
     return values
 
 
-def _laid(operation: Operation) -> Tensor:
+def _lay_out(operation: Operation) -> Tensor:
     """Constants in another shape."""
-    values = _given(operation)[0]
+    values = _tensors(operation)[0]
     match operation.kind:
         case "Reshape":
             target = operation.numbers("shape", 1) or []
@@ -523,15 +523,15 @@ def _laid(operation: Operation) -> Tensor:
 
 _CONSTANT: Mapping[str, Callable[[Operation], Tensor]] = {
     "Constant": _constant,
-    "ConstantOfShape": _filled,
+    "ConstantOfShape": _fill,
     "Cast": _cast,
-    "Concat": lambda operation: torch.cat(_given(operation), int(operation.option("axis", 0))),
-    "Gather": _gathered,
-    "Identity": lambda operation: _given(operation)[0],
-    "Neg": lambda operation: -_given(operation)[0],
-    "Slice": _sliced,
-    **dict.fromkeys(_ARITHMETIC, _computed),
-    **dict.fromkeys(("Reshape", "Transpose", "Unsqueeze", "Squeeze"), _laid),
+    "Concat": lambda operation: torch.cat(_tensors(operation), int(operation.option("axis", 0))),
+    "Gather": _gather,
+    "Identity": lambda operation: _tensors(operation)[0],
+    "Neg": lambda operation: -_tensors(operation)[0],
+    "Slice": _slice,
+    **dict.fromkeys(_ARITHMETIC, _compute),
+    **dict.fromkeys(("Reshape", "Transpose", "Unsqueeze", "Squeeze"), _lay_out),
 }
 
 _RULES: Mapping[str, Rule] = {

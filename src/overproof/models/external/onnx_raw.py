@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from overproof.environment import package
 from overproof.errors import InputError
-from overproof.models.external.onnx_course import Course, Layer, Unconverted
 from overproof.models.external.onnx_graph import check_graph
-from overproof.models.external.onnx_network import check_parity, written
+from overproof.models.external.onnx_network import check_parity, write_network
 from overproof.models.external.onnx_session import Session
+from overproof.models.external.onnx_writer import GraphWriter, NodeOutput, Unconverted
 from overproof.reading import parsing
 from overproof.wording import one_line
 
@@ -111,9 +111,9 @@ def raw_networks(file: RawFile, tried: Tensor, *, flat: bool = False) -> Iterato
     expected = [file(tried), file(tried[:1])]
     plain = flat or len(file.shape) not in (1, _MAP)
     sizes = (file.inputs,) if plain else file.shape
-    for number, axes in enumerate([tuple(range(len(sizes))), *([] if plain else _transposed(file))]):
+    for number, axes in enumerate([tuple(range(len(sizes))), *([] if plain else _transposed_orders(file))]):
         try:
-            network = RawNetwork(_written(file, sizes, axes), sizes, axes)
+            network = RawNetwork(_write(file, sizes, axes), sizes, axes)
             check_parity(network.module, network.arranged(tried), expected)
         except Unconverted:
             if number == 0:
@@ -122,19 +122,19 @@ def raw_networks(file: RawFile, tried: Tensor, *, flat: bool = False) -> Iterato
         yield network
 
 
-def _written(file: RawFile, sizes: Sequence[int], axes: tuple[int, ...]) -> nn.Module:
+def _write(file: RawFile, sizes: Sequence[int], axes: tuple[int, ...]) -> nn.Module:
     shape = [sizes[axis] for axis in axes]
 
-    def begun(course: Course) -> Layer:
-        x = course.begin(shape)
+    def begun(writer: GraphWriter) -> NodeOutput:
+        x = writer.begin(shape)
         if axes != tuple(range(len(axes))):
-            return Layer(node=x.node, like=x.like, axes=(0, *(axes.index(axis) + 1 for axis in range(len(axes)))))
-        return course.shaped(x, file.shape)
+            return NodeOutput(node=x.node, like=x.like, axes=(0, *(axes.index(axis) + 1 for axis in range(len(axes)))))
+        return writer.shaped(x, file.shape)
 
-    return written(file.body, begun, where=file.where).requires_grad_(False)
+    return write_network(file.body, begun, where=file.where).requires_grad_(False)
 
 
-def _transposed(file: RawFile) -> list[tuple[int, ...]]:
+def _transposed_orders(file: RawFile) -> list[tuple[int, ...]]:
     """Return the orders of the input's axes that transpositions of the file ask for."""
     onnx = package("onnx", extra="export", where=file.where)
     with parsing(file.where, "an ONNX file"):

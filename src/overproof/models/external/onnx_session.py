@@ -27,7 +27,7 @@ class Session:
         _bound_memory(runtime)
         self.where, self._tried, self._run_options = where, False, runtime.RunOptions()
         self._run_options.log_severity_level = 4
-        self.runtime = _loaded(runtime, body, where, threads)
+        self.runtime = _load(runtime, body, where, threads)
 
     def metadata(self) -> Mapping[str, str]:
         """Return what the file says of itself."""
@@ -97,7 +97,7 @@ def _in_time(work: Callable[[], T], stop: Callable[[], None], what: str) -> T:
     return outcome[0]
 
 
-def _loaded(runtime: Any, body: bytes, where: str, threads: int | None) -> Any:
+def _load(runtime: Any, body: bytes, where: str, threads: int | None) -> Any:
     """Return onnxruntime's session of a graph; raise ``InputError`` where it cannot be run."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()

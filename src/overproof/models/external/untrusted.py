@@ -100,7 +100,7 @@ def tensor_maps(tree: Mapping[Any, Any]) -> Iterator[tuple[str, dict[str, Tensor
     return _maps(tree, "", 0, Counter())
 
 
-def described_beside(file: Path) -> dict[str, Any]:
+def read_config_beside(file: Path) -> dict[str, Any]:
     """Return what the ``config.json`` in a file's folder says (timm's and Hugging Face's layout), or nothing."""
     config = file.with_name("config.json")
     config_tree = read_json(config) if config.is_file() else {}

@@ -7,7 +7,7 @@ from torch import nn
 
 from overproof.environment import package
 from overproof.errors import InputError
-from overproof.models.external.imports import like, raised
+from overproof.models.external.imports import describe_exception, like
 
 Size = tuple[int, int, int]
 
@@ -22,7 +22,7 @@ class Pretrained:
     std: tuple[float, ...] = ()
 
 
-def pretrained(word: str, *, where: str) -> Pretrained:
+def load_pretrained(word: str, *, where: str) -> Pretrained:
     """Return the network of ``timm:NAME`` or ``torchvision:NAME``; raise ``InputError`` where it cannot be had."""
     zoo, _, name = word.partition(":")
     return ZOOS[zoo](name, where)
@@ -34,7 +34,7 @@ def _timm(name: str, where: str) -> Pretrained:
         network = timm.create_model(name, pretrained=True)
     except Exception as problem:  # unknown names, downloads and weights fail each in its own way
         hint = "" if timm.is_model(name) else like(name, timm.list_models(pretrained=True))
-        raise InputError(f"{where}: timm cannot load it{hint} ({raised(problem)})") from problem
+        raise InputError(f"{where}: timm cannot load it{hint} ({describe_exception(problem)})") from problem
     known = network.pretrained_cfg
     return Pretrained(
         network=network,
@@ -51,7 +51,7 @@ def _torchvision(name: str, where: str) -> Pretrained:
         network, transforms = models.get_model(name, weights=weights), weights.transforms()
     except Exception as problem:
         hint = "" if name in models.list_models() else like(name, models.list_models())
-        raise InputError(f"{where}: torchvision cannot load it{hint} ({raised(problem)})") from problem
+        raise InputError(f"{where}: torchvision cannot load it{hint} ({describe_exception(problem)})") from problem
     crop = tuple(getattr(transforms, "crop_size", ()))  # one number, for a square
     return Pretrained(
         network=network,

@@ -22,7 +22,7 @@ class Fast(nn.Module):
     def __init__(self, model: Classifier, precision: Literal["fp32", "bf16"]) -> None:
         super().__init__()
         self._normalised = deepcopy(model).requires_grad_(False).eval()
-        backbone = folded(self._normalised.backbone)
+        backbone = fold_batchnorm(self._normalised.backbone)
         if precision == "bf16":
             self._dtype, backbone = torch.bfloat16, _in_bfloat16(backbone)
         else:
@@ -41,21 +41,21 @@ class Fast(nn.Module):
         return logits.float()
 
 
-def folded(network: nn.Module) -> nn.Module:
+def fold_batchnorm(network: nn.Module) -> nn.Module:
     """Return the network in eval mode with each BatchNorm that directly follows a convolution folded into it.
 
-    A ReLU that is flattened comes after that (``flatten_first``). A network that cannot be traced (its course depends
-    on its input) is returned as it is. The network itself is not changed, but the copy may share its tensors.
+    A ReLU that is flattened comes after that (``flatten_first``). A network that cannot be traced (its control flow
+    depends on its input) is returned as it is. The network itself is not changed, but the copy may share its tensors.
     """
-    graph = followed(network)
+    graph = trace_or_none(network)
     if graph is None:
         return network
-    fold(graph, lambda convolution, norm: fuse_conv_bn_eval(convolution.eval(), norm.eval()))
+    fuse_norms(graph, lambda convolution, norm: fuse_conv_bn_eval(convolution.eval(), norm.eval()))
     flatten_first(graph)
     return graph
 
 
-def followed(network: nn.Module) -> fx.GraphModule | None:
+def trace_or_none(network: nn.Module) -> fx.GraphModule | None:
     """Return a network's graph, which shares its modules; None where no trace can follow it."""
     try:
         return fx.symbolic_trace(network)
@@ -63,7 +63,7 @@ def followed(network: nn.Module) -> fx.GraphModule | None:
         return None
 
 
-def fold(graph: fx.GraphModule, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module | None]) -> None:
+def fuse_norms(graph: fx.GraphModule, fuse: Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module | None]) -> None:
     """Put what ``fuse`` makes of them in the place of a convolution and the BatchNorm that directly follows it.
 
     In place, wherever both are used once, and ``fuse`` makes something of them.

@@ -48,7 +48,7 @@ class FrozenConv2d(nn.Module):
 
         In place, they are copied to where those before lie, if they are alike; else they are kept as they are.
         """
-        flipped = _flipped(weight, self.stride[0], self.groups) if self.flips else None
+        flipped = _flip(weight, self.stride[0], self.groups) if self.flips else None
         if flipped is not None and weight.is_contiguous(memory_format=torch.channels_last):
             flipped = flipped.contiguous(memory_format=torch.channels_last)
         for name, value in (("weight", weight), ("bias", bias), ("flipped", flipped)):
@@ -107,7 +107,7 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.stride(), one.dtype, one.device) == (other.shape, other.stride(), other.dtype, other.device)
 
 
-def _flipped(weight: Tensor, stride: int, groups: int) -> Tensor:
+def _flip(weight: Tensor, stride: int, groups: int) -> Tensor:
     """Return weights ``[C * s * s, C' / groups, k / s, k / s]`` from ``[C', C / groups, k, k]``.
 
     A pixel at offset ``s * m + r`` of a window gets the window's gradient times the weight there; so for each r the

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from overproof.models.classifier import Classifier
 from overproof.models.inference.cuda_graph import CUDAGraphRunner
-from overproof.models.inference.fast import flatten_first, fold, followed, replace_module
+from overproof.models.inference.fast import flatten_first, fuse_norms, replace_module, trace_or_none
 from overproof.models.inference.frozen import FrozenConv2d
 from overproof.models.mode import in_mode
 
@@ -62,12 +62,12 @@ class FusedNetwork:
         self._replay: CUDAGraphRunner | None = None
         if not any(isinstance(module, nn.Conv2d) for module in backbone.modules()):
             return
-        graph = followed(backbone)
+        graph = trace_or_none(backbone)
         # Without a graph it answers itself, as with a tensor of its own, which may be replaced behind the graph's back.
         if graph is None or any(node.op == "get_attr" for node in graph.graph.nodes):
             return
         self._graph = graph
-        fold(self._graph, self._folded)
+        fuse_norms(self._graph, self._folded)
         flatten_first(self._graph)
         for name, module in list(self._graph.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
@@ -86,7 +86,7 @@ class FusedNetwork:
         for frozen, convolution, norm in self._pairs:
             weight, bias = convolution.weight, convolution.bias
             if norm is not None:
-                # ``fold`` asks for both statistics.
+                # ``fuse_norms`` asks for both statistics.
                 mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
                 weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
             # Autocast would round them again in every pass: it remembers what it rounded of parameters only.
@@ -109,4 +109,6 @@ class FusedNetwork:
         return frozen
 
 
+# Attacks know a model and not who runs them, so a model's fused form is kept beside it: every search of a run uses the
+# same one. It is not in the model, whose copies and state must not hold it; weak, so that it ends with the model.
 _forms: WeakKeyDictionary[Classifier, FusedNetwork] = WeakKeyDictionary()

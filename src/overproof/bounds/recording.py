@@ -1,4 +1,4 @@
-"""A network's course for images of one shape, and what each of its steps gives for a batch of two."""
+"""A network recorded as a graph for images of one shape, and what each of its steps gives for a batch of two."""
 
 import operator
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
-from overproof.bounds.rewritten import rewritten
+from overproof.bounds.rewritten import rewrite
 
 Values = dict[fx.Node, Any]
 
@@ -17,17 +17,17 @@ class CannotRunError(Exception):
     """The network does not take such images; the text says why."""
 
 
-def followed(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, Values]:
-    """Return the course of a network and its values on a batch of images ``[2, C, H, W]``.
+def trace_values(network: nn.Module, image: Tensor) -> tuple[fx.GraphModule, Values]:
+    """Return the recorded graph of a network and its values on a batch of images ``[2, C, H, W]``.
 
-    Shapes are numbers on the way, so a course may depend on them, but not on what the images show. Raises
+    Shapes are numbers on the way, so control flow may depend on them, but not on what the images show. Raises
     ``CannotRunError``, and whatever a foreign forward does with a value that is not there yet.
     """
     tracer = _Tracer(image)
     with torch.no_grad():
-        course = fx.GraphModule(network, tracer.trace(network))
-    # The course's own nodes are the tracer's.
-    return course, tracer.values
+        graph_module = fx.GraphModule(network, tracer.trace(network))
+    # The graph's own nodes are the tracer's.
+    return graph_module, tracer.values
 
 
 class _Value(fx.Proxy):
@@ -77,7 +77,7 @@ class _Tracer(fx.Tracer):
 
     @override
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **named: Any) -> fx.Proxy:
-        written = rewritten(kind, target, args, kwargs)
+        written = rewrite(kind, target, args, kwargs)
         if written is not None:
             return cast("fx.Proxy", written())
         proxy = super().create_proxy(kind, target, args, kwargs, *others, **named)
@@ -94,24 +94,24 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Return the network and its image alone: options of its forward have their defaults, as without a course."""
+        """Return the network and its image alone: options of its forward have their defaults, as in a call."""
         return root_fn, [self.root, self.create_proxy("placeholder", "image", (), {})]
 
     def _ask(self, node: fx.Node) -> Any:
         """Return what a step gives; a parameter becomes a step where it is used first."""
         if node not in self.live:
-            self.live[node] = found = self._run(node)
-            self.values[node] = found.clone() if isinstance(found, Tensor) else found
+            self.live[node] = result = self._run(node)
+            self.values[node] = result.clone() if isinstance(result, Tensor) else result
         return self.live[node]
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.image
         if node.op == "get_attr":
-            found: Any = self.root
+            value: Any = self.root
             for part in str(node.target).split("."):
-                found = getattr(found, part)
-            return found
+                value = getattr(value, part)
+            return value
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._ask)
         if node.op == "call_module":
             return self.root.get_submodule(str(node.target)).forward(*args, **kwargs)

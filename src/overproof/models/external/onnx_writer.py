@@ -24,7 +24,7 @@ class Unconverted(Exception):  # noqa: N818 - it is caught where a file falls ba
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
+class NodeOutput:
     """A value that depends on the images: a node of the graph, and how the value lies in what the node gives.
 
     ``like`` has the shape of the node's output. The value is that with its dimensions permuted by ``axes``, or,
@@ -48,7 +48,7 @@ class Layer:
         return self.like.dim()
 
 
-Value = Layer | Tensor
+Value = NodeOutput | Tensor
 """A layer, or a constant."""
 
 
@@ -67,15 +67,15 @@ class Operation:
         """Return an attribute, or the default."""
         return self.attributes.get(name, default)
 
-    def layer(self) -> Layer:
+    def layer(self) -> NodeOutput:
         """Return the first input, which must depend on the images."""
         source = self.inputs[0] if self.inputs else None
-        return source if isinstance(source, Layer) else self.refuse("on constants alone")
+        return source if isinstance(source, NodeOutput) else self.refuse("on constants alone")
 
     def constant(self, number: int) -> Tensor | None:
         """Return an input that must be a constant; None where it is left out."""
         value = self.inputs[number] if number < len(self.inputs) else None
-        return self.refuse("with weights that depend on the images") if isinstance(value, Layer) else value
+        return self.refuse("with weights that depend on the images") if isinstance(value, NodeOutput) else value
 
     def numbers(self, name: str, number: int) -> list[int] | None:
         """Return whole numbers that are an attribute in older operator sets and an input in later ones."""
@@ -91,38 +91,38 @@ class Operation:
 
 
 @dataclass(eq=False)
-class Course:
+class GraphWriter:
     """The torch graph as far as it is written; every method writes a step and returns its value."""
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     root: nn.Module = field(default_factory=nn.Module)
     count: int = 0
 
-    def begin(self, shape: Sequence[int]) -> Layer:
+    def begin(self, shape: Sequence[int]) -> NodeOutput:
         """Return the images ``[BATCH, C, H, W]`` of a shape ``(C, H, W)``."""
-        return Layer(node=self.graph.placeholder("x"), like=torch.zeros(()).expand(BATCH, *shape))
+        return NodeOutput(node=self.graph.placeholder("x"), like=torch.zeros(()).expand(BATCH, *shape))
 
-    def module(self, layer: Layer, module: nn.Module) -> Layer:
+    def module(self, layer: NodeOutput, module: nn.Module) -> NodeOutput:
         """Return what a module gives for a node's output, however the value lies in it."""
         with torch.no_grad():
             like = module.eval()(layer.like)
         name = self._name(type(module).__name__.lower())
         self.root.add_module(name, module)
-        return Layer(node=self.graph.call_module(name, (layer.node,)), like=self._bounded(like))
+        return NodeOutput(node=self.graph.call_module(name, (layer.node,)), like=self._bounded(like))
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Layer:
+    def call(self, function: Callable[..., Any], *arguments: Any) -> NodeOutput:
         """Return what a function gives for nodes' outputs, constants and plain values, also in lists."""
         nodes = [self._node(each) for each in arguments]
         with torch.no_grad():
             like = function(*(_like(each) for each in arguments))
-        return Layer(node=self.graph.call_function(function, tuple(nodes)), like=self._bounded(like))
+        return NodeOutput(node=self.graph.call_function(function, tuple(nodes)), like=self._bounded(like))
 
-    def method(self, layer: Layer, name: str, *arguments: Any) -> Layer:
+    def method(self, layer: NodeOutput, name: str, *arguments: Any) -> NodeOutput:
         """Return what a tensor's method gives for a node's output and plain values."""
         like = getattr(layer.like, name)(*arguments)
-        return Layer(node=self.graph.call_method(name, (layer.node, *arguments)), like=self._bounded(like))
+        return NodeOutput(node=self.graph.call_method(name, (layer.node, *arguments)), like=self._bounded(like))
 
-    def plain(self, value: Layer) -> Layer:
+    def plain(self, value: NodeOutput) -> NodeOutput:
         """Return a layer that lies as its node gives it."""
         if value.axes is not None:
             return self.method(replace(value, axes=None), "permute", *value.axes)
@@ -130,7 +130,7 @@ class Course:
             return self.call(torch.index_select, replace(value, order=None), 1, value.order)
         return value
 
-    def shaped(self, value: Layer, rest: Sequence[int]) -> Layer:
+    def shaped(self, value: NodeOutput, rest: Sequence[int]) -> NodeOutput:
         """Return the numbers of each image in another shape ``rest``."""
         if tuple(rest) == value.shape[1:]:
             return value
@@ -149,7 +149,7 @@ class Course:
         flat = bare if bare.rank == 2 else self.module(bare, nn.Flatten())
         return replace(flat, order=places if moved else None)
 
-    def finish(self, value: Layer) -> fx.GraphModule:
+    def finish(self, value: NodeOutput) -> fx.GraphModule:
         """Return the network whose output is this layer."""
         self.graph.output(self.plain(value).node)
         network = fx.GraphModule(self.root, self.graph).eval()
@@ -161,7 +161,7 @@ class Course:
     def _node(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._node(each) for each in value]
-        if isinstance(value, Layer):
+        if isinstance(value, NodeOutput):
             return value.node
         if not isinstance(value, Tensor):
             return value
@@ -182,4 +182,4 @@ class Course:
 def _like(value: Any) -> Any:
     if isinstance(value, list):
         return [_like(each) for each in value]
-    return value.like if isinstance(value, Layer) else value
+    return value.like if isinstance(value, NodeOutput) else value
