@@ -348,7 +348,7 @@ def test_bad_options_are_one_sentence(x):
     ):
         with pytest.raises(InputError, match=sentence):
             PGD()(model, x, *words, **options)
-    with pytest.raises(InputError, match="square climbs the margin and has no use for the loss 'dlr'"):
+    with pytest.raises(InputError, match="square maximises the margin and has no use for the loss 'dlr'"):
         Square()(model, x, y, loss="dlr")
     with pytest.raises(InputError, match="has no use for a target"):
         HopSkipJump()(model, x, y, target=1)

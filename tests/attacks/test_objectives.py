@@ -67,7 +67,7 @@ def test_the_score_is_the_quantity_it_is_called_after(loss, targeted, classes):
     assert torch.equal(goal.score(logits), expected)
     assert torch.equal(goal(images(9)), expected)
     assert torch.equal(goal.assess(images(9))[0], expected)
-    assert torch.equal(goal.climb(images(9)).score, expected)
+    assert torch.equal(goal.take_gradient(images(9)).score, expected)
 
 
 @every_loss
@@ -84,7 +84,7 @@ def test_a_higher_score_is_nearer_to_a_wrong_answer(loss):
 def test_loss_and_target_can_be_changed_and_the_cost_is_shared():
     y, target = torch.tensor([0, 1]), torch.tensor([2, 2])
     goal = Misclassification.on(network(), y)
-    other = goal.climbing("dlr").towards(target)
+    other = goal.with_loss("dlr").towards(target)
     assert (goal.loss, goal.target) == ("cross_entropy", None)
     assert other.loss == "dlr" and torch.equal(other.target, target) and other.towards(None).target is None
     other.assess(images(2))
@@ -96,7 +96,7 @@ def test_loss_and_target_can_be_changed_and_the_cost_is_shared():
 
 def test_the_gradient_of_cross_entropy_on_a_linear_network_in_closed_form():
     weight, y, x = torch.randn(12, 4).double(), torch.tensor([0, 1, 2]), images(3)
-    found = Misclassification.on(lambda x: x.flatten(1) @ weight, y).climb(x)
+    found = Misclassification.on(lambda x: x.flatten(1) @ weight, y).take_gradient(x)
     logits = x.flatten(1) @ weight
     # d CE / dx = W (softmax - one_hot).
     expected = (logits.softmax(dim=1) - F.one_hot(y, 4)) @ weight.T
@@ -109,7 +109,7 @@ def test_the_gradient_of_cross_entropy_on_a_linear_network_in_closed_form():
 def test_the_gradient_is_the_slope_of_each_score_on_its_own(loss, targeted):
     model, x, y = network(), images(), torch.arange(7) % 5
     target = (y + 2) % 5 if targeted else None
-    found = Misclassification.on(model, y, loss=loss, target=target).climb(x)
+    found = Misclassification.on(model, y, loss=loss, target=target).take_gradient(x)
     for i in range(7):
         point = x[i : i + 1].clone().requires_grad_()
         one = slice(i, i + 1)
@@ -121,10 +121,10 @@ def test_nothing_of_a_pass_carries_a_graph_even_where_gradients_are_off():
     model, x, y = network().requires_grad_(), images().requires_grad_(), torch.arange(7) % 5
     goal = Misclassification.on(model, y)
     with torch.no_grad():
-        without = goal.climb(x)
-    for part in (*goal.climb(x), *goal.assess(x), goal.logits(x)):
+        without = goal.take_gradient(x)
+    for part in (*goal.take_gradient(x), *goal.assess(x), goal.logits(x)):
         assert not part.requires_grad
-    assert torch.equal(without.gradient, goal.climb(x).gradient) and without.gradient.abs().sum() > 0
+    assert torch.equal(without.gradient, goal.take_gradient(x).gradient) and without.gradient.abs().sum() > 0
     assert x.grad is None and all(weight.grad is None for weight in model.parameters())
 
 
@@ -146,7 +146,7 @@ def test_called_as_an_objective_gradients_flow():
 )
 def test_without_a_way_back_to_the_pixels_the_gradient_is_zero(search):
     x, y = images(), torch.arange(7) % 5
-    score, gradient, misclassified = Misclassification.on(search, y).climb(x)
+    score, gradient, misclassified = Misclassification.on(search, y).take_gradient(x)
     assert torch.equal(gradient, torch.zeros_like(x))
     with torch.no_grad():
         logits = search(x)
@@ -163,7 +163,7 @@ def test_bad_numbers_in_a_gradient_are_zeros_and_the_others_stay():
             first = factor * x.sqrt().flatten(1).sum(dim=1)
             return torch.stack([first, torch.zeros_like(first)], dim=1)
 
-        found = Misclassification.on(search, y, loss="margin").climb(x)
+        found = Misclassification.on(search, y, loss="margin").take_gradient(x)
         assert found.gradient.isfinite().all()
         torch.testing.assert_close(found.gradient.flatten(1), torch.tensor(slope).double())
 
@@ -182,7 +182,7 @@ def test_chunks_change_nothing(loss, targeted, n):
         search = Counted(model)
         goal = searched_and_judged(search, judge, y, loss=loss, target=target)
         goal = replace(goal, chunk=chunk, slack=0.5)
-        found.append((*goal.climb(x), *goal.assess(x), goal.logits(x), goal.cost.forward, goal.cost.backward))
+        found.append((*goal.take_gradient(x), *goal.assess(x), goal.logits(x), goal.cost.forward, goal.cost.backward))
         assert max(search.sizes) == min(chunk, n)
     for chunked, whole in zip(*found, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
@@ -201,7 +201,7 @@ def test_a_part_of_the_goal_is_the_goal_of_a_part(keep, targeted):
     assert goal.cost.forward.tolist() == [2 if row in rows else 1 for row in range(5)]
     # A part of a part still counts in the first rows.
     last = part.at(torch.tensor([1]))
-    last.climb(x[last.index])
+    last.take_gradient(x[last.index])
     assert torch.equal(last.index, rows[1:])
     assert goal.cost.backward.tolist() == [int(row == rows[1]) for row in range(5)]
 
@@ -209,7 +209,7 @@ def test_a_part_of_the_goal_is_the_goal_of_a_part(keep, targeted):
 def test_every_pass_is_counted_for_every_example():
     goal, x = Misclassification.on(network(), torch.arange(3)), images(3)
     assert passes(goal) == ([0] * 3, [0] * 3)
-    goal.climb(x)
+    goal.take_gradient(x)
     assert passes(goal) == ([1] * 3, [1] * 3)
     goal.assess(x)
     assert passes(goal) == ([2] * 3, [1] * 3)
@@ -220,7 +220,7 @@ def test_every_pass_is_counted_for_every_example():
     with torch.no_grad():
         goal(x)
     assert passes(goal) == ([5] * 3, [2] * 3)
-    goal.at(torch.tensor([1])).climb(x[1:2])
+    goal.at(torch.tensor([1])).take_gradient(x[1:2])
     assert passes(goal) == ([5, 6, 5], [2, 3, 2])
 
 
@@ -236,7 +236,7 @@ def test_one_network_that_searches_and_judges_is_asked_once():
     assert misclassified.any()
 
 
-@pytest.mark.parametrize("ask", ["climb", "assess"])
+@pytest.mark.parametrize("ask", ["take_gradient", "assess"])
 def test_the_judge_is_asked_near_the_boundary_alone_and_its_word_counts(ask):
     # Margins of 2, 0.05, 0, -0.05 and -2 with a largest logit of 10: a slack of 0.01 is a margin of 0.1.
     margins = torch.tensor([2.0, 0.05, 0.0, -0.05, -2.0, 0.11])
@@ -250,7 +250,7 @@ def test_the_judge_is_asked_near_the_boundary_alone_and_its_word_counts(ask):
     assert misclassified.tolist() == [False, False, True, True, False, False]
     assert [asked.flatten().tolist() for asked in judge.asked] == [[1, 2, 3, 4]]
     assert goal.cost.forward.tolist() == [1, 2, 2, 2, 2, 1]
-    assert goal.cost.backward.tolist() == [int(ask == "climb")] * 6
+    assert goal.cost.backward.tolist() == [int(ask == "take_gradient")] * 6
 
 
 def test_without_slack_the_judge_is_asked_once_the_search_says_wrong_or_undecided():
@@ -283,15 +283,15 @@ def test_the_judge_leaves_no_graph():
         return x.flatten(1)
 
     goal = replace(searched_and_judged(lambda x: x.flatten(1), judge, torch.arange(7) % 5), slack=9.0)
-    goal.climb(images())
+    goal.take_gradient(images())
     assert seen == [False]
 
 
 def test_without_a_judge_nothing_is_broken():
     model, x = network(), images()
     goal = searched_and_judged(model, None, (model(x).argmax(dim=1) + 1) % 5)
-    assert not goal.assess(x)[1].any() and not goal.climb(x).misclassified.any()
-    assert goal.climb(x).misclassified.dtype == torch.bool
+    assert not goal.assess(x)[1].any() and not goal.take_gradient(x).misclassified.any()
+    assert goal.take_gradient(x).misclassified.dtype == torch.bool
     assert goal.cost.forward.tolist() == [3] * 7
 
 

@@ -214,8 +214,8 @@ def test_it_asks_only_about_images_inside_the_ball_and_keeps_the_best(norm, shap
     assert (asked >= 0).all() and (asked <= 1).all()
     slack = x[0].numel() ** (norm != "linf") * torch.finfo(x.dtype).eps
     assert (ball(norm, 1.0).size((asked - x).flatten(0, 1)) <= EPS[norm] + slack).all()
-    score = torch.stack([goal.climbing("margin").score(model(part)) for part in asked])
-    end = goal.climbing("margin").score(model(x_adv))
+    score = torch.stack([goal.with_loss("margin").score(model(part)) for part in asked])
+    end = goal.with_loss("margin").score(model(x_adv))
     assert torch.equal(end, score.amax(dim=0))
     assert (end > score[0]).all()
     assert len(score.unique()) > 100

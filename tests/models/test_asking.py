@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from overproof.errors import InputError
-from overproof.models.asking import check_weights, try_batches
+from overproof.models.asking import check_weights_exist, try_batches
 
 IMAGE = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -75,8 +75,8 @@ def test_memory_that_runs_out_is_no_fault_of_the_network():
 
 
 def test_weights_that_are_not_there():
-    check_weights(Net(), where="net")
+    check_weights_exist(Net(), where="net")
     with pytest.raises(InputError, match=r"^net: 1.weight has no size yet \(a lazy layer\); call the network once"):
-        check_weights(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), where="net")
+        check_weights_exist(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)), where="net")
     with pytest.raises(InputError, match=r"^net: weight has no numbers \(it is on torch's meta device\)"):
-        check_weights(nn.Linear(2, 2, device="meta"), where="net")
+        check_weights_exist(nn.Linear(2, 2, device="meta"), where="net")

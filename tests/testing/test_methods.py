@@ -10,7 +10,7 @@ from overproof.functional import cross_entropy, kl
 from overproof.methods.method import Method
 from overproof.methods.natural import Natural
 from overproof.testing import MethodContract
-from overproof.testing.methods import count_passes, run
+from overproof.testing.methods import count_forward_passes, run
 from overproof.testing.toys import make_step
 
 SEEN = {}
@@ -203,4 +203,4 @@ def test_a_run_takes_every_update_and_adds_up_the_gradients():
     assert len(once[0]) == 1 and len(twice[0]) == 2
     for name, gradient in once[1].items():
         assert torch.equal(twice[1][name], 2 * gradient)
-    assert count_passes(Natural()) == {"student": 1}
+    assert count_forward_passes(Natural()) == {"student": 1}

@@ -119,7 +119,7 @@ class _Rule(ABC):
 
 
 def _ascend(rule: _Rule, x: Tensor, start: Tensor, goal: Misclassification) -> _Best:
-    score, gradient, misclassified = goal.climb(start)
+    score, gradient, misclassified = goal.take_gradient(start)
     result = _Best(start.clone(), score.clone(), torch.zeros_like(misclassified))
     memory = {"row": torch.arange(len(x), device=x.device), "x": x, "at": start, "before": start}
     memory |= {"score": score, "gradient": gradient, "misclassified": misclassified}
@@ -154,12 +154,12 @@ def _without_misclassified(result: _Best, memory: Memory, goal: Misclassificatio
 
 def _advance(point: Tensor, memory: Memory, goal: Misclassification) -> None:
     """Move to the point and see how high it is."""
-    climbed = goal.climb(point)
+    ascent = goal.take_gradient(point)
     if "rises" in memory:
-        memory["rises"] = memory["rises"] + (climbed.score > memory["score"])
+        memory["rises"] = memory["rises"] + (ascent.score > memory["score"])
     memory["before"], memory["at"] = memory["at"], point
-    memory |= climbed._asdict()
-    higher = climbed.score > memory["best_score"]
+    memory |= ascent._asdict()
+    higher = ascent.score > memory["best_score"]
     _take(memory, higher, best="at", best_score="score", best_gradient="gradient")
 
 

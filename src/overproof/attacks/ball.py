@@ -39,7 +39,7 @@ class Ball(ABC):
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
-        """Return the direction of length one that climbs the gradient ``[N, ...]`` fastest in this norm."""
+        """Return the direction of length one that follows the gradient ``[N, ...]`` fastest in this norm."""
 
     @abstractmethod
     def uniform(self, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ Needs = Literal["gradients", "scores", "decisions"]
 class BaseAttack(ABC):
     """A frozen dataclass of an attack's options that is called on a network and images; it has a kind, norm and eps.
 
-    ``attack(model, x, y)`` looks for misclassified images near ``x``; ``attack(model, x, objective=...)`` climbs a
+    ``attack(model, x, y)`` looks for misclassified images near ``x``; ``attack(model, x, objective=...)`` maximises a
     score of one's own. Draws come from torch's global generator: ``torch.manual_seed`` before the call repeats it.
     """
 
@@ -30,7 +30,7 @@ class BaseAttack(ABC):
         eps: Length
 
     losses: ClassVar[tuple[Loss, ...]] = ("margin",)
-    """The losses it can climb; the first is used where none is given."""
+    """The losses it can maximise; the first is used where none is given."""
     targeted: ClassVar[bool] = True
     needs: ClassVar[Needs] = "gradients"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
@@ -86,7 +86,7 @@ class BaseAttack(ABC):
         if given is None or (y is not None and objective is not None):
             raise InputError("an attack needs the labels y of the images, or an objective, and not both")
         if target is not None or loss is not None:
-            raise InputError("target and loss belong to labels; an objective already says what is climbed")
+            raise InputError("target and loss belong to labels; an objective already says what is maximised")
         if self.needs_goal and not as_objective(given).decides:
             raise InputError(
                 f"{self._kind} must know which images are misclassified: give it labels y, or a Misclassification"
@@ -124,13 +124,13 @@ class BaseAttack(ABC):
         with torch.inference_mode(False):
             labels = _classes(y, x)
             wanted = self._target(target, labels)
-            climbed = self._loss(loss)
+            chosen = self._loss(loss)
             pixels = working_pixels(x)
             if not len(x):
                 return like_pixels(pixels, x)
             network = AskedNetwork(model, x, gradients=self.needs == "gradients")
             network.check_classes(labels, wanted)
-            goal = Misclassification.on(network, labels, loss=climbed, target=wanted)
+            goal = Misclassification.on(network, labels, loss=chosen, target=wanted)
             adversarial = self.search(network, pixels, goal if self.needs_goal else _score_of(goal, network))
             return like_pixels(adversarial, x)
 
@@ -140,7 +140,7 @@ class BaseAttack(ABC):
         if loss not in _LOSSES:
             raise InputError(f"there is no loss {loss!r}{nearest(str(loss), _LOSSES)}")
         if loss not in self.losses:
-            raise InputError(f"{self._kind} climbs the {self.losses[0]} and has no use for the loss {loss!r}")
+            raise InputError(f"{self._kind} maximises the {self.losses[0]} and has no use for the loss {loss!r}")
         return loss
 
     def _target(self, target: Tensor | int | None, labels: Tensor) -> Tensor | None:
@@ -160,5 +160,5 @@ def _classes(y: Tensor, like: Tensor) -> Tensor:
 
 
 def _score_of(goal: Misclassification, network: nn.Module) -> Score:
-    """Return the goal's score as a plain objective: who climbs it need not be told who is misclassified."""
+    """Return the goal's score as a plain objective: who maximises it need not be told who is misclassified."""
     return lambda x: goal.score(network(x))

@@ -63,7 +63,7 @@ class FAB(BaseAttack):
         Raises ``InputError`` where there is no target and the network has only one class.
         """
         with in_mode(model, training=False):
-            return self._walk(x.detach(), goal.climbing("margin"))
+            return self._walk(x.detach(), goal.with_loss("margin"))
 
     def _walk(self, x: Tensor, goal: Misclassification) -> Tensor:
         result = x.clone()
@@ -73,7 +73,7 @@ class FAB(BaseAttack):
         row, clean, point = torch.arange(len(x), device=x.device), x, x
         for _ in range(self.steps):
             point = self._back(area, clean, point, goal)
-            seen = goal.towards(targets[0]).unjudged().climb(point)
+            seen = goal.towards(targets[0]).unjudged().take_gradient(point)
             done = goal.confirmed(point, seen.misclassified & _inside(area, clean, point))
             result[row[done]] = point[done]
             left = (~done).nonzero().flatten()
@@ -82,7 +82,7 @@ class FAB(BaseAttack):
             goal, targets, row, clean, point = goal.at(left), targets[:, left], row[left], clean[left], point[left]
             seen = Ascent(*(part[left] for part in seen))
             for target in targets[1:]:
-                seen = self._nearer(seen, goal.towards(target).unjudged().climb(point))
+                seen = self._nearer(seen, goal.towards(target).unjudged().take_gradient(point))
             point = self._step(area, clean, point, seen)
         near = _inside(area, clean, point).nonzero().flatten()
         if len(near):

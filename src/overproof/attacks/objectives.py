@@ -1,4 +1,4 @@
-"""What an attack climbs: a score of pixels; for an evaluation also when an image is misclassified, and the passes."""
+"""What an attack maximises: a score of pixels; for an evaluation also who is misclassified, and the passes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -93,9 +93,9 @@ class Cost:
 class Misclassification(Objective):
     """Have N images misclassified: the higher the score ``[N]``, the nearer.
 
-    ``search`` gives the logits that are climbed, in whatever precision; ``judge`` the logits that decide, asked only
-    about examples whose searched margin is at most ``slack`` times their largest logit. Without a judge (a search on a
-    surrogate) nothing is ever misclassified. With ``target`` ``[N]`` the score pulls towards that class; any wrong
+    ``search`` gives the logits that are searched on, in whatever precision; ``judge`` the logits that decide, asked
+    only about examples whose searched margin is at most ``slack`` times their largest logit. Without a judge (a search
+    on a surrogate) nothing is ever misclassified. With ``target`` ``[N]`` the score pulls towards that class; any wrong
     prediction counts as misclassified all the same. At most ``chunk`` examples are in one pass. ``index`` is each
     example's row in ``cost``.
     """
@@ -131,7 +131,7 @@ class Misclassification(Objective):
         """Return the goal with other target classes ``[N]``, or none."""
         return replace(self, target=target)
 
-    def climbing(self, loss: Loss) -> "Misclassification":
+    def with_loss(self, loss: Loss) -> "Misclassification":
         """Return the goal with another score."""
         return replace(self, loss=loss)
 
@@ -151,7 +151,7 @@ class Misclassification(Objective):
     @override
     def ascend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return score and gradient, pass by pass over what fits into memory; no judge is asked."""
-        score, gradient, _ = self.unjudged().climb(x)
+        score, gradient, _ = self.unjudged().take_gradient(x)
         return score, gradient
 
     @override
@@ -163,9 +163,9 @@ class Misclassification(Objective):
         """Return eval mode alone: what is decided is decided by the model as it is."""
         return in_mode(model, training=False)
 
-    def climb(self, x: Tensor) -> Ascent:
+    def take_gradient(self, x: Tensor) -> Ascent:
         """Return score, gradient with respect to the pixels, and who is misclassified, of one pass over each chunk."""
-        return Ascent(*_join([goal._climb(part) for goal, part in self._chunks(x)]))
+        return Ascent(*_join([goal._take_gradient(part) for goal, part in self._chunks(x)]))
 
     def unjudged(self) -> "Misclassification":
         """Return the goal whose search alone says who is misclassified, for points that cannot count anyway."""
@@ -196,7 +196,7 @@ class Misclassification(Objective):
                 parts.append(self.search(part))
             return torch.cat(parts)
 
-    def _climb(self, x: Tensor) -> Ascent:
+    def _take_gradient(self, x: Tensor) -> Ascent:
         self._count(backward=True)
         with torch.enable_grad():
             point = x.detach().requires_grad_()

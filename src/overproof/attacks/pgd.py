@@ -72,11 +72,11 @@ class PGD(BaseAttack):
     @override
     def search(self, model: nn.Module, x: Tensor, objective: Score) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
-        climbed = as_objective(objective)
-        with compiled_for_pixels(model), nullcontext() if self.mode == "train" else climbed.holding(model):
-            x_adv, score = self._climb(x, climbed)
+        goal = as_objective(objective)
+        with compiled_for_pixels(model), nullcontext() if self.mode == "train" else goal.holding(model):
+            x_adv, score = self._ascend(x, goal)
             for _ in range(self.restarts - 1):
-                other, other_score = self._climb(x, climbed)
+                other, other_score = self._ascend(x, goal)
                 x_adv, score = _better(other, other_score, x_adv, score)
         return x_adv
 
@@ -110,7 +110,7 @@ class PGD(BaseAttack):
         eps = self.eps if share == 1 else Radius(share * self.eps)
         return replace(self, eps=eps, step=step, steps=steps, ramp=0.0, steps_ramp=0.0)
 
-    def _climb(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    def _ascend(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Return the end (or the best iterate) of one ascent, and its score ``[N]`` where something depends on it."""
         area = ball(self.norm, self.eps)
         length = self.step or 2.5 * self.eps / self.steps

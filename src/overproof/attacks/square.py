@@ -52,7 +52,7 @@ class Square(BaseAttack):
     def search(self, model: nn.Module, x: Tensor, goal: Misclassification) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""
         with in_mode(model, training=False), torch.no_grad():
-            return self._search(x.detach(), goal.climbing("margin")).view_as(x)
+            return self._search(x.detach(), goal.with_loss("margin")).view_as(x)
 
     def share(self, iteration: int) -> float:
         """Return the share of the image, p, that a square covers in an iteration, counted from 0 after the start."""

@@ -27,7 +27,7 @@ ATTACKS = Registry[type[BaseAttack]](
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSpec:
-    """One attack on every example it is run on: a search, and the loss it climbs.
+    """One attack on every example it is run on: a search, and the loss it maximises.
 
     With ``targets`` it runs once towards each of so many likeliest wrong classes (fewer where there are fewer).
     ``surrogate`` searches on the teacher's network and tries what it finds on the student: a transfer attack.
@@ -157,7 +157,7 @@ def rrm(threat: Threat) -> Suite:
 def shipped(threat: Threat) -> Suite:
     """Return the attacks on a file that gives outputs and no gradients: transfer, Square and HopSkipJump.
 
-    Transfer attacks climb the network that the file came from. Under l1 there is no HopSkipJump. Each attack is let
+    Transfer attacks search on the network that the file came from. Under l1 there is no HopSkipJump. Each attack is let
     loose on every example, so that two files can be compared attack by attack.
     """
     pgd = PGD(steps=50, best=True)

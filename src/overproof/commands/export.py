@@ -144,7 +144,7 @@ def _latency(body: bytes, x: Tensor) -> dict[str, Any]:
 def _cost(subject: ExportTask, held: Any, body: bytes) -> dict[str, Any]:
     """Return what quantisation changed on held-out images: clean, and under attacks that need no gradient of it.
 
-    The float network is what transfer attacks climb, so for itself they are white-box attacks.
+    The float network is what transfer attacks search on, so for itself they are white-box attacks.
     """
     images = held.at(balanced_subset(held, _COST, subject.seed))
     threat = subject.threat

@@ -102,15 +102,16 @@ class Evaluation:
 
     ``attacks`` is a suite's name, a YAML file of one, or names of attacks (default: the recipe's own, or ``quick``).
     ``eps`` and ``norm`` replace the recipe's threat; with an eps of 0 nothing is attacked. ``examples`` takes a seeded
-    subset in proportion to the classes (0: all). ``teacher`` is what transfer attacks climb and what agreement is
+    subset in proportion to the classes (0: all). ``teacher`` is what transfer attacks search on and what agreement is
     measured with. ``classes_by_position`` takes images whose classes have other names than the network's, or another
     order. ``original`` is the network that an exported file came from (default: the run in whose folder it lies):
-    transfer attacks climb it, and its verdicts are found by the same attacks and put beside the file's. ``precision``
-    is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite together.
-    ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was interrupted.
-    ``out`` is the folder of the results (default: the user's own run, or ``evaluations/NAME``); in it, results are kept
-    side by side by what was asked. The same question again returns what was found, unless ``overwrite`` asks for it to
-    be worked out again. ``trust_code`` runs code that the files of a run name, wherever it lies. Raises ``InputError``.
+    transfer attacks search on it, and its verdicts are found by the same attacks and put beside the file's.
+    ``precision`` is that of the search; every success is confirmed in float32. ``batch`` examples go through the suite
+    together. ``reliability`` probes the network for hidden gradients. ``resume`` continues an evaluation that was
+    interrupted. ``out`` is the folder of the results (default: the user's own run, or ``evaluations/NAME``); in it,
+    results are kept side by side by what was asked. The same question again returns what was found, unless
+    ``overwrite`` asks for it to be worked out again. ``trust_code`` runs code that the files of a run name, wherever it
+    lies. Raises ``InputError``.
     """
 
     attacks: str | tuple[str, ...] = ()

@@ -56,7 +56,7 @@ def judge(
 ) -> Verdicts:
     """Attack every correctly classified example with every trial and return the verdicts.
 
-    ``surrogate`` is what transfer attacks climb.
+    ``surrogate`` is what transfer attacks search on.
 
     The set is on the model's device. The model is in eval mode meanwhile. Each pass runs on the examples that the
     passes before it left robust. With a ``shard``, processes share the blocks and have the same verdicts.

@@ -110,7 +110,7 @@ class AutoAttack:
     """A suite of attacks on a network: AutoAttack's ``standard`` (Croce and Hein 2020), or another one by name.
 
     The model is any ``nn.Module`` or function from pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]``. ``suite`` is
-    a name (``standard``, ``quick``, ...), a ``Suite`` or a sequence of ``AttackSpec``; transfer attacks climb the
+    a name (``standard``, ``quick``, ...), a ``Suite`` or a sequence of ``AttackSpec``; transfer attacks search on the
     ``surrogate``. Draws depend on the ``seed`` and on an image's place, ``batch`` images are attacked together.
     Networks of ours are searched in a fast form of ``precision``; every success is confirmed by the model itself in
     float32. Verdicts are those of ``overproof evaluate`` on the same images with the same seed and batch.

@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A network under attack: ``judge`` decides in full precision, ``search`` gives the logits that are climbed.
+    """A network under attack: ``judge`` decides in full precision, ``search`` gives the logits that are searched on.
 
     An example is put before the judge when its searched margin is at most ``slack`` of its largest logit. ``surrogate``
-    is what transfer attacks climb. At most ``chunk`` examples are in one pass.
+    is what transfer attacks search on. At most ``chunk`` examples are in one pass.
     """
 
     judge: nn.Module

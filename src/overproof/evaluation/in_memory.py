@@ -11,7 +11,7 @@ from overproof.attacks.labelled import AskedNetwork, check_images, check_label_t
 from overproof.attacks.objectives import Logits
 from overproof.data.images import ImageSet
 from overproof.errors import InputError
-from overproof.models.asking import check_weights, try_batches
+from overproof.models.asking import check_weights_exist, try_batches
 from overproof.models.classifier import Classifier
 from overproof.models.mode import in_mode
 from overproof.models.precision import tensor_float
@@ -64,7 +64,7 @@ def given_classifier(model: Logits, x: Tensor) -> Classifier:
     like = (x[:1].float().div(255) if x.dtype == torch.uint8 else x[:1].detach()).to(device)
     name = type(model).__name__
     if isinstance(model, nn.Module):
-        check_weights(model, where=name)
+        check_weights_exist(model, where=name)
     network = AskedNetwork(model, like, gradients=False)
     with in_mode(network, training=False):
         classes = try_batches(network, like[0].float().clamp(0, 1), where=name).shape[1]

@@ -67,7 +67,7 @@ def gradients_of(model: nn.Module, x: Tensor) -> bool:
 
 
 def need_gradients(attack: str, model: nn.Module, x: Tensor, *, where: str) -> None:
-    """Raise ``InputError`` where an attack that climbs gradients is asked of a network that gives none."""
+    """Raise ``InputError`` where an attack that follows gradients is asked of a network that gives none."""
     if not gradients_of(model, x):
         raise InputError(
             f"{attack} needs gradients and {where} gives none; use square, hopskipjump or, from another network, a "

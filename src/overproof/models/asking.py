@@ -61,7 +61,7 @@ def _answer(ask: Callable[[Tensor], object], image: Tensor, size: int, where: st
     return rows
 
 
-def check_weights(network: nn.Module, *, where: str) -> None:
+def check_weights_exist(network: nn.Module, *, where: str) -> None:
     """Raise ``InputError`` for a network whose weights are not there yet: on torch's meta device, or uninitialised."""
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(value):

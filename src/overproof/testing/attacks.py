@@ -109,8 +109,8 @@ class AttackContract:
         assert x_adv.dtype == torch.float64
         assert_inside(attack, x_adv, one.x)
 
-    def test_other_scores_may_be_climbed(self, attack: BaseAttack) -> None:
-        """Whatever score it is told to climb, its images are in the ball."""
+    def test_other_scores_may_be_maximised(self, attack: BaseAttack) -> None:
+        """Whatever score it is told to maximise, its images are in the ball."""
         model = tiny_classifier(dtype=torch.float64).eval()
         batch = rightly(model, Batch(tiny_batch().x.double(), tiny_batch().y))
         for score in _SCORES:

@@ -198,14 +198,14 @@ class MethodContract:
 
     def test_its_cost_is_a_number_and_every_network_is_asked(self, method: Method) -> None:
         """Each network is asked equally often whatever is drawn, and each teacher and auxiliary model at least once."""
-        measured = count_passes(method)
-        assert measured == count_passes(method, seed=1)
+        measured = count_forward_passes(method)
+        assert measured == count_forward_passes(method, seed=1)
         assert measured["student"] >= method.updates
         assert all(measured.values())
 
     def test_its_cost_is_what_the_list_says(self, method: Method) -> None:
         """The passes in ``overproof list methods`` are those that are counted here."""
-        assert {name: measured.forward for name, measured in passes(method).items()} == count_passes(method)
+        assert {name: measured.forward for name, measured in passes(method).items()} == count_forward_passes(method)
 
     # --- other networks -----------------------------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ def through_a_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return read
 
 
-def count_passes(method: Method, *, seed: int = 0) -> dict[str, int]:
+def count_forward_passes(method: Method, *, seed: int = 0) -> dict[str, int]:
     """Return the forward passes per batch of ``student``, each auxiliary model and teacher, at the end of a run."""
     torch.manual_seed(seed)
     signature = Signature(channels=1, height=4, width=4, classes=3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from overproof.errors import InputError, nearest
-from overproof.models.asking import check_weights, try_batches
+from overproof.models.asking import check_weights_exist, try_batches
 from overproof.models.classifier import Classifier
 from overproof.models.external.imports import arguments, describe_exception, import_named, importable, like, thing
 from overproof.models.external.zoos import ZOOS, load_pretrained
@@ -159,7 +159,7 @@ def fitting(model: Classifier, signature: Signature, name: str) -> Classifier:
     """Return the model in eval mode, or raise ``InputError`` unless it maps images, also one, to rows of logits."""
     if model.signature != signature:
         raise InputError(f"{name}: it is for {model.signature}, the data are {signature}")
-    check_weights(model, where=name)
+    check_weights_exist(model, where=name)
     place = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     put_into_mode(model.to(place), training=False)
     image = torch.full((signature.channels, signature.height, signature.width), 0.5, device=place)
