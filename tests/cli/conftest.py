@@ -7,18 +7,15 @@ import sys
 import pytest
 
 from overproof import cli
-from overproof.commands.train import train
+from overproof.recipe import dump
 
-TOY = """
-name: toy
-data: {kind: digits}
-threat: {eps: 0.1}
-student: {kind: mlp, hidden: [16]}
-method: {kind: pgd_at, inner: {steps: 1, eps: 0.01}}
-training: {epochs: 2, batch: 64, optimiser: {kind: adamw, lr: 0.01}, precision: fp32}
-selection: {every: 2, examples: 20, trial: {name: pgd-1, attack: {steps: 1}}}
-evaluation: {attacks: [{name: fgsm, attack: {steps: 1, start: none}}, {name: pgd-2, attack: {steps: 2}}]}
-"""
+TOY = (
+    "method={kind: pgd_at, inner: {steps: 1, eps: 0.01}}",
+    "training.batch=64",
+    "selection={every: 2, examples: 20, trial: {name: pgd-1, attack: {steps: 1}}}",
+    "evaluation={attacks: [{name: fgsm, attack: {steps: 1, start: none}}, {name: pgd-2, attack: {steps: 2}}]}",
+)
+"""What the command line's run differs in from the toy recipe of all tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,19 +59,20 @@ def refused(run_cli, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def recipe(tmp_path_factory):
+def recipe(toy, tmp_path_factory):
+    """The file of the run's recipe."""
     file = tmp_path_factory.mktemp("recipe") / "toy.yaml"
-    file.write_text(TOY)
+    file.write_text(dump(toy(*TOY)))
     return file
 
 
 @pytest.fixture(scope="session")
-def trained(recipe, tmp_path_factory):
-    """A finished run; not to be changed."""
-    return train(recipe, tmp_path_factory.mktemp("runs") / "toy", device="cpu", keep_checkpoint=True).folder
+def trained(finished):
+    """The folder of a finished run; not to be changed."""
+    return finished(*TOY).folder
 
 
 @pytest.fixture
-def finished(trained, tmp_path_factory):
-    """A copy of the run, of each test's own."""
+def toy_run(trained, tmp_path_factory):
+    """A copy of the run's folder, of each test's own."""
     return shutil.copytree(trained, tmp_path_factory.mktemp("runs") / "toy")

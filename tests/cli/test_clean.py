@@ -1,8 +1,8 @@
 import shutil
 
 
-def test_it_says_what_was_removed_and_what_would_be(run_cli, finished, tmp_path):
-    one, two = (shutil.copytree(finished, tmp_path / name) for name in ("one", "two"))
+def test_it_says_what_was_removed_and_what_would_be(run_cli, toy_run, tmp_path):
+    one, two = (shutil.copytree(toy_run, tmp_path / name) for name in ("one", "two"))
     size = sum(file.stat().st_size for file in (one / "checkpoint").iterdir())
     code, out, err = run_cli("clean", one, two, "--dry-run")
     assert (code, err) == (0, "")
@@ -16,8 +16,8 @@ def test_it_says_what_was_removed_and_what_would_be(run_cli, finished, tmp_path)
     assert (two / "checkpoint").is_dir()
 
 
-def test_what_is_unfinished_is_named_and_removed_on_demand(run_cli, finished, tmp_path):
-    run = shutil.copytree(finished, tmp_path / "run")
+def test_what_is_unfinished_is_named_and_removed_on_demand(run_cli, toy_run, tmp_path):
+    run = shutil.copytree(toy_run, tmp_path / "run")
     (run / "last.json").unlink()
     assert "the training is not finished: " in (out := run_cli("clean", run)[1])
     assert out.endswith(" bytes are kept (--unfinished removes them)\n")

@@ -9,40 +9,40 @@ from overproof.report.table import Row, Table
 
 
 class TestCompare:
-    def test_the_happy_path(self, run_cli, finished, tmp_path):
-        run_cli("evaluate", finished, "--examples", "20", "--device", "cpu")
+    def test_the_happy_path(self, run_cli, toy_run, tmp_path):
+        run_cli("evaluate", toy_run, "--examples", "20", "--device", "cpu")
         out_file = tmp_path / "report.html"
-        code, out, err = run_cli("compare", finished, "--out", out_file)
+        code, out, err = run_cli("compare", toy_run, "--out", out_file)
         assert (code, err) == (0, "")
         assert "20 of 360 test images" in out
         assert out.endswith(f"report: {out_file}\n")
         assert "<!doctype html>" in out_file.read_text()[:20]
 
-    def test_the_table_as_text(self, run_cli, finished, tmp_path):
-        run_cli("evaluate", finished, "--examples", "20", "--device", "cpu")
+    def test_the_table_as_text(self, run_cli, toy_run, tmp_path):
+        run_cli("evaluate", toy_run, "--examples", "20", "--device", "cpu")
         files = {name: tmp_path / name for name in ("csv", "latex", "markdown")}
         words = [word for name, file in files.items() for word in (f"--{name}", file)]
-        code, out, err = run_cli("compare", finished, *words)
+        code, out, err = run_cli("compare", toy_run, *words)
         assert (code, err) == (0, "")
         assert out.endswith("".join(f"{name}: {file}\n" for name, file in files.items()))
         assert all(file.read_text() for file in files.values())
 
-    def test_an_unevaluated_run_is_one_line(self, refused, finished):
-        (finished / "evaluation.json").unlink(missing_ok=True)
-        assert refused("compare", finished) == f"{finished}: not evaluated yet; run: overproof evaluate {finished}"
+    def test_an_unevaluated_run_is_one_line(self, refused, toy_run):
+        (toy_run / "evaluation.json").unlink(missing_ok=True)
+        assert refused("compare", toy_run) == f"{toy_run}: not evaluated yet; run: overproof evaluate {toy_run}"
 
 
-def test_a_table_keeps_its_intervals_off_a_terminal(run_cli, finished):
-    run_cli("evaluate", finished, "--examples", "20", "--device", "cpu")
-    _, out, _ = run_cli("compare", finished)
+def test_a_table_keeps_its_intervals_off_a_terminal(run_cli, toy_run):
+    run_cli("evaluate", toy_run, "--examples", "20", "--device", "cpu")
+    _, out, _ = run_cli("compare", toy_run)
     assert all("…" not in line for line in out.splitlines())
     assert out.count("[") >= 2
 
 
-def test_off_a_terminal_a_table_has_100_characters_and_says_what_it_leaves_out(run_cli, finished):
-    run_cli("evaluate", finished, "--examples", "20", "--device", "cpu")
-    run_cli("evaluate", finished, "--examples", "10", "--device", "cpu", "--attacks", "fgsm")
-    _, out, _ = run_cli("compare", finished)
+def test_off_a_terminal_a_table_has_100_characters_and_says_what_it_leaves_out(run_cli, toy_run):
+    run_cli("evaluate", toy_run, "--examples", "20", "--device", "cpu")
+    run_cli("evaluate", toy_run, "--examples", "10", "--device", "cpu", "--attacks", "fgsm")
+    _, out, _ = run_cli("compare", toy_run)
     table, (left, other) = out.splitlines()[:-3], out.splitlines()[-3:-1]
     assert all(len(line) <= 100 for line in table)
     assert sum("toy" in line for line in table) == 1
@@ -56,11 +56,11 @@ def test_off_a_terminal_a_table_has_100_characters_and_says_what_it_leaves_out(r
 
 
 @pytest.mark.parametrize("width", [60, 100, 400])
-def test_a_wide_table_comes_in_parts_that_name_the_runs_again(run_cli, finished, monkeypatch, width):
-    run_cli("evaluate", finished, "--examples", "20", "--device", "cpu")
+def test_a_wide_table_comes_in_parts_that_name_the_runs_again(run_cli, toy_run, monkeypatch, width):
+    run_cli("evaluate", toy_run, "--examples", "20", "--device", "cpu")
     screen = StringIO()
     monkeypatch.setattr("overproof.cli.compare.out_console", Console(file=screen, width=width))
-    run_cli("compare", finished, "--wide")
+    run_cli("compare", toy_run, "--wide")
     lines = screen.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)
     assert not any("…" in line for line in lines)

@@ -9,8 +9,8 @@ from overproof.cli.export import _pace
 
 
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def run(toy_run, tmp_path):
+    return shutil.copytree(toy_run, tmp_path / "run")
 
 
 class TestExport:
@@ -68,14 +68,14 @@ class TestExport:
         assert (code, err) == (0, "")
         assert "same class 64 of 64" in out
 
-    def test_queries_about_a_pair_and_every_option_reaches_them(self, run_cli, run, finished):
-        words = ["--examples", "3", "--teacher", finished, "--eps", "0.02", "--gamma", "0.5", "--timeout", "9"]
+    def test_queries_about_a_pair_and_every_option_reaches_them(self, run_cli, run, toy_run):
+        words = ["--examples", "3", "--teacher", toy_run, "--eps", "0.02", "--gamma", "0.5", "--timeout", "9"]
         code, out, err = run_cli("export", run, "--to", "vnnlib", *words, "--seed", "4", "--data", "digits")
         assert (code, err) == (0, "")
         assert "within linf 0.02 of each of 3 test images:" in out
         assert "robust/, 3 queries in VNN-LIB 1.0: is another class possible?\n    known already: yes (sat) " in out
         assert "pair/, 6 queries in VNN-LIB 2.0: can it and " in out
-        assert f"can it and {finished} disagree about the class, or their margins by 0.5?" in " ".join(out.split())
+        assert f"can it and {toy_run} disagree about the class, or their margins by 0.5?" in " ".join(out.split())
         assert (run / "vnnlib" / "robust" / "instances.csv").read_text().count(",9\n") == 3
 
     def test_bad_input_is_one_line(self, refused, run):
@@ -102,24 +102,24 @@ class TestEvaluateAFile:
         assert "original, transfer-mi-fgsm: robust " in out
 
 
-def test_a_repository_of_the_hub_can_be_loaded_and_is_never_overwritten(run_cli, refused, finished, tmp_path):
+def test_a_repository_of_the_hub_can_be_loaded_and_is_never_overwritten(run_cli, refused, toy_run, tmp_path):
     out = tmp_path / "repository"
-    code, text, err = run_cli("export", finished, "--to", "hub", "--out", out, "--licence", "mit")
+    code, text, err = run_cli("export", toy_run, "--to", "hub", "--out", out, "--licence", "mit")
     assert (code, err) == (0, "")
     assert text.splitlines() == [
-        f"{finished} -> {out}",
+        f"{toy_run} -> {out}",
         f"files: {', '.join(sorted(file.name for file in out.iterdir()))}",
     ]
     assert {"README.md", "config.json", "model.safetensors", "recipe.yaml"} <= {file.name for file in out.iterdir()}
-    loaded, trained = overproof.load(out).state_dict(), overproof.load(finished).state_dict()
+    loaded, trained = overproof.load(out).state_dict(), overproof.load(toy_run).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in trained.items())
-    assert refused("export", finished, "--to", "hub", "--out", out).startswith(f"{out}: exists already")
+    assert refused("export", toy_run, "--to", "hub", "--out", out).startswith(f"{out}: exists already")
 
 
-def test_pushing_without_a_token_keeps_what_was_written(refused, finished, tmp_path, monkeypatch):
+def test_pushing_without_a_token_keeps_what_was_written(refused, toy_run, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
     out = tmp_path / "repository"
-    said = refused("export", finished, "--to", "hub", "--out", out, "--push", "org/name")
+    said = refused("export", toy_run, "--to", "hub", "--out", out, "--push", "org/name")
     assert said.startswith("org/name: pushing needs a token")
     assert (out / "README.md").is_file()

@@ -31,11 +31,11 @@ OF_A_RUN = ("run", "model_digest", "parameters")
 
 
 @pytest.fixture
-def here(finished, tmp_path, monkeypatch):
+def here(toy_run, tmp_path, monkeypatch):
     """A current folder with a run in ``runs/toy`` and a module; that is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
-    finished.rename("runs/toy")
+    toy_run.rename("runs/toy")
     Path("reproduced_nets.py").write_text(dedent(NETS))
     yield tmp_path
     sys.modules.pop("reproduced_nets", None)

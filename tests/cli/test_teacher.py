@@ -11,9 +11,9 @@ MODEL = "{kind: mlp, hidden: [16]}"
 
 
 @pytest.fixture
-def file(finished, tmp_path):
+def file(toy_run, tmp_path):
     """Return a run's weights as another code would have saved them."""
-    weights = torch.load(next((finished / "checkpoint").glob("*.pt")), weights_only=True)["student"]
+    weights = torch.load(next((toy_run / "checkpoint").glob("*.pt")), weights_only=True)["student"]
     own = {f"module.{name.removeprefix('backbone.')}": value for name, value in weights.items() if "backbone" in name}
     return saved({"net": own}, tmp_path / "teacher.t7")
 

@@ -27,18 +27,18 @@ class TestTrain:
         assert where == f"run folder: {folder}"
         assert overproof.Run(folder).recipe().name == "mine"
 
-    def test_resume_continues_and_refusing_loses_nothing(self, run_cli, refused, recipe, finished):
-        before = (finished / "model.safetensors").read_bytes()
-        assert refused("train", recipe, "--out", finished).endswith(
+    def test_resume_continues_and_refusing_loses_nothing(self, run_cli, refused, recipe, toy_run):
+        before = (toy_run / "model.safetensors").read_bytes()
+        assert refused("train", recipe, "--out", toy_run).endswith(
             "exists already; continue it with --resume or choose another --out"
         )
         assert "(seed: 0 -> 5); use the old recipe" in refused(
-            "train", recipe, "--out", finished, "--resume", "--set", "seed=5"
+            "train", recipe, "--out", toy_run, "--resume", "--set", "seed=5"
         )
-        code, out, _ = run_cli("train", recipe, "--out", finished, "--resume")
+        code, out, _ = run_cli("train", recipe, "--out", toy_run, "--resume")
         assert code == 0
         assert out.splitlines()[-2].startswith("best epoch 2: ")
-        assert (finished / "model.safetensors").read_bytes() == before
+        assert (toy_run / "model.safetensors").read_bytes() == before
 
     def test_the_default_folder(self, run_cli, recipe, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
