@@ -6,7 +6,7 @@ from torch import nn
 
 from overproof.models.classifier import Classifier
 
-from .by_hand import SIGNATURE, Y, draw
+from .by_hand import SIGNATURE, X, Y, draw
 
 
 def relu_network(seed=1):
@@ -17,6 +17,16 @@ def relu_network(seed=1):
     for number, value in enumerate(layers.parameters()):
         value.data = 0.5 * torch.randn(value.shape, generator=draw(100 * seed + number), dtype=torch.float64)
     return Classifier(layers, SIGNATURE).double()
+
+
+def ball_points(eps, *, norm="linf", corners=False, rounds=400):
+    """Yield points of the surface of the ball around ``X``, within [0, 1]; of linf with ``corners`` corners alone."""
+    torch.manual_seed(3)
+    for _ in range(rounds):
+        move = torch.randn_like(X)
+        move = move.sign() if corners else move
+        size = move.abs().amax(dim=(1, 2, 3)) if norm == "linf" else move.flatten(1).norm(dim=1)
+        yield (X + eps * move / size.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 def box(x, eps):

@@ -26,18 +26,9 @@ from overproof.methods.ibp import IBP
 from overproof.models.classifier import Classifier
 
 from .by_hand import X, Y, ce, counting, step_of
-from .by_relu import before_relus, box, margin_ranges, relu_network
+from .by_relu import ball_points, before_relus, box, margin_ranges, relu_network
 
 EPS = 0.1
-
-
-def inside(eps=EPS, n=2000, norm="linf"):
-    """Yield points of the ball within [0, 1]."""
-    torch.manual_seed(3)
-    for _ in range(n // len(X)):
-        move = torch.randn_like(X)
-        size = move.abs().amax(dim=(1, 2, 3)) if norm == "linf" else move.flatten(1).norm(dim=1)
-        yield (X + eps * move / size.view(-1, 1, 1, 1)).clamp(0, 1)
 
 
 class TestPropagated:
@@ -54,7 +45,7 @@ class TestPropagated:
         student = relu_network()
         around = propagated(student, X, EPS, norm)
         worst, range_ = around.cross_entropy(Y, crown), around.margins(Y, crown)
-        for point in inside(norm=norm):
+        for point in ball_points(EPS, norm=norm):
             logits = student(point)
             margin = torch.stack([row[torch.arange(4) != y] - row[y] for row, y in zip(logits, Y, strict=True)])
             assert (ce(logits) <= worst + 1e-12).all()

@@ -11,7 +11,7 @@ from overproof.methods.faithful import Faithful
 from overproof.models.weights import freeze
 
 from .by_hand import ADV, X, Y, ce, climbs, counting, equal, gradients, kl, only, prob, step_of, tell
-from .by_relu import box, margin_ranges, relu_network
+from .by_relu import ball_points, box, margin_ranges, relu_network
 
 THREAT = Threat(eps=Radius("0.05"))
 ROWS = torch.arange(len(Y))
@@ -25,9 +25,9 @@ def teacher_of(seed=9, *, wrong=(3,)):
     hidden = teacher.features(X)[1].detach()
     goal = torch.nn.functional.one_hot((Y + torch.isin(ROWS, torch.tensor(wrong)).long()) % 4, 4).double() * 3
     with torch.no_grad():
-        adapt_student = torch.linalg.lstsq(torch.cat([hidden, torch.ones(len(X), 1).double()], dim=1), goal).solution.T
-        teacher.backbone[-1].weight.copy_(adapt_student[:, :-1])
-        teacher.backbone[-1].bias.copy_(adapt_student[:, -1])
+        solution = torch.linalg.lstsq(torch.cat([hidden, torch.ones(len(X), 1).double()], dim=1), goal).solution.T
+        teacher.backbone[-1].weight.copy_(solution[:, :-1])
+        teacher.backbone[-1].bias.copy_(solution[:, -1])
     assert not torch.allclose(shift, teacher(X))
     found = teacher(X).argmax(dim=1) == Y
     assert [n for n in range(len(Y)) if not found[n]] == list(wrong)
@@ -77,9 +77,7 @@ def test_the_bound_is_above_every_gap_in_the_ball_and_the_log_above_the_bound():
         for form in ("plain", "log")
     )
     worst = torch.zeros(len(X)).double()
-    torch.manual_seed(0)
-    for _ in range(500):
-        point = (X + 0.05 * (2 * torch.rand_like(X) - 1).sign()).clamp(0, 1)
+    for point in ball_points(0.05, corners=True):
         worst = worst.maximum((prob(teacher(point)) - prob(student(point)))[ROWS, Y].abs())
     assert worst.mean() < plain < log
 
@@ -133,8 +131,8 @@ def test_the_teacher_is_asked_once_and_bounded_once_without_gradients(monkeypatc
     graph_of(step.teachers["robust"], X)  # a copy is run once while it is traced, and hooks are copied with it
     asked = counting(step.teachers["robust"])
     only(method.losses(step))
-    (((_, region, _, means), tracked),) = calls
-    assert means == "crown_ibp" and not tracked and len(asked) == 1
+    (((_, region, _, options), tracked),) = calls
+    assert options == "crown_ibp" and not tracked and len(asked) == 1
     for side, hand in zip(region.box, box(X, 0.025), strict=True):
         torch.testing.assert_close(side, hand)
 
