@@ -314,15 +314,28 @@ def identity(recipe: Recipe) -> str:
     So the runs and results of an earlier version stay those of the same recipe.
     """
     tree = plain(recipe)
+    _drop_paths(tree)
+    _drop_later(tree)
+    return _write(tree)
+
+
+def source_values(source: Source) -> dict[str, Plain]:
+    """Return a source of images as plain values, without the keys that came later and are at their defaults."""
+    tree: dict[str, Plain] = {"data": plain(source)}
+    _drop_paths(tree)
+    values: dict[str, Plain] = tree["data"]
+    return values
+
+
+def _drop_paths(tree: dict[str, Plain]) -> None:
+    """Remove, in place, the keys of ``_LATER`` that are at their defaults."""
     for path, default in _LATER.items():
         *above, last = path.split(".")
-        node = tree
+        node: Plain = tree
         for part in above:
             node = node.get(part) if isinstance(node, dict) else None
         if isinstance(node, dict) and last in node and node[last] == default:
             del node[last]
-    _drop_later(tree)
-    return _write(tree)
 
 
 def _drop_later(tree: Plain) -> None:

@@ -13,7 +13,7 @@ from overproof.models.classifier import parameter_count
 from overproof.models.external.untrusted import parse_untrusted
 from overproof.models.weights import save_model
 from overproof.reading import read_bytes
-from overproof.recipe import data_source, plain
+from overproof.recipe import data_source, source_values
 from overproof.runs.checkpoints import network_of, read_architecture, weights_in
 from overproof.runs.folder import Run
 from overproof.signature import Signature
@@ -73,7 +73,7 @@ def import_teacher(
             "place": weights.place,
             "prefix": weights.prefix,
             "unused": list(weights.unused),
-            "data": plain(source) if source else None,
+            "data": source_values(source) if source else None,
         },
         **({"code_folders": places} if (places := code_folders(source, folder)) else {}),
     }

@@ -17,7 +17,7 @@ from overproof.environment import versions
 from overproof.errors import InputError
 from overproof.formats.onnx import metadata_of
 from overproof.models.classifier import Classifier, parameter_count
-from overproof.recipe import plain
+from overproof.recipe import source_values
 from overproof.runs.folder import Run
 from overproof.runs.loaded import Known, Origin
 from overproof.runs.resolve import find_network, origin_of
@@ -70,7 +70,7 @@ class ExportTask:
             "classes": json.dumps(list(self.images.classes)) if self.source else None,
             "norm": known.threat.norm if known.threat else None,
             "eps": str(known.threat.eps) if known.threat else None,
-            "data": json.dumps(plain(self.source)) if self.source else None,
+            "data": json.dumps(source_values(self.source)) if self.source else None,
             "digest": self.digest,
             "parameters": str(parameter_count(self.model)),
             "version": versions()["overproof"],
