@@ -345,7 +345,7 @@ def mixed(n=12):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.03"), ("l2", "0.1"), ("l1", "0.6")])
-def test_a_broken_example_costs_nothing_more_and_its_point_is_the_one_that_broke(norm, eps):
+def test_a_misclassified_example_costs_nothing_more_and_its_point_is_the_one_that_broke(norm, eps):
     model, x, y = mixed()
     search, attack = Watched(model), APGD(norm=norm, eps=Radius(eps), steps=20)
     goal = Misclassification.on(search, y)
@@ -380,12 +380,12 @@ def test_restarts_run_on_the_survivors_alone(norm, eps):
         torch.manual_seed(3)
         x_adv = APGD(norm=norm, eps=Radius(eps), steps=5, restarts=restarts)(model, x, goal)
         found.append((x_adv, model(x_adv).argmax(dim=1) != y, goal.cost.forward))
-    (x_one, broken_one, cost_one), (x_three, broken_three, cost_three) = found
+    (x_one, wrong_one, cost_one), (x_three, wrong_three, cost_three) = found
     full = 5 + (3 if norm == "l1" else 1)
-    assert torch.equal(x_three[broken_one], x_one[broken_one])
-    assert torch.equal(cost_three[broken_one], cost_one[broken_one])
-    assert (broken_three | ~broken_one).all()
-    assert (cost_three[~broken_three] == 3 * full).all() and not broken_three.all()
+    assert torch.equal(x_three[wrong_one], x_one[wrong_one])
+    assert torch.equal(cost_three[wrong_one], cost_one[wrong_one])
+    assert (wrong_three | ~wrong_one).all()
+    assert (cost_three[~wrong_three] == 3 * full).all() and not wrong_three.all()
 
 
 def test_a_restart_breaks_what_the_first_ascent_did_not():
@@ -425,7 +425,7 @@ def test_it_returns_the_best_point_it_visited_in_the_ball(norm, steps):
     assert (surface(found) >= visited[0]).all()
 
 
-def test_an_example_broken_at_the_start_is_done_at_once():
+def test_an_example_misclassified_at_the_start_is_done_at_once():
     model, x, y = mixed()
     goal = Misclassification.on(model, (y + 1) % 3)
     x_adv = APGD(eps=Radius("1e-4"), restarts=3)(model, x, goal)

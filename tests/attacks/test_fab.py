@@ -290,7 +290,7 @@ def test_a_misclassified_image_at_exactly_eps_counts():
 @every_norm
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_who_is_broken_costs_nothing_more_and_only_who_is_outside_is_asked_twice(norm, classes, targeted):
+def test_who_is_misclassified_costs_nothing_more_and_only_who_is_outside_is_asked_twice(norm, classes, targeted):
     model, x = linear(classes), greys(40)
     y = model(x).argmax(dim=1)
     away, index = torch.stack([distance(norm, model, x, y, (y + k) % classes) for k in range(1, classes)]).min(dim=0)

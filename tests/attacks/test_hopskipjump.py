@@ -187,7 +187,7 @@ def test_each_example_sends_its_own_number_of_probes():
     assert (10**6 - oracle.left).tolist() == [5, 1, 0, 12]
 
 
-def test_a_step_is_halved_until_it_is_broken():
+def test_a_step_is_halved_until_it_is_misclassified():
     plane = Plane(torch.ones(1, 8, 8).double())
     x = torch.full((3, 1, 8, 8), 0.3).double()
     point = torch.full_like(x, 0.501)
@@ -201,7 +201,7 @@ def test_a_step_is_halved_until_it_is_broken():
     assert (10**6 - oracle.left).tolist() == [8, 3, 1]
 
 
-def test_a_step_that_never_stays_broken_is_given_up():
+def test_a_step_that_never_stays_misclassified_is_given_up():
     plane = Plane(torch.ones(1, 8, 8))
     x, point = torch.full((1, 1, 8, 8), 0.3), torch.full((1, 1, 8, 8), 0.5 + 1e-6)
     oracle = oracle_of(plane, x, "linf")
@@ -250,7 +250,7 @@ def test_no_example_asks_more_than_its_queries(norm, queries):
 
 @every_norm
 @pytest.mark.parametrize(("share", "breaks"), [(0.2, True), (0.7, True), (1.02, False)])
-def test_an_example_stops_at_its_first_broken_image_within_the_ball(norm, share, breaks):
+def test_an_example_stops_at_its_first_misclassified_image_within_the_ball(norm, share, breaks):
     plane, eps = Plane(torch.randn(1, 8, 8)), Radius("0.5") if norm == "l2" else Radius("0.05")
     x = at_distance(plane, norm, share * eps, n=1)
     x_adv, _ = hunt(HopSkipJump(norm=norm, eps=eps, queries=500), plane, x)
@@ -272,7 +272,7 @@ def test_an_example_does_not_wait_for_the_others(norm):
     assert (goal.cost.forward[:3] < 350).all() and (goal.cost.forward[3:] > 350).all()
 
 
-def test_a_model_that_is_never_broken_costs_the_tries_of_the_start():
+def test_a_model_that_is_never_wrong_costs_the_tries_of_the_start():
     model = Never(torch.randn(1, 8, 8))
     x = torch.rand(4, 1, 8, 8)
     x_adv, goal = hunt(HopSkipJump(), model, x)
@@ -280,7 +280,7 @@ def test_a_model_that_is_never_broken_costs_the_tries_of_the_start():
     assert goal.cost.forward.tolist() == [100] * 4
 
 
-def test_without_a_judge_nothing_is_broken():
+def test_without_a_judge_nothing_is_misclassified():
     plane = Plane(torch.randn(1, 8, 8))
     x = at_distance(plane, "l2", 0.1)
     one = Misclassification.on(plane, torch.zeros(6, dtype=torch.int64))
@@ -322,7 +322,7 @@ def test_it_searches_in_eval_mode_and_gives_the_mode_back():
     assert (goal.cost.backward == 0).all()
 
 
-def test_it_asks_nothing_but_whether_an_image_is_broken():
+def test_it_asks_nothing_but_whether_an_image_is_misclassified():
     plane = Plane(torch.randn(1, 8, 8))
     x, y = at_distance(plane, "l2", 0.3), torch.zeros(6, dtype=torch.int64)
     results = []

@@ -287,7 +287,7 @@ def test_the_judge_leaves_no_graph():
     assert seen == [False]
 
 
-def test_without_a_judge_nothing_is_broken():
+def test_without_a_judge_nothing_is_misclassified():
     model, x = network(), images()
     goal = searched_and_judged(model, None, (model(x).argmax(dim=1) + 1) % 5)
     assert not goal.assess(x)[1].any() and not goal.take_gradient(x).misclassified.any()
@@ -295,7 +295,7 @@ def test_without_a_judge_nothing_is_broken():
     assert goal.cost.forward.tolist() == [3] * 7
 
 
-def test_a_target_does_not_decide_who_is_broken():
+def test_a_target_does_not_decide_who_is_misclassified():
     logits = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     goal = Misclassification.on(lambda x: logits, torch.zeros(3).long(), target=torch.full((3,), 2))
     assert goal.assess(images(3))[1].tolist() == [True, False, True]

@@ -54,7 +54,7 @@ def edges(shape, n=5, dtype=torch.float32):
     return (1.4 * torch.rand(n, *shape, dtype=dtype) - 0.2).clamp(0, 1)
 
 
-def never_broken(weight):
+def never_wrong(weight):
     model = Plane(weight)
     inner = model.forward
     model.forward = lambda x: inner(x) + torch.tensor([1e3, 0.0])
@@ -114,7 +114,7 @@ def test_it_comes_near_the_worst_score_of_a_smooth_plane(norm, worst_case):
     # A slope that changes sign once is what stripes, squares and eta are made for.
     slope = torch.linspace(-1, 1, 12)[None, None, :].expand(1, 12, 12).clone()
     x = edges((1, 12, 12))
-    model = never_broken(slope)
+    model = never_wrong(slope)
     x_adv, _ = hunt(Square(norm=norm, eps=EPS[norm], queries=700), model, x)
     gained = ((x_adv - x) * slope).flatten(1).sum(dim=1)
     possible = worst_case(norm, slope.expand_as(x), x, EPS[norm])
@@ -207,7 +207,7 @@ def test_windows_reach_every_place_and_differ_between_images():
 @every_norm
 @every_shape
 def test_it_asks_only_about_images_inside_the_ball_and_keeps_the_best(norm, shape):
-    x, model = edges(shape), never_broken(torch.randn(shape))
+    x, model = edges(shape), never_wrong(torch.randn(shape))
     x_adv, goal = hunt(Square(norm=norm, eps=EPS[norm], queries=160), model, x)
     asked = torch.stack(model.asked)
     assert asked.shape == (160, *x.shape)
@@ -223,7 +223,7 @@ def test_it_asks_only_about_images_inside_the_ball_and_keeps_the_best(norm, shap
 
 @every_norm
 def test_more_queries_continue_the_same_search_and_never_lose(norm):
-    x, model = edges((3, 8, 8)), never_broken(torch.randn(3, 8, 8))
+    x, model = edges((3, 8, 8)), never_wrong(torch.randn(3, 8, 8))
     ends = [hunt(Square(norm=norm, eps=EPS[norm], queries=queries), model, x)[0] for queries in (1, 5, 40, 200)]
     scores = torch.stack([(end * model.weight).flatten(1).sum(dim=1) for end in ends])
     assert (scores.diff(dim=0) >= 0).all()
@@ -232,7 +232,7 @@ def test_more_queries_continue_the_same_search_and_never_lose(norm):
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_away_from_0_and_1_the_whole_radius_is_used(norm):
-    x, model = torch.full((3, 3, 9, 9), 0.5), never_broken(torch.randn(3, 9, 9))
+    x, model = torch.full((3, 3, 9, 9), 0.5), never_wrong(torch.randn(3, 9, 9))
     for queries in (1, 2, 300):
         x_adv, _ = hunt(Square(norm=norm, eps=Radius("0.2"), queries=queries), model, x)
         torch.testing.assert_close(ball(norm, 1.0).size(x_adv - x), torch.full((3,), 0.2))
@@ -240,13 +240,13 @@ def test_away_from_0_and_1_the_whole_radius_is_used(norm):
 
 def test_every_linf_result_is_a_corner_of_the_ball():
     x = torch.full((3, 3, 8, 9), 0.5)
-    x_adv, _ = hunt(Square(eps=EPS["linf"], queries=100), never_broken(torch.randn(3, 8, 9)), x)
+    x_adv, _ = hunt(Square(eps=EPS["linf"], queries=100), never_wrong(torch.randn(3, 8, 9)), x)
     torch.testing.assert_close((x_adv - x).abs(), torch.full_like(x, 0.1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_no_linf_query_asks_about_the_point_itself(channels):
-    model = never_broken(torch.zeros(channels, 8, 8))  # nothing is ever better, so the point is the start
+    model = never_wrong(torch.zeros(channels, 8, 8))  # nothing is ever better, so the point is the start
     hunt(Square(eps=EPS["linf"], queries=700), model, edges((channels, 8, 8), 3))
     asked = torch.stack(model.asked)
     assert (asked[1:] != asked[0]).flatten(2).any(dim=2).all()
@@ -270,7 +270,7 @@ def test_a_start_without_a_score_is_left():
 
 
 @every_norm
-def test_what_is_broken_costs_nothing_more(norm):
+def test_what_is_misclassified_costs_nothing_more(norm):
     model = Plane(torch.zeros(1, 8, 8))  # ties go to class 0: label 1 is misclassified by the start, label 0 never
     x, y = edges((1, 8, 8), 6), torch.tensor([0, 1, 0, 0, 1, 1])
     x_adv, goal = hunt(Square(norm=norm, eps=EPS[norm], queries=30), model, x, y)
@@ -298,12 +298,12 @@ def test_each_example_keeps_the_image_that_broke_it(norm):
 @every_norm
 def test_no_example_asks_more_than_its_queries(norm, queries):
     _, goal = hunt(
-        Square(norm=norm, queries=queries, eps=EPS[norm]), never_broken(torch.randn(3, 8, 8)), edges((3, 8, 8))
+        Square(norm=norm, queries=queries, eps=EPS[norm]), never_wrong(torch.randn(3, 8, 8)), edges((3, 8, 8))
     )
     assert (goal.cost.forward == queries).all()
 
 
-def test_all_broken_ends_at_once():
+def test_all_misclassified_ends_at_once():
     model = Plane(torch.zeros(1, 8, 8))
     hunt(Square(eps=EPS["linf"]), model, edges((1, 8, 8)), torch.ones(5, dtype=torch.int64))
     assert len(model.asked) == 1
@@ -331,7 +331,7 @@ def test_it_needs_no_gradient(norm):
 @every_norm
 def test_the_seed_decides(norm):
     x, attack = edges((3, 8, 8)), Square(norm=norm, eps=EPS[norm], queries=60)
-    first, again, other = (hunt(attack, never_broken(torch.ones(3, 8, 8)), x, seed=seed)[0] for seed in (1, 1, 2))
+    first, again, other = (hunt(attack, never_wrong(torch.ones(3, 8, 8)), x, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -351,7 +351,7 @@ def test_it_searches_in_eval_mode_and_gives_every_mode_back(tiny_classifier, tin
 
 @every_norm
 def test_it_climbs_the_margin_whatever_the_goal_was_after(norm):
-    model, x = never_broken(torch.randn(1, 8, 8)), edges((1, 8, 8))
+    model, x = never_wrong(torch.randn(1, 8, 8)), edges((1, 8, 8))
     results = []
     for loss in ("cross_entropy", "margin"):
         torch.manual_seed(0)

@@ -30,7 +30,7 @@ VARIANTS = {
     "best-restarts": PGD(steps=2, restarts=2, best=True),
     "ramped": PGD(steps=3, ramp=0.5).at(0.01),
 }
-# What an evaluation lets loose: each is told when an example is broken.
+# What an evaluation attacks with: each is told when an example is misclassified.
 HUNTS = {
     "apgd": APGD(steps=4),
     "apgd-restarts": APGD(steps=2, restarts=2),
@@ -220,7 +220,7 @@ def test_it_climbs(attack, model, tiny_batch):
 
 
 @every_hunt
-def test_a_flat_network_does_no_harm_and_is_not_broken(attack, model, tiny_batch):
+def test_a_flat_network_does_no_harm_and_is_not_misclassified(attack, model, tiny_batch):
     y = torch.zeros_like(tiny_batch.y)  # what all equal logits say
     goal = Misclassification.on(lambda x: 0 * model(x), y, loss="margin")
     assert_inside(attack, attack(model, tiny_batch.x, goal), tiny_batch.x)
@@ -228,24 +228,24 @@ def test_a_flat_network_does_no_harm_and_is_not_broken(attack, model, tiny_batch
 
 
 @every_hunt
-def test_what_the_goal_says_is_broken_is_returned_broken(attack, model, tiny_batch):
-    """Each example that was ever broken inside the ball comes back as an image that is."""
+def test_what_the_goal_says_is_misclassified_is_returned_misclassified(attack, model, tiny_batch):
+    """Each example that was ever misclassified inside the ball comes back as an image that is."""
     batch, told = rightly(model, tiny_batch), torch.zeros(6, dtype=torch.bool)
     goal = Misclassification.on(model, batch.y, loss="margin")
 
     class Telling(Misclassification):
-        def _broken(self, logits, x):
-            broken = super()._broken(logits, x)
+        def _misclassified(self, logits, x):
+            misclassified = super()._misclassified(logits, x)
             # Rounding: a corner of the ball may measure a little more than eps.
             nearby = ball(attack.norm, attack.eps).size(x - batch.x[self.index]) <= attack.eps * (1 + 1e-5)
-            told[self.index] |= broken & nearby
-            return broken
+            told[self.index] |= misclassified & nearby
+            return misclassified
 
     telling = Telling(**{field.name: getattr(goal, field.name) for field in fields(goal)})
     torch.manual_seed(5)
     x_adv = attack(model, batch.x, telling)
-    broken = predictions(model, x_adv) != batch.y
-    assert torch.equal(broken, told)
+    misclassified = predictions(model, x_adv) != batch.y
+    assert torch.equal(misclassified, told)
 
 
 @every_hunt
@@ -263,7 +263,7 @@ def test_cost_is_counted_and_an_image_that_is_wrong_already_costs_next_to_nothin
 
 
 @every_hunt
-def test_without_a_judge_nothing_is_broken_and_nothing_stops(attack, model, tiny_batch):
+def test_without_a_judge_nothing_is_misclassified_and_nothing_stops(attack, model, tiny_batch):
     batch = rightly(model, tiny_batch)
     goal = replace(Misclassification.on(model, batch.y, loss="margin"), judge=None)
     x_adv = attack(model, batch.x, goal)

@@ -113,14 +113,14 @@ def test_broken_by_names_the_first_trial_that_broke_an_example(independent):
 
 
 def test_a_family_broke_what_any_of_its_trials_broke(independent):
-    assert independent.broken_in("white_box").tolist() == [F, T, F, F, F, T]
-    assert independent.broken_in("black_box").tolist() == [F, F, T, F, F, T]
-    assert independent.broken_in("transfer").tolist() == [F, F, F, T, F, T]
+    assert independent.misclassified_in("white_box").tolist() == [F, T, F, F, F, T]
+    assert independent.misclassified_in("black_box").tolist() == [F, F, T, F, F, T]
+    assert independent.misclassified_in("transfer").tolist() == [F, F, F, T, F, T]
     without = Verdicts.of([state([[row[0]] for row in SURVIVED])], suite=Suite(name="s", attacks=TRIALS[:1]))
-    assert without.broken_in("black_box") is None
+    assert without.misclassified_in("black_box") is None
     two = Suite(name="s", attacks=(*TRIALS[:1], AttackSpec(name="fourth", attack=APGD())))
     both = Verdicts.of([state([row[:2] for row in SURVIVED])], suite=two)
-    assert both.broken_in("white_box").tolist() == [F, T, T, F, F, T]
+    assert both.misclassified_in("white_box").tolist() == [F, T, T, F, F, T]
 
 
 def test_lines_tell_an_example_what_became_of_it(independent):

@@ -110,7 +110,7 @@ class TestTheFolder:
 
 
 class TestAnswers:
-    def test_certified_images_are_known_to_be_unsat_and_broken_ones_to_be_sat(self, asked, certified):
+    def test_certified_images_are_known_to_be_unsat_and_misclassified_ones_to_be_sat(self, asked, certified):
         _, report = asked
         lines = [json.loads(line) for line in (certified[0].folder / "certificate.jsonl").read_text().splitlines()]
         verdicts = {one["index"]: one["verdict"] for one in lines}

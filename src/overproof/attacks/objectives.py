@@ -207,15 +207,15 @@ class Misclassification(Objective):
                 (gradient,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
         # No way back to the pixels, or one bad number, must not spoil an image; the reliability verdict speaks of both.
         gradient = torch.zeros_like(x) if gradient is None else gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        return Ascent(score.detach(), gradient, self._broken(logits.detach(), x))
+        return Ascent(score.detach(), gradient, self._misclassified(logits.detach(), x))
 
     def _assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self._count(backward=False)
         with torch.no_grad():
             logits = self.search(x)
-        return self.score(logits), self._broken(logits, x)
+        return self.score(logits), self._misclassified(logits, x)
 
-    def _broken(self, logits: Tensor, x: Tensor) -> Tensor:
+    def _misclassified(self, logits: Tensor, x: Tensor) -> Tensor:
         if self.judge is None:
             return torch.zeros_like(self.y, dtype=torch.bool)
         if self.judge is self.search:

@@ -357,9 +357,9 @@ def _reliability(
     checks = from_attacks(
         of=len(verdicts.labels),
         clean=int(verdicts.correct.sum()),
-        white_box=verdicts.broken_in("white_box"),
-        black_box=verdicts.broken_in("black_box"),
-        transfer=verdicts.broken_in("transfer"),
+        white_box=verdicts.misclassified_in("white_box"),
+        black_box=verdicts.misclassified_in("black_box"),
+        transfer=verdicts.misclassified_in("transfer"),
     )
     x, y = draw_batch(images, seed)
     probed = probe(subject.model, x, y, threat, seed=seed, gradients=not isinstance(subject.model.backbone, OnnxFile))

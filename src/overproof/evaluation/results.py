@@ -92,7 +92,7 @@ class Verdicts(ExampleResults):
             for row in self.state["survived"].tolist()
         ]
 
-    def broken_in(self, family: str) -> Tensor | None:
+    def misclassified_in(self, family: str) -> Tensor | None:
         """Return which examples the trials of a family broke, bool ``[N]``; None where none of them was run."""
         columns = [column for column, trial in enumerate(self.suite.attacks) if trial.family == family]
         return ~self.state["survived"][:, columns].all(dim=1) if columns else None

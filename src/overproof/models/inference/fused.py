@@ -26,7 +26,7 @@ def fused_for_attack(model: nn.Module) -> Iterator[None]:
         for one in model.modules():
             # A compiler folds what it compiles, and would compile again whenever the stand-in comes and goes.
             if isinstance(one, Classifier) and one._compiled_call_impl is None:
-                until.enter_context(_standing_in(one))
+                until.enter_context(_answering_fused(one))
         yield
 
 
@@ -38,7 +38,7 @@ def use_cuda_graphs(model: nn.Module) -> None:
 
 
 @contextmanager
-def _standing_in(model: Classifier) -> Iterator[None]:
+def _answering_fused(model: Classifier) -> Iterator[None]:
     if model not in _forms:
         _forms[model] = FusedNetwork(model.backbone)
     form = _forms[model]
