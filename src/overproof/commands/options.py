@@ -16,7 +16,7 @@ from overproof.certification.cascade import BoundPrecision, Reach
 from overproof.certification.smoothing import Smoothing
 from overproof.data.sources import Source
 from overproof.errors import InputError
-from overproof.recipe import plain
+from overproof.recipe import source_values
 from overproof.runs.folder import Run
 from overproof.runs.resolve import origin_of
 from overproof.runs.sources import AnySource, Images
@@ -247,7 +247,7 @@ def _say(value: Any) -> Any:
     if isinstance(value, Run):
         return str(value.folder)
     if isinstance(value, Source):
-        return plain(value)
+        return source_values(value)
     if isinstance(value, tuple):
         return list(value)
     return value if isinstance(value, bool | int | float) else str(value)
