@@ -45,7 +45,7 @@ def short(name, folder, *edits):
 
 def test_there_is_a_run_of_each():
     names = {name.removeprefix("own-images/") for name in recipe_names() if name.startswith("own-images/")}
-    assert names == {"at-64", "finetune-64", "finetune-224", "distil-64"}
+    assert names == {"at-64", "finetune-64", "finetune-224", "distil-64", "fare-224"}
 
 
 def test_at_64(folder, tmp_path):
@@ -53,6 +53,18 @@ def test_at_64(folder, tmp_path):
     description = json.loads((run.folder / "model.json").read_text())
     assert description["signature"] == {"channels": 3, "height": 64, "width": 64, "classes": 3}
     assert len(description["normalisation"]["mean"]) == 3
+
+
+def test_fare_224(folder, tmp_path):
+    """An encoder that is kept where it was: its head is frozen and ends as it began."""
+    small = ("student={kind: convnet, channels: [4], kernel: 3, stride: 2, hidden: [8]}", "data.form.size=64")
+    original = train(short("at-64", folder, *small), tmp_path / "original", device="cpu")
+    edits = (f"teachers.clean={original.folder}", "training.optimiser.lr=0.01", "training.freeze=[fc2.*]")
+    run = train(short("fare-224", folder, *small, *edits), tmp_path / "run", device="cpu")
+    before, after = (one.model("last")[0].state_dict() for one in (original, run))
+    head = [name for name in before if name.startswith("backbone.") and before[name].shape[0] == 4]
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed and not set(head[-2:]) & set(changed)
 
 
 class TestPretrained:

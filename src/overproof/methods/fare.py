@@ -24,8 +24,8 @@ class FARE(Method):
     Formula: ``sum_d (g_S(x')_d - g_T(x)_d)^2 + label_weight CE(S(x), y)`` with ``x'`` climbing the first term, g the
     penultimate representation and T the frozen original that the student begins with (``init: teacher:clean``).
     At ``label_weight`` 0, as in the paper, no label is read and the head has no gradient: all that was built on the
-    representation goes on working (``training.freeze: ["*head*"]`` keeps weight decay from it too). Where the widths
-    differ the student gets a trained linear adapter before its head.
+    representation goes on working (``training.freeze`` of the last layer keeps weight decay from it too). Where the
+    widths differ the student gets a trained linear adapter before its head.
     Official code: 10 steps, AdamW at 1e-5, weight decay 1e-4, two epochs of ImageNet.
     """
 
