@@ -96,8 +96,8 @@ def _written(text: dict[str, Any]) -> Method:
 
 
 def _igdm(inner: dict[str, Any], progress: float) -> Row:
-    # The cases are of SAAD's copy of the code, which asks the student twice; the authors' own, and so the preset, asks it
-    # four times, which moves BatchNorm and no loss.
+    # The cases are of SAAD's copy of the code, which asks the student twice; the authors' own, and so the preset, asks
+    # it four times, which moves BatchNorm and no loss.
     base = {"kind": "adaad", "alpha": 1.0, "kl_scale": "batch", "clean_forward": "needed", "inner": inner}
     return Row("igdm", {"weight": 1.0, "attacked_forward": "shared", "base": base}, progress)
 
