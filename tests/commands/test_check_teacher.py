@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from overproof.commands.check_teacher import check_teacher
 from overproof.errors import InputError
 from overproof.models.weights import save_model
+from overproof.recipe import dump, parse
 from overproof.runs.folder import Run
 from overproof.statistics import Proportion
 
@@ -107,6 +109,37 @@ def test_it_must_surpass_the_student_alone(run, finished, tmp_path):
     assert check(run, student=weaker.folder, out=tmp_path)[0].verdict == "fit"
 
 
+def test_a_run_as_student_says_how_much_transfers(run, tmp_path):
+    found, content = check(run, student=run.folder, out=tmp_path)
+    assert content["transferability"]["transferable"]["passed"] == 60  # it is its own student
+    assert found.transferability.entropy_attacked > found.transferability.entropy_clean
+    low, high = content["transferability"]["published"]["interval"]
+    assert low < 0.52 < high
+    assert check(run, out=tmp_path)[1]["transferability"] is None
+
+
+@pytest.mark.parametrize("form", ["value", "file", "name"])
+def test_the_student_of_a_recipe_is_trained_alone_before(run, tmp_path, form, monkeypatch):
+    monkeypatch.setattr("overproof.commands.check_teacher.ALONE_UPDATES", 40)
+    distilled = parse(dump(run.recipe()), ("method={kind: ard}", "teachers.robust=nowhere"))
+    (tmp_path / "mine.yaml").write_text(dump(distilled))
+    student = {"value": distilled, "file": str(tmp_path / "mine.yaml"), "name": "digits/ard"}[form]
+    found, content = check(run, student=student, out=tmp_path / "out", eps="0.05")
+    assert content["student"]["name"].endswith("after 40 updates")
+    assert found.student.clean.share > 0.5
+    assert 0 < found.transferability.share.share <= 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.yaml", "out"]
+
+
+def test_a_recipe_of_other_images_is_no_student(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("overproof.commands.check_teacher.ALONE_UPDATES", 2)
+    x, y = np.zeros((64, 6, 6), np.uint8), np.arange(64) % 10
+    np.savez(tmp_path / "other.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    other = parse(dump(run.recipe()), (f"data={{kind: npz, path: {tmp_path / 'other.npz'}}}", "training.batch=16"))
+    with pytest.raises(InputError, match="its images are 1x6x6"):
+        check(run, student=other, out=tmp_path)
+
+
 def test_what_cannot_be_checked(run, tmp_path):
     def refused(*arguments, **options):
         with pytest.raises(InputError) as caught:
@@ -118,4 +151,5 @@ def test_what_cannot_be_checked(run, tmp_path):
     assert refused(tmp_path / "nowhere") == f"{tmp_path / 'nowhere'}: no such run folder"
     assert "say on which images" in refused("nowhere.module:make")
     assert refused(run, student=tmp_path / "x") == f"{tmp_path / 'x'}: no such run folder"
+    assert "no recipe file" in refused(run, student=tmp_path / "x.yaml")
     assert not (run.folder / "teacher.json").exists()

@@ -64,7 +64,9 @@ def check(
     eps: Annotated[str | None, typer.Option(help="Another radius, e.g. 8/255.")] = None,
     norm: Annotated[NormName | None, typer.Option(help="Another norm.")] = None,
     examples: Annotated[int, typer.Option(help="So many test images, classes in proportion; 0: all.")] = 500,
-    student: Annotated[str | None, typer.Option(help="A run trained without a teacher, to be surpassed.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="A run trained without a teacher, to be surpassed; or a recipe.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the subset and of the attacks.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The folder of teacher.json; default the run's own.")] = None,
     device: Device = "auto",
@@ -152,4 +154,11 @@ def _print_check(result: "TeacherCheck", content: "dict[str, Any]") -> None:
         grid.add_row(f"mean confidence in errors, {name}", "no error" if value is None else f"{value:.2f}")
     if result.student is not None:
         grid.add_row(f"{result.student.name} under the same attack, % correct", str(result.student.robust))
+    if (transfer := result.transferability) is not None:
+        grid.add_row("attacked images of the student that transfer, %", str(transfer.share))
+        grid.add_row(
+            "teacher's entropy, clean / there", f"{transfer.entropy_clean:.2f} / {transfer.entropy_attacked:.2f}"
+        )
+        expected, low, high = (100 * value for value in transfer.predicted)
+        grid.add_row("what published students attain at this share, %", f"{expected:.1f} [{low:.1f}, {high:.1f}]")
     out_console.print(grid)

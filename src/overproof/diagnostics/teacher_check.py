@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from overproof.diagnostics.transferability import Transferability
 from overproof.errors import InputError
 from overproof.evaluation.calibration import Calibration
 from overproof.models.classifier import Classifier
@@ -126,6 +127,7 @@ class TeacherCheck:
     """All that was found about a teacher; ``verdict`` is ``fit``, ``doubtful`` or ``unfit``, ``sentence`` says why.
 
     ``errors_clean`` and ``errors_attacked`` are mean confidences in wrong answers (None: no wrong answer).
+    ``transferability`` takes a student; it is told, and decides nothing (see docs: fit to teach).
     """
 
     clean: Proportion
@@ -136,6 +138,7 @@ class TeacherCheck:
     errors_clean: float | None
     errors_attacked: float | None
     student: Student | None = None
+    transferability: Transferability | None = None
 
     def __post_init__(self) -> None:
         if not self.clean.of:
@@ -169,6 +172,7 @@ class TeacherCheck:
             "confidence_in_errors": {"clean": self.errors_clean, "attacked": self.errors_attacked},
             "student": student
             and {"name": student.name, "clean": student.clean.plain(), "robust": student.robust.plain()},
+            "transferability": self.transferability and self.transferability.plain(),
         }
 
     def _judgement(self) -> tuple[str, str]:
