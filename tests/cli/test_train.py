@@ -175,3 +175,33 @@ def test_a_terminal_shows_a_bar_and_the_losses_of_the_moment(run_cli, recipe, tm
     assert "epoch 2/2: adv " in shown
     assert re.search(r"\[red\]x .*2/2 epochs", shown)
     assert re.search(r"adv [\d.]+, lr [\d.e-]+; best epoch 2: clean [\d.]+ %, robust [\d.]+ %", shown)
+
+
+class TestPlan:
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("overproof.commands.plan.SECONDS", 0.2)
+        monkeypatch.chdir(tmp_path)
+
+    def test_a_plan_is_a_table_and_trains_nothing(self, run_cli, recipe, tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = run_cli("train", recipe, "--plan", "--device", "cpu")
+        assert (code, err) == (0, "")
+        assert "passes of the student" in out and "toy" in out
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_budget_writes_a_recipe_that_can_be_trained(self, run_cli, recipe, tmp_path):
+        code, out, err = run_cli("train", recipe, "--budget", "1h", "--device", "cpu")
+        assert (code, err) == (0, "")
+        assert "fits into 1.0 h: nothing was changed" in out
+        assert run_cli("train", tmp_path / "toy-1h.yaml", "--dry-run")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (["--plan", "--resume"], "--resume is for training, and --plan and --budget train nothing"),
+            (["--budget", "soon"], "--budget soon: write a time such as 6h, 90m, 45s or 1h30m"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, refused, recipe, words, sentence):
+        assert refused("train", recipe, *words) == sentence

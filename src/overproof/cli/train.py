@@ -6,9 +6,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table as Grid
 
 from overproof.cli.completion import recipes
-from overproof.cli.console import leads, say, stoppable, warn
+from overproof.cli.console import leads, out_console, say, stoppable, warn
 from overproof.cli.options import Device, TrustCode
 from overproof.cli.progress import Follower
 from overproof.errors import InputError
@@ -16,6 +17,8 @@ from overproof.errors import InputError
 if TYPE_CHECKING:
     from overproof.commands.sweep import Sweep
     from overproof.commands.train import TrainingEvent
+    from overproof.recipe import Recipe
+    from overproof.runs.plan import Plan
     from overproof.runs.summary import Beginning
 
 _MORE = 75  # the exit status where the time is up and there is more to do (EX_TEMPFAIL)
@@ -57,6 +60,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and build everything, say what would be done, and write nothing.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Measure for 20 seconds, say what it would take, and train nothing.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Write the recipe that fits into 6h, 90m or 1h30m here; trains nothing."),
+    ] = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Train a student (or a teacher) by a recipe, or every cell of a sweep.
@@ -71,6 +81,16 @@ def train(
 
     file = find_recipe(recipe)
     sweep = read_sweep(file, sets or (), trust_code=trust_code)
+    if plan or budget is not None:
+        _check_planned({"--resume": resume, "--shard-teachers": shard_teachers, "--keep-checkpoint": keep_checkpoint})
+        if isinstance(sweep, Sweep) and cell is None:
+            if budget is not None:
+                raise InputError(f"{recipe}: --budget is for one recipe, this is a sweep; choose a cell with --cell")
+            _plan_sweep(sweep, device, trust_code)
+            return
+        one = sweep.cell(cell or 0).recipe_in(out or sweep.folder) if isinstance(sweep, Sweep) else sweep
+        _plan(one, file.parent, budget, out, device, trust_code)
+        return
     if not isinstance(sweep, Sweep):
         if jobs is not None or cell is not None or until is not None:
             raise InputError(f"{recipe}: --jobs, --cell and --until are for sweeps, and this is a recipe")
@@ -114,6 +134,66 @@ def train(
     if leads() and not dry_run:
         say(overfitting(Run(folder).metrics()))
         say(f"run folder: {folder}")
+
+
+def _check_planned(flags: dict[str, bool]) -> None:
+    for flag, given in flags.items():
+        if given:
+            raise InputError(f"{flag} is for training, and --plan and --budget train nothing")
+
+
+def _plan(recipe: "Recipe", beside: Path, budget: str | None, out: Path | None, device: str, trust_code: bool) -> None:
+    from overproof.commands.plan import SECONDS, fit_budget, format_seconds, plan_recipe, read_budget, write_fitted
+
+    options: dict[str, Any] = {"seconds": SECONDS, "device": device, "beside": beside, "trust_code": trust_code}
+    if budget is None:
+        _print_plans({recipe.name: plan_recipe(recipe, **options)})
+        return
+    seconds = read_budget(budget)
+    fitted = fit_budget(recipe, seconds, **options)
+    _print_plans({recipe.name: fitted.plan})
+    file = out or Path(f"{recipe.name.rpartition('/')[2]}-{budget}.yaml")
+    write_fitted(fitted.recipe, file)
+    changes = "; ".join(fitted.changes) or "nothing was changed"
+    say(f"fits into {format_seconds(seconds)}: {changes}")
+    say(f"recipe: {file}; train it with: overproof train {file}")
+
+
+def _plan_sweep(sweep: "Sweep", device: str, trust_code: bool) -> None:
+    from overproof.commands.plan import SECONDS, plan_sweep
+
+    plans = {}
+    for planned in plan_sweep(sweep, seconds=SECONDS, device=device, trust_code=trust_code):
+        plans[planned.name] = planned.plan
+        if planned.measured:
+            say(f"{planned.name}: measured")
+    _print_plans(plans)
+
+
+def _print_plans(plans: "dict[str, Plan]") -> None:
+    """Print a line for each run, and their sum, one after the other."""
+    from overproof.commands.plan import format_seconds
+
+    grid = Grid(title="measured on this machine; every validation attacks all its images", title_justify="left")
+    for name in ("run", "time", "batches", "passes of the student", "of teachers", "peak memory", "disk", "energy"):
+        grid.add_column(name, justify="left" if name == "run" else "right")
+    for name, plan in plans.items():
+        counts = {key: one.forward + one.backward for key, one in plan.passes.items()}
+        others = sum(count for key, count in counts.items() if key != "student")
+        energy = "not told" if plan.joules is None else f"{plan.joules / 3.6e6:.3f} kWh"
+        grid.add_row(
+            name,
+            format_seconds(plan.seconds),
+            f"{plan.epochs * plan.batches:,}",
+            f"{counts.get('student', 0):,}",
+            f"{others:,}",
+            f"{plan.memory / 1e9:.2f} GB",
+            f"{plan.disk / 1e6:.1f} MB",
+            energy,
+        )
+    if len(plans) > 1:
+        grid.add_row("all, one after the other", format_seconds(sum(plan.seconds for plan in plans.values())))
+    out_console.print(grid)
 
 
 def _train_sweep(sweep: "Sweep", out: Path, jobs: int | None, sets: Sequence[str], options: dict[str, Any]) -> None:
