@@ -119,15 +119,16 @@ def _short(recipe, out):
     return train(read(find_recipe(recipe), ["training.epochs=1", "training.precision=fp32"]), out, device="cpu")
 
 
-def test_the_own_teacher(call, tmp_path):
+def test_the_own_teacher(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("overproof.commands.plan.SECONDS", 0.2)
     torch.manual_seed(0)
     teacher = build(ConvNet(channels=(16,), hidden=(32,)), Signature(channels=1, height=8, width=8, classes=10))
     torch.save({"state_dict": teacher.backbone.state_dict()}, tmp_path / "teacher.pt")
     (recipe,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "distil.md").read_text(), flags=re.DOTALL)
     (tmp_path / recipe.splitlines()[0].removeprefix("# ")).write_text(recipe)
     commands = written("distil.md")
-    verbs = ["teacher", "teacher", "train", *["train", "evaluate"] * 2, "compare"]
-    assert [words[0] for words in commands] == verbs  # the first training is a dry run
+    verbs = ["teacher", "teacher", *["train"] * 3, *["train", "evaluate"] * 2, "compare"]
+    assert [words[0] for words in commands] == verbs  # a plan, a budget and a dry run come first
     out = [call(words) for words in commands]
     assert "unfit" in out[1]  # its weights are random
     assert "my-ard (2 seeds)" in out[-1]
