@@ -39,7 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
                 study = find_study(name)
                 found = cells(study, options.runs)
                 done = len(found) - _left(left_to_do(study, found, options.results))
-                print(f"{name}: {study.title}; {done} of {len(found)} done, planned {study.budget_minutes:g} minutes")
+                planned = f"planned {study.page.budget_minutes:g} minutes"
+                print(f"{name}: {study.page.title}; {done} of {len(found)} done, {planned}")
             return 0
         study = find_study(options.name)
         found = cells(study, options.runs)

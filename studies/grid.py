@@ -1,5 +1,6 @@
-"""A study's file: its claim, its runs, how each is examined, what its table shows; and the cells that this makes.
+"""A study: a sweep's file whose ``page`` says the claim, how runs are examined, and what the table shows; its cells.
 
+``overproof train studies/NAME.yaml`` trains the same rows as a sweep like any other.
 A run's folder is named after the digest of its whole recipe, its teachers' included. Two studies that ask for the same
 run therefore mean the same folder, and an edit of a recipe makes another one.
 """
@@ -11,23 +12,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from overproof.commands.rows import (
     Place,
     SweepRow,
     check_known,
-    check_seeds,
-    check_teachers,
     check_type,
     in_order,
     read_mapping,
     read_record,
-    read_row,
+    read_rows,
     seeds_of,
 )
-from overproof.commands.sweep import is_done
+from overproof.commands.sweep import ROW_KEYS, is_done
 from overproof.errors import InputError, nearest
+from overproof.plain_yaml import read_yaml
 from overproof.recipe import Recipe, identity, read
 from overproof.runs.folder import Run
 from overproof.shipped import find_recipe
@@ -55,14 +53,6 @@ OWN = ("training", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned(SweepRow):
-    """One row of a study: that of a sweep, with its exams (None: all) and what its table calls it."""
-
-    exams: list[str] | None = None
-    label: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Column:
     """A figure of the table: the path ``at`` which it stands in what ``of`` (an exam, training, recipe) left."""
 
@@ -81,21 +71,35 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """One claim, as its file says it."""
+class Page:
+    """What the file of a sweep says of its page.
 
-    name: str
+    ``exams`` are the commands that every run goes through; ``examined`` names rows that go through some of them only.
+    ``labels`` are what the table calls a row, ``reduced`` how it is smaller than what the claim is about, ``reading``
+    what we read in the figures.
+    """
+
     title: str
     claim: str
     source: str
     budget_minutes: float
-    runs: dict[str, Planned]
     exams: dict[str, dict[str, Any]]
     columns: dict[str, Column]
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    examined: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     figure: Figure | None = None
     reduced: str = ""
     reading: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A sweep of rows and its page."""
+
+    name: str
+    runs: dict[str, SweepRow]
+    seeds: list[int]
+    page: Page
 
     def seeds_of(self, name: str) -> list[int]:
         """Return a row's seeds."""
@@ -103,8 +107,8 @@ class Study:
 
     def exams_of(self, name: str) -> list[str]:
         """Return a row's exams, in the file's order."""
-        own = self.runs[name].exams
-        return list(self.exams) if own is None else [exam for exam in self.exams if exam in own]
+        own = self.page.examined.get(name, self.page.exams)
+        return [exam for exam in self.page.exams if exam in own]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,29 +165,15 @@ def find_study(name: str) -> Study:
 
 def read_study(file: Path) -> Study:
     """Read a study's file and check everything in it that needs no run; raise ``InputError`` with one sentence."""
-    try:
-        text = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise InputError(f"{file}: not readable as YAML ({' '.join(str(problem).split())})") from problem
-    tree = read_mapping(text, f"{file}")
-    runs = {
-        name: _planned(one, f"{file}: runs.{name}")
-        for name, one in read_mapping(tree.get("runs"), f"{file}: runs").items()
-    }
-    exams = {
-        name: _exam(one, f"{file}: exams.{name}", runs)
-        for name, one in read_mapping(tree.get("exams", {}), f"{file}: exams").items()
-    }
-    columns = {
-        name: _column(one, f"{file}: columns.{name}", exams)
-        for name, one in read_mapping(tree.get("columns"), f"{file}: columns").items()
-    }
-    drawn = tree.get("figure")
-    figure = None if drawn is None else read_record(drawn, f"{file}: figure", Figure)
-    values = {**tree, "name": file.stem, "runs": runs, "exams": exams, "columns": columns, "figure": figure}
-    study = read_record(values, f"{file}", Study)
-    _check(study, file)
-    return study
+    tree = read_mapping(read_yaml(file), str(file))
+    for key in tree:
+        if key not in ROW_KEYS:
+            raise InputError(f"{file}: unknown key {key!r} of a study{nearest(key, ROW_KEYS)}")
+    rows, seeds = read_rows(tree, str(file))
+    for row in rows.values():
+        find_recipe(row.recipe)
+    page = _page(read_mapping(tree.get("page"), f"{file}: page"), f"{file}: page", rows)
+    return Study(name=file.stem, runs=rows, seeds=seeds, page=page)
 
 
 def trained(study: Study, root: Path = RUNS) -> dict[tuple[str, int], Trained]:
@@ -221,7 +211,7 @@ def cells(study: Study, root: Path = RUNS) -> list[Cell]:
 
 def examined(study: Study, runs: Mapping[tuple[str, int], Trained], row: str, seed: int, name: str) -> Cell:
     """Return one exam of one run."""
-    options, run = dict(study.exams[name]), runs[row, seed]
+    options, run = dict(study.page.exams[name]), runs[row, seed]
     root = str(run.folder.parent)
     verb = options.pop("verb")
     if str(options.get("eps")) == str(run.recipe.threat.eps):
@@ -256,9 +246,9 @@ def examined(study: Study, runs: Mapping[tuple[str, int], Trained], row: str, se
 
 
 def _trained(study: Study, row: str, seed: int, teachers: dict[str, Trained], root: Path) -> Trained:
-    planned = study.runs[row]
-    edits = [f"{path}={json.dumps(value)}" for path, value in planned.set.items()] + [f"seed={seed}"]
-    file = find_recipe(planned.recipe)
+    own = study.runs[row]
+    edits = [f"{path}={json.dumps(value)}" for path, value in own.set.items()] + [f"seed={seed}"]
+    file = find_recipe(own.recipe)
     try:
         bare = read(
             file, [*edits, *(f"teachers.{role}={json.dumps(one.folder.name)}" for role, one in teachers.items())]
@@ -273,18 +263,27 @@ def _trained(study: Study, row: str, seed: int, teachers: dict[str, Trained], ro
     if missing := set(recipe.teachers) - set(teachers):
         raise InputError(f"{study.name}: runs.{row}: say which run is the teacher {min(missing)!r}")
     sets = [word for edit in edits for word in ("--set", edit)]
-    words = ("train", planned.recipe, *sets, "--out", str(root / name), "--resume")
+    words = ("train", own.recipe, *sets, "--out", str(root / name), "--resume")
     return Trained(row=row, seed=seed, folder=root / name, recipe=recipe, words=words, teachers=teachers)
 
 
-def _planned(text: Any, where: str) -> Planned:
-    planned = read_row(text, where, Planned)
-    check_type(planned.label, str, f"{where}.label")
-    find_recipe(planned.recipe)
-    return planned
+def _page(tree: dict[str, Any], where: str, rows: Mapping[str, SweepRow]) -> Page:
+    exams = {
+        name: _exam(one, f"{where}.exams.{name}", rows)
+        for name, one in read_mapping(tree.get("exams", {}), f"{where}.exams").items()
+    }
+    columns = {
+        name: _column(one, f"{where}.columns.{name}", exams)
+        for name, one in read_mapping(tree.get("columns"), f"{where}.columns").items()
+    }
+    drawn = tree.get("figure")
+    figure = None if drawn is None else read_record(drawn, f"{where}.figure", Figure)
+    page = read_record({**tree, "exams": exams, "columns": columns, "figure": figure}, where, Page)
+    _check(page, where, rows)
+    return page
 
 
-def _exam(text: Any, where: str, runs: Mapping[str, Planned]) -> dict[str, Any]:
+def _exam(text: Any, where: str, runs: Mapping[str, SweepRow]) -> dict[str, Any]:
     tree = read_mapping(text, where)
     verb = tree.get("verb")
     if verb not in VERBS:
@@ -308,27 +307,30 @@ def _column(text: Any, where: str, exams: Mapping[str, Any]) -> Column:
     return column
 
 
-def _check(study: Study, file: Path) -> None:
-    check_seeds(study.seeds, str(file))
-    if not isinstance(study.budget_minutes, int | float) or study.budget_minutes <= 0:
-        raise InputError(f"{file}: budget_minutes is a number of minutes above 0, got {study.budget_minutes!r}")
+def _check(page: Page, where: str, rows: Mapping[str, SweepRow]) -> None:
+    if not isinstance(page.budget_minutes, int | float) or page.budget_minutes <= 0:
+        raise InputError(f"{where}.budget_minutes is a number of minutes above 0, got {page.budget_minutes!r}")
     for key in ("title", "claim", "source", "reduced", "reading"):
-        if not isinstance(getattr(study, key), str):
-            raise InputError(f"{file}: {key} is a text, got {getattr(study, key)!r}")
-    check_teachers(study.runs, str(file))
-    for name, planned in study.runs.items():
-        for exam in planned.exams or ():
-            check_known(exam, study.exams, f"{file}: runs.{name}.exams", "exam")
-    for name, exam in study.exams.items():
+        if not isinstance(getattr(page, key), str):
+            raise InputError(f"{where}.{key} is a text, got {getattr(page, key)!r}")
+    for row, label in read_mapping(page.labels, f"{where}.labels").items():
+        check_known(row, rows, f"{where}.labels", "run")
+        check_type(label, str, f"{where}.labels.{row}")
+    for row, exams in read_mapping(page.examined, f"{where}.examined").items():
+        check_known(row, rows, f"{where}.examined", "run")
+        check_type(exams, list, f"{where}.examined.{row}")
+        for exam in exams:
+            check_known(exam, page.exams, f"{where}.examined.{row}", "exam")
+    for name, exam in page.exams.items():
         if "file" in exam:
-            check_known(exam["file"], study.exams, f"{file}: exams.{name}.file", "exam")
-            if study.exams[exam["file"]]["verb"] != "export":
-                raise InputError(f"{file}: exams.{name}.file: {exam['file']} is not an export")
-    for column in _drawn(study):
-        check_known(column, study.columns, f"{file}: figure", "column")
+            check_known(exam["file"], page.exams, f"{where}.exams.{name}.file", "exam")
+            if page.exams[exam["file"]]["verb"] != "export":
+                raise InputError(f"{where}.exams.{name}.file: {exam['file']} is not an export")
+    for column in _drawn(page):
+        check_known(column, page.columns, f"{where}.figure", "column")
 
 
-def _drawn(study: Study) -> Iterator[str]:
-    if study.figure:
-        yield study.figure.x
-        yield from study.figure.y
+def _drawn(page: Page) -> Iterator[str]:
+    if page.figure:
+        yield page.figure.x
+        yield from page.figure.y

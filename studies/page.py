@@ -45,12 +45,13 @@ def pages(studies: Path = FOLDER, results: Path = RESULTS, out: Path = RESULTS.p
 def page(study: Study, result: Mapping[str, Any], *, drawn: bool) -> str:
     """Return a study's page."""
     runs = result["runs"]
-    reduced = f"\n**Reduced form**: {study.reduced}\n" if study.reduced else ""
-    parts = [f"# {study.title}\n{reduced}\n**Claim.** {study.claim.strip()}\n\n**Source.** {study.source.strip()}"]
+    reduced = f"\n**Reduced form**: {study.page.reduced}\n" if study.page.reduced else ""
+    page = study.page
+    parts = [f"# {page.title}\n{reduced}\n**Claim.** {page.claim.strip()}\n\n**Source.** {page.source.strip()}"]
     parts += _found(study, result)
     if drawn:
-        parts.append(f"![{study.title}](figures/{study.name}.svg)")
-    parts.append(f"**Reading.** {study.reading.strip() or NOT_RUN}")
+        parts.append(f"![{study.page.title}](figures/{study.name}.svg)")
+    parts.append(f"**Reading.** {study.page.reading.strip() or NOT_RUN}")
     parts.append(f"## How it was made\n\n    {result['command']}\n\n{_provenance(study, runs)}")
     return "\n\n".join(parts) + "\n"
 
@@ -59,7 +60,7 @@ def summary(study: Study, results: Path = RESULTS) -> str:
     """Return a study's table and reading for another page of the documentation, with where the rest of it is."""
     parts = _found(study, _read(result_file(study, results)))
     more = f"Teachers, commands, seeds, minutes and hardware: [the study](results/study-{study.name}.md)."
-    return "\n\n".join([*parts, *filter(None, [study.reading.strip()]), more])
+    return "\n\n".join([*parts, *filter(None, [study.page.reading.strip()]), more])
 
 
 def _found(study: Study, result: Mapping[str, Any]) -> list[str]:
@@ -73,13 +74,13 @@ def _found(study: Study, result: Mapping[str, Any]) -> list[str]:
 
 def table(study: Study, result: Mapping[str, Any]) -> str:
     """Return the table: a line per row of the study that has been run, a column per figure."""
-    head = ["network", "seeds", *study.columns]
+    head = ["network", "seeds", *study.page.columns]
     lines = [head, ["---"] * len(head)]
-    for name, planned in study.runs.items():
+    for name in study.runs:
         group = [run for run in result["runs"] if run["run"] == name]
         if group:
-            cells = [_cell(group, column, spec.form) for column, spec in study.columns.items()]
-            lines.append([planned.label or f"`{name}`", str(len(group)), *cells])
+            cells = [_cell(group, column, spec.form) for column, spec in study.page.columns.items()]
+            lines.append([study.page.labels.get(name) or f"`{name}`", str(len(group)), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -97,29 +98,29 @@ def measured(group: Sequence[Mapping[str, Any]], column: str) -> Measured | None
 
 def svg(study: Study, result: Mapping[str, Any]) -> str:
     """Return the study's figure, or an empty text where there is nothing to draw yet."""
-    if study.figure is None:
+    if study.page.figure is None:
         return ""
     points = []  # of each column: (row's number, x, y)
     names = list(study.runs)
-    for column in study.figure.y:
+    for column in study.page.figure.y:
         for number, name in enumerate(names, start=1):
             group = [run for run in result["runs"] if run["run"] == name]
-            x, y = measured(group, study.figure.x), measured(group, column)
+            x, y = measured(group, study.page.figure.x), measured(group, column)
             if x and y and not x.text and not y.text:
                 points.append((column, number, x, y))
     if not points:
         return ""
-    scale_x = _Scale.over([x for _, _, x, _ in points], _LEFT, _WIDTH - 20, _factor(study, study.figure.x))
-    scale_y = _Scale.over([y for *_, y in points], _HEIGHT - _BOTTOM, _TOP, _factor(study, study.figure.y[0]))
+    scale_x = _Scale.over([x for _, _, x, _ in points], _LEFT, _WIDTH - 20, _factor(study, study.page.figure.x))
+    scale_y = _Scale.over([y for *_, y in points], _HEIGHT - _BOTTOM, _TOP, _factor(study, study.page.figure.y[0]))
     parts = [*_axes(study, scale_x, scale_y)]
-    for place, column in enumerate(study.figure.y):
+    for place, column in enumerate(study.page.figure.y):
         own = [(number, x, y) for name, number, x, y in points if name == column]
-        parts += _series(own, COLOURS[place % len(COLOURS)], scale_x, scale_y, study.figure.lines)
+        parts += _series(own, COLOURS[place % len(COLOURS)], scale_x, scale_y, study.page.figure.lines)
     legend = [f"{number} {name}" for number, name in enumerate(names, start=1)]
-    if len(study.figure.y) > 1:
+    if len(study.page.figure.y) > 1:
         parts += [
             f'<text x="{_LEFT + 8}" y="{_TOP + 14 + 16 * place}" fill="{colour}">{escape(name)}</text>'
-            for place, (name, colour) in enumerate(zip(study.figure.y, cycle(COLOURS), strict=False))
+            for place, (name, colour) in enumerate(zip(study.page.figure.y, cycle(COLOURS), strict=False))
         ]
     rows = [legend[at : at + 4] for at in range(0, len(legend), 4)]
     parts += [
@@ -129,7 +130,7 @@ def svg(study: Study, result: Mapping[str, Any]) -> str:
     height = _HEIGHT + 16 * len(rows) + 8
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-        f'role="img" font-family="sans-serif" font-size="12">\n<title>{escape(study.title)}</title>\n'
+        f'role="img" font-family="sans-serif" font-size="12">\n<title>{escape(study.page.title)}</title>\n'
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
@@ -168,7 +169,7 @@ class _Scale:
 
 
 def _axes(study: Study, x: _Scale, y: _Scale) -> list[str]:
-    assert study.figure is not None
+    assert study.page.figure is not None
     floor = _HEIGHT - _BOTTOM
     parts = [f'<path d="M{_LEFT} {_TOP}V{floor}H{_WIDTH - 20}" fill="none" stroke="#555"/>']
     for tick in x.ticks:
@@ -178,9 +179,9 @@ def _axes(study: Study, x: _Scale, y: _Scale) -> list[str]:
         place = y.at(tick / y.factor)
         parts.append(f'<path d="M{_LEFT} {place}H{_WIDTH - 20}" stroke="#ddd"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{place + 4}" text-anchor="end">{tick:g}</text>')
-    up = _titled(study, study.figure.y[0]) if len(study.figure.y) == 1 else ""
+    up = _titled(study, study.page.figure.y[0]) if len(study.page.figure.y) == 1 else ""
     middle = (_TOP + floor) / 2
-    under = _titled(study, study.figure.x)
+    under = _titled(study, study.page.figure.x)
     parts.append(f'<text x="{(_LEFT + _WIDTH) / 2}" y="{floor + 36}" text-anchor="middle">{under}</text>')
     parts.append(f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">{up}</text>')
     return parts
@@ -210,11 +211,11 @@ def _series(
 
 
 def _titled(study: Study, column: str) -> str:
-    return escape(column + (", %" if study.columns[column].form == "percent" else ""))
+    return escape(column + (", %" if study.page.columns[column].form == "percent" else ""))
 
 
 def _factor(study: Study, column: str) -> float:
-    return 100.0 if study.columns[column].form == "percent" else 1.0
+    return 100.0 if study.page.columns[column].form == "percent" else 1.0
 
 
 def _cell(group: Sequence[Mapping[str, Any]], column: str, form: str) -> str:
@@ -239,7 +240,9 @@ def _cell(group: Sequence[Mapping[str, Any]], column: str, form: str) -> str:
 def _provenance(study: Study, runs: Sequence[Mapping[str, Any]]) -> str:
     cells = {(run["folder"], name): cell for run in runs for name, cell in run["cells"].items()}
     planned = sum(len(study.seeds_of(name)) for name in study.runs)
-    facts = [f"Planned: {study.budget_minutes:g} minutes of one core, {planned} runs. Seeds: {_joined(study.seeds)}."]
+    facts = [
+        f"Planned: {study.page.budget_minutes:g} minutes of one core, {planned} runs. Seeds: {_joined(study.seeds)}."
+    ]
     if not runs:
         return facts[0]
     minutes = sum(cell["minutes"] or 0 for cell in cells.values())
@@ -275,9 +278,9 @@ def _joined(words: Any) -> str:
 def _index_line(study: Study, result: Mapping[str, Any]) -> str:
     planned = sum(len(study.seeds_of(name)) for name in study.runs)
     state = f"{len(result['runs'])} of {planned} runs" if result["runs"] else NOT_RUN
-    title = f"{study.title} (reduced)" if study.reduced else study.title
-    claim = " ".join(study.claim.split())
-    return f"| [{title}](study-{study.name}.md) | {claim} | {state} | {study.budget_minutes:g} |"
+    title = f"{study.page.title} (reduced)" if study.page.reduced else study.page.title
+    claim = " ".join(study.page.claim.split())
+    return f"| [{title}](study-{study.name}.md) | {claim} | {state} | {study.page.budget_minutes:g} |"
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def _recorded(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -> dict[str, Any]:
-    run, planned = training.run, study.runs[training.run.row]
+    run, row = training.run, study.runs[training.run.row]
     left: dict[str, dict[str, Any]] = {"training": _training(run), "recipe": plain(run.recipe)}
     provenance = {"training": _provenance(training, left["training"])}
     for name in study.exams_of(run.row):
@@ -87,8 +87,8 @@ def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -
         "run": run.row,
         "seed": run.seed,
         "folder": run.folder.name,
-        "recipe": planned.recipe,
-        "set": planned.set,
+        "recipe": row.recipe,
+        "set": row.set,
         "recipe_digest": run.recipe.digest,
         "model_digest": Run(run.folder).description()["digest"],
         "teachers": {
@@ -98,7 +98,7 @@ def _entry(study: Study, runs: dict[tuple[str, int], Trained], training: Cell) -
         "cells": provenance,
         "figures": {
             name: _figure(left[column.of], column, f"{study.name}: columns.{name}")
-            for name, column in study.columns.items()
+            for name, column in study.page.columns.items()
             # An option that a row's method does not have leaves its place in the table empty.
             if column.of in left and (column.of != "recipe" or column.at in dict(leaves(left["recipe"])))
         },

@@ -72,6 +72,7 @@ _LATER_OF_KIND: Mapping[str, Mapping[str, Plain]] = {
     "ema": {"warmup": 0.0, "batchnorm": "measured"},
     "swa": {"batchnorm": "measured"},
     "preact": {"activation": "relu"},
+    "resnet": {"stem_stride": 1},
 }
 
 

@@ -2,28 +2,33 @@
 
 import pytest
 import yaml
-from studies.grid import cells, find_study, read_study, study_names, trained
+from studies.grid import FOLDER, cells, find_study, read_study, study_names, trained
 
+from overproof.commands.sweep import read_sweep
 from overproof.errors import InputError
 
 SMALL = {"student": {"kind": "mlp", "hidden": [4]}, "training.epochs": 1}
 
 
 def content(**changes):
+    """Return the file of a study; ``runs`` and ``seeds`` are those of the sweep, all other changes are of its page."""
     text = {
+        "seeds": [0, 1],
+        "runs": {
+            "ard": {"recipe": "digits/ard", "set": SMALL, "teachers": {"robust": "teacher"}},
+            "teacher": {"recipe": "digits/teacher", "set": SMALL, "seeds": [0]},
+        },
+    }
+    page = {
         "title": "Toy",
         "claim": "A claim.",
         "source": "Nobody, nowhere.",
         "budget_minutes": 1,
-        "seeds": [0, 1],
-        "runs": {
-            "ard": {"recipe": "digits/ard", "set": SMALL, "teachers": {"robust": "teacher"}},
-            "teacher": {"recipe": "digits/teacher", "set": SMALL, "seeds": [0], "exams": ["quick"]},
-        },
         "exams": {"quick": {"verb": "evaluate", "attacks": "fgsm"}},
         "columns": {"clean": {"of": "quick", "at": "clean.share"}},
     }
-    return text | changes
+    own = {key: changes.pop(key) for key in ("runs", "seeds") if key in changes}
+    return text | own | {"page": page | changes}
 
 
 @pytest.fixture
@@ -41,7 +46,8 @@ def runs(**changes):
 
 
 BAD = {
-    "no run": ({"runs": {}, "columns": {"x": {"of": "slow", "at": "y"}}}, "there is no exam 'slow'"),
+    "no run": ({"runs": {}}, "expected rows, each with the recipe"),
+    "no exam": ({"columns": {"x": {"of": "slow", "at": "y"}}}, "there is no exam 'slow'"),
     "key": ({"colums": {}}, r"unknown key 'colums' \(did you mean 'columns'\?\)"),
     "seeds": ({"seeds": [0, "1"]}, "expected a list of whole numbers"),
     "twice": ({"seeds": [0, 0]}, "a seed is there twice"),
@@ -56,7 +62,10 @@ BAD = {
     "missing": ({"figure": {"x": "clean"}}, "key 'y' is missing"),
     "recipe": ({"runs": runs(ard={"recipe": "digits/adr"})}, "the nearest: digits/ard"),
     "teacher": ({"runs": runs(ard={"teachers": {"robust": "teachr"}})}, "did you mean 'teacher'"),
-    "exam": ({"runs": runs(ard={"exams": ["quik"]})}, "did you mean 'quick'"),
+    "exam": ({"examined": {"ard": ["quik"]}}, "did you mean 'quick'"),
+    "examined": ({"examined": {"adr": ["quick"]}}, "did you mean 'ard'"),
+    "label": ({"labels": {"adr": "ARD"}}, "did you mean 'ard'"),
+    "words": ({"labels": {"ard": 3}}, "expected a str"),
     "set": ({"runs": runs(ard={"set": [1]})}, "expected a dict"),
     "list": ({"runs": ["ard"]}, "expected a mapping"),
 }
@@ -90,6 +99,22 @@ def test_a_file_that_is_no_yaml_and_a_name_that_is_none(tmp_path):
         read_study(tmp_path / "toy.yaml")
     with pytest.raises(InputError, match="did you mean 'faithful'"):
         find_study("faithfull")
+
+
+def test_a_key_that_is_none_is_told_in_the_file_and_in_its_page(study):
+    file = study()
+    file.write_text(file.read_text() + "titel: Toy\n")
+    with pytest.raises(InputError, match="unknown key 'titel' of a study"):
+        read_study(file)
+
+
+def test_a_study_is_a_sweep(study):
+    sweep = read_sweep(study())
+    assert [cell.name for cell in sweep.cells] == ["teacher,seed=0", "ard,seed=0", "ard,seed=1"]
+    for name in study_names():
+        file = FOLDER / f"{name}.yaml"
+        rows = read_study(file)
+        assert len(read_sweep(file).cells) == sum(len(rows.seeds_of(row)) for row in rows.runs)
 
 
 def test_teachers_come_first_and_every_student_has_its_exam(study, tmp_path):
@@ -148,4 +173,4 @@ def test_every_claim_of_the_project_has_a_study_and_all_are_sound():
         assert cells(study)
         if not name.startswith("cifar10"):
             assert study.seeds == [0, 1, 2]
-    assert find_study("cifar10-reduced").reduced
+    assert find_study("cifar10-reduced").page.reduced

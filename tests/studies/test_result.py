@@ -21,12 +21,16 @@ COLUMNS = {
 }
 
 
+def with_page(text, **changes):
+    return text | {"page": text["page"] | changes}
+
+
 def test_a_study_runs_and_another_one_or_another_machine_finds_its_runs_done(tmp_path, capfd):
     """One test, because its three trainings are what takes time."""
     text = content(seeds=[0], exams={"quick": {"verb": "evaluate", "attacks": "fgsm", "examples": 20}}, columns=COLUMNS)
-    text["runs"]["teacher"]["exams"] = []
+    text["page"]["examined"] = {"teacher": []}
     for name in ("one", "other"):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(text | {"title": name}, sort_keys=False))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(with_page(text, title=name), sort_keys=False))
     places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     assert main([str(tmp_path / "one.yaml"), *places, "--until", "0"]) == 75
     assert main([str(tmp_path / "one.yaml"), *places]) == 0
@@ -51,15 +55,15 @@ def test_a_study_runs_and_another_one_or_another_machine_finds_its_runs_done(tmp
     for name, cell in ard["cells"].items():
         assert cell["command"].startswith("overproof ") and cell["commits"] and cell["hardware"], name
         assert cell["versions"]["torch"] and cell["minutes"] > 0
-    _on_another_machine(tmp_path, text | {"title": "one"}, places, capfd)
+    _on_another_machine(tmp_path, with_page(text, title="one"), places, capfd)
 
 
 def _on_another_machine(tmp_path, text, places, capfd):
     """What the file of results holds is kept, and its teacher trained again for what is new."""
     file, results = tmp_path / "one.yaml", tmp_path / "results" / "one.json"
 
-    def run(*more, **changes):
-        file.write_text(yaml.safe_dump(text | changes, sort_keys=False))
+    def run(*more, seeds=text["seeds"], **changes):
+        file.write_text(yaml.safe_dump(with_page(text, **changes) | {"seeds": seeds}, sort_keys=False))
         assert main([str(file), *places, *more]) == 0
         return capfd.readouterr().out
 

@@ -1,5 +1,6 @@
 """Rows of a sweep: recipes with edits and seeds, of which some teach others."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
@@ -7,7 +8,8 @@ from typing import Any, TypeVar
 from overproof.errors import InputError, nearest
 
 _T = TypeVar("_T")
-_Row = TypeVar("_Row", bound="SweepRow")
+UNFIT = r"[^\w.+-]+"
+"""What a folder's name does not hold."""
 _DEEPEST = 20  # teachers of teachers
 
 
@@ -25,13 +27,30 @@ Place = tuple[str, int]
 """A row at a seed."""
 
 
-def read_row(text: Any, where: str, cls: type[_Row]) -> _Row:
+def read_row(text: Any, where: str) -> SweepRow:
     """Return a row of what a file says; raise ``InputError``."""
-    row = read_record(text, where, cls)
+    row = read_record(text, where, SweepRow)
     for key, kind in (("recipe", str), ("set", dict), ("teachers", dict)):
         check_type(getattr(row, key), kind, f"{where}.{key}")
     check_seeds(row.seeds, where)
     return row
+
+
+def read_rows(text: Mapping[str, Any], where: str) -> tuple[dict[str, SweepRow], list[int]]:
+    """Return the rows and the seeds of a sweep's file, checked against each other; raise ``InputError``."""
+    seeds = [0] if text.get("seeds") is None else text["seeds"]
+    check_seeds(seeds, where)
+    written = read_mapping(text.get("runs"), f"{where}: runs")
+    rows = {row: read_row(one, f"{where}: runs.{row}") for row, one in written.items()}
+    if not rows:
+        raise InputError(f"{where}: runs: expected rows, each with the recipe that it trains")
+    for row in rows:
+        if re.search(UNFIT, row) or not row.strip("."):
+            raise InputError(f"{where}: runs: {row!r} is no folder's name; use letters, digits and any of _ . + -")
+        for key in sorted({"name", "seed"} & set(rows[row].set)):
+            raise InputError(f"{where}: runs.{row}.set.{key}: cells are named after their row and seed; use seeds")
+    check_teachers(rows, where)
+    return rows, seeds
 
 
 def check_teachers(rows: Mapping[str, SweepRow], where: str) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from overproof.bases import complete, read_whole
 from overproof.commands.clean import is_finished
-from overproof.commands.rows import SweepRow, check_seeds, check_teachers, in_order, read_mapping, read_row, seeds_of
+from overproof.commands.rows import UNFIT, in_order, read_rows, seeds_of
 from overproof.data.sources import Source
 from overproof.environment import pick_device
 from overproof.errors import InputError, nearest
@@ -36,9 +36,8 @@ from overproof.shipped import find_recipe
 from overproof.wording import check_path_name
 
 _KEYS = ("name", "base", "axes")
-_ROW_KEYS = ("name", "runs", "seeds")
+ROW_KEYS = ("name", "runs", "seeds", "page")
 _MOST_CELLS = 10_000
-_UNFIT = r"[^\w.+-]+"  # for a folder's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +127,10 @@ def read_sweep(file: Path, sets: Sequence[str] = (), *, trust_code: bool = False
 
 def _of_rows(file: Path, text: Mapping[str, Any], sets: Sequence[str], trust_code: bool) -> Sweep:
     for key in text:
-        if key not in _ROW_KEYS:
-            raise InputError(f"{file}: unknown key {key!r} of a sweep of runs{nearest(str(key), _ROW_KEYS)}")
-    name, seeds = _name(file, text), [0] if text.get("seeds") is None else text["seeds"]
-    check_seeds(seeds, str(file))
-    written = read_mapping(text["runs"], f"{file}: runs")
-    rows = {row: read_row(one, f"{file}: runs.{row}", SweepRow) for row, one in written.items()}
-    if not rows:
-        raise InputError(f"{file}: runs: expected rows, each with the recipe that it trains")
-    for row in rows:
-        if re.search(_UNFIT, row) or not row.strip("."):
-            raise InputError(f"{file}: runs: {row!r} is no folder's name; use letters, digits and any of _ . + -")
-        for key in sorted({"name", "seed"} & set(rows[row].set)):
-            raise InputError(f"{file}: runs.{row}.set.{key}: cells are named after their row and seed; use seeds")
-    check_teachers(rows, str(file))
+        if key not in ROW_KEYS:
+            raise InputError(f"{file}: unknown key {key!r} of a sweep of runs{nearest(str(key), ROW_KEYS)}")
+    name = _name(file, text)
+    rows, seeds = read_rows(text, str(file))
     if (count := sum(len(seeds_of(rows, row, seeds)) for row in rows)) > _MOST_CELLS:
         raise InputError(f"{file}: {count:,} cells are more than the {_MOST_CELLS:,} of one sweep; split its runs")
     wholes = {}
@@ -314,7 +303,7 @@ def _shorten(chosen: Mapping[str, Any]) -> str:
     for path, value in chosen.items():
         end = path.rpartition(".")[2]
         text = value if isinstance(value, str) else json.dumps(value, default=str)
-        words.append(f"{path if ends[end] > 1 else end}={re.sub(_UNFIT, '-', text).strip('-')}")
+        words.append(f"{path if ends[end] > 1 else end}={re.sub(UNFIT, '-', text).strip('-')}")
     return ",".join(words)[:200]
 
 

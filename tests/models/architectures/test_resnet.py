@@ -99,3 +99,21 @@ def test_refuses_bad_options(options):
 def test_refuses_an_input_that_vanishes(depth, side):
     with pytest.raises(ValueError, match=f"resnet-{depth} halves .* at least {side + 1}x{side + 1} pixels"):
         on_meta(ResNet(depth=depth), side=side)
+
+
+def test_a_stem_with_a_stride_halves_every_layer_s_image_and_keeps_the_weights():
+    plain, strided = (on_meta(ResNet(depth=8, stem_stride=stride), side=28, channels=1) for stride in (1, 2))
+    assert {n: p.shape for n, p in plain.named_parameters()} == {n: p.shape for n, p in strided.named_parameters()}
+    x = torch.empty(1, 1, 28, 28, device="meta")
+    assert plain.conv1(x).shape[-1] == 28 and strided.conv1(x).shape[-1] == 14
+
+
+@pytest.mark.parametrize(("architecture", "side"), [(ResNet(depth=8, stem_stride=2), 7), (ResNet(depth=8), 3)])
+def test_what_the_stem_leaves_must_still_be_halved(architecture, side):
+    with pytest.raises(ValueError, match=f"not {side}x{side}"):
+        on_meta(architecture, side=side, channels=1)
+
+
+def test_a_stem_takes_at_least_one_step():
+    with pytest.raises(ValueError, match="stem_stride of a resnet must be at least 1, not 0"):
+        ResNet(stem_stride=0)

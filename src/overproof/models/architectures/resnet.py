@@ -90,10 +90,16 @@ class _ResNet(Backbone):
     """Stem, ``layer1``, ``layer2``, ... of which all but the first halve the image, global average, head."""
 
     def __init__(
-        self, block: _Block, blocks: tuple[int, ...], planes: tuple[int, ...], head: str, signature: Signature
+        self,
+        block: _Block,
+        blocks: tuple[int, ...],
+        planes: tuple[int, ...],
+        head: str,
+        signature: Signature,
+        stem_stride: int,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(signature.channels, planes[0])
+        self.conv1 = _conv3x3(signature.channels, planes[0], stem_stride)
         self.bn1 = nn.BatchNorm2d(planes[0])
         self.relu = nn.ReLU()
         self._stages: list[str] = []
@@ -128,12 +134,14 @@ class ResNet(Architecture):
     stride 1, no max-pooling, parameters ``layer1.0.shortcut.0``, ``linear``, PyTorch's default
     initialisation. Depth 8, 14, 20, 32, 44, 56 and 110 (6n + 2) are the 16-32-64 networks of the paper's CIFAR
     section as in chenyaofo/pytorch-cifar-models: parameters ``layer2.0.downsample.0``, ``fc``, convolutions He-normal
-    over fan-out. ``width`` multiplies every channel count.
+    over fan-out. ``width`` multiplies every channel count. A ``stem_stride`` of 2 halves the image at once, which makes
+    a pass four times as cheap.
     """
 
     kind: Literal["resnet"] = "resnet"
     depth: int = 18
     width: float = 1.0
+    stem_stride: int = 1
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
@@ -141,23 +149,25 @@ class ResNet(Architecture):
             raise ValueError(f"a resnet has depth {known} or {DEPTHS[-1]}, not {self.depth}")
         if self.width <= 0:
             raise ValueError(f"the width of a resnet multiplies its channels and must be positive, not {self.width}")
+        if self.stem_stride < 1:
+            raise ValueError(f"the stem_stride of a resnet must be at least 1, not {self.stem_stride}")
 
     def build(self, signature: Signature) -> Backbone:
         """Return the network; its penultimate width is 512, 2048 (depth 50) or 64 (thin) times ``width``."""
         thin = self.depth in _THIN_BLOCKS
         blocks = _THIN_BLOCKS[self.depth] if thin else _BLOCKS[self.depth]
-        least = 2 ** (len(blocks) - 1)
+        least = self.stem_stride * 2 ** (len(blocks) - 1)
         if min(signature.height, signature.width) < least:
             raise ValueError(
-                f"resnet-{self.depth} halves its input {len(blocks) - 1} times and needs "
+                f"resnet-{self.depth} halves its input {len(blocks) - 1} times after its stem and needs "
                 f"at least {least}x{least} pixels, not {signature.height}x{signature.width}"
             )
         stem = 16 if thin else 64
         planes = tuple(max(1, round(stem * 2**i * self.width)) for i in range(len(blocks)))
         if not thin:
             block = _Bottleneck if self.depth == 50 else _BasicBlock
-            return _ResNet(block, blocks, planes, "linear", signature)
-        network = _ResNet(_ThinBlock, blocks, planes, "fc", signature)
+            return _ResNet(block, blocks, planes, "linear", signature, self.stem_stride)
+        network = _ResNet(_ThinBlock, blocks, planes, "fc", signature, self.stem_stride)
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
