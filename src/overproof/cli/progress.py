@@ -141,7 +141,7 @@ def show_events(
             if not begun and item.done > 1:  # it goes on where another one stopped
                 follower.start(item.done)
             begun = True
-            follower.show(item.done, item.total, f"{item.done}/{item.total} {unit}s", figure, f"{title} {stage}")
+            follower.show(item.done, item.total, f"{unit} {item.done}/{item.total}", figure, f"{title} {stage}")
             if not follower.live and stage != last:
                 say(f"{unit} {item.done}/{item.total}, {stage}: {figure}")
             last = stage
