@@ -1,6 +1,7 @@
 """``python -m studies NAME``: run a study, or continue it; its figures go to ``docs/results/studies/NAME.json``."""
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from studies.grid import RUNS, Cell, cells, find_study, study_names
 from studies.record import Record
 from studies.result import RESULTS, left_to_do, result_file, write_result
 
+KEPT = Path(__file__).parent / "kept"
+"""Finished runs that are too long to repeat on every machine, by their folders' names."""
 MORE = 75
 """The exit status where the time ran out and there is more to do (EX_TEMPFAIL)."""
 
@@ -51,6 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 print(f"{state:5}  {cell.title}: overproof {' '.join(cell.words)}")
             print(f"{len(found) - _left(waiting)} of {len(found)} done")
             return 0
+        bring_kept(waiting)
         events = run_steps(
             steps(waiting, options.runs),
             options=lambda step, slot: () if step.words[0] == "export" else ("--device", options.device),
@@ -69,6 +73,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if failed:
         return 1
     return MORE if _left(waiting) else 0
+
+
+def bring_kept(waiting: Sequence[Cell], kept: Path = KEPT) -> None:
+    """Copy the runs that are kept beside the studies to where they would be trained; the name says the whole recipe."""
+    for cell in waiting:
+        if not cell.exam and not cell.folder.exists() and (kept / cell.folder.name).is_dir():
+            shutil.copytree(kept / cell.folder.name, cell.folder)
 
 
 def steps(waiting: Sequence[Cell], root: Path) -> list[CommandStep]:

@@ -6,12 +6,13 @@ import shutil
 
 import pytest
 import yaml
-from studies.__main__ import main
-from studies.grid import Column
+from studies.__main__ import bring_kept, main
+from studies.grid import Column, cells, find_study
 from studies.result import _figure
 from tests.studies.test_grid import content
 
 from overproof.errors import InputError
+from overproof.runs.folder import Run
 
 COLUMNS = {
     "clean": {"of": "quick", "at": "clean.share"},
@@ -102,3 +103,16 @@ def test_a_column_that_points_at_nothing_is_one_sentence(at, sentence):
     with pytest.raises(InputError, match=sentence):
         _figure(left, Column(of="quick", at=at, form="number"), "toy: columns.clean")
     assert _figure(left, Column(of="quick", at="list.0", form="number"), "") == {"value": 1}
+
+
+def test_a_kept_run_is_not_trained_again_and_one_that_is_here_is_left_alone(tmp_path):
+    study = find_study("fashion-mnist")
+    waiting = cells(study, tmp_path)
+    teacher = waiting[0]
+    assert not teacher.done
+    bring_kept(waiting)
+    assert teacher.done and [cell for cell in waiting if cell.done] == [teacher]
+    Run(teacher.folder).model()  # its weights are those that its description names
+    (teacher.folder / "last.json").unlink()
+    bring_kept(waiting)
+    assert not teacher.done
