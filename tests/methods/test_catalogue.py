@@ -17,6 +17,7 @@ from overproof.methods.method import Method
 # Results depend on these, and recipes that do not write them down change with them. Of a search: what is not PGD's.
 NORMAL, RAMPED = {"start": "normal"}, {"steps": 8, "ramp": 0.5}
 BY_KL, SHARP = {"divergence": KL()}, {"label_smoothing": 0.0}
+LATENT = {"relus": 1, "steps": 8, "expansion": 5.0, "link": 0.5, "balance": 0.0, "scaled_start": False}
 DEFAULTS = {
     "adaad": {
         "alpha": 1.0, "inner": NORMAL, "kl_scale": "batch", "clean_forward": "needed", "search_target": "attacked",
@@ -82,6 +83,8 @@ DEFAULTS = {
     },
     "saad_weight": {"base": methods()["rslad"](), "scale": 1.0, "from_least": False},
     "sabr": {"lam": 0.4, "inner": RAMPED, "balance": 0.0, "scaled_start": False},
+    "staps": {"lam": 0.4, "inner": RAMPED, **LATENT},
+    "taps": {"threat": Threat(), "ramp": 0.5, **LATENT},
     "trades": {
         "beta": 6.0, "inner": NORMAL, "clean_target_forward": "shared", "detach_target": False, **SHARP,
     },
@@ -210,6 +213,7 @@ SHARE = ((0.0, 1.0), (-1e-3, 1.001))
 WEIGHT = ((0.0, 100.0), (-1e-9,))
 POSITIVE = ((1e-3, 100.0), (0.0, -1.0))
 COUNT = ((1, 2), (0, -1))
+OF_LATENT = {"relus": ((0, 3), (-1,)), "steps": COUNT, "expansion": WEIGHT, "link": ((1e-3, 1.0), (0.0, 1.001))}
 SHARES = (((0.0, 1.0), (1.0, 0.0)), ((-1e-3, 1.0), (0.0, 1.001), (1.001, 0.0)))
 # What an option may be at its ends, and what is just beyond.
 EDGES = {
@@ -243,6 +247,8 @@ EDGES = {
     "rslad": {"alpha": SHARE, "log_eps": WEIGHT, "factor": WEIGHT},
     "saad": {"entropy_scale": WEIGHT, "gradient_weight": WEIGHT, "clean_weight": WEIGHT},
     "sabr": {"lam": ((1e-3, 0.999), (0.0, 1.0)), "balance": WEIGHT},
+    "staps": {"lam": ((1e-3, 0.999), (0.0, 1.0)), "balance": WEIGHT, **OF_LATENT},
+    "taps": {"ramp": SHARE, "balance": WEIGHT, **OF_LATENT},
     "trades": {"beta": WEIGHT},
 }  # fmt: skip
 

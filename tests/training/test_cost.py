@@ -76,6 +76,8 @@ BY_DEFAULT = {
     # A search of eight steps; then S(x'), or bounds around x' alone.
     "mtl_ibp": {"student": (8 + 1, 8 + 1)},
     "sabr": {"student": (8, 8)},
+    "staps": {"student": (8, 8)},
+    "taps": {"student": (0, 0)},
 }
 
 SHORT = PGD(steps=3)

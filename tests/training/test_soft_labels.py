@@ -10,7 +10,20 @@ from overproof.methods.natural import Natural
 from overproof.methods.rslad import RSLAD
 from overproof.training.soft_labels import needs_no_labels, takes_soft_labels
 
-READ_CLASSES = {"adaiad", "crown_ibp", "dgad", "faithful", "iad", "ibp", "mart", "mtl_ibp", "saad", "sabr"}
+READ_CLASSES = {
+    "adaiad",
+    "crown_ibp",
+    "dgad",
+    "faithful",
+    "iad",
+    "ibp",
+    "mart",
+    "mtl_ibp",
+    "saad",
+    "sabr",
+    "staps",
+    "taps",
+}
 """Methods that gather, bound or compare the label's logit: no share of two classes is defined for them."""
 
 

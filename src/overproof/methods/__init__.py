@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from overproof.methods.rslad import RSLAD
     from overproof.methods.saad import SAAD
     from overproof.methods.sabr import SABR
+    from overproof.methods.staps import STAPS
+    from overproof.methods.taps import TAPS
     from overproof.methods.trades import TRADES
 
 _HOMES = {
@@ -59,6 +61,8 @@ _HOMES = {
     "RSLAD": "overproof.methods.rslad",
     "SAAD": "overproof.methods.saad",
     "SABR": "overproof.methods.sabr",
+    "STAPS": "overproof.methods.staps",
+    "TAPS": "overproof.methods.taps",
     "Step": "overproof.methods.method",
     "TRADES": "overproof.methods.trades",
     "methods": "overproof.methods.catalogue",
@@ -81,6 +85,8 @@ __all__ = [
     "RSLAD",
     "SAAD",
     "SABR",
+    "STAPS",
+    "TAPS",
     "TRADES",
     "AdaAD",
     "AdaIAD",
