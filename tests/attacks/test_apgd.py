@@ -54,7 +54,7 @@ def surface(x):
     return hills(x)[:, 1]
 
 
-def climbing(search, y, loss="margin", **options):
+def maximising(search, y, loss="margin", **options):
     """Return a goal in which nothing is ever misclassified."""
     return replace(Misclassification.on(search, y, loss=loss, **options), judge=None)
 
@@ -90,7 +90,7 @@ def test_it_reaches_the_worst_score_of_two_classes_and_no_more(norm, eps, interi
     x = torch.full((n, 3, 4, 4), 0.5) if interior else (1.2 * torch.rand(n, 3, 4, 4) - 0.1).clamp(0, 1)
     x, y = x.double(), torch.arange(n) % 2
     attack = APGD(norm=norm, eps=Radius(eps))
-    x_adv = attack(model, x, climbing(model, y, loss))
+    x_adv = attack(model, x, maximising(model, y, loss))
     possible = worst_case(norm, slopes(model, y, 1 - y), x, attack.eps)
     gained = margin(model(x), y) - margin(model(x_adv), y)
     assert (size(norm, x_adv, x) <= attack.eps * (1 + 1e-9)).all()
@@ -104,7 +104,7 @@ def test_towards_a_target_it_reaches_the_worst_difference(norm, worst_case):
     model, y = linear(4), torch.arange(4)
     x, target = torch.full((4, 3, 4, 4), 0.5).double(), torch.tensor([2, 3, 1, 0])
     attack = APGD(norm=norm, eps=Radius("0.3"))
-    x_adv = attack(model, x, climbing(model, y, target=target))
+    x_adv = attack(model, x, maximising(model, y, target=target))
     slope = slopes(model, y, target)
     gained = (slope * (x_adv - x)).flatten(1).sum(dim=1)
     possible = worst_case(norm, slope, x, attack.eps)
@@ -203,7 +203,7 @@ def test_it_goes_where_a_slow_twin_goes(norm, eps, steps):
     x = torch.rand(5, 2, 3, 3, generator=torch.Generator().manual_seed(2)).double()
     search = Watched(hills)
     torch.manual_seed(4)
-    found = APGD(norm=norm, eps=Radius(eps), steps=steps)(nn.Identity(), x, climbing(search, zeros(5)))
+    found = APGD(norm=norm, eps=Radius(eps), steps=steps)(nn.Identity(), x, maximising(search, zeros(5)))
     torch.manual_seed(4)
     draw = torch.empty_like(x).uniform_(-1, 1) if norm == "linf" else torch.randn_like(x)
     halved = 0
@@ -256,7 +256,7 @@ def test_under_l1_it_goes_where_a_slow_twin_goes(steps):
     x, eps = torch.rand(3, 2, 3, 3, generator=torch.Generator().manual_seed(2)).double(), 0.5
     search = Watched(hills)
     torch.manual_seed(4)
-    found = APGD(norm="l1", eps=Radius(eps), steps=steps)(nn.Identity(), x, climbing(search, zeros(3)))
+    found = APGD(norm="l1", eps=Radius(eps), steps=steps)(nn.Identity(), x, maximising(search, zeros(3)))
     torch.manual_seed(4)
     draw = torch.randn_like(x)
     early = int(0.3 * steps) or 1
@@ -299,7 +299,7 @@ def test_the_intervals_use_up_the_steps():
 @pytest.mark.parametrize(("steps", "stages"), [(100, (30, 30, 40)), (10, (3, 3, 4)), (5, (1, 1, 3)), (1, (1, 1, 1))])
 def test_under_l1_it_begins_in_a_ball_of_three_eps_and_ends_in_one(steps, stages):
     x, search, eps = torch.rand(4, 3, 8, 8).double(), Watched(hills), Radius("2")
-    APGD(norm="l1", eps=eps, steps=steps)(nn.Identity(), x, climbing(search, zeros(4)))
+    APGD(norm="l1", eps=eps, steps=steps)(nn.Identity(), x, maximising(search, zeros(4)))
     assert len(search.points) == sum(stages) + 3  # each stage asks about its start, too
     lengths = torch.stack([size("l1", point, x) for point in search.points])
     ends = [stages[0] + 1, stages[0] + stages[1] + 2, None]
@@ -328,7 +328,7 @@ def test_under_l1_the_first_step_moves_a_fifth_of_the_pixels():
 def test_under_l1_it_ends_on_few_pixels():
     model = linear(2, pixels=300)
     x = torch.full((4, 3, 10, 10), 0.5).double()
-    x_adv = APGD(norm="l1", eps=Radius("2"))(model, x, climbing(model, zeros(4)))
+    x_adv = APGD(norm="l1", eps=Radius("2"))(model, x, maximising(model, zeros(4)))
     moved = (x_adv != x).flatten(1).sum(dim=1)
     assert (moved >= 4).all() and (moved <= 30).all()  # four full pixels hold the budget, and are the best answer
 
@@ -410,7 +410,7 @@ def test_restarts_are_never_worse_than_their_first_and_sometimes_better(norm):
     for restarts in (1, 4):
         torch.manual_seed(3)
         attack = APGD(norm=norm, eps=EPS[norm], steps=4, restarts=restarts)
-        scores.append(surface(attack(nn.Identity(), x, climbing(hills, zeros(8)))))
+        scores.append(surface(attack(nn.Identity(), x, maximising(hills, zeros(8)))))
     assert (scores[1] >= scores[0]).all() and (scores[1] > scores[0]).any()
 
 
@@ -418,7 +418,7 @@ def test_restarts_are_never_worse_than_their_first_and_sometimes_better(norm):
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_it_returns_the_best_point_it_visited_in_the_ball(norm, steps):
     x, search = torch.rand(8, 2, 3, 3).double(), Watched(hills)
-    found = APGD(norm=norm, eps=EPS[norm], steps=steps)(nn.Identity(), x, climbing(search, zeros(8)))
+    found = APGD(norm=norm, eps=EPS[norm], steps=steps)(nn.Identity(), x, maximising(search, zeros(8)))
     last = search.points if norm != "l1" else search.points[-(max(steps - 2 * (int(0.3 * steps) or 1), 1) + 1) :]
     visited = torch.stack([surface(point) for point in last])
     assert torch.equal(surface(found), visited.amax(dim=0))
@@ -441,7 +441,7 @@ def test_the_seed_decides_and_another_seed_decides_otherwise(norm):
     x, found = torch.rand(4, 2, 3, 3).double(), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(APGD(norm=norm, eps=EPS[norm], steps=3)(nn.Identity(), x, climbing(hills, zeros(4))))
+        found.append(APGD(norm=norm, eps=EPS[norm], steps=3)(nn.Identity(), x, maximising(hills, zeros(4))))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
@@ -459,7 +459,7 @@ def test_images_weights_and_modes_stay_and_the_result_carries_no_graph(norm, tin
         return student(x)
 
     x = tiny_batch.x.clone().requires_grad_()
-    goal = climbing(search, tiny_batch.y, "cross_entropy")
+    goal = maximising(search, tiny_batch.y, "cross_entropy")
     x_adv = APGD(norm=norm, eps=EPS[norm], steps=3, restarts=2)(student, x, goal)
     assert torch.equal(x, tiny_batch.x) and x.grad is None
     assert not x_adv.requires_grad and x_adv.data_ptr() != x.data_ptr()
@@ -484,7 +484,7 @@ def test_modes_come_back_when_the_network_raises(tiny_classifier, tiny_batch, mo
 @every_norm
 def test_a_flat_score_does_no_harm(norm):
     x = torch.rand(4, 2, 3, 3)
-    x_adv = APGD(norm=norm, eps=EPS[norm], steps=10)(nn.Identity(), x, climbing(lambda x: 0 * hills(x), zeros(4)))
+    x_adv = APGD(norm=norm, eps=EPS[norm], steps=10)(nn.Identity(), x, maximising(lambda x: 0 * hills(x), zeros(4)))
     assert x_adv.isfinite().all() and (size(norm, x_adv, x) <= EPS[norm] * (1 + 1e-5)).all()
 
 

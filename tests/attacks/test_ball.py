@@ -212,12 +212,12 @@ def test_the_steepest_direction_has_length_one(norm):
 
 
 def test_the_steepest_direction_reaches_the_dual_norm():
-    # max of g . d over |d| <= 1 is |g|_1 for linf and |g|_2 for l2: no direction climbs faster.
+    # max of g . d over |d| <= 1 is |g|_1 for linf and |g|_2 for l2: no direction ascends faster.
     gradient = torch.randn(5, 3, 6, 6).double()
     flat = gradient.flatten(1)
     for norm, fastest in (("linf", flat.abs().sum(dim=1)), ("l2", flat.norm(dim=1))):
-        climbed = (ball(norm, 0.5).steepest(gradient) * gradient).flatten(1).sum(dim=1)
-        torch.testing.assert_close(climbed, fastest)
+        gained = (ball(norm, 0.5).steepest(gradient) * gradient).flatten(1).sum(dim=1)
+        torch.testing.assert_close(gained, fastest)
 
 
 @pytest.mark.parametrize(("shape", "moved"), [((3, 8, 8), 10), ((1, 28, 28), 39), ((1, 2, 2), 1)])

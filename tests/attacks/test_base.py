@@ -78,7 +78,7 @@ def test_labels_give_what_the_inner_call_gives(attack, x):
 
 
 @every_attack
-def test_what_is_climbed_may_be_named(attack, x):
+def test_what_is_maximised_may_be_named(attack, x):
     model, attack = network().eval(), wide(attack)
     goal = Misclassification.on(model, right(model, x))
     assert torch.equal(called(attack, model, x, objective=goal), called(attack, model, x, goal))

@@ -17,7 +17,7 @@ def searched(ask, weight, bias, **options):
 
 def test_it_finds_more_than_its_starts_and_stays_in_the_box():
     ask, weight = network(), torch.tensor([[1.0, -1, 0], [0, -1, 1]])
-    bias = torch.full((2,), -1e6)  # never enough, so that it climbs to its end
+    bias = torch.full((2,), -1e6)  # never enough, so that it maximises to its end
     x, score = searched(ask, weight, bias)
     _, before = searched(ask, weight, bias, steps=0)
     assert (score > before).all()

@@ -350,7 +350,7 @@ def test_it_searches_in_eval_mode_and_gives_every_mode_back(tiny_classifier, tin
 
 
 @every_norm
-def test_it_climbs_the_margin_whatever_the_goal_was_after(norm):
+def test_it_maximises_the_margin_whatever_the_goal_was_after(norm):
     model, x = never_wrong(torch.randn(1, 8, 8)), edges((1, 8, 8))
     results = []
     for loss in ("cross_entropy", "margin"):

@@ -28,7 +28,7 @@ class Hills:
         return -((choice - self.tops) ** 2)
 
 
-def test_every_row_climbs_its_own_hill():
+def test_every_row_maximises_its_own_objective():
     hills = Hills()
     found = AlphaOptimizer(steps=60, rate=0.1).best(hills, Relaxation())
     assert not found.requires_grad
@@ -36,7 +36,7 @@ def test_every_row_climbs_its_own_hill():
     assert len(hills.asked) == 60 + 2  # before the first step and after the last
 
 
-def test_the_best_of_every_row_counts_wherever_the_climb_ends():
+def test_the_best_of_every_row_counts_wherever_the_ascent_ends():
     hills = Hills(start=0.3)  # at the top of the first hill
     found = AlphaOptimizer(steps=5, rate=0.5).best(hills, Relaxation())
     values = torch.stack([-((slope - hills.tops) ** 2) for slope in hills.asked])
@@ -110,7 +110,7 @@ def test_no_steps_is_the_start():
     torch.testing.assert_close(AlphaOptimizer(steps=0).best(hills, Relaxation()), -(hills.tops**2))
 
 
-def test_a_graph_without_activations_has_nothing_to_climb():
+def test_a_graph_without_activations_has_nothing_to_maximise():
     asked = []
 
     def least(free):
@@ -128,7 +128,7 @@ def test_nothing_known_is_nothing_proved():
     assert found[0].isnan() and found[1] >= 1
 
 
-def test_it_climbs_where_gradients_are_switched_off():
+def test_it_maximises_where_gradients_are_switched_off():
     with torch.no_grad():
         assert (AlphaOptimizer(steps=60, rate=0.1).best(Hills(), Relaxation()) > -1e-3).all()
 

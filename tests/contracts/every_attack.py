@@ -107,7 +107,7 @@ def test_it_gives_back_other_images_and_those_of_the_seed(attack, model, tiny_ba
 
 
 @every_attack
-def test_another_score_may_be_climbed(attack, tiny_classifier, tiny_batch):
+def test_another_score_may_be_maximised(attack, tiny_classifier, tiny_batch):
     model = tiny_classifier(dtype=torch.float64).eval()
     batch = rightly(model, tiny_batch._replace(x=tiny_batch.x.double()))
     x_adv, other = found_by(attack, model, batch, "dlr"), found_by(attack, model, batch, "cross_entropy")
@@ -115,7 +115,7 @@ def test_another_score_may_be_climbed(attack, tiny_classifier, tiny_batch):
     if isinstance(attack, PGD | APGD):
         assert (dlr(model(x_adv), batch.y) - dlr(model(batch.x), batch.y)).mean() > 0
         assert not torch.equal(x_adv, other)
-    else:  # these climb the margin, whatever the goal's loss, or look at no score at all
+    else:  # these maximise the margin, whatever the goal's loss, or look at no score at all
         assert torch.equal(x_adv, other)
 
 
@@ -206,7 +206,7 @@ def test_a_flat_score_does_no_harm(attack, model, tiny_batch):
 
 
 @every_search
-def test_it_climbs(attack, model, tiny_batch):
+def test_it_maximises(attack, model, tiny_batch):
     # Not each example each time, unless the best is kept from the image itself on; but on average.
     x_adv = found_by(attack, model, tiny_batch)
     model.eval()

@@ -93,7 +93,7 @@ def test_an_attack_of_no_size_leaves_the_clean_accuracy(model, images):
 
 @pytest.mark.parametrize(("loss", "classes"), [("cross_entropy", 2), ("margin", 2), ("margin", 3), ("dlr", 3)])
 def test_on_a_linear_model_survival_is_decided_by_the_exact_worst_case(loss, classes, worst_case):
-    # With three classes cross-entropy climbs a mixture of both rivals, so it is not asked for the exact answer.
+    # With three classes cross-entropy maximises a mixture of both rivals, so it is not asked for the exact answer.
     torch.manual_seed(4)
     signature = Signature(channels=1, height=6, width=6, classes=classes)
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, classes)), signature)
@@ -241,7 +241,7 @@ def test_a_transfer_attack_needs_somebody_to_search_on(model, images):
         judge(model, images, (AttackSpec(name="away", surrogate=True),))
 
 
-def test_transfer_attacks_climb_the_surrogate(model, images, tiny_classifier):
+def test_transfer_attacks_maximise_the_surrogate(model, images, tiny_classifier):
     trial = AttackSpec(name="transfer", attack=PGD(steps=5, eps=Radius("16/255")), surrogate=True)
     surrogate = tiny_classifier(seed=5).eval()
     found = judge(model, images, (trial,), surrogate=surrogate)

@@ -47,7 +47,9 @@ LEFT = {
     "stand_in": "fused_form",
 }
 """Names of classes, functions and attributes that were, and what is said now."""
-WORDS = re.compile(r"\bprocessors?\b(?<!Processor)|\banew\b|\blet loose\b|\bproject notes\b|\bLaw \d|\brooms\b")
+WORDS = re.compile(
+    r"\bprocessors?\b(?<!Processor)|\banew\b|\blet loose\b|\bproject notes\b|\bLaw \d|\brooms\b|\b[Cc]limb"
+)
 ALLOWED = re.compile(r"platform\.processor\(\)")
 
 

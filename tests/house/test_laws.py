@@ -16,7 +16,7 @@ def test_one_backward_and_one_optimiser_step(modules):
 
 
 def test_only_searches_ask_autograd(modules):
-    """Attacks, what they replay, the weight-space wrapper, and the climbs and choices of bounds.
+    """Attacks, what they replay, the weight-space wrapper, and the ascents and choices of bounds.
 
     None of them touches a model.
     """

@@ -89,7 +89,7 @@ class Told:
 
 
 def tell(monkeypatch, adv=ADV):
-    """Make every search find ``adv``, and remember what it would have climbed."""
+    """Make every search find ``adv``, and remember what it would have maximised."""
     told = Told(adv)
 
     def search(self, model, x, objective):
@@ -102,8 +102,8 @@ def tell(monkeypatch, adv=ADV):
     return told
 
 
-def climbs(told, score, at=None):
-    """Whether the one search climbs ``score``: its values and its gradient with respect to the pixels."""
+def maximises(told, score, at=None):
+    """Whether the one search maximises ``score``: its values and its gradient with respect to the pixels."""
     (objective,) = told.objectives
     for point in (told.adv, images(len(told.adv), seed=3)) if at is None else at:
         ours, hand = (point.clone().requires_grad_() for _ in range(2))

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.adaad import AdaAD
 
-from .by_hand import ADV, X, climbs, counting, equal, kl, looked, only, step_of, tell
+from .by_hand import ADV, X, counting, equal, kl, looked, maximises, only, step_of, tell
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
@@ -21,13 +21,13 @@ def test_terms_are_the_formula(alpha, scale, forward, monkeypatch):
     equal(only(method.losses(step)), hand, student)
 
 
-def test_the_search_climbs_through_both_networks(monkeypatch):
+def test_the_search_maximises_through_both_networks(monkeypatch):
     told = tell(monkeypatch)
     method = AdaAD(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
-    climbs(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
+    maximises(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
 
 
 def test_with_the_clean_target_the_search_asks_the_teacher_once(monkeypatch):
@@ -40,7 +40,7 @@ def test_with_the_clean_target_the_search_asks_the_teacher_once(monkeypatch):
     assert [torch.equal(x, X) for x in asked] == [True, False]  # its answers to the search, and to what it found
     hand = {"adv": 0.6 * kl(teacher(ADV), student(ADV)).mean(), "clean": 0.4 * kl(teacher(X), student(X)).mean()}
     equal(terms, hand, student)
-    climbs(told, lambda x: kl(teacher(X), student(x)))
+    maximises(told, lambda x: kl(teacher(X), student(x)))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.adaiad import AdaIAD
 
-from .by_hand import ADV, X, Y, ce, climbs, counting, equal, kl, looked, only, prob, step_of, tell
+from .by_hand import ADV, X, Y, ce, counting, equal, kl, looked, maximises, only, prob, step_of, tell
 
 
 def by_hand(step, alpha=1.0, t=30.0, beta=0.1, weigh=True, detach=True, warm=True, idle=False):
@@ -40,13 +40,13 @@ def test_trust_begins_after_the_warm_up_and_the_teacher_is_asked_once(progress, 
     equal(found, by_hand(step, 0.8, warm=warm), step.student)
 
 
-def test_the_search_climbs_through_both_networks(monkeypatch):
+def test_the_search_maximises_through_both_networks(monkeypatch):
     told = tell(monkeypatch)
     method = AdaIAD(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
-    climbs(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
+    maximises(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
 
 
 def test_idle_passes_change_no_number(monkeypatch):

@@ -10,12 +10,12 @@ from .by_hand import (
     ADV,
     X,
     ce,
-    climbs,
     counting,
     descend,
     entropy,
     equal,
     images,
+    maximises,
     network,
     noted,
     only,
@@ -139,14 +139,14 @@ def test_the_power_sharpens_the_balance(monkeypatch):
     assert ends[0] < ends[1]
 
 
-def test_the_search_climbs_cross_entropy_without_temperatures(monkeypatch):
+def test_the_search_maximises_cross_entropy_without_temperatures(monkeypatch):
     told = tell(monkeypatch)
     method = BMTARD(inner=PGD(start="normal", ramp=1.0))
     step = step_of(method, progress=0.5)
     robust, clean = (counting(step.teachers[role]) for role in ("robust", "clean"))
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.5)] and told.models == [step.student]
-    climbs(told, lambda x: ce(step.student(x)))
+    maximises(told, lambda x: ce(step.student(x)))
     assert len(robust) == len(clean) == 1 and torch.equal(robust[0], ADV) and torch.equal(clean[0], X)
 
 

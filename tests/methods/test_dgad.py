@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.dgad import DGAD, corrected
 
-from .by_hand import ADV, X, Y, climbs, equal, kl, only, prob, step_of, tell
+from .by_hand import ADV, X, Y, equal, kl, maximises, only, prob, step_of, tell
 
 
 def swapped(logits):
@@ -43,7 +43,7 @@ def test_the_search_is_that_of_adaad(monkeypatch):
     step = step_of(method, progress=0.25)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
-    climbs(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
+    maximises(told, lambda x: kl(step.teachers["robust"](x), step.student(x)))
 
 
 def test_a_corrected_answer_predicts_the_label_with_the_same_confidence():

@@ -10,7 +10,7 @@ from overproof.methods.certified import graph_of
 from overproof.methods.faithful import Faithful
 from overproof.models.weights import freeze
 
-from .by_hand import ADV, X, Y, ce, climbs, counting, equal, gradients, kl, only, prob, step_of, tell
+from .by_hand import ADV, X, Y, ce, counting, equal, gradients, kl, maximises, only, prob, step_of, tell
 from .by_relu import ball_points, box, margin_ranges, relu_network
 
 THREAT = Threat(eps=Radius("0.05"))
@@ -172,7 +172,7 @@ class TestAttacked:
         torch.testing.assert_close(terms["gap"], 0.7 * alone["gap"])
 
     @pytest.mark.parametrize("gap", ["log", "plain"])
-    def test_the_search_climbs_what_is_descended(self, gap, monkeypatch):
+    def test_the_search_maximises_what_is_descended(self, gap, monkeypatch):
         told, method = tell(monkeypatch), replace(self.METHOD, gap=gap)
         step = step_for(method, progress=0.2)
         only(method.losses(step))
@@ -182,7 +182,7 @@ class TestAttacked:
             gap = (prob(step.teachers["robust"](x)) - prob(step.student(x)))[ROWS, Y].abs()
             return gap if method.gap == "plain" else -torch.log(1 - gap)
 
-        climbs(told, penalty)
+        maximises(told, penalty)
 
     @pytest.mark.parametrize("gap", ["log", "plain"])
     def test_what_is_found_is_never_more_than_what_is_proven(self, gap):

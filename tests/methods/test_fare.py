@@ -9,7 +9,7 @@ from overproof.models.weights import build
 from overproof.signature import Signature
 from overproof.training.soft_labels import needs_no_labels
 
-from .by_hand import ADV, X, ce, climbs, equal, gradients, only, step_of, tell
+from .by_hand import ADV, X, ce, equal, gradients, maximises, only, step_of, tell
 
 
 def hidden(net, x):
@@ -28,7 +28,7 @@ def test_terms_are_the_formula(label_weight, monkeypatch):
     equal(only(method.losses(step)), hand, student)
 
 
-def test_the_search_climbs_the_same_distance_and_the_original_is_asked_once_about_the_clean_image(monkeypatch):
+def test_the_search_maximises_the_same_distance_and_the_original_is_asked_once_about_the_clean_image(monkeypatch):
     told = tell(monkeypatch)
     method = FARE(inner=PGD(ramp=0.5))
     step = step_of(method, progress=0.25)
@@ -39,7 +39,7 @@ def test_the_search_climbs_the_same_distance_and_the_original_is_asked_once_abou
     assert told.searches == [method.inner.at(0.25)]
     assert len(asked) == 1 and torch.equal(asked[0], X)
     wanted = hidden(original, X)
-    climbs(told, lambda x: ((hidden(step.student, x) - wanted) ** 2).sum(dim=1))
+    maximises(told, lambda x: ((hidden(step.student, x) - wanted) ** 2).sum(dim=1))
 
 
 def test_without_labels_the_head_has_a_gradient_of_zero(monkeypatch):

@@ -62,7 +62,7 @@ def test_training_equals_a_twin_by_hand(ascend, alpha, t, scale):
         torch.testing.assert_close(ours, hand)
 
 
-def test_the_two_readings_climb_differently():
+def test_the_two_readings_maximise_differently():
     """The teacher is sure of another class, so what hurts distillation does not hurt the label."""
     ends = []
     for ascend in ("distillation", "cross_entropy"):
@@ -95,7 +95,7 @@ def test_the_teacher_is_asked_once_per_batch_and_about_the_clean_image(ascend):
     assert len(answered) == (5 if ascend == "distillation" else 10)
 
 
-def test_climbing_cross_entropy_costs_one_more_look_for_batchnorm(make_step):
+def test_maximising_cross_entropy_costs_one_more_look_for_batchnorm(make_step):
     looks = []
     for ascend in ("distillation", "cross_entropy"):
         method = FastARD(replays=2, ascend=ascend)

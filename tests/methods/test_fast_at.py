@@ -5,7 +5,7 @@ from overproof.attacks.ball import Linf, Radius
 from overproof.attacks.pgd import PGD
 from overproof.methods.fast_at import FastAT
 
-from .by_hand import X, ce, climbs, draw, equal, only, step_of, tell
+from .by_hand import X, ce, draw, equal, maximises, only, step_of, tell
 
 EPS = 8 / 255
 
@@ -30,7 +30,7 @@ def test_the_step_follows_eps_as_eps_grows(monkeypatch):
     only(method.losses(step))
     (search,) = told.searches
     assert (search.eps, search.step) == pytest.approx((0.1, 0.15)) and told.models == [step.student]
-    climbs(told, lambda x: ce(step.student(x)))
+    maximises(told, lambda x: ce(step.student(x)))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_clamping_matters_where_an_image_meets_the_perturbation_of_another():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_every_norm_is_climbed_and_kept(norm):
+def test_every_norm_is_maximised_and_kept(norm):
     method = FreeAT(replays=4, threat=Threat(norm=norm, eps=Radius("0.5")))
     student, state = network(), method.initial_state(step_of(method))
     still = deepcopy(student)

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.hat import HAT
 
-from .by_hand import ADV, X, Y, ce, climbs, counting, equal, kl, only, step_of, tell
+from .by_hand import ADV, X, Y, ce, counting, equal, kl, maximises, only, step_of, tell
 
 
 @pytest.mark.parametrize(("beta", "gamma", "reach"), [(2.5, 0.5, 3.5), (6.0, 1.0, 2.0), (0.0, 0.0, 1.5)])
@@ -33,7 +33,7 @@ def test_the_search_is_that_of_trades_and_the_helper_is_not_clipped(monkeypatch)
     assert torch.equal(asked[-1], X + 3.5 * (ADV - X)) and (asked[-1].min() < 0 or asked[-1].max() > 1)
     assert len(taught) == 1 and torch.equal(taught[0], ADV)
     around = step.student(X).detach()
-    climbs(told, lambda x: kl(around, step.student(x)))
+    maximises(told, lambda x: kl(around, step.student(x)))
 
 
 @pytest.mark.parametrize(

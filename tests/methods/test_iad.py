@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.iad import IAD
 
-from .by_hand import ADV, X, Y, ce, climbs, counting, equal, kl, looked, network, only, prob, step_of, tell
+from .by_hand import ADV, X, Y, ce, counting, equal, kl, looked, maximises, network, only, prob, step_of, tell
 
 
 def by_hand(step, alpha=1.0, t=1.0, beta=0.1, weigh=True, detach=True, warm=True, idle=False):
@@ -47,13 +47,13 @@ def test_it_is_ard_until_warm(progress, warm, monkeypatch):
     equal(found, by_hand(step, 0.8, warm=warm), step.student)
 
 
-def test_the_search_climbs_cross_entropy(monkeypatch):
+def test_the_search_maximises_cross_entropy(monkeypatch):
     told = tell(monkeypatch)
     method = IAD(inner=PGD(steps=3, ramp=1.0))
     step = step_of(method, progress=0.5)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.5)] and told.models == [step.student]
-    climbs(told, lambda x: ce(step.student(x)))
+    maximises(told, lambda x: ce(step.student(x)))
 
 
 def test_idle_passes_change_no_number(monkeypatch):

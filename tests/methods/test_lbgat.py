@@ -3,7 +3,7 @@ import torch
 
 from overproof.methods.lbgat import LBGAT
 
-from .by_hand import ADV, X, ce, climbs, counting, equal, kl, only, step_of, tell
+from .by_hand import ADV, X, ce, counting, equal, kl, maximises, only, step_of, tell
 
 
 @pytest.mark.parametrize("beta", [0.0, 6.0])
@@ -29,7 +29,7 @@ def test_the_search_is_that_of_trades_and_the_guide_sees_the_clean_image_only(mo
     only(LBGAT().losses(step))
     assert len(asked) == 1 and torch.equal(asked[0], X)
     around = step.student(X).detach()
-    climbs(told, lambda x: kl(around, step.student(x)))
+    maximises(told, lambda x: kl(around, step.student(x)))
 
 
 @pytest.mark.parametrize("name", ["beta", "guide"])

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.mart import MART
 
-from .by_hand import ADV, X, Y, ce, climbs, equal, kl, network, only, prob, step_of, tell, total
+from .by_hand import ADV, X, Y, ce, equal, kl, maximises, network, only, prob, step_of, tell, total
 
 
 def by_hand(student, beta):
@@ -24,13 +24,13 @@ def test_terms_are_the_formula(beta, monkeypatch):
     equal(only(method.losses(step)), by_hand(step.student, beta), step.student)
 
 
-def test_the_search_climbs_cross_entropy(monkeypatch):
+def test_the_search_maximises_cross_entropy(monkeypatch):
     told = tell(monkeypatch)
     method = MART(inner=PGD(steps=3, ramp=1.0))
     step = step_of(method, progress=0.5)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.5)] and told.models == [step.student]
-    climbs(told, lambda x: ce(step.student(x)))
+    maximises(told, lambda x: ce(step.student(x)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

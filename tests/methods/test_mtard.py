@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.mtard import MTARD
 
-from .by_hand import ADV, X, ce, climbs, counting, equal, images, network, only, prob, step_of, tell
+from .by_hand import ADV, X, ce, counting, equal, images, maximises, network, only, prob, step_of, tell
 
 
 def divergences(step, adv, classes=1, log_eps=0.0, factor=1.0):
@@ -71,13 +71,13 @@ def test_the_rate_falls_at_its_drops(progress, rate, monkeypatch):
     assert float(state["weights"][0]) == pytest.approx(0.5 + rate * (share - 0.5)) != 0.5
 
 
-def test_the_search_climbs_cross_entropy(monkeypatch):
+def test_the_search_maximises_cross_entropy(monkeypatch):
     told = tell(monkeypatch)
     method = MTARD(inner=PGD(start="normal", ramp=1.0))
     step = step_of(method, progress=0.5)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.5)] and told.models == [step.student]
-    climbs(told, lambda x: ce(step.student(x)))
+    maximises(told, lambda x: ce(step.student(x)))
 
 
 def test_each_teacher_is_asked_once_about_its_own_image(monkeypatch):

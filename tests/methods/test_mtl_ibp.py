@@ -8,7 +8,7 @@ from overproof.attacks.pgd import PGD
 from overproof.functional import cross_entropy
 from overproof.methods.mtl_ibp import MTLIBP
 
-from .by_hand import ADV, X, Y, ce, climbs, equal, looked, only, step_of, tell, total
+from .by_hand import ADV, X, Y, ce, equal, looked, maximises, only, step_of, tell, total
 from .by_relu import relu_network, worst_ce
 
 SEARCH = PGD(eps=Radius("0.1"), ramp=0.4, steps=3)
@@ -27,13 +27,13 @@ def test_terms_are_the_formula(alpha, progress, share, monkeypatch):
     equal(only(method.losses(step)), hand, step.student)
 
 
-def test_the_search_climbs_the_cross_entropy_in_the_whole_ball(monkeypatch):
+def test_the_search_maximises_the_cross_entropy_in_the_whole_ball(monkeypatch):
     told = tell(monkeypatch)
     method = MTLIBP(inner=SEARCH)
     step = step_of(method, student=relu_network(), progress=0.2)
     only(method.losses(step))
     assert told.searches == [SEARCH.at(0.2)] and told.models == [step.student]
-    climbs(told, lambda x: cross_entropy(step.student(x), Y))
+    maximises(told, lambda x: cross_entropy(step.student(x), Y))
 
 
 def test_it_rises_with_alpha_from_the_attacked_to_the_proven_loss():

@@ -5,11 +5,11 @@ from overproof.attacks.pgd import PGD
 from overproof.methods.own_answer import search_from_own_answer
 from overproof.methods.trades import TRADES
 
-from .by_hand import ADV, X, climbs, counting, kl, step_of, tell
+from .by_hand import ADV, X, counting, kl, maximises, step_of, tell
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_it_climbs_away_from_the_clean_answer_which_is_asked_for_once(mode, monkeypatch):
+def test_it_maximises_away_from_the_clean_answer_which_is_asked_for_once(mode, monkeypatch):
     told = tell(monkeypatch)
     step = step_of(TRADES(), progress=0.25)
     asked = counting(step.student)
@@ -18,4 +18,4 @@ def test_it_climbs_away_from_the_clean_answer_which_is_asked_for_once(mode, monk
     assert len(asked) == 1 and torch.equal(asked[0], X)
     assert told.searches == [inner.at(0.25)]
     around = step.student(X).detach()
-    climbs(told, lambda x: kl(around, step.student(x)))
+    maximises(told, lambda x: kl(around, step.student(x)))

@@ -14,7 +14,7 @@ from overproof.models.architectures.mlp import MLP
 from overproof.recipe import Recipe, Selection
 from overproof.training.optimisation import SGD, Training
 
-from .by_hand import ADV, X, ce, climbs, counting, equal, gradients, kl, looked, only, step_of, tell
+from .by_hand import ADV, X, ce, counting, equal, gradients, kl, looked, maximises, only, step_of, tell
 
 WEIGHTS = {"label": 0.3, "peer": 0.7, "own": 1.3, "peer_label": 0.9, "peer_student": 0.2}
 
@@ -70,7 +70,7 @@ def test_targets_that_are_not_detached_send_gradient_to_the_student(monkeypatch)
     assert not any(slope.any() for slope in gradients(terms["peer"], step.auxiliary_models["peer"]))
 
 
-def test_the_search_climbs_the_divergence_from_the_peers_clean_answer(monkeypatch):
+def test_the_search_maximises_the_divergence_from_the_peers_clean_answer(monkeypatch):
     told = tell(monkeypatch)
     method = PeerAiD(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
@@ -80,7 +80,7 @@ def test_the_search_climbs_the_divergence_from_the_peers_clean_answer(monkeypatc
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
     assert [torch.equal(x, X) for x in asked] == [True, False]
     target = peer(X).detach()
-    climbs(told, lambda x: kl(target, step.student(x)))
+    maximises(told, lambda x: kl(target, step.student(x)))
 
 
 @pytest.mark.parametrize(("idle", "times"), [("none", 2), ("official", 3)])

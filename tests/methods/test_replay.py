@@ -3,7 +3,7 @@ import torch
 
 from overproof.attacks.ball import Radius, Threat, ball
 from overproof.methods.free_at import FreeAT
-from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
+from overproof.methods.replay import check_replays, move_perturbation, no_perturbation, perturbation
 
 from .by_hand import ADV, X, Y, draw, images, step_of
 
@@ -30,13 +30,13 @@ def test_rows_are_a_leaf_of_their_own():
 
 
 @pytest.mark.parametrize("n", [1, 3, 5])
-def test_climbing_by_hand(n):
+def test_a_move_by_hand(n):
     eps = 0.1
     delta = 2 * eps * (torch.rand(X.shape, generator=draw(2), dtype=torch.float64) - 0.5)
     slope = torch.randn(X[:n].shape, generator=draw(3), dtype=torch.float64)
     step = step_of(FreeAT(), x=X[:n], y=Y[:n], state={"delta": delta.clone()})
     rows = perturbation(step)
-    climb(step, rows, slope, Threat(eps=Radius("0.1")))
+    move_perturbation(step, rows, slope, Threat(eps=Radius("0.1")))
     moved = torch.clamp(delta[:n] + eps * torch.sign(slope), -eps, eps)
     wanted = torch.clamp(X[:n] + moved, 0, 1) - X[:n]
     torch.testing.assert_close(step.state["delta"][:n], wanted)
@@ -49,7 +49,7 @@ def test_it_stays_in_the_ball_and_in_the_image(threat):
     for seed in range(20):  # what is left by one batch meets the images of the next
         step = step_of(FreeAT(), x=images(seed=seed), state=state)
         slope = torch.randn(X.shape, generator=draw(seed), dtype=torch.float64)
-        climb(step, perturbation(step), slope, threat)
+        move_perturbation(step, perturbation(step), slope, threat)
         assert (ball(threat.norm, threat.eps).size(state["delta"]) <= threat.eps + 1e-9).all()
         inside = step.x + state["delta"]
         assert (inside >= -1e-12).all() and (inside <= 1 + 1e-12).all()

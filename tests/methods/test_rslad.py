@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.rslad import RSLAD
 
-from .by_hand import ADV, X, climbs, counting, equal, kl, only, prob, step_of, tell
+from .by_hand import ADV, X, counting, equal, kl, maximises, only, prob, step_of, tell
 
 
 def divergence(target, z, classes, log_eps):
@@ -27,7 +27,7 @@ def test_terms_are_the_formula(alpha, scale, log_eps, factor, monkeypatch):
     equal(only(method.losses(step)), hand, student)
 
 
-def test_the_search_climbs_the_divergence_from_the_teachers_clean_answer(monkeypatch):
+def test_the_search_maximises_the_divergence_from_the_teachers_clean_answer(monkeypatch):
     told = tell(monkeypatch)
     method = RSLAD(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
@@ -36,7 +36,7 @@ def test_the_search_climbs_the_divergence_from_the_teachers_clean_answer(monkeyp
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
     target = step.teachers["robust"](X)
     del asked[:]
-    climbs(told, lambda x: kl(target, step.student(x)))
+    maximises(told, lambda x: kl(target, step.student(x)))
     assert not asked
 
 

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.saad import SAAD
 
-from .by_hand import ADV, X, Y, climbs, counting, entropy, equal, kl, only, step_of, tell
+from .by_hand import ADV, X, Y, counting, entropy, equal, kl, maximises, only, step_of, tell
 
 
 def by_hand(step, scale, gradient_weight, clean_weight):
@@ -49,7 +49,7 @@ def test_the_most_certain_example_has_weight_zero(monkeypatch):
 
 
 @pytest.mark.parametrize("correction", [0.0, 1.0, 2.5])
-def test_the_search_climbs_the_corrected_divergence(correction, monkeypatch):
+def test_the_search_maximises_the_corrected_divergence(correction, monkeypatch):
     told = tell(monkeypatch)
     method = SAAD(correction=correction, inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
@@ -65,7 +65,7 @@ def test_the_search_climbs_the_corrected_divergence(correction, monkeypatch):
         columns = [torch.where(k == Y, logit, target[:, k]) for k in range(4)]
         return kl(torch.stack(columns, dim=1), step.student(x))
 
-    climbs(told, score)
+    maximises(told, score)
     # The correction is exact to first order.
     near = X + 1e-6 * slope
     linear = teacher(X)[rows, Y] + (slope * (near - X)).sum(dim=(1, 2, 3))

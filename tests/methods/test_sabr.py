@@ -10,7 +10,7 @@ from overproof.methods import sabr
 from overproof.methods.certified import propagated
 from overproof.methods.sabr import SABR
 
-from .by_hand import ADV, X, Y, climbs, equal, looked, only, step_of, tell
+from .by_hand import ADV, X, Y, equal, looked, maximises, only, step_of, tell
 from .by_relu import relu_network, worst_ce
 
 SEARCH = PGD(eps=Radius("0.1"), ramp=0.4, steps=3)
@@ -29,7 +29,7 @@ def test_terms_are_the_formula(lam, progress, share, monkeypatch):
     )
 
 
-def test_the_search_climbs_the_cross_entropy_where_the_small_box_leaves_room(monkeypatch):
+def test_the_search_maximises_the_cross_entropy_where_the_small_box_leaves_room(monkeypatch):
     told = tell(monkeypatch)
     method = SABR(lam=0.3, inner=SEARCH)
     step = step_of(method, student=relu_network(), progress=0.2)
@@ -38,7 +38,7 @@ def test_the_search_climbs_the_cross_entropy_where_the_small_box_leaves_room(mon
     assert float(search.eps) == pytest.approx(0.7 * 0.5 * 0.1)
     assert search == replace(SEARCH.at(0.2), eps=search.eps)
     assert told.models == [step.student]
-    climbs(told, lambda x: cross_entropy(step.student(x), Y))
+    maximises(told, lambda x: cross_entropy(step.student(x), Y))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -4,7 +4,7 @@ import torch
 from overproof.attacks.pgd import PGD
 from overproof.methods.trades import TRADES
 
-from .by_hand import ADV, X, ce, climbs, equal, gradients, kl, looked, network, only, step_of, tell, total
+from .by_hand import ADV, X, ce, equal, gradients, kl, looked, maximises, network, only, step_of, tell, total
 
 
 def by_hand(student, beta, detach):
@@ -33,14 +33,14 @@ def test_a_detached_target_changes_the_gradient_and_not_the_value(monkeypatch):
     assert not torch.allclose(gradients(free, student)[0], gradients(held, student)[0], rtol=1e-3)
 
 
-def test_the_search_climbs_the_divergence_from_ones_own_clean_answer(monkeypatch):
+def test_the_search_maximises_the_divergence_from_ones_own_clean_answer(monkeypatch):
     told = tell(monkeypatch)
     method = TRADES(inner=PGD(start="normal", ramp=0.5))
     step = step_of(method, progress=0.25)
     only(method.losses(step))
     assert told.searches == [method.inner.at(0.25)] and told.models == [step.student]
     around = step.student(X).detach()
-    climbs(told, lambda x: kl(around, step.student(x)))
+    maximises(told, lambda x: kl(around, step.student(x)))
 
 
 @pytest.mark.parametrize(("again", "times"), [("shared", 2), ("again", 3)])

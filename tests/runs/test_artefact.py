@@ -178,7 +178,7 @@ class TestEvaluation:
         assert 0 < file["latency"]["median"] <= file["latency"]["p99"]
         assert file["latency"]["threads"] == 1
 
-    def test_without_a_network_to_climb_only_queries_are_left(self, stray, tmp_path):
+    def test_without_a_network_to_maximise_only_queries_are_left(self, stray, tmp_path):
         events = iter_evaluate(stray, examples=10, reliability=False, out=tmp_path / "out", device="cpu")
         first = next(events)
         assert [warning.partition(": ")[0] for warning in first.warnings] == [str(stray)]
@@ -198,7 +198,7 @@ class TestEvaluation:
         found, alone = (certify(one, out=tmp_path / name, **options) for name, one in (("a", stray), ("b", shipped)))
         assert found["counts"] == alone["counts"]
 
-    def test_a_teacher_is_climbed_where_there_is_no_original(self, stray, finished, tmp_path):
+    def test_a_teacher_is_maximised_where_there_is_no_original(self, stray, finished, tmp_path):
         found = evaluate(
             stray, attacks=("transfer-mi-fgsm",), teacher=finished().folder, examples=20, reliability=False,
             out=tmp_path / "out", device="cpu",
@@ -238,7 +238,7 @@ class TestBadInput:
             "such as transfer-mi-fgsm"
         )
 
-    def test_a_transfer_attack_needs_a_network_to_climb(self, stray, quantised):
+    def test_a_transfer_attack_needs_a_network_to_maximise(self, stray, quantised):
         assert refused(stray, attacks=("transfer-mi-fgsm",)) == (
             "attack 'transfer-mi-fgsm' searches on a teacher; name one with --teacher"
         )

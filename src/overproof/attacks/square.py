@@ -24,7 +24,7 @@ _SMALLEST = 3  # side of a window of l2 and l1
 class Square(BaseAttack):
     """Random search by squares at the corners of the ball (Andriushchenko et al. 2020; l1 by Croce and Hein 2021).
 
-    Climbs the margin with forward passes alone, at most ``queries`` of them per example, the start among them (a
+    Maximises the margin with forward passes alone, at most ``queries`` of them per example, the start among them (a
     judge's second opinion is not counted). A square covers the share ``p`` of the image, ``p_init`` in (0, 1] at first
     and halved at the iterations of the paper, which are not rescaled when ``queries`` is small (as in AutoAttack).
     linf: vertical stripes, then squares of plus or minus eps. l2 and l1: tiles of the pattern ``eta``, then windows

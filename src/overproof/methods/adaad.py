@@ -17,7 +17,7 @@ class AdaAD(Method):
 
     Formula: ``alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))`` with ``x' = argmax KL(T(x') || S(x'))``, the
     gradient of the search flowing through both networks: the teacher is run in every step. With ``search_target:
-    clean`` the search climbs ``KL(T(x) || S(x'))``, RSLAD's: the teacher is run once in it (Lee et al., ICLR 2025,
+    clean`` the search maximises ``KL(T(x) || S(x'))``, RSLAD's: the teacher is run once in it (Lee et al., ICLR 2025,
     measured 3.3 times less time for a point of robust accuracy).
     Official code: KL averaged over batch *and* classes on CIFAR-10 and over the batch on CIFAR-100; start 0.001 times a
     normal, not clipped; the clean pass comes first. ``preset: paper`` does so.

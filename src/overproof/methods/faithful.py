@@ -106,7 +106,7 @@ class Faithful(Method):
         return Bounds(-bounds.upper, -bounds.lower)
 
     def _found(self, step: Step, search: PGD) -> Tensor:
-        """Return the largest penalty that a search finds, ``[N]``; it climbs what is descended."""
+        """Return the largest penalty that a search finds, ``[N]``; it maximises what is descended."""
         teacher, student, y = step.teachers["robust"], step.student, step.y
 
         def penalty(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from overproof.models.classifier import Classifier
 class FARE(Method):
     """Unsupervised adversarial fine-tuning of an encoder (Schlarmann et al., ICML 2024, "Robust CLIP").
 
-    Formula: ``sum_d (g_S(x')_d - g_T(x)_d)^2 + label_weight CE(S(x), y)`` with ``x'`` climbing the first term, g the
+    Formula: ``sum_d (g_S(x')_d - g_T(x)_d)^2 + label_weight CE(S(x), y)`` with ``x'`` maximising the first term, g the
     penultimate representation and T the frozen original that the student begins with (``init: teacher:clean``).
     At ``label_weight`` 0, as in the paper, no label is read and the head has no gradient: all that was built on the
     representation goes on working (``training.freeze`` of the last layer keeps weight decay from it too). Where the

@@ -15,7 +15,7 @@ from overproof.methods.distillation import KLScale, check_mix, softened_kl
 from overproof.methods.divergence import KL, Divergence
 from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
-from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
+from overproof.methods.replay import check_replays, move_perturbation, no_perturbation, perturbation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class FastARD(Method):
     each backward ``delta`` moves by eps along the sign of its gradient and stays for the next batch. The teacher is
     asked once per batch.
     The paper names the idea only and no official code holds it, so both readings are here: ``ascend: distillation``
-    climbs the loss that is descended (one backward pass, truly free), ``ascend: cross_entropy`` climbs
+    maximises the loss that is descended (one backward pass, truly free), ``ascend: cross_entropy`` maximises
     ``CE(S(x + delta), y)`` (one more forward and backward pass per replay). Ours, not the paper's.
     """
 
@@ -70,6 +70,6 @@ class FastARD(Method):
                     step.student(step.x), step.y, label_smoothing=self.label_smoothing
                 ).mean()
             yield terms
-            climbed = rows.grad if gradient is None else gradient
-            assert climbed is not None
-            climb(step, rows, climbed, self.threat)
+            slope = rows.grad if gradient is None else gradient
+            assert slope is not None
+            move_perturbation(step, rows, slope, self.threat)

@@ -12,7 +12,7 @@ from overproof.data.images import Batch
 from overproof.functional import cross_entropy
 from overproof.methods.labels import check_label_smoothing
 from overproof.methods.method import Method, Step, Terms
-from overproof.methods.replay import check_replays, climb, no_perturbation, perturbation
+from overproof.methods.replay import check_replays, move_perturbation, no_perturbation, perturbation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +53,4 @@ class FreeAT(Method):
             adv = clamp(step.x + rows, 0, 1) if self.clamp_images else step.x + rows
             yield {"adv": cross_entropy(step.student(adv), step.y, label_smoothing=self.label_smoothing).mean()}
             assert rows.grad is not None
-            climb(step, rows, rows.grad, self.threat)
+            move_perturbation(step, rows, rows.grad, self.threat)

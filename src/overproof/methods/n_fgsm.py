@@ -48,11 +48,11 @@ class NFGSM(Method):
         student, eps = step.student, self.threat.eps
         area = ball(self.threat.norm, eps)
         noisy = clamp(step.x + self.noise * drawn(area.uniform, step.x), 0, 1)
-        climbed = as_objective(lambda x: cross_entropy(student(x), step.y))
+        objective = as_objective(lambda x: cross_entropy(student(x), step.y))
         if self.mode == "train":
-            _, gradient = climbed.ascend(noisy)
+            _, gradient = objective.ascend(noisy)
         else:
-            with climbed.holding(student):
-                _, gradient = climbed.ascend(noisy)
+            with objective.holding(student):
+                _, gradient = objective.ascend(noisy)
         adv = clamp(torch.add(noisy, area.steepest(gradient), alpha=self.reach * eps), 0, 1)
         yield {"adv": cross_entropy(student(adv), step.y, label_smoothing=self.label_smoothing).mean()}

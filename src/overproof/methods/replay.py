@@ -1,6 +1,7 @@
 """Free replay: one backward pass moves the weights and the perturbation (Shafahi et al. 2019).
 
-The perturbation is a leaf added to the images. The caller's backward fills its ``grad``; the method then climbs it.
+The perturbation is a leaf added to the images. The caller's backward fills its ``grad``, along which the method
+then moves it.
 """
 
 import torch
@@ -21,7 +22,7 @@ def perturbation(step: Step) -> Tensor:
     return step.state["delta"][: len(step.x)].clone().requires_grad_()
 
 
-def climb(step: Step, rows: Tensor, gradient: Tensor, threat: Threat) -> None:
+def move_perturbation(step: Step, rows: Tensor, gradient: Tensor, threat: Threat) -> None:
     """Move the rows by eps up their gradient, back into the ball and [0, 1] around ``step.x``, and remember them."""
     area = ball(threat.norm, threat.eps)
     moved = rows.detach() + threat.eps * area.steepest(gradient)

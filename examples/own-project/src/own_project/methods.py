@@ -15,7 +15,7 @@ from overproof.methods import Method, Step
 class OneTarget(Method):
     """The cross-entropy of the student to ``alpha * teacher(x) + (1 - alpha) * label``, on adversarial images.
 
-    The attack climbs the same loss.
+    The attack maximises the same loss.
     """
 
     kind: Literal["one_target"] = "one_target"

@@ -1,4 +1,4 @@
-"""A network fused while a search climbs it: the same answers in fewer operations."""
+"""A network fused while it is attacked: the same answers in fewer operations."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
