@@ -20,8 +20,8 @@ class SAAD(Method):
 
     Formula, per example with ``w = entropy_scale (H(T(x')) - min H)`` and ``w_norm`` its rescaling to [0, 1]: ``w (
     KL(T(x') || S(x')) + gradient_weight progress KL(T(x+d) - T(x-d) || S(x+d) - S(x-d)) ) + clean_weight (1 - w_norm)
-    KL(T(x) || S(x))``. The search maximises KL against the teacher's clean logits, the true-class one corrected to first
-    order by ``correction <grad T_y(x), x' - x>``: one input gradient of the teacher per batch.
+    KL(T(x) || S(x))``. The search maximises KL against the teacher's clean logits, of which the label's is corrected
+    to first order by ``correction <grad T_y(x), x' - x>``: one input gradient of the teacher per batch.
     Official code: as here (start 0.001 times a normal, not clipped; its launcher sets the clean weight to 0, and weight
     averaging from the middle of the run on).
     """
