@@ -19,7 +19,8 @@ from torch.func import functional_call, stack_module_state
 from benchmarks.ratio import ratio
 from benchmarks.steps import CIFAR, CPU, network
 from overproof.environment import hardware, versions
-from overproof.models.weights import channels_last, freeze
+from overproof.models.layout import lay_out
+from overproof.models.weights import freeze
 
 RESULT = Path(__file__).parent / "results" / "batched.json"
 
@@ -31,7 +32,7 @@ def ways(name: str, batch: int, place: torch.device = CPU) -> tuple[Callable[[],
     weights, buffers = stack_module_state(teachers)  # type: ignore[arg-type]
     shell = deepcopy(teachers[0])
     for teacher in teachers:
-        channels_last(teacher)
+        lay_out(torch.channels_last, teacher)
     rows = x.contiguous(memory_format=torch.channels_last)
     both = torch.vmap(lambda w, b: functional_call(shell, (w, b), (x,)))
 

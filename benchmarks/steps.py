@@ -22,8 +22,9 @@ from overproof.models.architectures.catalogue import find_architecture
 from overproof.models.classifier import Classifier
 from overproof.models.cost import multiply_adds
 from overproof.models.inference.fused import fused_for_attack
+from overproof.models.layout import lay_out
 from overproof.models.mode import in_mode
-from overproof.models.weights import build, channels_last, freeze
+from overproof.models.weights import build, freeze
 from overproof.signature import Signature
 from overproof.training.cost import passes
 from overproof.training.loop import Loop
@@ -153,7 +154,7 @@ def bare_passes(
     others = {role: freeze(network(name, 1, place)) for role in method.roles}
     peers = {other: network(name, 2, place) for other in method.auxiliary_models}
     for one in (student, *others.values(), *peers.values()):
-        channels_last(one)
+        lay_out(torch.channels_last, one)
     learning = [*student.parameters(), *(value for peer in peers.values() for value in peer.parameters())]
     optimiser = SGD(lr=1e-4).build(learning)
     x = (noise(batch, place).images.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -207,7 +208,7 @@ def search_passes(
 ) -> Callable[[], None]:
     """Return a function that makes the ten passes of a search, of a network held still or merely in eval mode."""
     model = network(architecture, 0, place, like)
-    channels_last(model)
+    lay_out(torch.channels_last, model)
     x = (noise(batch, place, like).images.float() / 255).contiguous(memory_format=torch.channels_last)
 
     def search() -> None:

@@ -20,7 +20,8 @@ from overproof.models.architectures.architecture import Architecture
 from overproof.models.architectures.convnet import ConvNet
 from overproof.models.architectures.resnet import ResNet
 from overproof.models.cost import multiply_adds
-from overproof.models.weights import build, channels_last
+from overproof.models.layout import lay_out
+from overproof.models.weights import build
 from overproof.runs.workers import cores
 from overproof.signature import Signature
 
@@ -62,7 +63,7 @@ def main() -> None:
     for name, (architecture, signature) in NETWORKS.items():
         torch.manual_seed(0)
         network = build(architecture, signature)
-        channels_last(network)
+        lay_out(torch.channels_last, network)
         x = torch.rand(BATCH, signature.channels, signature.height, signature.width)
         one, all_ = fastest(network, x.contiguous(memory_format=torch.channels_last), (1, cores()), seconds)
         size = BATCH * multiply_adds(network, signature)

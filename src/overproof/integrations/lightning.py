@@ -18,8 +18,9 @@ from overproof.data.images import Batch
 from overproof.errors import InputError
 from overproof.methods.method import Method, Step
 from overproof.models.classifier import Classifier
+from overproof.models.layout import lay_out, memory_format
 from overproof.models.mode import train_unfrozen
-from overproof.models.weights import channels_last, freeze
+from overproof.models.weights import freeze
 from overproof.processes import Part, Processes
 from overproof.training.learning import freeze_some, parameter_groups
 from overproof.training.optimisation import Training
@@ -101,8 +102,9 @@ def _module_class() -> type:
                 )
             for teacher in self.teachers.values():
                 teacher.to(self.device)
-            for network in (self.student, self.auxiliary_models, *self.teachers.values()):
-                channels_last(network)
+            networks = (self.student, self.auxiliary_models, *self.teachers.values())
+            self.layout = memory_format(*networks)
+            lay_out(self.layout, *networks)
 
         def forward(self, x: Tensor) -> Tensor:
             """Map pixels ``[N, C, H, W]`` in [0, 1] to the student's logits ``[N, K]``."""
@@ -126,7 +128,7 @@ def _module_class() -> type:
                 self.memory, self.begun = self.method.initial_state(Batch(x, y)), True
             self.memory = {name: value.to(self.device) for name, value in self.memory.items()}
             step = Step(
-                x=x.contiguous(memory_format=torch.channels_last),
+                x=x.contiguous(memory_format=self.layout),
                 y=y,
                 student=self.student,
                 teachers=self.teachers,

@@ -299,9 +299,3 @@ def freeze(model: Classifier) -> Classifier:
         parameter.requires_grad_(False)
     put_into_mode(model, training=False)
     return model
-
-
-def channels_last(model: torch.nn.Module) -> None:
-    """Lay convolution weights out channels-last, in place; the numbers do not change, and shards stay as they are."""
-    if not any(hasattr(value, "device_mesh") for value in model.parameters()):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,9 +16,9 @@ from overproof.errors import AgreedError, InputError
 from overproof.memory import ran_out
 from overproof.methods.method import Method, Step
 from overproof.models.classifier import Classifier
+from overproof.models.layout import lay_out, memory_format
 from overproof.models.mode import train_unfrozen
 from overproof.models.precision import choose_precision
-from overproof.models.weights import channels_last
 from overproof.processes import ALONE, Part, Processes
 from overproof.reading import parsing
 from overproof.stopping import Stop
@@ -79,8 +79,8 @@ class Loop:
         self.device = loader.images.device
         self.precision = choose_precision(training.precision, self.device, student)
         self.processes = loader.processes
-        for network in (self._learners, *teachers.values()):
-            channels_last(network)
+        self._layout = memory_format(self._learners, *teachers.values())
+        lay_out(self._layout, self._learners, *teachers.values())
         freeze_some(student, training)
         asked = distributed(self._learners, self.processes, self.device)
         self._learning = [value for value in self._learners.parameters() if value.requires_grad]
@@ -181,7 +181,7 @@ class Loop:
     def _learn(self, batch: Batch) -> None:
         """Take all of the method's updates on one batch."""
         place, part = self._place(self.epoch, self.batch), self.loader.part(self.batch)
-        x, y = batch.x.contiguous(memory_format=torch.channels_last), batch.y
+        x, y = batch.x.contiguous(memory_format=self._layout), batch.y
         if isinstance(self.loader.images, Mixture) and self.loader.images.taught:
             with self._updates.precision():
                 y = self.teachers.label(x, y)

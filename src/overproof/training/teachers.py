@@ -15,6 +15,7 @@ from overproof.data.loader import Loader
 from overproof.environment import memory_left
 from overproof.errors import InputError
 from overproof.models.classifier import Classifier
+from overproof.models.layout import memory_format
 from overproof.models.precision import Precision, choose_precision
 from overproof.training.optimisation import Training
 
@@ -36,6 +37,7 @@ class Teacher(nn.Module):
         self.network = network
         self.loader = loader
         self.keeps = training.teacher_cache
+        self._layout = memory_format(network)
         self.precision: Precision | None = None  # as it is around the step
         if training.teacher_precision != "student":
             self.precision = choose_precision(training.teacher_precision, loader.images.device, network)
@@ -84,7 +86,7 @@ class Teacher(nn.Module):
         pages: list[Tensor] = []
         start, n = 0, len(self.loader.images.labels)
         for x in self.loader.shown(self._draw, _AT_ONCE):
-            answer = self._ask(question, x.contiguous(memory_format=torch.channels_last))
+            answer = self._ask(question, x.contiguous(memory_format=self._layout))
             if not pages:
                 self._check_room(n * sum(part[0].numel() * part.element_size() for part in answer))
                 pages = [part.new_empty(n, *part.shape[1:]) for part in answer]

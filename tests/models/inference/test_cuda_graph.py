@@ -17,8 +17,8 @@ from overproof.functional import cross_entropy, kl
 from overproof.models.architectures.resnet import ResNet
 from overproof.models.inference.cuda_graph import CUDAGraphRunner
 from overproof.models.inference.fused import fused_for_attack, use_cuda_graphs
+from overproof.models.layout import lay_out
 from overproof.models.mode import in_mode
-from overproof.models.weights import channels_last
 
 
 class Record(TorchDispatchMode):
@@ -161,7 +161,7 @@ def test_replayed_networks_answer_as_in_eval_mode_while_their_weights_move(archi
 
 def test_so_they_do_in_bf16(records):
     model, x = classifier(FAMILIES[0]), torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
-    channels_last(model)
+    lay_out(torch.channels_last, model)
     use_cuda_graphs(model)
     for _ in range(3):
         stirred(model)

@@ -14,8 +14,8 @@ from overproof.models.architectures.mlp import MLP
 from overproof.models.architectures.resnet import ResNet
 from overproof.models.classifier import Classifier
 from overproof.models.inference.fused import fused_for_attack
+from overproof.models.layout import lay_out
 from overproof.models.mode import in_mode
-from overproof.models.weights import channels_last
 
 FAMILIES = [one for one in SMALL if not isinstance(one, MLP)]
 every_family = pytest.mark.parametrize("architecture", FAMILIES, ids=repr)
@@ -68,7 +68,7 @@ def test_logits_and_gradients_are_those_of_eval_mode(architecture):
 @every_family
 def test_so_they_are_in_channels_last_and_in_bf16(architecture):
     model, x = classifier(architecture), torch.rand(8, 3, 16, 16).contiguous(memory_format=torch.channels_last)
-    channels_last(model)
+    lay_out(torch.channels_last, model)
     compare(model, x, 1e-5)
     with in_mode(model, training=False):
         exact, _ = answers(model, x)

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from overproof.models.classifier import Classifier, linear_layer
 from overproof.models.inference.frozen import FrozenConv2d
+from overproof.models.layout import lay_out, memory_format
 
 
 class Fast(nn.Module):
@@ -30,13 +31,15 @@ class Fast(nn.Module):
         for name, module in list(backbone.named_modules()):
             if isinstance(module, nn.Conv2d) and FrozenConv2d.suits(module):
                 replace_module(backbone, name, FrozenConv2d(module))
-        self._backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layout = memory_format(model)
+        self._backbone = backbone
+        lay_out(self._layout, backbone)
         self._normalised.backbone = nn.Identity()
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels ``[N, C, H, W]`` in [0, 1] to logits ``[N, K]`` in float32."""
-        inputs = self._normalised.normalised(x).to(self._dtype, memory_format=torch.channels_last)
+        inputs = self._normalised.normalised(x).to(self._dtype, memory_format=self._layout)
         logits: Tensor = self._backbone(inputs)
         return logits.float()
 
