@@ -57,7 +57,7 @@ class Claim:
 
 
 def precision(rounds: int, batch: int) -> Iterator[Claim]:
-    """Precision, layout and a network held still in our loop against the same step in fp32 NCHW."""
+    """Precision, layout and a fused network in our loop against the same step in fp32 NCHW."""
     for name in ("resnet18", "mobilenetv2"):
         found = timed(textbook_step(name, batch), loop_step(ard(), name, batch, "auto"), rounds)
         yield Claim(
@@ -125,14 +125,14 @@ def textbook(rounds: int, batch: int) -> Iterator[Claim]:
 
 
 def still(rounds: int, batch: int) -> Iterator[Claim]:
-    """A search's passes through a network in eval mode against those through a network held still.
+    """A search's passes through a network in eval mode against those through a fused one.
 
-    And those of a depthwise network held still in bf16 against fp32, which the precision ``auto`` takes for it.
+    And those of a fused depthwise network in bf16 against fp32, which the precision ``auto`` takes for it.
     """
     small, mnist = ConvNet(channels=(8, 16), hidden=(64,)), Signature(channels=1, height=28, width=28, classes=10)
     passes = partial(search_passes, "mobilenetv2", CIFAR, batch // 2)
     pairs = {
-        f"{name}, {precision}, batch {size}, 10 passes: in eval mode / held still": [
+        f"{name}, {precision}, batch {size}, 10 passes: in eval mode / fused": [
             partial(search_passes, architecture, like, size, precision, held) for held in (False, True)
         ]
         for name, architecture, like, size in (
@@ -141,7 +141,7 @@ def still(rounds: int, batch: int) -> Iterator[Claim]:
         )
         for precision in ("bf16", "fp32")
     }
-    pairs[f"mobilenetv2, batch {batch // 2}, 10 passes held still: bf16 / fp32, which `auto` takes"] = [
+    pairs[f"mobilenetv2, batch {batch // 2}, 10 fused passes: bf16 / fp32, which `auto` takes"] = [
         partial(passes, precision, True) for precision in ("bf16", "fp32")
     ]
     for title, (one, other) in pairs.items():

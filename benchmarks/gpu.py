@@ -143,7 +143,7 @@ def nothing_waits(bench: Bench) -> dict[str, Any]:
 
 
 def replayed_as_asked(bench: Bench) -> dict[str, Any]:
-    """Logits and gradients of a network held still, by CUDA graphs and without, while its weights move."""
+    """Logits and gradients of a fused network, by CUDA graphs and without, while its weights move."""
     if bench.place.type != "cuda":
         return {"ok": True, "note": "only CUDA has graphs"}
     found = {}

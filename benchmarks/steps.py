@@ -172,7 +172,7 @@ def bare_passes(
                 with torch.no_grad():
                     for _ in range(cost[role].forward - cost[role].backward):
                         teacher(x)
-            if steps:  # with the passes that a search makes of a network held still
+            if steps:  # with the passes that a search makes of a fused network
                 with fused_for_attack(student):
                     for _ in range(steps):
                         _to_pixels(student, x)
@@ -206,7 +206,7 @@ def search_passes(
     still: bool,
     place: torch.device = CPU,
 ) -> Callable[[], None]:
-    """Return a function that makes the ten passes of a search, of a network held still or merely in eval mode."""
+    """Return a function that makes the ten passes of a search, of a fused network, or of one merely in eval mode."""
     model = network(architecture, 0, place, like)
     lay_out(torch.channels_last, model)
     x = (noise(batch, place, like).images.float() / 255).contiguous(memory_format=torch.channels_last)

@@ -352,7 +352,7 @@ over the n runs. This page is made from `benchmarks/results/speedrun.json` by `m
 {table}
 
 MNIST with a teacher: one of the student's convolutions with a wide hidden layer (4 epochs), a growing radius and a
-growing number of steps, one cycle, an average of the weights, one validation, searches on a network held still. What
+growing number of steps, one cycle, an average of the weights, one validation, searches on a fused network. What
 each is worth: [one left out at a time](results/study-speedrun.md), `make study NAME=speedrun`. No
 difference of the teacher's making was seen there, so the record without one is the faster: the student alone, 4 epochs,
 one cycle, and the two tricks that were seen to pay.

@@ -18,7 +18,7 @@ from overproof.models.mode import compiled_for_pixels
 
 
 class Attack(Protocol):
-    """Maximises an objective inside a ball while it holds the model still; never calls the model itself."""
+    """Maximises an objective inside a ball, with the model in eval mode; never calls the model itself."""
 
     def __call__(self, model: nn.Module, x: Tensor, objective: Score, /) -> Tensor:
         """Return perturbed images like ``x``, detached, inside the ball and inside [0, 1]."""

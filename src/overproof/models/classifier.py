@@ -43,7 +43,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std or [1.0] * channels).reshape(1, channels, 1, 1))
         self.backbone = backbone
         self.representation = representation
-        # Held still (``still.py``), another form of the backbone answers.
+        # While it is attacked (``inference.fused``), another form of the backbone answers.
         self.fused_form: Callable[[Tensor], Tensor] | None = None
 
     def normalised(self, x: Tensor) -> Tensor:
