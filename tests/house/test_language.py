@@ -48,7 +48,8 @@ LEFT = {
 }
 """Names of classes, functions and attributes that were, and what is said now."""
 WORDS = re.compile(
-    r"\bprocessors?\b(?<!Processor)|\banew\b|\blet loose\b|\bproject notes\b|\bLaw \d|\brooms\b|\bheld still\b|\b[Cc]limb"
+    r"\bprocessors?\b(?<!Processor)|\banew\b|\blet loose\b|\bproject notes\b|\bLaw \d|\brooms\b"
+    r"|\bheld still\b|\b[Cc]limb"
 )
 ALLOWED = re.compile(r"platform\.processor\(\)")
 

@@ -1,4 +1,4 @@
-"""Held still, a network answers as in eval mode, gradients to the pixels included; afterwards nothing has happened."""
+"""Fused, a network answers as in eval mode, gradients to the pixels included; afterwards nothing has happened."""
 
 from copy import deepcopy
 
@@ -45,7 +45,7 @@ def answers(model, x):
 
 
 def compare(model, x, near):
-    """Assert that held still it answers as in eval mode, its stand-in being asked."""
+    """Assert that fused it answers as in eval mode, its other form being asked."""
     with in_mode(model, training=False):
         wanted = answers(model, x)
     with fused_for_attack(model):
