@@ -15,6 +15,7 @@ from studies.result import RESULTS, result_file
 
 NOT_RUN = "not run yet"
 # Okabe and Ito's colours, which colour-blind readers can tell apart; shapes say the same.
+_CHARACTERS = 90  # of a line below the picture
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 720, 380, 70, 56, 20
 
@@ -101,13 +102,13 @@ def svg(study: Study, result: Mapping[str, Any]) -> str:
     if study.page.figure is None:
         return ""
     points = []  # of each column: (row's number, x, y)
-    names = list(study.runs)
+    numbers: dict[str, int] = {}  # of the rows that have a point
     for column in study.page.figure.y:
-        for number, name in enumerate(names, start=1):
+        for name in study.runs:
             group = [run for run in result["runs"] if run["run"] == name]
             x, y = measured(group, study.page.figure.x), measured(group, column)
             if x and y and not x.text and not y.text:
-                points.append((column, number, x, y))
+                points.append((column, numbers.setdefault(name, len(numbers) + 1), x, y))
     if not points:
         return ""
     scale_x = _Scale.over([x for _, _, x, _ in points], _LEFT, _WIDTH - 20, _factor(study, study.page.figure.x))
@@ -116,23 +117,30 @@ def svg(study: Study, result: Mapping[str, Any]) -> str:
     for place, column in enumerate(study.page.figure.y):
         own = [(number, x, y) for name, number, x, y in points if name == column]
         parts += _series(own, COLOURS[place % len(COLOURS)], scale_x, scale_y, study.page.figure.lines)
-    legend = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     if len(study.page.figure.y) > 1:
         parts += [
             f'<text x="{_LEFT + 8}" y="{_TOP + 14 + 16 * place}" fill="{colour}">{escape(name)}</text>'
             for place, (name, colour) in enumerate(zip(study.page.figure.y, cycle(COLOURS), strict=False))
         ]
-    rows = [legend[at : at + 4] for at in range(0, len(legend), 4)]
-    parts += [
-        f'<text x="{_LEFT}" y="{_HEIGHT + 16 * line + 4}">{escape(";  ".join(row))}</text>'
-        for line, row in enumerate(rows)
-    ]
+    rows = _legend([f"{number} {study.page.labels.get(name, name)}" for name, number in numbers.items()])
+    parts += [f'<text x="{_LEFT}" y="{_HEIGHT + 16 * line + 4}">{escape(row)}</text>' for line, row in enumerate(rows)]
     height = _HEIGHT + 16 * len(rows) + 8
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'role="img" font-family="sans-serif" font-size="12">\n<title>{escape(study.page.title)}</title>\n'
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
+
+
+def _legend(entries: Sequence[str]) -> list[str]:
+    """Return lines of entries, each line as long as fits below the picture."""
+    lines: list[str] = []
+    for entry in entries:
+        if lines and len(lines[-1]) + len(entry) < _CHARACTERS:
+            lines[-1] += f";  {entry}"
+        else:
+            lines.append(entry)
+    return lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +214,7 @@ def _series(
                 f'<path d="M{across} {scale_y.at(y.mean - y.half)}V{scale_y.at(y.mean + y.half)}" stroke="{colour}"/>'
             )
         parts.append(f'<circle cx="{across}" cy="{up}" r="4" fill="{colour}"/>')
-        parts.append(f'<text x="{across + 6}" y="{up - 6}" fill="{colour}">{number}</text>')
+        parts.append(f'<text x="{round(across + 6, 1)}" y="{round(up - 6, 1)}" fill="{colour}">{number}</text>')
     return parts
 
 
