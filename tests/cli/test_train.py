@@ -200,6 +200,8 @@ class TestPlan:
         ("words", "sentence"),
         [
             (["--plan", "--resume"], "--resume is for training, and --plan and --budget train nothing"),
+            (["--plan", "--jobs", "2"], "--jobs is for training, and --plan and --budget train nothing"),
+            (["--budget", "1h", "--dry-run"], "--dry-run is for training, and --plan and --budget train nothing"),
             (["--budget", "soon"], "--budget soon: write a time such as 6h, 90m, 45s or 1h30m"),
         ],
     )

@@ -82,7 +82,8 @@ def train(
     file = find_recipe(recipe)
     sweep = read_sweep(file, sets or (), trust_code=trust_code)
     if plan or budget is not None:
-        _check_planned({"--resume": resume, "--shard-teachers": shard_teachers, "--keep-checkpoint": keep_checkpoint})
+        trains = {"--resume": resume, "--shard-teachers": shard_teachers, "--keep-checkpoint": keep_checkpoint}
+        _check_planned({**trains, "--jobs": jobs is not None, "--until": until is not None, "--dry-run": dry_run})
         if isinstance(sweep, Sweep) and cell is None:
             if budget is not None:
                 raise InputError(f"{recipe}: --budget is for one recipe, this is a sweep; choose a cell with --cell")
