@@ -54,4 +54,4 @@ def test_a_teacher_that_is_not_there():
 )
 def test_bad_rows(text, sentence):
     with pytest.raises(InputError, match=sentence):
-        read_row(text, "w", SweepRow)
+        read_row(text, "w")

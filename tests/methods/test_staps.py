@@ -28,7 +28,7 @@ def test_it_is_the_loss_of_taps_over_the_small_box(progress, share, monkeypatch)
     torch.manual_seed(0)
     found = only(method.losses(step))["certified"]
     torch.manual_seed(0)
-    wanted = latent_loss(propagated(step.student, ADV, 0.4 * share * 0.1, "linf"), Y, method)
+    wanted = latent_loss(propagated(step.student, ADV, 0.4 * share * 0.1, "linf"), step, method)
     assert number(found) == pytest.approx(number(wanted), rel=1e-12)
 
 

@@ -141,7 +141,7 @@ def test_eps_grows_and_the_regulariser_fades():
     torch.manual_seed(0)
     again = only(method.losses(step))["certified"]
     torch.manual_seed(0)
-    assert number(latent_loss(around, Y, method)) == pytest.approx(number(again), rel=1e-12)
+    assert number(latent_loss(around, step, method)) == pytest.approx(number(again), rel=1e-12)
     assert set(only(method.losses(replace(step, progress=0.4)))) == {"certified"}
 
 

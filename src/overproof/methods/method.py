@@ -56,6 +56,8 @@ class Method(ABC):
     """Further networks of the student's architecture that are trained beside it and then left behind."""
     weighable: ClassVar[bool] = False
     """Whether the losses from its robust teacher are weighed by ``Step.mean``."""
+    bounds_student: ClassVar[bool] = False
+    """Whether it bounds the student's graph of operators alone, and need not ask the student itself."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named settings as a recipe would write them; ``paper`` reproduces the official code, its quirks included."""
 

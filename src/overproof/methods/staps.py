@@ -54,4 +54,4 @@ class STAPS(Method):
         adv = nearer(step.student, step.x, lambda x: cross_entropy(step.student(x), step.y))
         around = propagated(step.student, adv, self.lam * search.eps, search.norm)
         left = 1 - risen(step.progress, self.inner.ramp)
-        yield {"certified": latent_loss(around, step.y, self), **around.balanced(left * self.balance)}
+        yield {"certified": latent_loss(around, step, self), **around.balanced(left * self.balance)}

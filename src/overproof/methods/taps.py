@@ -58,6 +58,7 @@ class TAPS(Method):
     balance: float = 0.0
     scaled_start: bool = False
     roles: ClassVar[tuple[str, ...]] = ()
+    bounds_student: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_certified(self.threat.norm, self.ramp, self.balance)
@@ -69,7 +70,7 @@ class TAPS(Method):
         update_statistics(step)
         share = risen(step.progress, self.ramp)
         around = propagated(step.student, step.x, share * self.threat.eps, self.threat.norm)
-        yield {"certified": latent_loss(around, step.y, self), **around.balanced((1 - share) * self.balance)}
+        yield {"certified": latent_loss(around, step, self), **around.balanced((1 - share) * self.balance)}
 
 
 class Latent(Protocol):
@@ -101,8 +102,12 @@ def check_latent(options: Latent) -> None:
         raise ValueError(f"link is a share of the box's width, above 0 and at most 1, got {options.link}")
 
 
-def latent_loss(around: Propagated, y: Tensor, options: Latent) -> Tensor:
-    """Return the loss of TAPS, a scalar, from a network's interval bounds and labels ``[N]``."""
+def latent_loss(around: Propagated, step: Step, options: Latent) -> Tensor:
+    """Return the loss of TAPS, a scalar, from a network's interval bounds over the images of a step.
+
+    A product of two means over the batch is no mean: each process adds its part's share of both factors' change.
+    """
+    y = step.y
     with exactly(around.region.box.lower):
         cut = cut_before(around.graph, options.relus)
         box = around.layers[cut]
@@ -111,8 +116,10 @@ def latent_loss(around: Propagated, y: Tensor, options: Latent) -> Tensor:
         low, high = (end.unsqueeze(1).expand_as(points) for end in (box.lower, box.upper))
         least = _margins_at(around.graph, cut, _linked(low, high, points, options.link), spec)
         searched = F.softplus((-least).logsumexp(dim=1)).mean()
-    expanded = options.expansion * searched + (1 - options.expansion) * searched.detach()
-    return expanded * around.cross_entropy(y).mean()
+    bounded = around.cross_entropy(y).mean()
+    of_search, of_bounds = step.part.mean(torch.stack([searched, bounded])).unbind()
+    change = options.expansion * of_bounds * (searched - of_search) + of_search * (bounded - of_bounds)
+    return of_search * of_bounds + change
 
 
 def cut_before(graph: Graph, relus: int) -> int:
